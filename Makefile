@@ -1,0 +1,81 @@
+# `make demo` and `make test` work on a fresh machine: they set up .venv first. `make help` lists everything.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := $(shell grep '^torch==' constraints.txt)
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+PYTEST := $(BIN)/python -m pytest
+SOURCES := src tests benchmarks
+
+.PHONY: help setup demo reproduce test test-slow lint format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install into .venv
+
+# torch comes first: it is by far the largest part, and the rest then finds it in place.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { python=$$(bash scripts/find_python.sh); echo "creating $(VENV) with $$python"; \
+		"$$python" -m venv $(VENV); }
+	@bash scripts/system_packages.sh
+	@echo "installing $(TORCH)"
+	@$(PIP) install "$(TORCH)" -c constraints.txt
+	@echo "installing rdvla and what it needs"
+	@$(PIP) install -e '.[all,dev]' -c constraints.txt
+	@touch $@
+
+demo: $(STAMP) ## evaluate the shipped policy at several depths and write the report
+	$(BIN)/rdvla eval --config configs/demo.yaml
+	$(BIN)/rdvla report runs/demo
+
+# Each step of `make reproduce` is skipped when its result is there, and goes on where it was interrupted.
+REPRODUCE := configs/reproduce
+DATASET := datasets/metaworld/meta/info.json
+PERCEPTION := runs/reproduce/perception/policy/config.json
+HEADS := recurrent single_pass untied
+RESULTS := $(HEADS:%=runs/reproduce/eval_%/results.json)
+
+reproduce: $(RESULTS) ## demonstrations, training and evaluation from nothing (hours)
+	$(BIN)/rdvla report $(RESULTS) --output runs/reproduce/report.html
+
+$(DATASET): | $(STAMP)
+	$(BIN)/rdvla demos --config $(REPRODUCE)/demos.yaml
+
+$(PERCEPTION): | $(DATASET)
+	$(BIN)/rdvla train --config $(REPRODUCE)/perception.yaml --resume true
+
+runs/reproduce/%/policy/config.json: | $(PERCEPTION)
+	$(BIN)/rdvla train --config $(REPRODUCE)/$*.yaml --resume true
+
+$(RESULTS): runs/reproduce/eval_%/results.json: | runs/reproduce/%/policy/config.json
+	$(BIN)/rdvla eval --config $(REPRODUCE)/eval_$*.yaml
+
+.PRECIOUS: runs/reproduce/%/policy/config.json
+
+test test-slow: export OMP_NUM_THREADS := 1  # the processes of pytest-xdist share the cores
+
+test: $(STAMP) ## the fast tests
+	$(PYTEST) -m "not slow" -n auto --dist loadfile
+
+test-slow: $(STAMP) ## all tests
+	$(PYTEST) -n auto --dist loadfile
+
+lint: $(STAMP) ## style and types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+format: $(STAMP) ## reformat, and fix what can be fixed
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(STAMP) ## latency and memory of the head on this machine
+	$(BIN)/rdvla bench --output runs/bench/head.json
+
+clean: ## remove .venv and caches; runs/ and datasets/ stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,153 @@
+"""Configurations: dataclasses filled from a YAML file and dotted overrides (`--policy.head.hidden_dim=64`).
+
+draccus does the parsing, the decoding and the help; this module says in one sentence what is wrong when a
+file or a command line does not fit the dataclass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import draccus
+import mergedeep
+import yaml
+from draccus import utils
+from draccus.argparsing import ArgumentParser
+from draccus.cfgparsing import parse_string
+
+from rdvla.configuration_check import check, describe_type, option_names, type_at
+from rdvla.configuration_help import option_help
+from rdvla.errors import ConfigError, nearest
+from rdvla.files import write_atomically
+
+T = TypeVar("T")
+
+
+def load_config(cls: type[T], argv: Sequence[str], *, prog: str | None = None) -> T:
+    """Build a `cls` from `argv`: `--config file.yaml` (or `--config_path`), then overrides, which win.
+
+    `--a.b=1` and `--a.b 1` mean the same; lists are written as YAML (`--cameras '[front, wrist]'`).
+    `--help` prints every option with its comment and exits. Raises `ConfigError` naming the option, what
+    it got, and the nearest right name or the expected type.
+    """
+    parser = _Parser(cls, exit_on_error=False, prog=prog)
+    try:
+        given, unknown = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"option {str(error.argument_name).lstrip('-')!r}: {error.message}") from error
+    if unknown:
+        raise ConfigError(_unknown_argument(unknown[0], cls))
+    file = given.pop(utils.CONFIG_ARG, None)
+    values = _read_yaml(Path(file)) if file is not None else {}
+    check(cls, values, source=f"{file}: ")
+    return decode_config(cls, dict(mergedeep.merge(values, _parse_values(given))))
+
+
+def save_config(path: Path | str, config: Any) -> None:
+    """Write every option of the dataclass `config` as YAML, atomically; `load_config` reads it back equal."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(yaml.safe_dump(encode_config(config), sort_keys=False), encoding="utf-8")
+
+
+def encode_config(config: Any) -> dict[str, Any]:
+    """Return the dataclass `config` as nested plain values (YAML and JSON can hold them)."""
+    encoded: dict[str, Any] = draccus.encode(config)
+    return encoded
+
+
+def decode_config(cls: type[T], values: dict[str, Any], *, source: str = "") -> T:
+    """Build a `cls` from nested plain values; `source` (such as a file's name) goes in front of errors."""
+    try:
+        check(cls, values)
+        decoded: T = draccus.decode(cls, values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}" if source else str(error)) from error
+    except utils.ParsingError as error:
+        message = _explain(error, cls, values)
+        raise ConfigError(f"{source}: {message}" if source else message) from error
+    return decoded
+
+
+class _Parser(ArgumentParser[Any]):
+    """draccus' parser with `--config`, a short usage line, and no decoding."""
+
+    def __init__(self, config_class: type[Any], **kwargs: Any) -> None:
+        super().__init__(config_class, **kwargs)
+        self.parser.usage = (
+            f"{self.parser.prog} [--config FILE.yaml] [--option value] [--option '[a, b]'] ..."
+        )
+        texts = option_help(config_class)
+        for action in [action for group in self.parser._action_groups for action in group._group_actions]:
+            if (action.help or "").startswith(("Config file for", "Path for a config file")):
+                action.help = argparse.SUPPRESS
+            elif action.dest in texts:
+                action.help = texts[action.dest].replace("%", "%%")
+        for group in self.parser._action_groups:
+            if group.description:  # a docstring's first paragraph
+                group.description = group.description.strip().split("\n\n")[0]
+        self.parser.add_argument(
+            "--config", dest=utils.CONFIG_ARG, metavar="FILE.yaml", help="YAML file; overrides win"
+        )
+
+    def _postprocessing(self, parsed_args: argparse.Namespace) -> Any:
+        return vars(
+            parsed_args
+        )  # option -> text; `load_config` looks at the whole before anything is decoded
+
+
+def _parse_values(given: dict[str, str]) -> dict[str, Any]:
+    """Read the command line's texts as YAML, and nest `{"a.b": 1}` as `{"a": {"b": 1}}`."""
+    try:
+        nested: dict[str, Any] = utils.deflatten({name: parse_string(text) for name, text in given.items()})
+    except yaml.YAMLError as error:
+        raise ConfigError(f"a value on the command line is not valid YAML: {error}") from error
+    except TypeError as error:
+        raise ConfigError(
+            "a group of options (such as 'head') cannot have a value next to its options"
+        ) from error
+    return nested
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"the configuration file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"the configuration file {path} must hold options, one 'name: value' a line")
+    return values
+
+
+def _unknown_argument(token: str, cls: type[Any]) -> str:
+    if not token.startswith("-"):
+        return f"unexpected argument '{token}'; options are written --name=value"
+    name = token.lstrip("-").split("=")[0]
+    return f"unknown option '{name}'.{nearest(name, [*option_names(cls), 'config', 'debug', 'help'])}"
+
+
+def _explain(error: utils.ParsingError, cls: type[Any], values: dict[str, Any]) -> str:
+    """Say in one line what draccus found wrong."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    if any(
+        isinstance(link, utils.ParsingError) and not isinstance(link, utils.DecodingError) for link in chain
+    ):
+        return str(chain[-1])  # what a dataclass said when it refused its values
+    assert isinstance(error, utils.DecodingError)  # every other ParsingError was a refusal
+    path: list[str] = list(error.key_path)
+    value: Any = values
+    for part in path:
+        value = value[int(part)] if isinstance(value, (list, tuple)) else value.get(part, {})
+    kind = type_at(cls, path)
+    if inspect.isclass(kind) and hasattr(kind, "__dataclass_fields__"):
+        return f"option '{'.'.join(path)}': {error.message}" if path else error.message
+    return f"option '{'.'.join(path)}': expected {describe_type(kind)}, got {value!r}"

@@ -1,0 +1,155 @@
+"""Compare plain values (from YAML or a command line) with the dataclass that they are meant to fill."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from draccus.utils import is_choice_type
+
+from rdvla.errors import ConfigError, nearest
+
+CHOICE_KEY = "type"  # draccus' name of the key that selects one class of a registry
+
+
+def check(cls: type[Any], values: Any, *, source: str = "") -> None:
+    """Raise `ConfigError` at the first unknown option or value of the wrong shape; `source` goes in front.
+
+    Catches what decoding would let pass: null for a number, a text for a list, yes/no for a number.
+    """
+    try:
+        _check(cls, values, (), cls)
+    except ConfigError as error:
+        raise ConfigError(f"{source}{error}") from None
+
+
+def option_names(cls: type[Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every option of the dataclass `cls`, nested ones and groups included."""
+    for name, kind in _options(cls).items():
+        yield prefix + name
+        for alternative in _alternatives(kind):
+            if _is_config(alternative):
+                yield from option_names(alternative, f"{prefix}{name}.")
+
+
+def type_at(cls: type[Any], path: list[str]) -> Any:
+    """Return the declared type of the option at `path` (item numbers of lists included)."""
+    kind: Any = cls
+    for part in path:
+        for alternative in _alternatives(kind):
+            if _is_config(alternative) and part in _options(alternative):
+                kind = _options(alternative)[part]
+                break
+            items = typing.get_args(alternative) if _is_mapping(alternative) else ()
+            items = items or _item_types(alternative, int(part) + 1 if part.isdigit() else 1)
+            if items:
+                kind = items[-1]
+                break
+    return kind
+
+
+def describe_type(kind: Any) -> str:
+    """Return a type as a user would say it: `int`, `int or null`, `one of 'a', 'b'`, `list of str`."""
+    if kind is type(None):
+        return "null"
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(repr(value) for value in typing.get_args(kind))
+    if len(_alternatives(kind)) > 1:
+        return " or ".join(describe_type(alternative) for alternative in _alternatives(kind))
+    if typing.get_origin(kind) in (list, tuple, set):
+        items = [item for item in typing.get_args(kind) if item is not Ellipsis]
+        shown = [describe_type(item) for item in items]
+        fixed = typing.get_origin(kind) is tuple and Ellipsis not in typing.get_args(kind)
+        return f"a list [{', '.join(shown)}]" if fixed else f"a list of {shown[0] if shown else 'values'}"
+    if _is_config(kind):
+        return f"the options of {kind.__name__}"
+    return "a path" if kind is Path else getattr(kind, "__name__", str(kind))
+
+
+def _check(kind: Any, value: Any, path: tuple[str, ...], root: type[Any]) -> None:
+    fitting = [alternative for alternative in _alternatives(kind) if _fits(alternative, value)]
+    if not fitting:
+        name = f"option '{'.'.join(path)}'" if path else "the configuration"
+        raise ConfigError(f"{name}: expected {describe_type(kind)}, got {value!r}")
+    for alternative in fitting:
+        if _is_config(alternative):
+            _check_options(alternative, value, path, root)
+        elif isinstance(value, (list, tuple)):
+            kinds = _item_types(alternative, len(value))
+            for index, (item_kind, item) in enumerate(zip(kinds, value, strict=False)):
+                _check(item_kind, item, (*path, str(index)), root)
+
+
+def _check_options(cls: Any, values: Mapping[Any, Any], path: tuple[str, ...], root: type[Any]) -> None:
+    options = _options(cls)
+    if is_choice_type(cls):
+        chosen = values.get(CHOICE_KEY, cls.default_choice_name())
+        known = cls.get_known_choices()
+        if chosen not in known:
+            name = ".".join((*path, CHOICE_KEY))
+            raise ConfigError(f"option '{name}': unknown choice {chosen!r}.{nearest(str(chosen), known)}")
+        options = {CHOICE_KEY: str, **_options(known[chosen])}
+    for key, value in values.items():
+        if key not in options:
+            name = ".".join((*path, _first_leaf(str(key), value)))
+            raise ConfigError(f"unknown option '{name}'.{nearest(name, option_names(root))}")
+        _check(options[key], value, (*path, str(key)), root)
+
+
+def _first_leaf(name: str, value: Any) -> str:
+    """Return the dotted name of the first value in a nested mapping: the name that its author had in mind."""
+    while isinstance(value, Mapping) and value:
+        key, value = next(iter(value.items()))
+        name = f"{name}.{key}"
+    return name
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether `value` has the shape of `kind`, items aside; decoding still has to read scalars."""
+    origin = typing.get_origin(kind) or kind
+    if origin is Any:
+        return True
+    if origin is type(None):
+        return value is None
+    if _is_config(origin) or _is_mapping(kind):
+        return isinstance(value, Mapping)
+    if origin in (list, tuple, set):
+        return isinstance(value, (list, tuple))
+    if origin is bool:
+        return isinstance(value, bool) or value in ("true", "false")
+    if origin is Literal:
+        return not isinstance(value, (Mapping, list, tuple))
+    return value is not None and not isinstance(value, (Mapping, list, tuple, bool))
+
+
+def _options(cls: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(kind) in (Union, types.UnionType)
+    return typing.get_args(kind) if is_union else (kind,)
+
+
+def _item_types(kind: Any, count: int) -> tuple[Any, ...]:
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) not in (list, tuple, set) or not arguments:
+        return ()
+    if typing.get_origin(kind) is tuple and Ellipsis not in arguments:
+        return arguments
+    return (arguments[0],) * count
+
+
+def _is_mapping(kind: Any) -> bool:
+    return (typing.get_origin(kind) or kind) in (dict, Mapping)
+
+
+def _is_config(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind) or is_choice_type(kind)

@@ -1,0 +1,80 @@
+"""Help texts of options: the comment behind a dataclass field, or its line in the docstring's `Attributes:`.
+
+draccus reads comments too, but misses fields whose annotation or default it does not expect.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import io
+import re
+import textwrap
+import tokenize
+import typing
+from typing import Any
+
+from draccus.utils import is_choice_type
+
+
+def option_help(cls: type[Any], prefix: str = "") -> dict[str, str]:
+    """Return what is known of every option of the dataclass `cls`: dotted name -> text, groups left out."""
+    texts = {prefix + name: text for name, text in {**_attributes(cls), **_comments(cls)}.items()}
+    if not dataclasses.is_dataclass(cls):
+        return texts
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        for kind in (hints[field.name], *typing.get_args(hints[field.name])):
+            for group in kind.get_known_choices().values() if is_choice_type(kind) else (kind,):
+                if isinstance(group, type) and dataclasses.is_dataclass(group):
+                    texts |= option_help(group, f"{prefix}{field.name}.")
+    return texts
+
+
+def _comments(cls: type[Any]) -> dict[str, str]:
+    """Comments that stand on the lines of a field's definition."""
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+    except (OSError, TypeError):
+        return {}  # a class made at run time
+    definition = ast.parse(source).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found = {}
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            last = _last_line(node, source)
+            text = " ".join(comments[line] for line in range(node.lineno, last + 1) if line in comments)
+            if text:
+                found[node.target.id] = text
+    return found
+
+
+def _last_line(node: ast.AnnAssign, source: str) -> int:
+    """Last line of a definition; the bracket that closes a wrapped default is not in the syntax tree."""
+    last = node.end_lineno or node.lineno
+    following = source.splitlines()[last : last + 1]
+    return last + 1 if following and following[0].strip().startswith(")") else last
+
+
+def _attributes(cls: type[Any]) -> dict[str, str]:
+    """Read the entries `name: text` of a Google-style `Attributes:` section, continued lines joined."""
+    documentation = inspect.cleandoc(cls.__doc__ or "")
+    section = re.search(r"^Attributes:\n((?:[ \t]+.*\n?|\n)+)", documentation, re.MULTILINE)
+    if section is None:
+        return {}
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in textwrap.dedent(section[1]).splitlines():
+        entry = re.match(r"(\w+(?:, \w+)*): (.*)", line)
+        if entry:
+            names = entry[1].split(", ")
+            found |= dict.fromkeys(names, entry[2])
+        elif line.strip():
+            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+    return found

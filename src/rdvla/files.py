@@ -1,0 +1,62 @@
+"""Files that are either the old one or the new one, never half of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rdvla.errors import RDVLAError
+
+
+@contextmanager
+def write_atomically(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; on success flush it to the disk and rename it to `path`.
+
+    The body writes the yielded path and closes it. When the body raises, the temporary file is removed
+    and `path` keeps what it held. Missing parent folders are made. The temporary name keeps the suffix
+    of `path`, because some writers (PyAV) choose the format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)  # the rename itself must survive a power cut
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, obj: Any) -> None:
+    """Write `obj` as indented JSON, atomically; NaN and infinity are refused: JSON cannot say them."""
+    text = json.dumps(obj, indent=2, allow_nan=False)
+    with write_atomically(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file; raises `RDVLAError` naming the file when it is missing, unreadable or damaged."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RDVLAError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RDVLAError(f"{path} cannot be read: {error}") from error
+    except json.JSONDecodeError as error:
+        raise RDVLAError(f"{path} is not valid JSON (line {error.lineno}): {error.msg}") from error
+
+
+def _flush(path: Path) -> None:
+    """Force a file's (or a folder's entries') bytes to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
