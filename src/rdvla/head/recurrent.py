@@ -1,0 +1,213 @@
+"""The recurrent-depth action head: prelude once, weight-tied core r times, coda (paper, method section).
+
+S_pre = P(Q, h_mid)
+S_0   ~ TruncNormal(0, gamma_init * 0.632)
+x_k   = RMSNorm(gamma_adapt * W_adapt [S_{k-1} ; S_pre])
+S_k   = RMSNorm(R(x_k, h_late, p))
+a     = W_out RMSNorm(C(S_r, h_late, p)) + b
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rdvla.head.block import Block, KeysValues, truncated_normal_
+from rdvla.head.config import HeadConfig, Level
+from rdvla.head.context import Context, build_context
+from rdvla.head.prediction import Prediction
+from rdvla.head.solver import solve
+from rdvla.head.stopping import StopRule, as_rule
+
+
+@dataclass(frozen=True)
+class EncodedContext:
+    """Everything about a query that stays the same over iterations, computed once."""
+
+    injection: Tensor  # (B, K, D), S_pre's half of W_adapt [S ; S_pre]
+    core: tuple[KeysValues, ...]  # one a core block
+    coda: tuple[KeysValues, ...]  # one a coda block
+
+    def select(self, rows: Tensor) -> EncodedContext:
+        """The same for some samples of the batch; `rows` is an index tensor."""
+        return EncodedContext(
+            injection=self.injection[rows],
+            core=tuple(KeysValues(kv.keys[rows], kv.values[rows]) for kv in self.core),
+            coda=tuple(KeysValues(kv.keys[rows], kv.values[rows]) for kv in self.coda),
+        )
+
+
+class RecurrentDepthHead(nn.Module):
+    """Refines an action chunk in latent space for as many iterations as asked.
+
+    Example:
+        >>> head = RecurrentDepthHead(HeadConfig(hidden_dim=64, num_heads=4))
+        >>> context = head.context(vision={"middle": v1, "late": v2}, latents={...}, proprio=p)
+        >>> head(context, depth=8).actions  # (B, K, A)
+        >>> head(context, depth=ActionChange(1e-3)).depth  # (B,)
+    """
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_dim
+        self.action_queries = nn.Parameter(truncated_normal_(torch.empty(config.chunk_size, width), 1.0))  # Q
+        self.prelude = nn.ModuleList(Block(config) for _ in config.prelude)  # P
+        self.core = nn.ModuleList(Block(config) for _ in config.core)  # R
+        self.coda = nn.ModuleList(Block(config) for _ in config.coda)  # C
+        self.adapter = nn.Linear(2 * width, width, bias=False)  # W_adapt
+        self.adapter_norm = nn.RMSNorm(width, eps=config.norm_eps)
+        self.core_norm = nn.RMSNorm(width, eps=config.norm_eps)
+        self.output_norm = nn.RMSNorm(width, eps=config.norm_eps)
+        self.output = nn.Linear(width, config.action_dim)  # W_out, b
+        self.gamma_init = nn.Parameter(torch.ones(1))
+        self.gamma_adapt = nn.Parameter(torch.ones(1))
+        truncated_normal_(self.output.weight, config.weight_std)
+        nn.init.zeros_(self.output.bias)
+        self._initialise_adapter()
+
+    @torch.no_grad()
+    def _initialise_adapter(self) -> None:
+        truncated_normal_(self.adapter.weight, self.config.weight_std)
+        if self.config.adapter_init == "near_identity":
+            width = self.config.hidden_dim
+            self.adapter.weight.mul_(0.3)
+            self.adapter.weight[:, :width] += 0.9 * torch.eye(width)
+            self.adapter.weight[:, width:] += 0.3 * torch.eye(width)
+
+    def context(
+        self, *, vision: Mapping[Level, Tensor], latents: Mapping[Level, Tensor], proprio: Tensor
+    ) -> Context:
+        """Collect a backbone's features, by level, into the context of a query.
+
+        Args:
+            vision: level -> (B, M, C).
+            latents: level -> (B, L, C).
+            proprio: (B, 1, C).
+
+        Raises:
+            ValueError: a level that some block reads is missing, or a shape does not fit.
+        """
+        return build_context(self.config, vision=vision, latents=latents, proprio=proprio)
+
+    def encode(self, context: Context) -> EncodedContext:
+        """Run the prelude, and project the context to the keys and values of every core and coda block."""
+        state = self.action_queries.expand(context.batch_size, -1, -1)  # (B, K, D)
+        for block, level in zip(self.prelude, self.config.prelude, strict=True):
+            state = block(state, _keys_values(block, level, context))
+        return EncodedContext(
+            injection=functional.linear(state, self.adapter.weight[:, self.config.hidden_dim :]),
+            core=self._keys_values(self.core, self.config.core, context),
+            coda=self._keys_values(self.coda, self.config.coda, context),
+        )
+
+    @staticmethod
+    def _keys_values(
+        blocks: nn.ModuleList, levels: tuple[Level, ...], context: Context
+    ) -> tuple[KeysValues, ...]:
+        return tuple(_keys_values(block, level, context) for block, level in zip(blocks, levels, strict=True))
+
+    def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """S_0, (B, K, D), decided by the generator's state; a sample's draw follows the one before it."""
+        config = self.config
+        noise = torch.empty(
+            batch_size, config.chunk_size, config.hidden_dim, device=_device_of(self, generator)
+        )
+        truncated_normal_(noise, config.initial_state_std, generator)
+        return self.gamma_init * noise.to(self.gamma_init)
+
+    def iterate(self, state: Tensor, encoded: EncodedContext) -> Tensor:
+        """One iteration of the core, S_{k-1} -> S_k, (B, K, D)."""
+        mixed = functional.linear(state, self.adapter.weight[:, : self.config.hidden_dim]) + encoded.injection
+        x: Tensor = self.adapter_norm(self.gamma_adapt * mixed)
+        for block, keys_values in zip(self.core, encoded.core, strict=True):
+            x = block(x, keys_values)
+        out: Tensor = self.core_norm(x)
+        return out
+
+    def decode(self, state: Tensor, encoded: EncodedContext) -> Tensor:
+        """Read the actions off a state, (B, K, D) -> (B, K, A), normalised units."""
+        for block, keys_values in zip(self.coda, encoded.coda, strict=True):
+            state = block(state, keys_values)
+        actions: Tensor = self.output(self.output_norm(state))
+        return actions
+
+    @torch.no_grad()
+    def forward(
+        self,
+        context: Context,
+        *,
+        depth: int | StopRule,
+        initial_state: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        trace: bool = False,
+    ) -> Prediction:
+        """Inference: iterate to a fixed depth, or until a stop rule is satisfied for each sample by itself.
+
+        No gradient is kept, so that memory does not grow with depth; `unroll` is the training pass.
+
+        Args:
+            context: from `context(...)`.
+            depth: number of iterations, or a rule from `rdvla.head.stopping`.
+            initial_state: S_0, (B, K, D); drawn if not given.
+            generator: where S_0 is drawn from.
+            trace: also return every iteration's actions and changes (runs the coda in every iteration).
+        """
+        state = self._check_state(context, initial_state, generator)
+        return solve(self, self.encode(context), rule=as_rule(depth), initial_state=state, trace=trace)
+
+    def unroll(
+        self,
+        context: Context,
+        *,
+        depth: int,
+        initial_state: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Prediction:
+        """Training: `depth` iterations with gradient through the last `backprop_depth` only (truncated BPTT).
+
+        The prelude, the context's keys and values and the coda always get gradient. Memory grows with
+        min(depth, backprop_depth).
+        """
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        state = self._check_state(context, initial_state, generator)
+        encoded = self.encode(context)
+        free = max(0, depth - self.config.backprop_depth)
+        with torch.no_grad():
+            for _ in range(free):
+                state = self.iterate(state, encoded)
+        for _ in range(depth - free):
+            state = self.iterate(state, encoded)
+        return Prediction(
+            actions=self.decode(state, encoded),
+            depth=torch.full((context.batch_size,), depth, device=state.device),
+            converged=torch.ones(context.batch_size, dtype=torch.bool, device=state.device),
+            state=state,
+        )
+
+    def _check_state(
+        self, context: Context, initial_state: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        if initial_state is None:
+            return self.initial_state(context.batch_size, generator)
+        expected = (context.batch_size, self.config.chunk_size, self.config.hidden_dim)
+        if tuple(initial_state.shape) != expected:
+            raise ValueError(f"initial_state must be {expected}, got {tuple(initial_state.shape)}")
+        return initial_state
+
+
+def _keys_values(block: nn.Module, level: Level, context: Context) -> KeysValues:
+    assert isinstance(block, Block)
+    return block.cross_attention.keys_values(
+        vision=context.vision[level], latents=context.latents[level], proprio=context.proprio
+    )
+
+
+def _device_of(head: RecurrentDepthHead, generator: torch.Generator | None) -> torch.device:
+    # Noise is drawn where the generator lives, so that a CPU seed gives the same actions on every device.
+    return generator.device if generator is not None else head.gamma_init.device

@@ -1,0 +1,221 @@
+"""Reads the head of a published checkpoint folder.
+
+Layout: ``action_head--<step>_checkpoint.pt``, ``action_head_config--<step>_checkpoint.json`` and
+``proprio_projector--<step>_checkpoint.pt``, with ``<step>`` a number or ``latest``. Keys may carry a leading
+``module.``; keys of the head start with ``model.``. The files are only read, with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rdvla.errors import RDVLAError, nearest
+from rdvla.files import read_json
+from rdvla.head import HeadConfig, ProprioProjector, RecurrentDepthHead
+
+HEAD_TYPE = "ActionHeadRecurrent"
+_HEAD_FILE = re.compile(r"action_head--(\d+|latest)_checkpoint\.pt")
+_PARTS = {"prelude": "prelude", "recurrent": "core", "coda": "coda"}  # published name -> ours
+_OUTSIDE_BLOCKS = {
+    "action_queries": "action_queries",
+    "gamma_init": "gamma_init",
+    "gamma_adapt": "gamma_adapt",
+    "adapter.weight": "adapter.weight",
+    "adapter_norm.weight": "adapter_norm.weight",
+    "core_norm.weight": "recurrent_norm.weight",
+    "output_norm.weight": "output_norm.weight",
+    "output.weight": "output_proj.weight",
+    "output.bias": "output_proj.bias",
+}
+_INSIDE_A_BLOCK: dict[str, tuple[str, ...]] = {  # ours -> published, concatenated along the rows
+    "self_norm.weight": ("norm1.weight",),
+    "self_attention.qkv.weight": ("q_self.weight", "k_self.weight", "v_self.weight"),
+    "self_attention.output.weight": ("o_self.weight",),
+    "cross_norm.weight": ("norm2.weight",),
+    "cross_attention.query.weight": ("q_cross.weight",),
+    "cross_attention.latents_kv.weight": ("k_latents.weight", "v_latents.weight"),
+    "cross_attention.vision_kv.weight": ("k_vision.weight", "v_vision.weight"),
+    "cross_attention.output.weight": ("o_cross.weight",),
+    "cross_attention.vision_gate": ("gate",),
+    "feedforward_norm.weight": ("norm3.weight",),
+    "feedforward.gate_up.weight": ("ffn_gate.weight", "ffn_up.weight"),
+    "feedforward.down.weight": ("ffn_down.weight",),
+}
+
+
+@dataclass(frozen=True)
+class PublishedFiles:
+    """The head's three files in a checkpoint folder."""
+
+    head: Path
+    config: Path
+    proprio_projector: Path
+
+
+def load_published_head(folder: str | Path) -> tuple[RecurrentDepthHead, ProprioProjector]:
+    """Load the action head and the proprio projector of a published checkpoint, in float32 and eval mode.
+
+    Context levels of the head are the layer numbers of the published configuration: they index the language
+    model's ``hidden_states`` list, whose entry 0 is the embeddings.
+
+    Args:
+        folder: a local folder in the published layout.
+
+    Returns:
+        The head, and the projector from (B, S) normalised proprioception to the (B, 1, D) context token.
+
+    Raises:
+        RDVLAError: a file is missing, damaged, or not what the layout says; the message names it.
+    """
+    files = find_published_files(Path(folder))
+    config = read_published_config(files.config)
+    head = RecurrentDepthHead(config)
+    published = _read_weights(files.head, prefix="model.")
+    key_map = _key_map(config)
+    ours = {name: _joined(published, names, files.head) for name, names in key_map.items()}
+    unexpected = published.keys() - {name for names in key_map.values() for name in names}
+    if unexpected:
+        raise RDVLAError(f"{files.head} holds weights that no part of the head takes: {sorted(unexpected)}")
+    _load(head, ours, files.head)
+    projector = _load_projector(files.proprio_projector, width=config.hidden_dim)
+    return head.eval(), projector.eval()
+
+
+def find_published_files(folder: Path) -> PublishedFiles:
+    """The head's files in a checkpoint folder.
+
+    Raises:
+        RDVLAError: the folder or a file is missing, or the folder holds several checkpoints.
+    """
+    if not folder.is_dir():
+        raise RDVLAError(f"{folder} is not a folder")
+    heads = sorted(path for path in folder.iterdir() if _HEAD_FILE.fullmatch(path.name))
+    if len(heads) != 1:
+        found = ", ".join(path.name for path in heads) or "none"
+        raise RDVLAError(
+            f"{folder} must hold exactly one action_head--<step>_checkpoint.pt (step: a number or 'latest'), "
+            f"found {found}"
+        )
+    suffix = heads[0].name.removeprefix("action_head").removesuffix(".pt")
+    files = PublishedFiles(
+        head=heads[0],
+        config=folder / f"action_head_config{suffix}.json",
+        proprio_projector=folder / f"proprio_projector{suffix}.pt",
+    )
+    for path in (files.config, files.proprio_projector):
+        if not path.is_file():
+            raise RDVLAError(f"{path} is missing: it belongs to {files.head.name}")
+    return files
+
+
+def read_published_config(path: Path) -> HeadConfig:
+    """Translate a published head configuration.
+
+    Raises:
+        RDVLAError: an entry is missing, unknown, or of another kind of head.
+    """
+    published = read_json(path)
+    if not isinstance(published, dict):
+        raise RDVLAError(f"{path} must hold one JSON object")
+    entries = dict(published)
+    kind = entries.pop("_type", HEAD_TYPE)
+    if kind != HEAD_TYPE:
+        raise RDVLAError(f"{path} describes a head of type {kind!r}; this loader reads {HEAD_TYPE!r}")
+    if not entries.pop("random_iterations", True):
+        raise RDVLAError(
+            f"{path}: random_iterations is false; only heads trained at random depths are supported"
+        )
+
+    def take(name: str, convert: Callable[[Any], Any]) -> Any:
+        if name not in entries:
+            raise RDVLAError(f"{path} lacks {name!r}.{nearest(name, entries)}")
+        value = entries.pop(name)
+        try:
+            return convert(value)
+        except (TypeError, ValueError) as error:
+            raise RDVLAError(
+                f"{path}: {name!r} has the value {value!r}, which does not fit: {error}"
+            ) from error
+
+    config = HeadConfig(
+        hidden_dim=take("hidden_dim", int),
+        num_heads=take("num_heads", int),
+        chunk_size=take("action_chunk_len", int),
+        action_dim=take("action_dim", int),
+        prelude=take("prelude_vlm_layers", _layers),
+        core=take("recurrent_vlm_layers", _layers),
+        coda=take("coda_vlm_layers", _layers),
+        rotary="neighbour_pairs",
+        rotary_base=take("rope_base", float),
+        norm_eps=take("rms_norm_eps", float),
+        initial_state_std=take("init_std", float),
+        mean_depth=take("mean_recurrence", int),
+        backprop_depth=take("backprop_depth", int),
+    )
+    if entries:
+        raise RDVLAError(f"{path} has entries that this loader does not know: {sorted(entries)}")
+    return config
+
+
+def _layers(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(isinstance(layer, int) for layer in value):
+        raise ValueError("a list of layer numbers is wanted")
+    return tuple(value)
+
+
+def _key_map(config: HeadConfig) -> dict[str, tuple[str, ...]]:
+    """Our parameter name -> the published ones that make it up."""
+    return {ours: (theirs,) for ours, theirs in _OUTSIDE_BLOCKS.items()} | dict(_block_keys(config))
+
+
+def _block_keys(config: HeadConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for theirs, ours in _PARTS.items():
+        for index in range(len(getattr(config, ours))):
+            for name, parts in _INSIDE_A_BLOCK.items():
+                yield f"{ours}.{index}.{name}", tuple(f"{theirs}.{index}.{part}" for part in parts)
+
+
+def _read_weights(path: Path, *, prefix: str = "") -> dict[str, Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise RDVLAError(f"{path} cannot be read as weights (no code in it is ever run): {error}") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise RDVLAError(f"{path} must hold a dictionary of tensors")
+    named = {key.removeprefix("module."): value.float() for key, value in weights.items()}
+    strays = [key for key in named if not key.startswith(prefix)]
+    if strays:
+        raise RDVLAError(f"{path}: keys were expected to start with {prefix!r}, found {strays[:3]}")
+    return {key.removeprefix(prefix): value for key, value in named.items()}
+
+
+def _joined(published: dict[str, Tensor], names: tuple[str, ...], path: Path) -> Tensor:
+    missing = [name for name in names if name not in published]
+    if missing:
+        raise RDVLAError(f"{path} lacks {missing}; the configuration beside it asks for them")
+    return torch.cat([published[name] for name in names]) if len(names) > 1 else published[names[0]]
+
+
+def _load(module: torch.nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RDVLAError(f"{path} does not fit the configuration beside it: {error}") from error
+
+
+def _load_projector(path: Path, *, width: int) -> ProprioProjector:
+    weights = _read_weights(path)
+    first = weights.get("fc1.weight")
+    if first is None or first.ndim != 2:
+        raise RDVLAError(f"{path} lacks a matrix named 'fc1.weight'; it has {sorted(weights)}")
+    projector = ProprioProjector(state_dim=first.shape[1], width=width)
+    _load(projector, weights, path)
+    return projector

@@ -1,0 +1,61 @@
+"""Stop rules: what they measure, and how they are written down."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rdvla.errors import ConfigError
+from rdvla.head import ActionChange, CosineChange, FixedDepth, LatentChange, StopRule, parse_rule
+from rdvla.head.stopping import Iteration
+
+
+def test_changes_are_what_their_names_say() -> None:
+    before = Iteration(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
+    after = Iteration(torch.tensor([[[0.0, 5.0]]]), torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]))
+    assert ActionChange().change(before, after).item() == pytest.approx(4 / 4)
+    assert LatentChange().change(before, after).item() == pytest.approx(math.sqrt(9 + 1) / 5)
+    assert CosineChange().change(before, after).item() == pytest.approx(1 - 20 / 25, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("8", FixedDepth(8)),
+        ("fixed:8", FixedDepth(8)),
+        ("action_change", ActionChange(1e-3)),
+        ("action_change:5e-4", ActionChange(5e-4)),
+        ("latent_change:0.05:4:16", LatentChange(0.05, min_depth=4, max_depth=16)),
+        ("cosine:1e-4", CosineChange(1e-4)),
+    ],
+)
+def test_rules_are_read_from_text_and_written_back(text: str, rule: StopRule) -> None:
+    assert parse_rule(text) == rule
+    assert parse_rule(rule.describe()) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0", "at least 1"),
+        ("acton_change:1e-3", "Did you mean 'action_change'"),
+        ("action_change:fast", "cannot read"),
+        ("action_change:-1", "positive"),
+        ("action_change:1e-3:1:8", "min_depth"),
+        ("action_change:1e-3:9:8", "min_depth"),
+        ("action_change:1e-3:9", "unknown stop rule"),
+        ("fixed", "unknown stop rule"),
+        ("", "unknown stop rule"),
+    ],
+)
+def test_bad_rules_are_explained(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_rule(text)
+
+
+@settings(deadline=None)
+@given(st.floats(min_value=1e-9, max_value=10))
+def test_thresholds_are_written_exactly(threshold: float) -> None:
+    assert parse_rule(ActionChange(threshold).describe()) == ActionChange(threshold)
