@@ -1,0 +1,15 @@
+"""Backbones behind one small protocol, one file a family."""
+
+from __future__ import annotations
+
+from rdvla.backbone.base import Backbone, BackboneConfig, Features
+from rdvla.backbone.compact import CompactBackbone, CompactConfig
+
+__all__ = ["Backbone", "BackboneConfig", "CompactBackbone", "CompactConfig", "Features", "make_backbone"]
+
+
+def make_backbone(config: BackboneConfig) -> Backbone:
+    """The backbone that a configuration describes."""
+    if isinstance(config, CompactConfig):
+        return CompactBackbone(config)
+    raise TypeError(f"there is no backbone for {type(config).__name__}")

@@ -1,0 +1,103 @@
+"""What a backbone is to the rest of the house.
+
+A backbone turns images and instructions into context features at a few levels. Its way is cut in two at the
+last point that no trainable parameter has touched: `prepare` comes before, `transform` after. What comes
+before the cut is constant during training and can be cached; freezing the backbone moves the cut to its end.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import draccus
+from torch import Tensor, nn
+
+from rdvla.head import Level
+
+
+@dataclass(frozen=True)
+class BackboneConfig(draccus.ChoiceRegistry):  # type: ignore[no-untyped-call]
+    """Base of the backbones' configurations; ``type`` in a file or on the command line names one."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Context features by level, C wide."""
+
+    vision: Mapping[Level, Tensor]  # level -> (B, M, C)
+    latents: Mapping[Level, Tensor]  # level -> (B, L, C)
+    attention: Tensor | None = None  # (B, cameras, slots, tokens): where a backbone with slots looks
+
+    def flatten(self) -> dict[str, Tensor]:
+        """As one flat dictionary, for a cache."""
+        named = {f"vision/{level}": value for level, value in self.vision.items()}
+        return named | {f"latents/{level}": value for level, value in self.latents.items()}
+
+
+class Backbone(nn.Module, ABC):
+    """Images and instructions in, context features out."""
+
+    context_width: int  # C
+    levels: tuple[Level, ...]  # the levels that `transform` yields
+    frozen: bool = False
+
+    @abstractmethod
+    def prepare(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
+        """Everything before the first trainable parameter.
+
+        Args:
+            images: (B, cameras, H, W, 3) uint8.
+            instructions: B sentences.
+
+        Returns:
+            Named tensors, each with first dimension B.
+        """
+
+    @abstractmethod
+    def transform(self, prepared: Mapping[str, Tensor]) -> Features:
+        """The rest of the way, with gradient."""
+
+    def predict_environment_state(self, features: Features) -> Tensor:
+        """(B, E) standardised environment state, a training signal for perception only.
+
+        Raises:
+            NotImplementedError: this backbone has no such read-out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot predict the environment's state")
+
+    def keypoint_loss(self, features: Features, keypoints: Tensor) -> Tensor:
+        """Scalar: how far this backbone looks from where things are, a training signal for perception only.
+
+        Args:
+            features: from `transform`.
+            keypoints: (B, cameras, P, 2), x to the right and y down, -1 to 1 inside the image.
+
+        Raises:
+            NotImplementedError: this backbone does not look at places.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no attention to train with keypoints")
+
+    def external_prefixes(self) -> tuple[str, ...]:
+        """Starts of the names of published encoders' parameters: a saved policy only names such encoders."""
+        return ()
+
+    def freeze(self) -> None:
+        """Stop training: every parameter is constant from now on."""
+        self.requires_grad_(False)
+        self.frozen = True
+
+    def frozen_inputs(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
+        """What stays constant during training, per sample: prepared inputs; features where all is frozen."""
+        prepared = self.prepare(images, instructions)
+        return self.transform(prepared).flatten() if self.frozen else prepared
+
+    def features(self, frozen_inputs: Mapping[str, Tensor]) -> Features:
+        """From what `frozen_inputs` returned to the context features."""
+        if not self.frozen:
+            return self.transform(frozen_inputs)
+        return Features(
+            vision={level: frozen_inputs[f"vision/{level}"] for level in self.levels},
+            latents={level: frozen_inputs[f"latents/{level}"] for level in self.levels},
+        )

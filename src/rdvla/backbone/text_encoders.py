@@ -1,0 +1,103 @@
+"""Instructions to one vector each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rdvla.errors import ConfigError
+
+TEXT_HEADS = 4  # attention heads of the encoder trained from scratch
+PADDING = 0  # bytes are shifted by one to make room for it
+
+
+class ByteEncoder(nn.Module):
+    """A small transformer over UTF-8 bytes, trained from scratch: it knows only the words it was shown."""
+
+    def __init__(self, *, width: int, max_bytes: int) -> None:
+        super().__init__()
+        self.max_bytes = max_bytes
+        self.embedding = nn.Embedding(257, width, padding_idx=PADDING)
+        self.positions = nn.Parameter(torch.randn(max_bytes, width) * 0.1)
+        self.layer = nn.TransformerEncoderLayer(
+            width, nhead=TEXT_HEADS, dim_feedforward=2 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def tokenize(self, sentences: Sequence[str]) -> Tensor:
+        """(B, max_bytes) int64: lower-cased UTF-8 bytes + 1, padded with 0.
+
+        Raises:
+            ValueError: a sentence is empty or longer than `max_bytes`.
+        """
+        tokens = torch.full((len(sentences), self.max_bytes), PADDING)
+        for row, sentence in enumerate(sentences):
+            data = " ".join(sentence.lower().split()).encode()
+            if not 0 < len(data) <= self.max_bytes:
+                raise ValueError(
+                    f"an instruction must have 1 to {self.max_bytes} bytes, got {len(data)}: {sentence!r}"
+                )
+            tokens[row, : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).long() + 1
+        return tokens
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, max_bytes) -> (B, width). A batch holds few different sentences, and each is read once."""
+        sentences, which = torch.unique(tokens, dim=0, return_inverse=True)
+        padded = sentences == PADDING
+        read = self.norm(self.layer(self.embedding(sentences) + self.positions, src_key_padding_mask=padded))
+        weights = (~padded).to(read.dtype).unsqueeze(-1)
+        pooled: Tensor = (read * weights).sum(dim=1) / weights.sum(dim=1)
+        return pooled[which]
+
+
+class PretrainedTextEncoder(nn.Module):
+    """Frozen sentence embedding of a transformers text model (MiniLM, ...), from a hub id or a folder.
+
+    Mean-pooled and scaled to one length, as the sentence-transformers models were trained.
+    """
+
+    def __init__(self, name_or_path: str) -> None:
+        super().__init__()
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+            model = AutoModel.from_pretrained(name_or_path)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"backbone.pretrained_text_encoder: {name_or_path}: {error}") from error
+        self.model = model.eval().requires_grad_(False)
+        self.width: int = self.model.config.hidden_size
+        self._known: dict[str, Tensor] = {}  # a robot gets the same sentence in every query
+
+    def embed(self, sentences: Sequence[str]) -> Tensor:
+        """B sentences -> (B, width).
+
+        Raises:
+            ValueError: a sentence has more tokens than the model was made for.
+        """
+        new = sorted({sentence for sentence in sentences if sentence not in self._known})
+        if new:
+            self._known |= dict(zip(new, self._read(new), strict=True))
+        return torch.stack([self._known[sentence].to(self.model.device) for sentence in sentences])
+
+    def train(self, mode: bool = True) -> PretrainedTextEncoder:  # noqa: FBT001
+        """Its dropout stays off: a frozen encoder always says the same."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    @torch.no_grad()
+    def _read(self, sentences: list[str]) -> Tensor:
+        tokens = self.tokenizer(sentences, padding=True, return_tensors="pt").to(self.model.device)
+        longest = getattr(self.model.config, "max_position_embeddings", None)
+        if longest is not None and tokens["input_ids"].shape[1] > longest:
+            raise ValueError(
+                f"an instruction must have at most {longest} tokens: {max(sentences, key=len)!r}"
+            )
+        states: Tensor = self.model(**tokens).last_hidden_state
+        weights = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)
+        direction = nn.functional.normalize((states * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
+        return direction * math.sqrt(self.width)  # entries of size 1, as the layers that follow expect

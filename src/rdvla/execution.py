@@ -1,0 +1,126 @@
+"""How many actions of a chunk to run before the next query (paper, inference section)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from rdvla.errors import ConfigError, nearest
+
+
+class ExecutionRule(Protocol):
+    """From the depth that a prediction took to the number of its actions to execute."""
+
+    name: ClassVar[str]
+
+    def horizon(self, depth: Tensor) -> Tensor:
+        """(B,) iterations used -> (B,) int64 actions to execute."""
+        ...
+
+    def describe(self) -> str:
+        """Name and parameters, as `parse_execution` reads them."""
+        ...
+
+
+@dataclass(frozen=True)
+class FixedHorizon:
+    """Always the same number of actions."""
+
+    name: ClassVar[str] = "fixed"
+    actions: int = 5  # H
+
+    def __post_init__(self) -> None:
+        _at_least_one(actions=self.actions)
+
+    def horizon(self, depth: Tensor) -> Tensor:
+        """H for every sample."""
+        return torch.full_like(depth, self.actions)
+
+    def describe(self) -> str:
+        """E.g. ``fixed:5``."""
+        return f"fixed:{self.actions}"
+
+
+@dataclass(frozen=True)
+class BinaryHorizon:
+    """H_long actions where k* <= tau, else H_short: fewer after a long thought."""
+
+    name: ClassVar[str] = "binary"
+    long: int = 8  # H_long
+    short: int = 4  # H_short
+    depth_limit: int = 8  # tau
+
+    def __post_init__(self) -> None:
+        _at_least_one(long=self.long, short=self.short, depth_limit=self.depth_limit)
+        if self.short > self.long:
+            raise ConfigError(f"binary: short ({self.short}) must not exceed long ({self.long})")
+
+    def horizon(self, depth: Tensor) -> Tensor:
+        """H_long or H_short."""
+        return torch.where(depth <= self.depth_limit, self.long, self.short)
+
+    def describe(self) -> str:
+        """E.g. ``binary:8,4,8``."""
+        return f"binary:{self.long},{self.short},{self.depth_limit}"
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """H = max(H_min, H_max - max(0, k* - tau)): one action less for each iteration beyond tau."""
+
+    name: ClassVar[str] = "linear"
+    longest: int = 8  # H_max
+    shortest: int = 2  # H_min
+    depth_limit: int = 6  # tau
+
+    def __post_init__(self) -> None:
+        _at_least_one(longest=self.longest, shortest=self.shortest, depth_limit=self.depth_limit)
+        if self.shortest > self.longest:
+            raise ConfigError(f"linear: shortest ({self.shortest}) must not exceed longest ({self.longest})")
+
+    def horizon(self, depth: Tensor) -> Tensor:
+        """Between H_min and H_max."""
+        beyond = (depth - self.depth_limit).clamp(min=0)
+        return (self.longest - beyond).clamp(min=self.shortest)
+
+    def describe(self) -> str:
+        """E.g. ``linear:8,2,6``."""
+        return f"linear:{self.longest},{self.shortest},{self.depth_limit}"
+
+
+_RULES: dict[str, tuple[Callable[..., ExecutionRule], int]] = {  # name -> rule, how many numbers it takes
+    FixedHorizon.name: (FixedHorizon, 1),
+    BinaryHorizon.name: (BinaryHorizon, 3),
+    LinearDecay.name: (LinearDecay, 3),
+}
+
+
+def parse_execution(text: str) -> ExecutionRule:
+    """Read a rule from text: ``5`` or ``fixed:5``, ``binary:long,short,tau``, ``linear:max,min,tau``.
+
+    Raises:
+        ConfigError: the text is no such rule.
+    """
+    name, _, values = text.strip().partition(":")
+    if name.isdecimal() and not values:
+        name, values = FixedHorizon.name, name
+    rule, count = _RULES.get(name, (None, 0))
+    if rule is None:
+        raise ConfigError(
+            f"unknown execution rule {text!r}; write a number of actions, 'binary:long,short,tau' or "
+            f"'linear:max,min,tau'.{nearest(name, _RULES)}"
+        )
+    numbers = values.split(",")
+    if len(numbers) != count or not all(number.strip().isdecimal() for number in numbers):
+        raise ConfigError(f"the execution rule {name!r} takes {count} whole numbers, got {text!r}")
+    return rule(*(int(number) for number in numbers))
+
+
+def _at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")

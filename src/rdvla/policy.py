@@ -1,0 +1,332 @@
+"""The policy: an observation in, an action chunk in the robot's units out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rdvla.action_queue import ActionQueue
+from rdvla.backbone import BackboneConfig, CompactConfig, make_backbone
+from rdvla.configuration import decode_config, encode_config
+from rdvla.errors import ConfigError, RDVLAError
+from rdvla.execution import ExecutionRule, parse_execution
+from rdvla.files import read_json, write_atomically, write_json
+from rdvla.head import (
+    Context,
+    HeadConfig,
+    Prediction,
+    ProprioProjector,
+    RecurrentDepthHead,
+    StopRule,
+    parse_rule,
+)
+from rdvla.processing import Normalizer, Observation, Statistics, check_images
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+STATISTICS_FILE = "statistics.json"
+
+
+def compact_head() -> HeadConfig:
+    """The head that goes with the compact backbone: a small core that has to iterate."""
+    return HeadConfig(
+        hidden_dim=64, num_heads=4, action_dim=4, context_dim=96, prelude=(), core=("late",), coda=()
+    )
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Everything that defines a policy but its weights and statistics."""
+
+    backbone: BackboneConfig = field(default_factory=CompactConfig)
+    head: HeadConfig = field(default_factory=compact_head)
+    cameras: tuple[str, ...] = ("front", "side", "wrist")  # in the order that the backbone was trained with
+    image_size: int = 128  # pixels, square
+    state_dim: int = 4  # S, proprioception
+    unscaled_actions: tuple[int, ...] = (3,)  # action dimensions that are not normalised: the gripper
+    depth: str = "action_change:0.001"  # stop rule of predict() where none is given
+    execution: str = "fixed:8"  # how many actions select_action() runs before the next query
+
+    def __post_init__(self) -> None:
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise ConfigError(f"policy.cameras must name at least one camera, each once, got {self.cameras}")
+        if self.state_dim < 1:
+            raise ConfigError(f"policy.state_dim must be at least 1, got {self.state_dim}")
+        parse_rule(self.depth)
+        parse_execution(self.execution)
+        if isinstance(self.backbone, CompactConfig):
+            _must_match(
+                "number of cameras", len(self.cameras), "backbone.num_cameras", self.backbone.num_cameras
+            )
+            _must_match("policy.image_size", self.image_size, "backbone.image_size", self.backbone.image_size)
+
+
+class RDVLAPolicy(
+    nn.Module,
+    ModelHubMixin,
+    library_name="rdvla",
+    tags=["robotics"],
+    license="mit",
+    pipeline_tag="robotics",
+    paper_url="https://arxiv.org/abs/2602.07845",
+):
+    """A backbone, a recurrent-depth head, and the statistics that tie them to one robot.
+
+    Args:
+        config: sizes and choices.
+        statistics: feature -> statistic -> numbers, as in a LeRobot dataset's ``stats.json``; needed are the
+            quantiles ``q01`` and ``q99`` of ``action`` and ``observation.state``.
+
+    Raises:
+        RDVLAError: statistics are missing, or parts of the configuration do not fit each other.
+    """
+
+    def __init__(self, config: PolicyConfig, statistics: Statistics) -> None:
+        super().__init__()
+        self.config = config
+        self.statistics = statistics
+        self.action_normalizer = Normalizer.from_statistics(
+            statistics, "action", size=config.head.action_dim, keep=config.unscaled_actions
+        )
+        self.state_normalizer = Normalizer.from_statistics(
+            statistics, "observation.state", size=config.state_dim
+        )
+        self.backbone = make_backbone(config.backbone)
+        self.head = RecurrentDepthHead(config.head)
+        _must_match(
+            "head.context_dim", config.head.context_width, "the backbone's width", self.backbone.context_width
+        )
+        unknown = [level for level in config.head.levels if level not in self.backbone.levels]
+        if unknown:
+            raise ConfigError(
+                f"the head reads the level {unknown[0]!r}; the backbone yields {self.backbone.levels}"
+            )
+        self.proprio_projector = ProprioProjector(config.state_dim, config.head.context_width)
+        self.stop_rule = parse_rule(config.depth)
+        self.execution: ExecutionRule = parse_execution(config.execution)
+        self._queue = ActionQueue()
+        self._generator: torch.Generator | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.gamma_init.device
+
+    # --- acting ---
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: Observation,
+        *,
+        depth: int | StopRule | None = None,
+        initial_state: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        trace: bool = False,
+    ) -> Prediction:
+        """One action chunk a sample, in real units.
+
+        Args:
+            observation: a batch of B observations.
+            depth: iterations or a stop rule; the configuration's if not given.
+            initial_state: S_0, (B, K, D); drawn if not given.
+            generator: where S_0 is drawn from.
+            trace: also return what every iteration would have done.
+
+        Raises:
+            RDVLAError: a camera is missing, or an image or the state has the wrong size.
+        """
+        inputs = self.frozen_inputs(observation)
+        context = self.context_from(inputs, self.normalize_state(observation.state.to(self.device)))
+        rule = self.stop_rule if depth is None else depth
+        prediction = self.head(
+            context, depth=rule, initial_state=initial_state, generator=generator, trace=trace
+        )
+        return self._in_real_units(prediction)
+
+    def select_action(self, observation: Observation) -> Tensor:
+        """The next action of every sample, (B, A), real units; predicts only where a chunk has run out."""
+        empty = self._queue.empty_rows(observation.batch_size)
+        if empty:
+            prediction = self.predict(observation.select(empty), generator=self._generator)
+            self._queue.refill(empty, prediction.actions, self.execution.horizon(prediction.depth))
+        return self._queue.pop()
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget the actions in flight, between episodes. A seed makes the initial states repeatable."""
+        self._queue = ActionQueue()
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """S_0 for `predict`, (B, K, D)."""
+        return self.head.initial_state(batch_size, generator)
+
+    def _in_real_units(self, prediction: Prediction) -> Prediction:
+        real = self.action_normalizer.unnormalize
+        traced = prediction.trace
+        if traced is not None:
+            traced = dataclasses.replace(traced, actions=real(traced.actions))
+        return dataclasses.replace(prediction, actions=real(prediction.actions), trace=traced)
+
+    # --- the road in two halves, for training ---
+
+    def frozen_inputs(self, observation: Observation) -> dict[str, Tensor]:
+        """What no trainable parameter touches, (B, ...) each: a cache may store it under `cache_key`."""
+        images = check_images(
+            observation.images, cameras=self.config.cameras, image_size=self.config.image_size
+        )
+        with torch.no_grad():
+            return self.backbone.frozen_inputs(images.to(self.device), observation.instruction)
+
+    def context_from(self, frozen_inputs: Mapping[str, Tensor], state: Tensor) -> Context:
+        """The rest of the way to the head's context, with gradient.
+
+        Args:
+            frozen_inputs: from `frozen_inputs`, or from a cache.
+            state: (B, S) normalised proprioception.
+        """
+        features = self.backbone.features(frozen_inputs)
+        return self.head.context(
+            vision=features.vision, latents=features.latents, proprio=self.proprio_projector(state)
+        )
+
+    def normalize_state(self, state: Tensor) -> Tensor:
+        """(B, S) real units -> normalised.
+
+        Raises:
+            RDVLAError: the state has another size, or is not finite.
+        """
+        if state.shape[-1] != self.config.state_dim:
+            raise RDVLAError(
+                f"the policy takes {self.config.state_dim} numbers of proprioception, got {state.shape[-1]}"
+            )
+        if not bool(state.isfinite().all()):
+            raise RDVLAError("the proprioception holds NaN or infinite numbers: check the robot's sensors")
+        return self.state_normalizer.normalize(state.float())
+
+    def cache_key(self) -> str:
+        """Changes whenever `frozen_inputs` would return something else."""
+        digest = hashlib.sha256()
+        description = [encode_config(self.config.backbone), list(self.config.cameras), self.backbone.frozen]
+        digest.update(json.dumps(description, sort_keys=True).encode())
+        # Published encoders count by their weights, not just by their name: a folder's content can change.
+        constant = ("",) if self.backbone.frozen else self.backbone.external_prefixes()
+        for name, value in sorted(self.backbone.state_dict().items()):
+            if name.startswith(constant):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def freeze_backbone(self) -> None:
+        """Train the head (and the proprio projector) only."""
+        self.backbone.freeze()
+
+    # --- files ---
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        external = tuple(f"backbone.{prefix}" for prefix in self.backbone.external_prefixes())
+        weights = {
+            name: value.contiguous()
+            for name, value in self.state_dict().items()
+            if not (external and name.startswith(external))
+        }
+        with write_atomically(save_directory / WEIGHTS_FILE) as temporary:
+            save_file(weights, temporary)
+        write_json(save_directory / STATISTICS_FILE, _plain(self.statistics))
+        write_json(save_directory / CONFIG_FILE, encode_config(self.config))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # the mixin's **model_kwargs have no use here
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> RDVLAPolicy:
+        """Load a policy from a folder, or from the hub by id, in eval mode.
+
+        Raises:
+            RDVLAError: a file is missing or damaged, or does not fit the configuration; the message names it.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            try:
+                folder = Path(
+                    snapshot_download(
+                        str(pretrained_model_name_or_path),
+                        revision=revision,
+                        token=token,
+                        cache_dir=cache_dir,
+                        force_download=force_download,
+                        local_files_only=local_files_only,
+                        allow_patterns=["*.json", "*.safetensors"],
+                    )
+                )
+            except (OSError, ValueError) as error:  # among others the hub client's own errors
+                raise RDVLAError(
+                    f"{pretrained_model_name_or_path} is no folder, and no policy that the hub gives: {error}"
+                ) from error
+        config = decode_config(
+            PolicyConfig, read_json(folder / CONFIG_FILE), source=str(folder / CONFIG_FILE)
+        )
+        statistics = read_json(folder / STATISTICS_FILE)
+        if not isinstance(statistics, dict):
+            raise RDVLAError(f"{folder / STATISTICS_FILE} must hold statistics by feature")
+        try:
+            policy = cls(config, statistics)
+        except RDVLAError as error:
+            raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} beside it: {error}") from error
+        policy._load_weights(folder / WEIGHTS_FILE)
+        return policy.eval()
+
+    def _load_weights(self, path: Path) -> None:
+        try:
+            weights = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RDVLAError(f"{path} cannot be read as safetensors: {error}") from error
+        external = tuple(f"backbone.{prefix}" for prefix in self.backbone.external_prefixes())
+        wanted = {name for name in self.state_dict() if not (external and name.startswith(external))}
+        if weights.keys() != wanted:
+            raise RDVLAError(
+                f"{path} does not fit the configuration beside it: missing {_some(wanted - weights.keys())}, "
+                f"unexpected {_some(weights.keys() - wanted)}"
+            )
+        try:
+            self.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            raise RDVLAError(f"{path} does not fit the configuration beside it: {error}") from error
+
+
+def _must_match(name: str, value: int, other_name: str, other: int) -> None:
+    if value != other:
+        raise ConfigError(f"{name} ({value}) must equal {other_name} ({other})")
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)[:4]
+    return f"{', '.join(shown) or 'nothing'}{' and more' if len(names) > len(shown) else ''}"
+
+
+def _plain(statistics: Statistics) -> dict[str, dict[str, list[Any]]]:
+    return {
+        feature: {name: _list(values) for name, values in entries.items()}
+        for feature, entries in statistics.items()
+    }
+
+
+def _list(values: Sequence[float]) -> list[Any]:
+    return values.tolist() if hasattr(values, "tolist") else list(values)

@@ -1,0 +1,85 @@
+"""Actions and proprioception between real units and [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rdvla.errors import RDVLAError, nearest
+
+Statistics = Mapping[str, Mapping[str, Sequence[float]]]
+"""Feature -> statistic -> one number a dimension, as in a LeRobot dataset's stats.json."""
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """Maps the 1st..99th percentile of each dimension linearly to [-1, 1] and back (paper, training section).
+
+    Dimensions in `keep` (a gripper command) are left as they are. A dimension that never changed in the data
+    is only shifted, so that it maps to 0 and back to its constant.
+    """
+
+    low: Tensor  # (N,) 1st percentile
+    high: Tensor  # (N,) 99th percentile
+    keep: tuple[int, ...] = ()
+
+    @staticmethod
+    def from_statistics(
+        statistics: Statistics, feature: str, *, size: int, keep: Sequence[int] = ()
+    ) -> Normalizer:
+        """Build from the quantiles `q01` and `q99` of a feature.
+
+        Raises:
+            RDVLAError: the feature or a quantile is missing, has another size, or is not finite.
+        """
+        if not isinstance(statistics.get(feature), Mapping):
+            raise RDVLAError(
+                f"there are no statistics for {feature!r}, which the policy needs to normalise it; "
+                f"statistics are given for {sorted(statistics)}.{nearest(feature, statistics)}"
+            )
+        bounds = []
+        for quantile in ("q01", "q99"):
+            values = statistics[feature].get(quantile)
+            if values is None:
+                raise RDVLAError(
+                    f"the statistics of {feature!r} lack {quantile!r}; recompute them with quantiles"
+                )
+            bounds.append(_finite(values, size=size, name=f"{quantile!r} of {feature!r}"))
+        if (bounds[0] > bounds[1]).any():
+            raise RDVLAError(f"'q01' of {feature!r} exceeds its 'q99': recompute the statistics")
+        outside = [dim for dim in keep if not 0 <= dim < size]
+        if outside:
+            raise RDVLAError(
+                f"cannot keep dimension {outside[0]} of {feature!r}, which has {size} dimensions"
+            )
+        return Normalizer(low=bounds[0], high=bounds[1], keep=tuple(keep))
+
+    def normalize(self, values: Tensor) -> Tensor:
+        """(..., N) real units -> (..., N) normalised; values outside the percentiles leave [-1, 1]."""
+        centre, scale = self._centre_and_scale(values)
+        return (values - centre) / scale
+
+    def unnormalize(self, values: Tensor) -> Tensor:
+        """(..., N) normalised -> (..., N) real units, the inverse of `normalize`."""
+        centre, scale = self._centre_and_scale(values)
+        return values * scale + centre
+
+    def _centre_and_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        centre, scale = (self.high + self.low) / 2, (self.high - self.low) / 2
+        scale = torch.where(scale > 1e-6, scale, torch.ones_like(scale))
+        kept = list(self.keep)
+        centre[kept], scale[kept] = 0.0, 1.0
+        return centre.to(like), scale.to(like)
+
+
+def _finite(values: Sequence[float], *, size: int, name: str) -> Tensor:
+    try:
+        numbers = torch.tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):  # what torch says of texts, nulls, ragged lists
+        numbers = torch.empty(0)
+    if numbers.shape != (size,) or not numbers.isfinite().all():
+        raise RDVLAError(f"{name} must be {size} finite numbers, got {values}")
+    return numbers

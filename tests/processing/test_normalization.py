@@ -1,0 +1,86 @@
+"""Normalisation against its definition, and as the inverse of itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rdvla.errors import RDVLAError
+from rdvla.processing import Normalizer
+
+NUMBERS = st.floats(-1e3, 1e3, width=32)
+DIMENSIONS = st.lists(st.tuples(NUMBERS, st.floats(0.125, 100, width=32), NUMBERS), min_size=1, max_size=6)
+
+
+def normalizer(low: list[float], high: list[float], keep: tuple[int, ...] = ()) -> Normalizer:
+    return Normalizer.from_statistics({"x": {"q01": low, "q99": high}}, "x", size=len(low), keep=keep)
+
+
+@settings(deadline=None)
+@given(DIMENSIONS)
+def test_unnormalize_is_the_inverse(dimensions: list[tuple[float, float, float]]) -> None:
+    low = [start for start, _, _ in dimensions]
+    ours = normalizer(low, [start + width for start, width, _ in dimensions])
+    values = torch.tensor([[value for _, _, value in dimensions]])
+    torch.testing.assert_close(ours.unnormalize(ours.normalize(values)), values, rtol=1e-4, atol=1e-2)
+
+
+def test_percentiles_become_minus_one_and_one() -> None:
+    ours = normalizer([-2.0, 10.0], [4.0, 11.0])
+    edges = torch.tensor([[-2.0, 10.0], [1.0, 10.5], [4.0, 11.0], [7.0, 9.5]])
+    expected = torch.tensor([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0], [2.0, -2.0]])  # beyond them, beyond 1
+    torch.testing.assert_close(ours.normalize(edges), expected)
+    assert ours.normalize(edges.view(2, 2, 2)).shape == (2, 2, 2)
+
+
+def test_a_constant_dimension_is_only_shifted() -> None:
+    ours = normalizer([5.0], [5.0])
+    assert ours.normalize(torch.tensor([5.0, 5.5])[:, None]).flatten().tolist() == [0.0, 0.5]
+    assert ours.unnormalize(torch.zeros(1)).item() == 5.0
+
+
+def test_kept_dimensions_are_left_alone() -> None:
+    ours = normalizer([0.0, -3.0], [1.0, 7.0], keep=(1,))
+    values = torch.tensor([0.5, 0.8])
+    torch.testing.assert_close(ours.normalize(values), torch.tensor([0.0, 0.8]))
+    torch.testing.assert_close(ours.unnormalize(values), torch.tensor([0.75, 0.8]))
+
+
+def test_the_type_of_the_values_stays() -> None:
+    assert normalizer([0.0], [1.0]).normalize(torch.zeros(2, 1, dtype=torch.float64)).dtype == torch.float64
+
+
+GOOD = {"q01": [0.0, 0.0], "q99": [1.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("statistics", "message"),
+    [
+        ({"actions": GOOD}, r"no statistics for 'action'.*Did you mean 'actions'"),
+        ({}, "no statistics for 'action'"),
+        ({"action": 5}, "no statistics for 'action'"),
+        ({"action": {"q01": [0.0, 0.0], "max": [1.0, 1.0]}}, "lack 'q99'"),
+        ({"action": GOOD | {"q99": [1.0]}}, "must be 2 finite numbers"),
+        ({"action": GOOD | {"q99": [1.0, math.nan]}}, "must be 2 finite numbers"),
+        ({"action": GOOD | {"q01": [-math.inf, 0.0]}}, "'q01' of 'action' must be 2 finite numbers"),
+        ({"action": GOOD | {"q01": ["low", "lower"]}}, "must be 2 finite numbers"),
+        ({"action": GOOD | {"q01": [[0.0], [0.0, 1.0]]}}, "must be 2 finite numbers"),
+        ({"action": GOOD | {"q01": 0.0}}, "must be 2 finite numbers"),
+        ({"action": GOOD | {"q01": [0.0, 1e300]}}, "must be 2 finite numbers"),
+        ({"action": GOOD | {"q01": [0.0, 2.0]}}, "exceeds"),
+    ],
+)
+def test_bad_statistics_are_explained(statistics: dict[str, Any], message: str) -> None:
+    with pytest.raises(RDVLAError, match=message):
+        Normalizer.from_statistics(statistics, "action", size=2)
+
+
+@pytest.mark.parametrize("dimension", [2, -1])
+def test_only_dimensions_that_exist_are_kept(dimension: int) -> None:
+    with pytest.raises(RDVLAError, match=f"cannot keep dimension {dimension} of 'action'"):
+        Normalizer.from_statistics({"action": GOOD}, "action", size=2, keep=[dimension])
