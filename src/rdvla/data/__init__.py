@@ -1,0 +1,9 @@
+"""Demonstrations on disk: LeRobot v3.0 datasets in and out, train/validation split, feature cache."""
+
+from rdvla.data.cache import FeatureCache
+from rdvla.data.dataset import EpisodeDataset
+from rdvla.data.episode import Episode
+from rdvla.data.split import split_episodes
+from rdvla.data.writer import DatasetWriter
+
+__all__ = ["DatasetWriter", "Episode", "EpisodeDataset", "FeatureCache", "split_episodes"]

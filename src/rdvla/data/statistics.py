@@ -1,0 +1,111 @@
+"""Statistics in LeRobot's form: min, max, mean, std, count and the quantiles q01, q10, q50, q90, q99.
+
+Source: LeRobot, `src/lerobot/datasets/compute_stats.py`. Numeric features: one value a dimension. Images: one
+value a channel, shape (3, 1, 1), in 0..1, from frames sampled over the episode. Where LeRobot estimates
+quantiles with a histogram, these are exact over the given values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+MAX_IMAGE_SAMPLES = 100
+MAX_IMAGE_SIDE = 150  # larger images are thinned out before counting, as LeRobot does
+
+Statistics = dict[str, NDArray[np.float64]]
+
+
+def feature_statistics(values: NDArray[Any]) -> Statistics:
+    """Statistics of a numeric feature.
+
+    Args:
+        values: (T, size).
+
+    Returns:
+        each of shape (size,), and "count" of shape (1,).
+    """
+    array = values.astype(np.float64)
+    return _summary(array, count=len(array))
+
+
+def image_statistics(images: NDArray[np.uint8]) -> Statistics:
+    """Statistics of an episode's images, per channel.
+
+    Args:
+        images: (N, H, W, 3).
+
+    Returns:
+        each of shape (3, 1, 1) in 0..1, and "count" of shape (1,), the number of images looked at.
+    """
+    picked = np.unique(
+        np.linspace(0, len(images) - 1, min(len(images), MAX_IMAGE_SAMPLES)).round().astype(int)
+    )
+    step = max(1, max(images.shape[1:3]) // MAX_IMAGE_SIDE)
+    sample = images[picked, ::step, ::step]
+    pixels = sample.reshape(-1, sample.shape[-1])
+    summary = _summary_of_bytes(pixels, count=len(picked))
+    return {name: v if name == "count" else v.reshape(-1, 1, 1) / 255.0 for name, v in summary.items()}
+
+
+def combine(parts: Sequence[Statistics]) -> Statistics:
+    """Join the statistics of several episodes as LeRobot's `aggregate_feature_stats` does.
+
+    Mean and standard deviation are those of all values together; quantiles are means weighted by count.
+    """
+    counts = np.concatenate([part["count"] for part in parts])
+    weights = (counts / counts.sum()).reshape(-1, *[1] * parts[0]["mean"].ndim)
+    mean = (np.stack([part["mean"] for part in parts]) * weights).sum(axis=0)
+    spread = np.stack([part["std"] ** 2 + (part["mean"] - mean) ** 2 for part in parts])
+    joined = {
+        "min": np.min([part["min"] for part in parts], axis=0),
+        "max": np.max([part["max"] for part in parts], axis=0),
+        "mean": mean,
+        "std": np.sqrt((spread * weights).sum(axis=0)),
+        "count": np.array([counts.sum()]),
+    }
+    quantiles = [name for name in QUANTILES if all(name in part for part in parts)]
+    return joined | {name: (np.stack([p[name] for p in parts]) * weights).sum(axis=0) for name in quantiles}
+
+
+def as_json(statistics: Statistics) -> dict[str, Any]:
+    """Statistics as nested lists."""
+    return {name: value.tolist() for name, value in statistics.items()}
+
+
+def from_json(statistics: dict[str, Any]) -> Statistics:
+    """Nested lists as arrays."""
+    return {name: np.asarray(value, dtype=np.float64) for name, value in statistics.items()}
+
+
+def _summary(array: NDArray[np.float64], *, count: int) -> Statistics:
+    summary = {
+        "min": array.min(axis=0),
+        "max": array.max(axis=0),
+        "mean": array.mean(axis=0),
+        "std": array.std(axis=0),
+        "count": np.array([count]),
+    }
+    quantiles = np.quantile(array, list(QUANTILES.values()), axis=0)
+    return summary | dict(zip(QUANTILES, quantiles, strict=True))
+
+
+def _summary_of_bytes(pixels: NDArray[np.uint8], *, count: int) -> Statistics:
+    """The summary of (P, C) bytes through one histogram a channel: P is millions, the levels are 256."""
+    levels = np.arange(256, dtype=np.float64)
+    columns: list[Statistics] = []
+    for channel in pixels.T:
+        histogram = np.bincount(channel, minlength=256)
+        present = np.flatnonzero(histogram)
+        mean = (levels * histogram).sum() / len(channel)
+        deviation = np.sqrt(((levels - mean) ** 2 * histogram).sum() / len(channel))
+        reached = np.searchsorted(np.cumsum(histogram), [q * len(channel) for q in QUANTILES.values()])
+        values = {"min": present[0], "max": present[-1], "mean": mean, "std": deviation}
+        values |= dict(zip(QUANTILES, reached, strict=True))
+        columns.append({name: np.asarray(value, dtype=np.float64) for name, value in values.items()})
+    summary = {name: np.stack([column[name] for column in columns]) for name in columns[0]}
+    return summary | {"count": np.array([count])}

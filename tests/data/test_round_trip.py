@@ -1,0 +1,173 @@
+"""What is written is what is read, through rdvla's reader and through readers that know nothing of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rdvla.data import DatasetWriter, Episode, EpisodeDataset
+from rdvla.data import assemble as assemble_module
+from tests.data.helpers import FPS, LENGTHS, STRIDE, make_episode, make_writer
+
+STATISTICS = {"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"}
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(((a.astype(float) - b.astype(float)) ** 2).mean(), 1e-9)))
+
+
+def test_numbers_and_texts(dataset_root: Path, episodes: list[Episode]) -> None:
+    dataset = EpisodeDataset(dataset_root, chunk_size=4)
+    for name in episodes[0].frames:
+        expected = np.concatenate([np.reshape(e.frames[name], (len(e.frames[name]), -1)) for e in episodes])
+        np.testing.assert_array_equal(dataset.column(name), expected)
+    assert dataset.sources == [{"seed": number} for number in range(4)]
+    assert dataset.instructions([0, LENGTHS[0]]) == ["do 0", "do 1"]
+    assert dataset.environment_state([3]).shape == (1, 3)
+    assert (dataset.state_dim, dataset.action_dim, dataset.fps) == (4, 4, FPS)
+
+
+def test_images_are_near_the_originals(dataset_root: Path, episodes: list[Episode]) -> None:
+    dataset = EpisodeDataset(dataset_root, chunk_size=4)
+    rows = np.random.default_rng(0).permutation(dataset.num_rows)
+    images = dataset.images(rows)
+    for camera in ("front", "wrist"):
+        shown = np.concatenate([e.images[camera][e.image_index] for e in episodes])[rows]
+        read = images[camera].numpy()
+        assert psnr(shown, read) > 38
+        marker = (shown.max(-1) == 255) & (shown.min(-1) == 0)
+        assert psnr(shown[marker], read[marker]) > 30  # 4:2:0 chroma would give about 15
+
+
+def test_sequential_reading_gives_the_same_images(dataset_root: Path) -> None:
+    dataset = EpisodeDataset(dataset_root, chunk_size=4, cameras=["wrist"])
+    for rows, images in dataset.iterate_images(batch_size=5):
+        np.testing.assert_array_equal(
+            images["wrist"],
+            EpisodeDataset(dataset_root, chunk_size=4, cameras=["wrist"]).images(rows)["wrist"],
+        )
+
+
+def test_lerobot_layout(dataset_root: Path) -> None:
+    """Read as LeRobot does (`LeRobotDataset.__getitem__`, `_query_videos`): plain parquet, JSON and PyAV."""
+    info = json.loads((dataset_root / "meta/info.json").read_text())
+    assert info["codebase_version"] == "v3.0" and info["splits"] == {"train": "0:4"}
+    assert info["total_frames"] == sum(LENGTHS) and info["total_tasks"] == 2 and info["fps"] == FPS
+    tasks = pq.read_table(dataset_root / "meta/tasks.parquet")
+    assert json.loads(tasks.schema.metadata[b"pandas"])["index_columns"] == ["task"]
+    table = pq.read_table(dataset_root / info["data_path"].format(chunk_index=0, file_index=0))
+    assert str(table.schema.field("timestamp").type) == "float"
+    assert str(table.schema.field("action").type).startswith("fixed_size_list")
+    assert set(table.column_names) == {n for n, f in info["features"].items() if f["dtype"] != "video"}
+    rows = pq.read_table(dataset_root / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    for row in rows:
+        data = table.slice(row["dataset_from_index"], row["length"])
+        assert set(data.column("episode_index").to_pylist()) == {row["episode_index"]}
+        assert row["tasks"] == [tasks.column("task").to_pylist()[data.column("task_index")[0].as_py()]]
+        for key, feature in info["features"].items():
+            assert {n.rsplit("/")[-1] for n in row if n.startswith(f"stats/{key}/")} == STATISTICS
+            if feature["dtype"] == "video":
+                assert np.shape(row[f"stats/{key}/q50"]) == (3, 1, 1)
+                check_video_times(dataset_root, info, key, row, data.column("timestamp").to_pylist())
+
+
+def check_video_times(root: Path, info: dict, key: str, row: dict, timestamps: list[float]) -> None:
+    names = {"chunk_index": row[f"videos/{key}/chunk_index"], "file_index": row[f"videos/{key}/file_index"]}
+    with av.open(str(root / info["video_path"].format(video_key=key, **names))) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == FPS
+        loaded = np.array(
+            [frame.pts * stream.time_base for frame in container.decode(stream)], dtype=Fraction
+        )
+    wanted = [row[f"videos/{key}/from_timestamp"] + t for t in timestamps]
+    distance = np.abs(np.float32(wanted)[:, None] - loaded.astype(np.float32)[None]).min(1)
+    assert distance.max() < 1e-4  # LeRobot's tolerance_s
+    length = row[f"videos/{key}/to_timestamp"] - row[f"videos/{key}/from_timestamp"]
+    assert length == pytest.approx(row["length"] / FPS)
+
+
+def test_statistics_are_exact(dataset_root: Path, episodes: list[Episode]) -> None:
+    stats = EpisodeDataset(dataset_root, chunk_size=1).statistics
+    actions = np.concatenate([e.frames["action"] for e in episodes]).astype(np.float64)
+    np.testing.assert_allclose(stats["action"]["q01"], np.quantile(actions, 0.01, axis=0))
+    np.testing.assert_allclose(stats["action"]["std"], actions.std(axis=0))
+    pixels = np.concatenate([e.images["front"].reshape(-1, 3) for e in episodes]) / 255
+    np.testing.assert_allclose(np.ravel(stats["observation.images.front"]["mean"]), pixels.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(np.ravel(stats["observation.images.front"]["std"]), pixels.std(0), rtol=1e-9)
+    assert np.shape(stats["observation.images.front"]["q99"]) == (3, 1, 1)
+
+
+def test_append_gives_what_writing_at_once_gives(dataset_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "demos"
+    writer = make_writer(root)
+    for number in range(2):
+        writer.add_episode(make_episode(number))
+    writer.finalize()
+    writer = DatasetWriter.append(root)
+    for number in range(2, 4):
+        writer.add_episode(make_episode(number))
+    writer.finalize()
+    one, two = EpisodeDataset(dataset_root, chunk_size=4), EpisodeDataset(root, chunk_size=4)
+    for name in ("action", "timestamp", "index", "episode_index", "task_index"):
+        np.testing.assert_array_equal(one.column(name), two.column(name))
+    np.testing.assert_array_equal(one.images(range(61))["front"], two.images(range(61))["front"])
+    assert one.tasks == two.tasks and one.sources == two.sources
+    for name, entry in one.statistics.items():
+        np.testing.assert_allclose(entry["mean"], two.statistics[name]["mean"], rtol=1e-6)
+    assert (root / "data/chunk-000/file-001.parquet").exists()
+
+
+def test_an_interrupted_append_leaves_the_dataset_and_can_be_done_again(
+    dataset_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "demos"
+    shutil.copytree(dataset_root, root)
+    writer = DatasetWriter.append(root)
+    writer.add_episode(make_episode(5))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(assemble_module, "write_info", killed)
+        writer.finalize()
+    assert EpisodeDataset(root, chunk_size=2).num_episodes == 4
+    DatasetWriter.append(root).finalize()
+    assert EpisodeDataset(root, chunk_size=2).num_episodes == 5
+
+
+def test_an_interrupted_generation_resumes(tmp_path: Path) -> None:
+    root = tmp_path / "demos"
+    make_writer(root).add_episode(make_episode(2), number=2)
+    half = tmp_path / ".demos.staging/episodes/.000003.dead.tmp"
+    half.mkdir()
+    writer = make_writer(root)
+    assert writer.finished() == {2: {"seed": 2}} and not half.exists()
+    writer.add_episode(make_episode(0), number=0)
+    writer.add_episode(make_episode(1), number=1)
+    assert not root.exists()
+    writer.finalize([0, 2])
+    assert [source["seed"] for source in EpisodeDataset(root, chunk_size=2).sources] == [0, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demos"]
+
+
+def test_files_are_split_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assemble_module, "DATA_FILE_MB", 1e-4)
+    monkeypatch.setattr(assemble_module, "VIDEO_FILE_SECONDS", (LENGTHS[0] + LENGTHS[1]) / FPS)
+    writer = make_writer(tmp_path / "demos")
+    episodes = [make_episode(number) for number in range(4)]
+    for episode in episodes:
+        writer.add_episode(episode)
+    dataset = EpisodeDataset(writer.finalize(), chunk_size=2)
+    assert len(list(dataset.root.glob("data/*/*.parquet"))) == 4
+    assert len(list(dataset.root.glob("videos/observation.images.front/*/*.mp4"))) == 3
+    shown = np.concatenate([e.images["front"][e.image_index] for e in episodes])
+    assert psnr(shown, dataset.images(range(sum(LENGTHS)))["front"].numpy()) > 38
+    assert (dataset.sample_index[:3] == [0, STRIDE, 2 * STRIDE]).all()
