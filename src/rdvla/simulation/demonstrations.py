@@ -1,0 +1,182 @@
+"""Generate a dataset of demonstrations: scripted experts, in parallel processes, resumable at any moment.
+
+Attempts of a task are numbered from 0; the dataset holds the first `episodes_per_task` that succeed. What
+attempt n does depends on nothing but the configuration, so a generation that was interrupted and run again
+writes the same episodes as one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdvla.data.writer import DatasetWriter
+from rdvla.errors import ConfigError
+from rdvla.files import read_json, write_json
+from rdvla.simulation.attempts import ATTEMPTS_PER_TASK, AttemptRunner
+from rdvla.simulation.ledger import Ledger, TaskReport
+from rdvla.simulation.parallel import available_cores, run_in_processes
+from rdvla.simulation.progress import generation_progress
+from rdvla.simulation.recording import NoiseConfig, frame_features
+from rdvla.simulation.registry import make, resolve_tasks
+
+CONFIG_FILE = "demonstrations.json"
+
+
+@dataclass(frozen=True)
+class DemonstrationConfig:
+    """What to generate.
+
+    Attributes:
+        output: folder of the dataset; must not exist yet.
+        env: name of the simulator.
+        tasks: tasks or task sets such as "MT10".
+        episodes_per_task: successful episodes to keep of each task.
+        cameras: camera names.
+        image_size: height and width of the images in pixels.
+        camera_stride: control steps from one camera capture to the next; rows between hold the last image.
+        seed: every random number follows from it.
+        noise_levels: standard deviations of the noise on what is executed, one drawn for each episode
+            (action units; 1 is the full range).
+        burst_probability: chance a step that a burst of a constant random action starts.
+        max_steps: control steps after which an attempt has failed.
+        steps_after_success: control steps recorded after the first success.
+        max_attempts_per_episode: give up when a task needs more attempts an episode than this on average.
+        workers: processes; None means one for each core, 1 means no extra process.
+    """
+
+    output: Path = Path("demos")
+    env: str = "metaworld"
+    tasks: tuple[str, ...] = ("MT10",)
+    episodes_per_task: int = 50
+    cameras: tuple[str, ...] = ("front", "side", "wrist")
+    image_size: int = 128
+    camera_stride: int = 3
+    seed: int = 0
+    noise_levels: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6)
+    burst_probability: float = 0.03
+    max_steps: int = 200
+    steps_after_success: int = 12
+    max_attempts_per_episode: int = 10
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        at_least_one = ("episodes_per_task", "image_size", "camera_stride", "max_steps")
+        for name in (*at_least_one, "max_attempts_per_episode"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "steps_after_success"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers must be at least 1 (or none, for one each core), got {self.workers}")
+        if not self.noise_levels or min(self.noise_levels) < 0:
+            raise ConfigError(f"noise_levels needs numbers of 0 or more, got {list(self.noise_levels)}")
+        if not 0 <= self.burst_probability <= 1:
+            raise ConfigError(f"burst_probability must be from 0 to 1, got {self.burst_probability}")
+        if self.episodes_per_task * self.max_attempts_per_episode > ATTEMPTS_PER_TASK:
+            raise ConfigError(
+                f"episodes_per_task x max_attempts_per_episode must be at most {ATTEMPTS_PER_TASK}, "
+                f"got {self.episodes_per_task} x {self.max_attempts_per_episode}"
+            )
+
+
+@dataclass(frozen=True)
+class DemonstrationReport:
+    """A finished generation.
+
+    Attributes:
+        root: the dataset's folder.
+        tasks: one entry each, in the dataset's order.
+        seconds: wall time of this run (a resumed one counts from its resumption).
+    """
+
+    root: Path
+    tasks: tuple[TaskReport, ...]
+    seconds: float
+
+
+def generate(config: DemonstrationConfig, *, show_progress: bool = True) -> DemonstrationReport:
+    """Generate the dataset, or go on where an interrupted run of the same configuration stopped.
+
+    The dataset's folder also gets `demonstrations.json`: the configuration and the attempts of each task.
+
+    Raises:
+        ConfigError: an unknown task or camera, or the unfinished generation has another configuration.
+        DatasetError: the output exists already, or a staged episode is damaged (named).
+        MissingExtraError: the simulator is not installed.
+        RDVLAError: a worker died, an attempt raised, or an expert fails too often.
+    """
+    started = time.monotonic()
+    tasks = resolve_tasks(config.env, config.tasks)
+    writer = _open_writer(config, tasks[0])
+    settings = _settings(config, tasks)
+    _check_same_settings(writer.staging / CONFIG_FILE, settings)
+    runner = AttemptRunner(
+        writer=writer,
+        env=config.env,
+        cameras=config.cameras,
+        image_size=config.image_size,
+        camera_stride=config.camera_stride,
+        seed=config.seed,
+        noise=NoiseConfig(levels=config.noise_levels, burst_probability=config.burst_probability),
+        max_steps=config.max_steps,
+        steps_after_success=config.steps_after_success,
+    )
+    ledger = Ledger(
+        tasks=tasks,
+        episodes_per_task=config.episodes_per_task,
+        max_attempts_per_episode=config.max_attempts_per_episode,
+        outcomes=runner.outcomes(),
+    )
+    workers = available_cores() if config.workers is None else config.workers
+    with generation_progress(total=len(tasks) * config.episodes_per_task, show=show_progress) as update:
+        update(ledger.succeeded, ledger.failed)
+        for attempt, success in run_in_processes(runner, ledger.next_attempts, workers=workers):
+            ledger.record(attempt, success=success)
+            update(ledger.succeeded, ledger.failed)
+    reports = ledger.reports()
+    root = writer.finalize(ledger.numbers())
+    record = {"config": settings, "tasks": [dataclasses.asdict(report) for report in reports]}
+    write_json(root / CONFIG_FILE, record)
+    return DemonstrationReport(root=root, tasks=reports, seconds=time.monotonic() - started)
+
+
+def _open_writer(config: DemonstrationConfig, task: str) -> DatasetWriter:
+    """Open the writer; the simulator's first task tells the sizes of the vectors and checks the cameras."""
+    env = make(config.env, task, cameras=config.cameras, image_size=config.image_size)
+    try:
+        return DatasetWriter.create(
+            config.output,
+            fps=round(env.control_hz),
+            features=frame_features(env),
+            cameras=config.cameras,
+            image_size=config.image_size,
+            robot_type=env.robot_type,
+        )
+    finally:
+        env.close()
+
+
+def _settings(config: DemonstrationConfig, tasks: list[str]) -> dict[str, Any]:
+    """Return what the episodes depend on, as JSON holds it: neither the place nor the number of processes."""
+    values = dataclasses.asdict(config) | {"tasks": tasks}
+    kept = {name: value for name, value in values.items() if name not in ("output", "workers")}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+
+def _check_same_settings(path: Path, settings: dict[str, Any]) -> None:
+    if not path.exists():
+        write_json(path, settings)
+        return
+    found = read_json(path)
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise ConfigError(
+                f"{path.parent} holds an unfinished generation with {name} = {found.get(name)}, "
+                f"now it is {value}. Use the same configuration to go on, or delete that folder to start "
+                "again"
+            )

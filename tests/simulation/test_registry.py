@@ -1,0 +1,70 @@
+"""Finding simulators and tasks by name; needs no simulator."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rdvla.errors import ConfigError, MissingExtraError
+from rdvla.simulation import make, make_expert, resolve_tasks, tasks
+from rdvla.simulation.environment import FIRST_EVALUATION_SEED, evaluation_seed
+from rdvla.simulation.metaworld_tasks import INSTRUCTIONS, TASK_SETS
+
+
+def test_fifty_tasks_each_with_an_instruction_of_its_own():
+    assert len(tasks("metaworld")) == 50
+    assert len(set(INSTRUCTIONS.values())) == 50
+    for text in INSTRUCTIONS.values():
+        assert text == text.strip().lower().rstrip(".") and len(text.split()) >= 3
+
+
+def test_sets_and_tasks_mix_without_repetition_in_order():
+    resolved = resolve_tasks("metaworld", ["push-v3", "MT10", "hammer-v3"])
+    assert resolved[0] == "push-v3" and resolved[-1] == "hammer-v3"
+    assert len(resolved) == 11
+    assert set(resolved) == {*TASK_SETS["MT10"], "hammer-v3"}
+    assert resolve_tasks("metaworld", "MT50") == tasks("metaworld")
+
+
+def test_task_table_matches_the_installed_benchmark():
+    benchmark = pytest.importorskip("metaworld.env_dict")
+    assert set(tasks("metaworld")) == set(benchmark.ALL_V3_ENVIRONMENTS)
+    assert TASK_SETS["MT10"] == tuple(benchmark.MT10_V3)
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda: make("metawrld", "push-v3"), "Did you mean 'metaworld'"),
+        (lambda: make("metaworld", "push-v2"), "Did you mean 'push-v3'"),
+        (lambda: make("metaworld", "MT10"), "no task 'MT10'"),
+        (lambda: make_expert("metaworld", "dor-open-v3"), "Did you mean 'door-open-v3'"),
+        (lambda: resolve_tasks("metaworld", ["MT1O"]), "Did you mean 'MT10'"),
+        (lambda: resolve_tasks("metaworld", []), "no task is named"),
+    ],
+)
+def test_wrong_names_are_answered_with_the_nearest_right_one(call, expected):
+    with pytest.raises(ConfigError, match=expected):
+        call()
+
+
+@pytest.mark.parametrize("build", [make, make_expert])
+def test_a_missing_simulator_is_named_with_its_extra(build, monkeypatch):
+    for module in [name for name in sys.modules if name.split(".")[0] == "metaworld"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "metaworld", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'rdvla\[metaworld\]'"):
+        build("metaworld", "push-v3")
+
+
+def test_importing_the_package_imports_no_simulator():
+    check = "assert not {'mujoco', 'metaworld'} & set(sys.modules)"
+    code = f"import sys, rdvla.simulation as s; s.tasks('metaworld'); {check}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_evaluation_seeds_start_where_demonstration_seeds_end():
+    assert evaluation_seed(0) == FIRST_EVALUATION_SEED
+    assert evaluation_seed(24, offset=100) == FIRST_EVALUATION_SEED + 124
+    with pytest.raises(ConfigError):
+        evaluation_seed(-1)
