@@ -1,0 +1,242 @@
+"""The configuration of a training run: one dataclass, complete, written into every run directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rdvla.errors import ConfigError, nearest
+from rdvla.policy import PolicyConfig
+
+OBJECTIVES = ("actions", "perception")
+POLICY_PARTS = ("backbone", "head")
+
+
+def _positive(owner: str, **values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ConfigError(f"{owner}.{name} is {value}; it must be larger than 0.")
+
+
+def _not_negative(owner: str, **values: float) -> None:
+    for name, value in values.items():
+        if not value >= 0:
+            raise ConfigError(f"{owner}.{name} is {value}; it must be 0 or larger.")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; it must be one of {list(allowed)}.{nearest(value, allowed)}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which part of the dataset is trained on, and how its images come in."""
+
+    validation_fraction: float = 0.1  # share of the episodes of every task that is held out, 0..1
+    split_seed: int = 0  # of the episode split; apart from `seed`, so that seeds share one validation set
+    cache_dir: str = (
+        ""  # where frozen inputs are cached; empty: <output_dir>/cache, shared caches save the time
+    )
+    cache_batch_size: int = 64  # observations encoded at once while the cache is filled
+    memory_limit_gb: float = (
+        2.0  # caches up to this size are held in memory, larger ones are mapped from the disk
+    )
+    image_shift: int = 0  # pixels; random shift of images that a trainable encoder reads, 0 switches it off
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise ConfigError(
+                f"data.validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1."
+            )
+        _positive("data", cache_batch_size=self.cache_batch_size)
+        _not_negative("data", image_shift=self.image_shift, memory_limit_gb=self.memory_limit_gb)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = 1e-3  # at the end of the warm-up; the paper's 72 M head takes 2e-4
+    final_fraction: float = 0.02  # of learning_rate, reached at the last step
+    warmup_steps: int = 100  # linear from 0
+    weight_decay: float = 0.01  # on matrices only, see optimizer.parameter_groups
+    beta1: float = 0.9  # decay of the gradient's running mean
+    beta2: float = 0.95  # decay of the squared gradient's mean: short, as the drawn depth changes its size
+    epsilon: float = 1e-8  # added to the denominator of AdamW
+    clip_norm: float = 1.0  # largest norm of the whole gradient
+
+    def __post_init__(self) -> None:
+        _positive(
+            "optimizer", learning_rate=self.learning_rate, epsilon=self.epsilon, clip_norm=self.clip_norm
+        )
+        _not_negative("optimizer", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
+            if not 0 <= value < 1:
+                raise ConfigError(f"optimizer.{name} is {value}; it must be at least 0 and below 1.")
+        if not 0 <= self.final_fraction <= 1:
+            raise ConfigError(f"optimizer.final_fraction is {self.final_fraction}; it must be in 0..1.")
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """How many iterations r an update runs; one draw for each update."""
+
+    distribution: Literal["lognormal_poisson", "constant"] = (
+        "lognormal_poisson"  # the paper's, or always `mean`
+    )
+    mean: float | None = None  # m, iterations; not set: policy.head.mean_depth
+    minimum: int = 1  # smallest r
+    maximum: int = 64  # largest r
+
+    def __post_init__(self) -> None:
+        _one_of("depth.distribution", self.distribution, ("lognormal_poisson", "constant"))
+        _positive("depth", mean=1 if self.mean is None else self.mean, minimum=self.minimum)
+        if self.maximum < self.minimum:
+            raise ConfigError(
+                f"depth.maximum is {self.maximum}, below depth.minimum {self.minimum}; swap or widen them."
+            )
+        if self.distribution == "constant" and self.mean is not None and self.mean != int(self.mean):
+            raise ConfigError(f"depth.mean is {self.mean}; a constant depth must be a whole number.")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is added to the plain L1 between chunks."""
+
+    proprio_noise: float = 0.0  # standard deviation in normalised units (the range is -1..1), training only
+    perception_weight: float = 0.0  # of the perception loss beside the action loss (trainable backbone only)
+    keypoint_weight: float = 0.0  # within the perception loss: the attention's cross-entropy with keypoints
+
+    def __post_init__(self) -> None:
+        _not_negative(
+            "loss",
+            proprio_noise=self.proprio_noise,
+            perception_weight=self.perception_weight,
+            keypoint_weight=self.keypoint_weight,
+        )
+
+
+@dataclass(frozen=True)
+class EMAConfig:
+    """Exponential moving average of the weights: what is validated and saved as the policy."""
+
+    decay: float = 0.995  # reached after the warm-up; 0 switches averaging off
+    warmup: int = (
+        10  # after n updates the decay is at most (1 + n) / (warmup + n), so early weights fade fast
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ConfigError(f"ema.decay is {self.decay}; it must be at least 0 and below 1.")
+        _positive("ema", warmup=self.warmup)
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """The loss on held-out episodes."""
+
+    every: int = 500  # steps between validations; 0: only at the end
+    depths: tuple[int, ...] = (
+        1,
+        2,
+        4,
+        8,
+        12,
+        32,
+    )  # iterations r; the last one decides which checkpoint is best
+    max_samples: int = 1024  # held-out samples that are used, evenly spread
+    batch_size: int = 256  # samples at once
+
+    def __post_init__(self) -> None:
+        _not_negative("validation", every=self.every)
+        _positive("validation", max_samples=self.max_samples, batch_size=self.batch_size)
+        if not self.depths or min(self.depths) < 1:
+            raise ConfigError(
+                f"validation.depths is {list(self.depths)}; name one or more depths of at least 1."
+            )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a run can be resumed from."""
+
+    every: int = 500  # steps between checkpoints; the last step is always one
+    keep: int = 2  # newest checkpoints that are kept, the best one aside
+
+    def __post_init__(self) -> None:
+        _positive("checkpoints", every=self.every, keep=self.keep)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run depends on.
+
+    Raises:
+        ConfigError: a value is out of range, or two values contradict each other.
+    """
+
+    dataset: str  # folder or hub id of a LeRobot v3.0 dataset
+    output_dir: str  # run directory; new or empty unless resuming
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    objective: Literal["actions", "perception"] = (
+        "actions"  # behaviour cloning, or environment-state regression
+    )
+    steps: int = 3000  # updates; the schedule ends there
+    batch_size: int = 128  # samples an update, B
+    seed: int = 0  # with the step number it decides every random draw
+    init_from: str = ""  # policy folder or hub id whose weights the run starts from; empty: from nothing
+    init_parts: tuple[str, ...] = ("backbone",)  # what is taken from init_from: backbone, head or both
+    freeze_backbone: bool = (
+        False  # train the head alone; what the backbone yields is computed once and cached
+    )
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log_every: int = 10  # steps between lines of metrics.jsonl and TensorBoard points
+    threads: int = 1  # torch threads; one was 6x faster than two on a busy two-core machine
+    device: Literal["auto", "cpu"] = "auto"  # auto: an accelerator where there is one
+    mixed_precision: Literal["no", "bf16"] = (
+        "no"  # bf16 pays for wide models; a small one on a CPU is slower with it
+    )
+    resume: bool = False  # go on from the latest checkpoint of output_dir
+    resume_from_previous: bool = False  # where the latest checkpoint is damaged, use the newest intact one
+
+    def __post_init__(self) -> None:
+        _one_of("objective", self.objective, OBJECTIVES)
+        _one_of("device", self.device, ("auto", "cpu"))
+        _one_of("mixed_precision", self.mixed_precision, ("no", "bf16"))
+        for part in self.init_parts:
+            _one_of("init_parts", part, POLICY_PARTS)
+        for name in ("steps", "batch_size", "log_every", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        self._check_names()
+        self._check_combinations()
+
+    def _check_names(self) -> None:
+        for name in ("dataset", "output_dir"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty; name a folder, for example {name}=runs/example.")
+        if self.init_from and not self.init_parts:
+            raise ConfigError("init_from is given but init_parts is empty; name backbone, head or both.")
+
+    def _check_combinations(self) -> None:
+        if self.freeze_backbone and self.objective == "perception":
+            raise ConfigError(
+                "objective=perception trains the backbone, but freeze_backbone is true; "
+                "set freeze_backbone=false."
+            )
+        if self.freeze_backbone and self.loss.perception_weight > 0:
+            raise ConfigError(
+                "loss.perception_weight acts on the backbone only, but freeze_backbone=true; set it to 0."
+            )
+        if self.optimizer.warmup_steps >= self.steps:
+            raise ConfigError(
+                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but the run has only {self.steps} "
+                "steps; shorten the warm-up."
+            )

@@ -1,0 +1,35 @@
+"""The trained policy as a folder."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rdvla
+from rdvla.files import write_json
+from rdvla.policy import RDVLAPolicy
+
+PROVENANCE_FILE = "training.json"
+
+
+def save_policy(policy: RDVLAPolicy, folder: Path, *, provenance: Mapping[str, Any]) -> None:
+    """Save a policy with a record of how it came about; the folder appears whole, replacing an older one.
+
+    Args:
+        policy: with the weights to save.
+        folder: what `RDVLAPolicy.from_pretrained` will load.
+        provenance: goes into training.json, with the versions of what trained it.
+    """
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    policy.save_pretrained(temporary)
+    versions = {"rdvla": rdvla.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    write_json(temporary / PROVENANCE_FILE, {**provenance, "versions": versions})
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)

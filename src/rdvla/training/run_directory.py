@@ -1,0 +1,120 @@
+"""The folder of one run, and whether it may be started or resumed there.
+
+config.yaml       the full configuration
+run.json          what the run began with: fingerprints of dataset and frozen weights, versions
+metrics.jsonl     one line a logged step
+tensorboard/      the same for eyes
+checkpoints/      what to resume from
+cache/            frozen inputs, unless data.cache_dir names another folder
+policy/           the trained policy (averaged weights) with training.json, when the run is done
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rdvla.configuration import encode_config, save_config
+from rdvla.errors import ConfigError
+from rdvla.files import read_json, write_json
+from rdvla.training.config import TrainConfig
+
+# What may differ between a run and its resumption: where it lies, and how resuming is asked for.
+NOT_COMPARED = ("output_dir", "resume", "resume_from_previous")
+
+
+class RunDirectory:
+    """Paths of a run, and the checks before anything is written there.
+
+    Raises:
+        ConfigError: the folder holds something and the run is not resumed, or the run that is there had
+            another configuration; the fields that differ are named with both values.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.path = Path(config.output_dir)
+        self.config_file = self.path / "config.yaml"
+        self.checkpoints = self.path / "checkpoints"
+        self.policy = self.path / "policy"
+        self.cache = Path(config.data.cache_dir) if config.data.cache_dir else self.path / "cache"
+        if self.config_file.exists() and config.resume:
+            self._check_same(config)
+        elif self.path.exists() and any(self.path.iterdir()) and not self._killed_at_once(config):
+            raise ConfigError(
+                f"{self.path} is not empty; choose another output_dir, or go on with the run there "
+                "by resume=true."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        save_config(self.config_file, replace(config, resume=False, resume_from_previous=False))
+
+    def check_origin(self, origin: Mapping[str, Any]) -> None:
+        """Record what the run begins with, or, in a resumed run, check that it is still the same.
+
+        Args:
+            origin: name -> fingerprint, for example of the dataset.
+
+        Raises:
+            ConfigError: something differs; it is named.
+        """
+        file = self.path / "run.json"
+        if not file.exists():
+            write_json(file, dict(origin))
+            return
+        began_with = read_json(file)
+        differing = [name for name, value in origin.items() if began_with.get(name) != value]
+        if differing:
+            raise ConfigError(
+                f"The run in {self.path} cannot be resumed: {', '.join(differing)} changed since it began "
+                f"(recorded in {file}). Start a new run in another output_dir."
+            )
+
+    def resume_command(self) -> str:
+        """Return the command that goes on with this run."""
+        return f"rdvla train --config {shlex.quote(str(self.config_file))} --resume true"
+
+    def _killed_at_once(self, config: TrainConfig) -> bool:
+        # A run that was killed before it wrote its configuration leaves nothing to compare with or to lose.
+        return config.resume and not self.checkpoints.exists() and not self.policy.exists()
+
+    def _check_same(self, config: TrainConfig) -> None:
+        began_with = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        differing = differences(began_with, encode_config(config))
+        if differing:
+            shown = "; ".join(f"{name} was {old!r}, is now {new!r}" for name, (old, new) in differing.items())
+            raise ConfigError(
+                f"The run in {self.path} cannot be resumed with another configuration: {shown}. "
+                f"Resume it with {self.config_file}, or start a new run in another output_dir."
+            )
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted names of fields that differ, with both values, leaving out `NOT_COMPARED`."""
+    before, now = _flatten(old), _flatten(new)
+    names = [name for name in dict.fromkeys((*before, *now)) if name.split(".")[0] not in NOT_COMPARED]
+    return {
+        name: (before.get(name), now.get(name))
+        for name in names
+        if _plain(before.get(name)) != _plain(now.get(name))
+    }
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    # YAML has no tuples.
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

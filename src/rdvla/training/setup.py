@@ -1,0 +1,136 @@
+"""What a run starts from: the policy with its initial weights, and what of it is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rdvla.configuration import encode_config
+from rdvla.data import EpisodeDataset
+from rdvla.errors import ConfigError
+from rdvla.policy import PolicyConfig, RDVLAPolicy
+from rdvla.training.checkpoint import Checkpoint
+from rdvla.training.config import TrainConfig
+from rdvla.training.errors import CheckpointError
+from rdvla.training.run_directory import differences
+
+KEPT_STATISTICS = ("action", "observation.state", "observation.environment_state")
+# Fields of the head that say how it is initialised or trained, not what its weights mean.
+TRAINING_FIELDS = ("mean_depth", "backprop_depth", "vision_gate_init", "adapter_init")
+
+
+def open_dataset(config: TrainConfig) -> EpisodeDataset:
+    """Open the dataset and check that it fits the policy.
+
+    Raises:
+        ConfigError: the policy takes states or actions of another size than the dataset holds.
+        DatasetError: the dataset is missing or damaged.
+    """
+    policy = config.policy
+    dataset = EpisodeDataset(config.dataset, chunk_size=policy.head.chunk_size, cameras=policy.cameras)
+    for name, wanted, found in (
+        ("policy.state_dim", policy.state_dim, dataset.state_dim),
+        ("policy.head.action_dim", policy.head.action_dim, dataset.action_dim),
+    ):
+        if wanted != found:
+            raise ConfigError(
+                f"{name} is {wanted}, but the dataset {dataset.root} has {found}; set {name}={found}."
+            )
+    return dataset
+
+
+def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]]) -> RDVLAPolicy:
+    """Build the policy with its initial weights; the same seed gives the same weights.
+
+    What the objective does not train is frozen: the backbone where `freeze_backbone` says so, the head where
+    only perception is trained.
+
+    Args:
+        config: of the run.
+        statistics: of the dataset. A head taken from `init_from` keeps its own instead, as its weights were
+            trained in those units.
+
+    Raises:
+        ConfigError: `init_from` holds a policy whose parts have another configuration.
+    """
+    source = RDVLAPolicy.from_pretrained(config.init_from) if config.init_from else None
+    if source is not None and "head" in config.init_parts:
+        statistics = source.statistics
+    torch.manual_seed(config.seed)
+    policy = RDVLAPolicy(
+        config.policy, {name: statistics[name] for name in KEPT_STATISTICS if name in statistics}
+    )
+    if source is not None:
+        _take_over(policy, source, config)
+    if config.freeze_backbone:
+        policy.freeze_backbone()
+    if config.objective == "perception":
+        policy.head.requires_grad_(False)
+        policy.proprio_projector.requires_grad_(False)
+    return policy
+
+
+def fixed_weights(policy: nn.Module) -> str:
+    """Return a fingerprint of every parameter that is not trained."""
+    digest = hashlib.sha256()
+    for name, parameter in policy.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def changing_tensors(policy: nn.Module) -> dict[str, Tensor]:
+    """Return what training changes and a checkpoint must hold: trainable weights and saved buffers."""
+    fixed = {name for name, parameter in policy.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in policy.state_dict().items() if name not in fixed}
+
+
+def load_weights(policy: nn.Module, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into the policy.
+
+    Raises:
+        CheckpointError: the checkpoint holds other tensors than this policy trains.
+    """
+    own = changing_tensors(policy)
+    if own.keys() != checkpoint.weights.keys():
+        other = sorted(own.keys() ^ checkpoint.weights.keys())
+        raise CheckpointError(
+            f"The checkpoint after step {checkpoint.step} does not fit the policy: {other[:4]}"
+        )
+    policy.load_state_dict(dict(checkpoint.weights), strict=False)
+
+
+def _take_over(policy: RDVLAPolicy, source: RDVLAPolicy, config: TrainConfig) -> None:
+    for part in config.init_parts:
+        _check_part(part, source.config, config)
+        if part == "backbone":
+            policy.backbone.load_state_dict(source.backbone.state_dict())
+        else:
+            policy.head.load_state_dict(source.head.state_dict())
+            policy.proprio_projector.load_state_dict(source.proprio_projector.state_dict())
+
+
+def _check_part(part: str, source: PolicyConfig, config: TrainConfig) -> None:
+    had, has = _describe(part, source), _describe(part, config.policy)
+    differing = differences(had, has)
+    if differing:
+        shown = "; ".join(
+            f"policy.{name} is {new!r}, there {old!r}" for name, (old, new) in differing.items()
+        )
+        raise ConfigError(
+            f"init_from={config.init_from} cannot give its {part}: {shown}. Take over its values, or leave "
+            f"{part} out of init_parts."
+        )
+
+
+def _describe(part: str, config: PolicyConfig) -> dict[str, Any]:
+    encoded = encode_config(config)
+    if part == "backbone":
+        return {name: encoded[name] for name in ("backbone", "cameras", "image_size")}
+    head = {name: value for name, value in encoded["head"].items() if name not in TRAINING_FIELDS}
+    return {"head": head, "state_dim": encoded["state_dim"], "unscaled_actions": encoded["unscaled_actions"]}

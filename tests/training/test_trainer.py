@@ -1,0 +1,306 @@
+"""Whole runs on a tiny dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny import policy_config, train_config
+
+from rdvla.configuration import decode_config, encode_config
+from rdvla.data import EpisodeDataset
+from rdvla.errors import ConfigError
+from rdvla.policy import RDVLAPolicy
+from rdvla.processing import Observation
+from rdvla.training import CheckpointError, NonFiniteLossError, TrainConfig, Trainer, train
+from rdvla.training.config import DataConfig, DepthConfig, LossConfig, OptimizerConfig, ValidationConfig
+from rdvla.training.logging import read_metrics
+from rdvla.training.sampler import Draw
+
+QUIET = Console(quiet=True)
+
+
+def test_a_run_leaves_everything_behind(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "run")
+    result = train(config, console=QUIET)
+    assert result.finished
+    assert result.step == 12
+    assert result.policy_dir == tmp_path / "run" / "policy"
+    policy = RDVLAPolicy.from_pretrained(result.policy_dir)
+    data = EpisodeDataset(dataset, chunk_size=4)
+    rows = data.sample_index[:2]
+    observation = Observation(
+        images=data.images(rows), state=data.state(rows), instruction=data.instructions(rows)
+    )
+    assert policy.predict(observation, depth=2).actions.shape == (2, 4, 4)
+    record = json.loads((result.policy_dir / "training.json").read_text())
+    assert record["steps"] == 12
+    assert record["training_seconds"] > 0
+    assert record["versions"]["torch"] == torch.__version__
+    assert decode_config(TrainConfig, record["config"]) == config
+    averaged = load_file(tmp_path / "run/checkpoints/step-00000012/ema.safetensors")
+    saved = load_file(result.policy_dir / "model.safetensors")
+    assert all(saved[name].equal(value) for name, value in averaged.items())
+    lines = read_metrics(tmp_path / "run/metrics.jsonl", kind="validation")
+    assert [line["step"] for line in lines] == [6, 12]
+    assert {"l1_depth_1", "l1_depth_2", "l1_depth_4"} < lines[0].keys()
+
+
+def test_the_loss_falls_on_a_tiny_set(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(
+        dataset,
+        tmp_path / "run",
+        steps=80,
+        batch_size=12,
+        log_every=20,
+        data=DataConfig(validation_fraction=0),
+        optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=5),
+        loss=LossConfig(perception_weight=0.5, proprio_noise=0.01),
+    )
+    train(config, console=QUIET)
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run/metrics.jsonl", kind="train")]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_perception_then_a_head_on_frozen_context(dataset: Path, tmp_path: Path) -> None:
+    first = train(train_config(dataset, tmp_path / "eyes", objective="perception"), console=QUIET)
+    assert first.policy_dir is not None
+    config = train_config(
+        dataset,
+        tmp_path / "head",
+        init_from=str(first.policy_dir),
+        freeze_backbone=True,
+        policy=policy_config(core=("late", "late")),  # the head may be another one
+        depth=DepthConfig(distribution="constant", mean=1),
+    )
+    second = train(config, console=QUIET)
+    assert second.policy_dir is not None
+    eyes, both = (load_file(folder / "model.safetensors") for folder in (first.policy_dir, second.policy_dir))
+    backbone = [name for name in both if name.startswith("backbone.")]
+    assert backbone
+    assert all(both[name].equal(eyes[name]) for name in backbone)
+    weights = load_file(tmp_path / "head/checkpoints/step-00000012/weights.safetensors")
+    assert not any(name.startswith("backbone.") for name in weights)
+    caches = list((tmp_path / "head/cache").glob("*/shard-*.safetensors"))
+    assert {name for file in caches for name in load_file(file)} == {
+        "vision/middle",  # the same tokens are read as vision/late, and stored once
+        "latents/middle",
+        "latents/late",
+    }
+    assert {line["depth"] for line in read_metrics(tmp_path / "head/metrics.jsonl", kind="train")} == {1}
+
+
+def test_perception_trains_the_backbone_only(dataset: Path, tmp_path: Path) -> None:
+    trainer = Trainer(train_config(dataset, tmp_path / "run", objective="perception"), console=QUIET)
+    assert {name.split(".")[0] for name in trainer.parameters} == {"backbone"}
+    before = {name: p.detach().clone() for name, p in trainer.policy.named_parameters()}
+    trainer.run()
+    changed = {name for name, p in trainer.policy.named_parameters() if not p.equal(before[name])}
+    assert "backbone.readout.0.weight" in changed
+    assert not any(name.startswith(("head.", "proprio_projector.")) for name in changed)
+    assert "l1" in read_metrics(tmp_path / "run/metrics.jsonl", kind="validation")[0]
+
+
+def test_a_policy_is_fine_tuned_in_the_units_it_was_trained_in(dataset: Path, tmp_path: Path) -> None:
+    first = train(train_config(dataset, tmp_path / "first"), console=QUIET).policy_dir
+    assert first is not None
+    statistics = json.loads((first / "statistics.json").read_text())
+    statistics["action"]["q99"] = [9.0, 9.0, 9.0, 9.0]
+    (first / "statistics.json").write_text(json.dumps(statistics))
+    config = train_config(dataset, tmp_path / "second", init_from=str(first), init_parts=("backbone", "head"))
+    policy = Trainer(config, console=QUIET).policy
+    assert policy.statistics["action"]["q99"] == [9.0, 9.0, 9.0, 9.0]
+    expected = load_file(first / "model.safetensors")
+    assert all(value.equal(expected[name]) for name, value in policy.state_dict().items())
+    other = replace(config, output_dir=str(tmp_path / "third"), policy=policy_config(hidden_dim=32))
+    with pytest.raises(ConfigError, match=r"policy.head.hidden_dim is 32, there 16"):
+        Trainer(other, console=QUIET)
+
+
+def test_nan_stops_with_step_batch_and_last_checkpoint(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
+    poisoned = int(trainer.sampler.draw(7).rows[0])
+    steps_before = [row for step in range(7) for row in trainer.sampler.draw(step).rows.tolist()]
+    actions = trainer.dataset.actions
+
+    def poison(rows: Any) -> torch.Tensor:
+        values = actions(rows)
+        if trainer.step == 7:
+            values[torch.as_tensor(rows) == poisoned] = float("nan")
+        return values
+
+    monkeypatch.setattr(trainer.dataset, "actions", poison)
+    with pytest.raises(NonFiniteLossError) as failure:
+        trainer.run()
+    message = str(failure.value)
+    episode = int(trainer.dataset.episode_of([poisoned])[0])
+    assert "at step 8 " in message
+    assert f"the action is not finite in rows [{poisoned}]" in message
+    assert str(trainer.sampler.draw(7).rows.tolist()) in message
+    assert str(episode) in message.split("of episodes ")[1].split("]")[0]
+    assert str(tmp_path / "run/checkpoints/step-00000006") in message
+    assert steps_before
+    assert all(bool(p.isfinite().all()) for p in trainer.policy.parameters())
+    monkeypatch.undo()
+    resumed = train(replace(trainer.config, resume=True), console=QUIET)  # the checkpoint is good
+    assert resumed.finished
+
+
+def test_an_infinite_gradient_stops_before_the_weights_change(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
+    before = {name: p.detach().clone() for name, p in trainer.policy.named_parameters()}
+    weight = trainer.parameters["head.output.weight"]
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteLossError, match="all of its inputs are finite"):
+        trainer.update(trainer.sampler.draw(0))
+    assert all(p.equal(before[name]) for name, p in trainer.policy.named_parameters())
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = train(train_config(dataset, tmp_path / "reference"), console=QUIET).policy_dir
+    console = Console(record=True, force_terminal=False, width=200)
+    trainer = Trainer(train_config(dataset, tmp_path / "run"), console=console)
+    draw = trainer.sampler.draw
+
+    def interrupt(step: int) -> Draw:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(step)
+
+    monkeypatch.setattr(trainer.sampler, "draw", interrupt)
+    result = trainer.run()
+    assert (result.finished, result.step, result.policy_dir) == (False, 5, None)
+    assert "rdvla train --config" in console.export_text()
+    assert trainer.store.steps() == [3, 5]
+    resumed = train(replace(trainer.config, resume=True), console=QUIET).policy_dir
+    assert reference is not None
+    assert resumed is not None
+    expected, actual = (load_file(folder / "model.safetensors") for folder in (reference, resumed))
+    assert all(value.equal(actual[name]) for name, value in expected.items())
+
+
+def test_an_existing_run_is_not_overwritten(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes.txt").write_text("keep me")
+    with pytest.raises(ConfigError, match="is not empty"):
+        Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_resuming_with_another_configuration_names_the_fields(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "run")
+    train(config, console=QUIET)
+    changed = replace(
+        config, resume=True, steps=20, policy=policy_config(hidden_dim=32), validation=ValidationConfig()
+    )
+    with pytest.raises(ConfigError) as failure:
+        Trainer(changed, console=QUIET)
+    message = str(failure.value)
+    assert "steps was 12, is now 20" in message
+    assert "policy.head.hidden_dim was 16, is now 32" in message
+    assert "validation.every was 6, is now 500" in message
+    assert "learning_rate" not in message
+
+
+def test_resuming_a_finished_run_changes_nothing(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "run")
+    train(config, console=QUIET)
+    before = (tmp_path / "run/metrics.jsonl").read_text()
+    weights = (tmp_path / "run/policy/model.safetensors").read_bytes()
+    assert train(replace(config, resume=True), console=QUIET).finished
+    assert (tmp_path / "run/metrics.jsonl").read_text() == before
+    assert (tmp_path / "run/policy/model.safetensors").read_bytes() == weights
+
+
+def test_resuming_where_nothing_is_starts_a_run(dataset: Path, tmp_path: Path) -> None:
+    assert Trainer(train_config(dataset, tmp_path / "run", resume=True), console=QUIET).step == 0
+
+
+def test_a_damaged_checkpoint_is_passed_over_only_when_asked_for(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "run")
+    train(config, console=QUIET)
+    reference = load_file(tmp_path / "run/policy/model.safetensors")
+    (tmp_path / "run/checkpoints/step-00000012/ema.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="step-00000012"):
+        Trainer(replace(config, resume=True), console=QUIET)
+    train(replace(config, resume=True, resume_from_previous=True), console=QUIET)
+    again = load_file(tmp_path / "run/policy/model.safetensors")
+    assert all(value.equal(again[name]) for name, value in reference.items())
+
+
+def test_a_dataset_that_changed_is_noticed(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "run")
+    Trainer(config, console=QUIET)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps(record | {"dataset": "another"}))
+    with pytest.raises(ConfigError, match="dataset changed since it began"):
+        Trainer(replace(config, resume=True), console=QUIET)
+
+
+def test_sizes_that_do_not_fit_the_dataset_are_named(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "run", policy=replace(policy_config(), state_dim=5))
+    with pytest.raises(ConfigError, match=r"set policy\.state_dim=4"):
+        Trainer(config, console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bf16_and_a_run_without_validation(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(
+        dataset, tmp_path / "run", mixed_precision="bf16", data=DataConfig(validation_fraction=0), steps=4
+    )
+    assert train(config, console=QUIET).finished
+    assert all(line["kind"] == "train" for line in read_metrics(tmp_path / "run/metrics.jsonl"))
+
+
+def test_configuration_survives_its_file(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "run")
+    assert decode_config(TrainConfig, encode_config(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "action"}, "Did you mean 'actions'"),
+        ({"steps": 0}, "steps is 0"),
+        ({"dataset": ""}, "dataset is empty"),
+        ({"objective": "perception", "freeze_backbone": True}, "freeze_backbone=false"),
+        ({"freeze_backbone": True, "loss": LossConfig(perception_weight=1.0)}, "set it to 0"),
+        ({"optimizer": OptimizerConfig(warmup_steps=12)}, "shorten the warm-up"),
+        ({"init_parts": ("eyes",)}, "init_parts is 'eyes'"),
+        ({"init_from": "x", "init_parts": ()}, "init_parts is empty"),
+    ],
+)
+def test_contradictions_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(train_config(Path("data"), Path("run")), **changes)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        (DataConfig, {"validation_fraction": 1.0}, "validation_fraction"),
+        (DataConfig, {"image_shift": -1}, "image_shift"),
+        (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate"),
+        (OptimizerConfig, {"beta2": 1.0}, "beta2"),
+        (DepthConfig, {"minimum": 9, "maximum": 8}, "below depth.minimum"),
+        (DepthConfig, {"distribution": "constant", "mean": 1.5}, "whole number"),
+        (ValidationConfig, {"depths": ()}, "one or more depths"),
+    ],
+)
+def test_values_out_of_range_are_named(part: Any, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        part(**values)
