@@ -1,0 +1,64 @@
+"""Closed-loop evaluation: rollouts, depth sweeps, statistics, tables and the report.
+
+Names are imported when they are first used: environment workers import this package too, and would otherwise
+each spend seconds and memory on torch and transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rdvla.evaluation.config import EvaluationConfig, parse_setting
+    from rdvla.evaluation.report import write_report
+    from rdvla.evaluation.results import Episode, EpisodeError, Results, ResultsError, Row, load_results
+    from rdvla.evaluation.run import evaluate, evaluate_policy
+    from rdvla.evaluation.setting import Setting
+    from rdvla.evaluation.statistics import (
+        Interval,
+        PairedTest,
+        mcnemar_exact,
+        paired_test,
+        wilson_interval,
+    )
+    from rdvla.evaluation.table import print_table
+
+_MODULES = {
+    "config": ("EvaluationConfig", "parse_setting"),
+    "report": ("write_report",),
+    "results": ("Episode", "EpisodeError", "Results", "ResultsError", "Row", "load_results"),
+    "run": ("evaluate", "evaluate_policy"),
+    "setting": ("Setting",),
+    "statistics": ("Interval", "PairedTest", "mcnemar_exact", "paired_test", "wilson_interval"),
+    "table": ("print_table",),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Episode",
+    "EpisodeError",
+    "EvaluationConfig",
+    "Interval",
+    "PairedTest",
+    "Results",
+    "ResultsError",
+    "Row",
+    "Setting",
+    "evaluate",
+    "evaluate_policy",
+    "load_results",
+    "mcnemar_exact",
+    "paired_test",
+    "parse_setting",
+    "print_table",
+    "wilson_interval",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -1,0 +1,31 @@
+"""The report: results turned into one HTML page that needs nothing but a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdvla.errors import missing_extra
+from rdvla.files import write_atomically
+
+
+def write_report(results: Sequence[Path | str], output: Path | str) -> Path:
+    """Write one self-contained page from one or several results files (or run directories).
+
+    With several, the first file's policy is the one that the others are compared with.
+
+    Raises:
+        ResultsError: a file breaks the schema, two hold the same policy and setting, or all are empty.
+        MissingExtraError: jinja2 or matplotlib is not installed.
+    """
+    try:
+        from rdvla.evaluation.report.page import render_page
+    except ModuleNotFoundError as error:
+        if error.name not in ("jinja2", "matplotlib"):
+            raise
+        raise missing_extra(error.name, "report") from error
+    page = render_page(results)
+    output = Path(output)
+    with write_atomically(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return output

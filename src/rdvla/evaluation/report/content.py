@@ -1,0 +1,152 @@
+"""What the page says: figures, sentences and charts computed from the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rdvla.evaluation.aggregate import Comparison, Summary, best_fixed
+from rdvla.evaluation.report.charts import Point, Series, success_chart
+from rdvla.evaluation.results import Row
+from rdvla.evaluation.statistics import wilson_interval
+from rdvla.evaluation.table import number, percent
+
+Measure = Callable[[Summary], float | None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number worth a large type, with what it is."""
+
+    value: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A small chart of one task."""
+
+    title: str
+    chart: str
+
+
+def key_figures(own: Sequence[Summary]) -> list[Figure]:
+    """What a reader should take away about one policy: depth 1, the best depth, the adaptive rule."""
+    best = best_fixed(own)
+    if best is None:
+        return []
+    figures = [_figure(one, "") for one in own if one.setting.depth == 1 and one is not best][:1]
+    figures.append(_figure(best, "the best fixed depth"))
+    adaptive = [one for one in own if one.setting.depth is None and one.mean_depth is not None]
+    chosen = max(adaptive, key=lambda one: one.success or 0.0, default=None)
+    if chosen is not None and chosen.mean_depth is not None and best.mean_depth:
+        saved = 1 - chosen.mean_depth / best.mean_depth
+        against = f"{abs(saved):.0%} {'fewer' if saved >= 0 else 'more'} than the best fixed depth"
+        figures.append(
+            Figure(
+                percent(chosen.success),
+                f"with {chosen.setting.rule}, at {chosen.mean_depth:.1f} iterations a query: {against}",
+            )
+        )
+    return figures
+
+
+def _figure(one: Summary, note: str) -> Figure:
+    interval = f"95% interval {100 * one.interval.low:.0f}-{100 * one.interval.high:.0f}%"
+    where = f"at {one.setting.describe()}" + (f", {note}" if note else "")
+    return Figure(percent(one.success), f"{where} ({interval})")
+
+
+def policies(everything: Sequence[Summary]) -> list[str]:
+    """Names of lines in the charts: policies, with the execution rule where several were run."""
+    return list(dict.fromkeys(line_name(one, everything) for one in everything))
+
+
+def line_name(one: Summary, everything: Sequence[Summary]) -> str:
+    """The line that a summary belongs to."""
+    several = len({other.setting.execution for other in everything}) > 1
+    return f"{one.policy}, {one.setting.execution}" if several else one.policy
+
+
+def mean_chart(everything: Sequence[Summary], *, measure: str) -> str:
+    """Mean success over the tasks, against iterations or against milliseconds a query."""
+    by_time = measure == "query_ms"
+    lines = _lines(everything, lambda one: one.query_ms if by_time else one.mean_depth)
+    label = "milliseconds per query" if by_time else "iterations per query (mean)"
+    return success_chart(
+        lines, ticks=_ticks(everything), label=label, size=(5.4, 3.5), logarithmic=not by_time
+    )
+
+
+def task_panels(everything: Sequence[Summary]) -> list[Panel]:
+    """One small chart for each task."""
+    panels = []
+    for task in dict.fromkeys(row.task for one in everything for row in one.rows):
+        alone = [_of_task(one, row) for one in everything for row in one.rows if row.task == task]
+        lines = _lines(alone, lambda one: one.mean_depth)
+        chart = success_chart(lines, ticks=_ticks(everything), label="iterations", size=(3.3, 2.0))
+        panels.append(Panel(task, chart))
+    return panels
+
+
+def _of_task(one: Summary, row: Row) -> Summary:
+    return Summary(
+        policy=one.policy,
+        setting=one.setting,
+        rows=(row,),
+        success=row.success,
+        interval=wilson_interval(row.successes, row.episodes),
+        mean_depth=row.mean_depth,
+        mean_executed=row.mean_executed,
+        query_ms=row.query_ms,
+    )
+
+
+def _lines(everything: Sequence[Summary], measure: Measure) -> list[Series]:
+    lines = []
+    for index, name in enumerate(policies(everything)):
+        own = [one for one in everything if line_name(one, everything) == name]
+        fixed, adaptive = (
+            [
+                Point(x, one.success, one.interval)
+                for one in own
+                if (one.setting.depth is None) == wanted
+                and (x := measure(one)) is not None
+                and one.success is not None
+            ]
+            for wanted in (False, True)
+        )
+        lines.append(Series(number=index, fixed=fixed, adaptive=adaptive))
+    return lines
+
+
+def _ticks(everything: Sequence[Summary]) -> list[float]:
+    """Powers of two that span all depths."""
+    depths = [one.mean_depth for one in everything if one.mean_depth is not None]
+    ticks = [1.0]
+    while ticks[-1] < max([2.0, *depths]):
+        ticks.append(2 * ticks[-1])
+    return ticks
+
+
+def comparison_sentence(one: Comparison) -> str:
+    """What a paired test says, in words."""
+    test = one.test
+    points = 100 * test.difference
+    side = "higher" if points > 0 else "lower"
+    relation = "the same" if abs(points) < 0.05 else f"{abs(points):.1f} points {side}"
+    verdict = "chance could explain it" if test.p_value >= 0.05 else "more than chance explains"
+    return f"{relation}; {verdict} (p = {test.p_value:.2g})"
+
+
+def summary_cells(one: Summary) -> list[str]:
+    """The numbers of a table line, after policy and setting."""
+    return [
+        percent(one.success),
+        f"{100 * one.interval.low:.0f}-{100 * one.interval.high:.0f}%",
+        number(one.mean_depth, 2),
+        number(one.mean_executed, 1),
+        number(one.query_ms, 1),
+        str(one.episodes),
+        str(one.errors),
+    ]

@@ -1,0 +1,142 @@
+"""Closed-loop episodes in parallel processes, with one policy that answers whoever is waiting in one batch.
+
+The starting state S_0 of a query is drawn from the episode's task, seed and query number, so that an episode
+plays the same whoever shares its batch, and all settings see the same layouts and the same S_0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rdvla.evaluation.environment import MakeEnvironment
+from rdvla.evaluation.pool import Worker, WorkerPool
+from rdvla.evaluation.setting import Setting
+from rdvla.evaluation.worker import Failed, Finished, Job, Query, Reply
+from rdvla.execution import parse_execution
+from rdvla.head import Prediction, StopRule, parse_rule
+from rdvla.processing import Observation
+
+
+class Policy(Protocol):
+    """What a rollout needs of a policy."""
+
+    def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """S_0, (B, K, D)."""
+        ...
+
+    def predict(
+        self,
+        observation: Observation,
+        *,
+        depth: int | StopRule | None = None,
+        initial_state: Tensor | None = None,
+    ) -> Prediction:
+        """Action chunks in real units."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended, and what happened at its queries."""
+
+    job: Job
+    end: Finished | Failed
+    depths: list[int]
+    query_ms: float | None
+
+
+@dataclass
+class _Record:
+    depths: list[int] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+
+
+def roll_out(
+    policy: Policy, jobs: Sequence[Job], *, make: MakeEnvironment, workers: int
+) -> Iterator[Outcome]:
+    """Play all jobs and yield each outcome as it comes.
+
+    An exception inside an episode is its outcome. An exception of the policy ends the rollout.
+    """
+    waiting = list(reversed(jobs))
+    with WorkerPool(workers=max(1, min(workers, len(jobs))), make=make) as pool:
+        records: dict[int, _Record] = {}
+        for worker in pool.workers:
+            _assign(worker, waiting, records)
+        while any(worker.job is not None for worker in pool.workers):
+            queries: list[tuple[Worker, Query]] = []
+            for worker, message in pool.ready():
+                if isinstance(message, Query):
+                    queries.append((worker, message))
+                    continue
+                yield _outcome(worker, message, records[worker.number])
+                _assign(worker, waiting, records)
+            _answer(policy, queries, records)
+
+
+def starting_seed(task: str, seed: int, query: int) -> int:
+    """The seed of S_0 at one query of one episode."""
+    digest = hashlib.blake2b(f"{task}/{seed}/{query}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1  # torch takes 63 bits
+
+
+def _assign(worker: Worker, waiting: list[Job], records: dict[int, _Record]) -> None:
+    worker.job = None
+    if waiting:
+        records[worker.number] = _Record()
+        worker.start(waiting.pop())
+
+
+def _outcome(worker: Worker, end: Finished | Failed, record: _Record) -> Outcome:
+    assert worker.job is not None
+    spent = record.milliseconds
+    return Outcome(worker.job, end, record.depths, sum(spent) / len(spent) if spent else None)
+
+
+def _answer(policy: Policy, queries: Sequence[tuple[Worker, Query]], records: dict[int, _Record]) -> None:
+    """One predict call for each setting among the queries (around the change of a setting there are two)."""
+    groups: dict[Setting, list[tuple[Worker, Query]]] = {}
+    for worker, query in queries:
+        assert worker.job is not None
+        groups.setdefault(worker.job.setting, []).append((worker, query))
+    for setting, group in groups.items():
+        start = time.perf_counter()
+        prediction = _predict(policy, setting, group, records)
+        spent = 1000 * (time.perf_counter() - start) / len(group)
+        actions = prediction.actions.float().cpu().numpy()
+        horizons = parse_execution(setting.execution).horizon(prediction.depth).tolist()
+        for row, (worker, _) in enumerate(group):
+            depth = int(prediction.depth[row])
+            records[worker.number].depths.append(depth)
+            records[worker.number].milliseconds.append(spent)
+            worker.reply(Reply(actions[row, : horizons[row]], depth))
+
+
+def _predict(
+    policy: Policy, setting: Setting, group: Sequence[tuple[Worker, Query]], records: dict[int, _Record]
+) -> Prediction:
+    states = []
+    for worker, _ in group:
+        assert worker.job is not None
+        query_number = len(records[worker.number].depths)
+        generator = torch.Generator().manual_seed(
+            starting_seed(worker.job.task, worker.job.seed, query_number)
+        )
+        states.append(policy.initial_state(1, generator=generator))
+    observation = Observation.collate([_observation(query) for _, query in group])
+    return policy.predict(observation, depth=parse_rule(setting.rule_text), initial_state=torch.cat(states))
+
+
+def _observation(query: Query) -> Observation:
+    return Observation(
+        images={name: torch.from_numpy(image)[None] for name, image in query.images.items()},
+        state=torch.from_numpy(query.state)[None],
+        instruction=[query.instruction],
+    )

@@ -1,0 +1,23 @@
+"""One way of running a policy. In a file of its own, so that environment workers need not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How deep the policy thinks, and how much of a chunk is executed."""
+
+    rule: str  # "fixed", or an adaptive rule with its parameters, e.g. "action_change:0.001"
+    depth: int | None  # iterations under the fixed rule, None under an adaptive one
+    execution: str  # e.g. "fixed:8"
+
+    @property
+    def rule_text(self) -> str:
+        """The stop rule as `rdvla.head.parse_rule` reads it."""
+        return self.rule if self.depth is None else str(self.depth)
+
+    def describe(self) -> str:
+        """A short name for tables, e.g. ``depth 8`` or ``action_change:0.001``."""
+        return self.rule if self.depth is None else f"depth {self.depth}"

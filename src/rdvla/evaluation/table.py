@@ -1,0 +1,61 @@
+"""The results as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from rdvla.evaluation.aggregate import Summary, summaries
+from rdvla.evaluation.results import Results
+
+
+def print_table(results: Results, *, console: Console) -> None:
+    """Print a line for each task and a column for each setting, then mean, interval, depth and time."""
+    columns = summaries(results.rows)
+    table = Table(title="Success by task and setting", title_justify="left", box=SIMPLE_HEAD, padding=0)
+    table.add_column("task", no_wrap=True)
+    for one in columns:
+        table.add_column(_heading(one, columns), justify="right", overflow="fold", min_width=6)
+    for task in dict.fromkeys(row.task for row in results.rows):
+        table.add_row(task, *(percent(_success(one, task)) for one in columns))
+    table.add_section()
+    table.add_row("mean", *(percent(one.success) for one in columns), style="bold")
+    table.add_row("95% interval", *(_interval(one) for one in columns))
+    table.add_row("iterations a query", *(number(one.mean_depth, 2) for one in columns))
+    table.add_row("actions executed", *(number(one.mean_executed, 1) for one in columns))
+    table.add_row("ms a query", *(number(one.query_ms, 1) for one in columns))
+    if any(one.errors for one in columns):
+        table.add_row("exceptions", *(str(one.errors) for one in columns), style="red")
+    console.print(table)
+    if any(one.errors for one in columns):
+        console.print("Episodes that ended with an exception are neither successes nor failures.")
+
+
+def _heading(one: Summary, columns: Sequence[Summary]) -> str:
+    """The setting, and what else tells the columns apart; with spaces, at which it may break."""
+    parts = [one.policy] if len({other.policy for other in columns}) > 1 else []
+    parts.append(one.setting.describe().replace("_", " ").replace(":", " "))
+    if len({other.setting.execution for other in columns}) > 1:
+        parts.append(one.setting.execution)
+    return "\n".join(parts)
+
+
+def _success(one: Summary, task: str) -> float | None:
+    return next((row.success for row in one.rows if row.task == task), None)
+
+
+def _interval(one: Summary) -> str:
+    return f"{100 * one.interval.low:.0f}-{100 * one.interval.high:.0f}"
+
+
+def percent(value: float | None) -> str:
+    """E.g. ``92%``; a dash for None."""
+    return "-" if value is None else f"{100 * value:.0f}%"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with so many digits; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}f}"

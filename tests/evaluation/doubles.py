@@ -1,0 +1,35 @@
+"""A policy for the line task: no network, no images to speak of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from rdvla.head import Prediction
+
+
+@dataclass
+class StepPolicy:
+    """Moves by 0.1 for each iteration (at most 0.4 an action); adaptive rules take 3 iterations."""
+
+    queries: list[tuple[list[str], torch.Tensor]] = field(default_factory=list)
+    fail_after: int | None = None  # raises at this call, like a process that is stopped there
+
+    def initial_state(self, batch_size, generator=None):
+        return torch.randn(batch_size, 2, 3, generator=generator)
+
+    def predict(self, observation, *, depth=None, initial_state=None):
+        if self.fail_after is not None and len(self.queries) >= self.fail_after:
+            raise KeyboardInterrupt
+        self.queries.append((list(observation.instruction), initial_state.clone()))
+        batch = observation.batch_size
+        used = depth.max_depth if depth.name == "fixed" else 3
+        speed = min(0.4, 0.1 * used)
+        actions = torch.full((batch, 8, 1), speed)
+        return Prediction(
+            actions=actions,
+            depth=torch.full((batch,), used),
+            converged=torch.ones(batch, dtype=torch.bool),
+            state=initial_state,
+        )

@@ -1,0 +1,101 @@
+"""Made-up results in the shape of real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rdvla.evaluation import Episode, EpisodeError, Results
+from rdvla.evaluation.results import summarise
+from rdvla.evaluation.video import Frame, write_video
+from rdvla.evaluation.worker import VIDEO_STRIDE
+
+META = {
+    "config": {"policy": "policies/compact", "episodes": 25, "seed": 1_000_000},
+    "policy": {"path": "compact", "parameters": 1_234_567, "fingerprint": "0123456789abcdef"},
+    "hardware": {"cpu": "Some CPU", "cores": 2, "torch": "2.13.0", "python": "3.11.2", "rdvla": "0.1.0"},
+    "command": "rdvla eval --config configs/eval.yaml",
+    "finished": "2026-01-01T00:00:00+00:00",
+    "seconds": 321.0,
+}
+
+
+def walk_images(count, size=48):
+    """Squares that move, so that film strips have something to show."""
+    for step in range(count):
+        image = np.full((size, size, 3), (60, 80, 110), dtype=np.uint8)
+        image[size // 3 : size // 2, step % size : step % size + 8] = (230, 190, 90)
+        yield image
+
+
+def make_results(
+    folder: Path,
+    *,
+    policy="recurrent",
+    tasks=("push", "reach"),
+    depths=(1, 2, 4, 8),
+    adaptive=True,
+    episodes=6,
+    level=1.0,
+    videos=1,
+    images=walk_images,
+    error=False,
+    seed=0,
+) -> Results:
+    """Results whose success rises with depth; written with their videos under `folder`."""
+    random = np.random.default_rng(seed)
+    rules = [("fixed", depth) for depth in depths] + ([("action_change:0.001", None)] if adaptive else [])
+    made = []
+    for rule, depth in rules:
+        for index, task in enumerate(tasks):
+            for number in range(episodes):
+                used = random.integers(2, 9, 12).tolist() if depth is None else [depth] * 12
+                chance = level * (1 - np.exp(-np.mean(used) / (0.7 + 0.5 * index)))
+                success = bool(random.random() < chance)
+                count = int(random.integers(7, 12)) if success else 12
+                steps = count * 8 - (3 if success else 0)
+                video = (
+                    f"videos/{policy}-{task}-{rule.split(':')[0]}-{depth}-{number}.mp4"
+                    if number < videos
+                    else None
+                )
+                broken = error and number == 1 and depth == depths[0]
+                if video is not None:
+                    _film(folder / video, list(images(steps // VIDEO_STRIDE + 2)), used[:count], success)
+                made.append(
+                    Episode(
+                        env="metaworld",
+                        task=task,
+                        policy=policy,
+                        rule=rule,
+                        depth=depth,
+                        execution="fixed:8",
+                        seed=1_000_000 + number,
+                        success=None if broken else success,
+                        steps=steps,
+                        depths=used[:count],
+                        executed=[8] * (count - 1) + [steps - 8 * (count - 1)],
+                        query_ms=14 + 0.4 * float(np.mean(used)) + float(random.normal(0, 0.1)),
+                        video=video,
+                        error=EpisodeError("ValueError", "<b>broken</b>", "trace") if broken else None,
+                    )
+                )
+    results = Results(rows=summarise(made), episodes=made, meta=META, folder=folder)
+    results.write(folder / "results.json")
+    return results
+
+
+def _film(path, images, depths, success):
+    frames = [
+        Frame(
+            image=image,
+            depth=depths[min(i * VIDEO_STRIDE // 8, len(depths) - 1)],
+            step=i * VIDEO_STRIDE,
+            success=False,
+        )
+        for i, image in enumerate(images)
+    ]
+    if success:
+        frames[-1] = Frame(frames[-1].image, frames[-1].depth, frames[-1].step, success=True)
+    write_video(path, frames, fps=20)

@@ -1,0 +1,129 @@
+import re
+from html.parser import HTMLParser
+
+import av
+import numpy as np
+import pytest
+
+from rdvla.evaluation import ResultsError, write_report
+from rdvla.evaluation.video import SIZE, Frame, draw_frame, read_frames, write_video
+from tests.evaluation.sample import META, make_results
+
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, and the cells of the tables."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.lines, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.links += [
+            value for name, value in attributes if name in ("src", "href", "xlink:href", "data", "action")
+        ]
+        if tag == "tr":
+            self.lines.append([])
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if "td" in self.open and self.lines:
+            self.lines[-1].append(data.strip())
+
+
+@pytest.fixture(scope="module")
+def page_and_results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    first = make_results(folder / "a", depths=(1, 8), episodes=4, error=True)
+    second = make_results(
+        folder / "b", policy="single-pass", depths=(1,), adaptive=False, episodes=4, videos=0
+    )
+    output = write_report([folder / "a", folder / "b"], folder / "report.html")
+    return output.read_text(), [first, second]
+
+
+def test_the_page_loads_nothing_from_elsewhere(page_and_results):
+    text, _ = page_and_results
+    assert all(link.startswith(("data:", "#")) for link in Page(text).links)
+    assert not re.search(r"https?://|@import|url\((?!#)|<script|<link", text)
+
+
+def test_the_page_holds_every_row(page_and_results):
+    text, all_results = page_and_results
+    lines = Page(text).lines
+    for results in all_results:
+        for row in results.rows:
+            wanted = [row.task, row.policy, row.setting.describe()]
+            (line,) = [one for one in lines if one[:3] == wanted]
+            assert f"{row.successes}/{row.episodes}" in line
+
+
+def test_the_page_holds_charts_videos_strips_and_provenance(page_and_results):
+    text, _ = page_and_results
+    assert text.count("data:video/mp4;base64,") == 6  # 2 tasks x 3 settings
+    assert text.count('<figure class="strip">') == 2  # one for each task
+    assert text.count("<svg") > 6
+    assert "#0a0101" not in text  # every placeholder colour has become a variable
+    for word in (META["command"], META["hardware"]["cpu"], "1000000 to 1000003", "single-pass", "McNemar"):
+        assert word in text
+
+
+def test_messages_are_escaped(page_and_results):
+    text, _ = page_and_results
+    assert "&lt;b&gt;broken&lt;/b&gt;" in text
+    assert "<b>broken</b>" not in text
+
+
+def test_videos_outside_the_run_directory_are_not_embedded(tmp_path):
+    results = make_results(tmp_path / "run", depths=(1,), adaptive=False, episodes=2, tasks=("push",))
+    outside = tmp_path / "outside.mp4"
+    (tmp_path / "run" / results.episodes[0].video).rename(outside)
+    path = tmp_path / "run" / "results.json"
+    path.write_text(path.read_text().replace(results.episodes[0].video, "../outside.mp4"))
+    assert "data:video" not in write_report([path], tmp_path / "report.html").read_text()
+
+
+def test_an_empty_result_is_refused(tmp_path):
+    results = make_results(tmp_path, tasks=())
+    assert results.rows == []
+    with pytest.raises(ResultsError, match="nothing to report"):
+        write_report([tmp_path], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_video_plays_in_browsers_and_comes_back(tmp_path):
+    path = tmp_path / "v.mp4"
+    frames = [
+        Frame(np.full((48, 48, 3), 25 * i, dtype=np.uint8), depth=i, step=4 * i, success=i == 9)
+        for i in range(10)
+    ]
+    write_video(path, frames, fps=20)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.frames == 10
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # the index comes first
+    (third, last) = read_frames(path, [2, 9, 99])
+    assert third.size == (SIZE, SIZE)
+    assert abs(np.asarray(third).mean() - 50) < 4
+    assert abs(np.asarray(last).mean() - 225) < 4
+
+
+def test_the_depth_is_written_on_a_frame():
+    image = np.zeros((20, 30, 3), dtype=np.uint8)
+    drawn = [draw_frame(Frame(image, depth=depth, step=0, success=False)) for depth in (3, 12)]
+    assert drawn[0].shape[0] % 2 == 0 and drawn[0].shape[1] % 2 == 0
+    assert not np.array_equal(drawn[0], drawn[1])
+
+
+def test_an_empty_video_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one frame"):
+        write_video(tmp_path / "v.mp4", [], fps=20)

@@ -1,0 +1,99 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from rdvla.errors import RDVLAError
+from rdvla.evaluation import ResultsError, load_results, print_table
+from rdvla.evaluation.aggregate import best_fixed, merge, standard_comparisons, summaries
+from tests.evaluation.sample import make_results
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    return make_results(folder, videos=0, error=True)
+
+
+def damaged(results, tmp_path, change):
+    content = json.loads((results.folder / "results.json").read_text())
+    change(content)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_what_is_written_is_read_back(results):
+    assert load_results(results.folder) == results
+    assert load_results(results.folder / "results.json").rows == results.rows
+
+
+def set_in(place, name, value):
+    def change(content):
+        content[place][0][name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("schema_version"), "names no schema_version"),
+        (lambda content: content.update(schema_version=99), "schema_version 99"),
+        (lambda content: content.update(rows={}), "'rows' must be a list"),
+        (lambda content: content["rows"].insert(0, 3), r"rows\[0\] must be a mapping"),
+        (lambda content: content["rows"][1].pop("task"), r"rows\[1\] lacks 'task'"),
+        (set_in("rows", "depth", "8"), r"rows\[0\].depth must be int \| None, got '8'"),
+        (set_in("rows", "episodes", True), r"rows\[0\].episodes must be int"),
+        (set_in("rows", "successes", 99), "counts 99 successes in"),
+        (set_in("rows", "colour", "red"), "unknown entry 'colour'"),
+        (set_in("episodes", "depths", [1, "2"]), r"episodes\[0\].depths must be list\[int\]"),
+        (set_in("episodes", "error", {"type": "E"}), r"episodes\[0\].error lacks 'message'"),
+    ],
+)
+def test_a_broken_schema_is_named(results, tmp_path, change, message):
+    with pytest.raises(ResultsError, match=message):
+        load_results(damaged(results, tmp_path, change))
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    with pytest.raises(RDVLAError, match="does not exist"):
+        load_results(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(RDVLAError, match="not valid JSON"):
+        load_results(tmp_path)
+
+
+def test_summaries_add_up(results):
+    for one in summaries(results.rows):
+        assert one.episodes + one.errors == 12
+        assert one.success == pytest.approx(sum(row.success for row in one.rows) / 2)
+    assert sum(one.errors for one in summaries(results.rows)) == 2
+
+
+def test_the_smallest_of_equally_good_depths_is_best(results):
+    everything = summaries(results.rows)
+    best = best_fixed(everything)
+    fixed = [one for one in everything if one.setting.depth is not None]
+    assert best.success == max(one.success for one in fixed)
+    assert best.setting.depth == min(one.setting.depth for one in fixed if one.success == best.success)
+
+
+def test_several_policies_are_compared_with_the_first(results, tmp_path):
+    rival = make_results(tmp_path, policy="single-pass", depths=(1,), adaptive=False, videos=0)
+    rows, episodes = merge([results, rival])
+    questions = [one.question for one in standard_comparisons(summaries(rows), episodes)]
+    assert "adaptive against the best fixed depth" in questions
+    assert "does iterating help?" in questions
+    assert "against the first policy" in questions
+    with pytest.raises(ResultsError, match="another label"):
+        merge([results, results])
+
+
+def test_the_table_names_every_setting_and_task(results):
+    out = io.StringIO()
+    print_table(results, console=Console(file=out, width=160))
+    text = out.getvalue()
+    for word in ("depth 1", "depth 8", "action change 0.001", "push", "reach", "ms a query", "exceptions"):
+        assert word in text

@@ -1,0 +1,184 @@
+"""Whole rollouts in worker processes, with a line to walk in place of a simulator."""
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from rdvla.errors import ConfigError, RDVLAError
+from rdvla.evaluation import EvaluationConfig, evaluate_policy, load_results
+from rdvla.evaluation.rollout import starting_seed
+from tests.evaluation.doubles import StepPolicy
+from tests.evaluation.line_task import TASKS, make_dying, make_line, make_raising
+
+SEED = 1_000_000
+
+
+def run(tmp_path, policy, *, make=make_line, fingerprint="abc", **changes):
+    options = {
+        "policy": "runs/walker",
+        "output": str(tmp_path / "run"),
+        "tasks": tuple(TASKS),
+        "episodes": 2,
+        "rules": ("1", "4", "action_change:1e-3"),
+        "max_steps": 30,
+        "videos": 0,
+    }
+    config = EvaluationConfig(**{**options, **changes})
+    path = evaluate_policy(
+        policy,
+        config,
+        tasks=config.tasks,
+        make=make,
+        provenance={"path": "walker"},
+        fingerprint=fingerprint,
+        console=Console(file=io.StringIO()),
+    )
+    return load_results(path)
+
+
+def test_a_depth_sweep_counts_successes_and_depths(tmp_path):
+    results = run(tmp_path, StepPolicy(), videos=1)
+    rows = {(row.task, row.rule, row.depth): row for row in results.rows}
+    assert len(rows) == 6
+    assert rows["far", "fixed", 1].successes == 0  # 30 steps of 0.1 are too few
+    assert rows["far", "fixed", 4].successes == 2
+    adaptive = rows["near", "action_change:0.001", None]
+    assert (adaptive.mean_depth, adaptive.successes, adaptive.policy) == (3.0, 2, "walker")
+    for episode in results.episodes:
+        assert sum(episode.executed) == episode.steps <= 30
+        assert len(episode.executed) == len(episode.depths)
+        assert all(count == 8 for count in episode.executed[:-1])
+        assert (episode.video is not None) == (episode.seed == SEED)
+        assert episode.video is None or (results.folder / episode.video).stat().st_size > 0
+    seeds = {}
+    for episode in results.episodes:
+        seeds.setdefault((episode.task, episode.setting), []).append(episode.seed)
+    assert all(sorted(one) == [SEED, SEED + 1] for one in seeds.values())
+
+
+def test_settings_and_worker_counts_share_their_starting_states(tmp_path):
+    few, many = StepPolicy(), StepPolicy()
+    run(tmp_path / "few", few, workers=1, rules=("1", "2"))
+    run(tmp_path / "many", many, workers=3, rules=("1",))
+
+    def states(policy):
+        return {tuple(state.flatten().tolist()) for _, batch in policy.queries for state in batch}
+
+    assert states(many) <= states(few)
+    assert len(states(few)) == len(states(many))  # depth 2 met the S_0 that depth 1 had met
+
+
+def test_starting_seeds_differ_by_task_seed_and_query():
+    seeds = {starting_seed(task, seed, query) for task in TASKS for seed in range(20) for query in range(20)}
+    assert len(seeds) == 800
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_an_exception_is_neither_success_nor_failure(tmp_path):
+    results = run(tmp_path, StepPolicy(), make=make_raising, rules=("4",), episodes=4)
+    for row in results.rows:
+        assert (row.episodes, row.successes, row.errors) == (2, 2, 2)
+    broken = [episode for episode in results.episodes if episode.error is not None]
+    assert {episode.seed % 2 for episode in broken} == {1}
+    assert broken[0].error.type == "ArithmeticError"
+    assert "no physics for seed" in broken[0].error.message
+    assert "line_task.py" in broken[0].error.traceback
+    assert all(episode.success is None for episode in broken)
+
+
+def test_a_dead_worker_is_named_and_replaced(tmp_path):
+    results = run(tmp_path, StepPolicy(), make=make_dying, rules=("4",), tasks=("near",), episodes=4)
+    (row,) = results.rows
+    assert (row.episodes, row.successes, row.errors) == (2, 2, 2)
+    error = next(episode.error for episode in results.episodes if episode.error is not None)
+    assert error.type == "WorkerDied"
+    assert "exit code 9 while playing near with seed 1000001" in error.message
+
+
+def test_workers_that_keep_dying_stop_the_run(tmp_path):
+    with pytest.raises(RDVLAError, match=r"4 workers have died.*run the same command again"):
+        run(tmp_path, StepPolicy(), make=make_dying, rules=("4",), tasks=("near",), episodes=8, workers=1)
+
+
+def test_a_stopped_evaluation_goes_on_to_the_same_results(tmp_path):
+    options = {"rules": ("1", "4"), "workers": 1}
+    whole = run(tmp_path / "whole", StepPolicy(), **options)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", StepPolicy(fail_after=9), **options)
+    journal = tmp_path / "cut" / "run" / "episodes.jsonl"
+    kept = len(journal.read_text().splitlines())
+    assert 0 < kept < len(whole.episodes)
+    with journal.open("a") as file:
+        file.write('{"env": "metaw')  # what a kill in the middle of a write leaves
+    policy = StepPolicy()
+    resumed = run(tmp_path / "cut", policy, **options)
+    plain = [
+        [(e.task, e.setting, e.seed, e.success, e.steps) for e in one.episodes] for one in (whole, resumed)
+    ]
+    assert plain[0] == plain[1]
+    assert len(policy.queries) < sum(len(episode.depths) for episode in whole.episodes)
+    again = StepPolicy()
+    run(tmp_path / "cut", again, **options)
+    assert again.queries == []
+    assert len(journal.read_text().splitlines()) == len(whole.episodes)
+
+
+def test_a_run_directory_of_another_evaluation_is_refused(tmp_path):
+    run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",))
+    with pytest.raises(ConfigError, match="max_steps 30, and this one has 31"):
+        run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",), max_steps=31)
+    with pytest.raises(ConfigError, match="policy_fingerprint"):
+        run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",), fingerprint="other")
+    more = run(
+        tmp_path, StepPolicy(), rules=("4", "2"), tasks=("near",), episodes=3
+    )  # more of the same is fine
+    assert [row.episodes for row in more.rows] == [3, 3]
+
+
+def test_results_are_plain_json_with_the_documented_entries(tmp_path):
+    results = run(tmp_path, StepPolicy(), rules=("1",), tasks=("near",))
+    content = json.loads((results.folder / "results.json").read_text())
+    assert content["schema_version"] == 1
+    wanted = {
+        *("env", "task", "rule", "depth", "episodes", "successes", "success_low", "success_high"),
+        *("mean_depth", "mean_executed", "query_ms", "policy", "execution", "errors"),
+    }
+    assert wanted <= content["rows"][0].keys()
+    assert {"cpu", "cores", "torch"} <= content["meta"]["hardware"].keys()
+    assert str(tmp_path) not in json.dumps(content["meta"]["config"])
+
+
+def test_a_real_head_does_not_mind_who_shares_its_batch():
+    from rdvla.head import HeadConfig, RecurrentDepthHead, parse_rule
+
+    torch.manual_seed(0)
+    config = HeadConfig(
+        hidden_dim=16, num_heads=2, action_dim=4, context_dim=16, prelude=(), core=("late",), coda=()
+    )
+    head = RecurrentDepthHead(config).eval()
+    vision, latents = torch.randn(3, 10, 16), torch.randn(3, 4, 16)
+    proprio = torch.randn(3, 1, 16)
+    state = torch.cat(
+        [
+            head.initial_state(1, generator=torch.Generator().manual_seed(starting_seed("near", row, 0)))
+            for row in range(3)
+        ]
+    )
+    for rule in ("5", "action_change:1e-3"):
+        with torch.no_grad():
+            together = head(
+                head.context(vision={"late": vision}, latents={"late": latents}, proprio=proprio),
+                depth=parse_rule(rule),
+                initial_state=state,
+            )
+            for row in range(3):
+                one = slice(row, row + 1)
+                context = head.context(
+                    vision={"late": vision[one]}, latents={"late": latents[one]}, proprio=proprio[one]
+                )
+                alone = head(context, depth=parse_rule(rule), initial_state=state[one])
+                torch.testing.assert_close(alone.actions[0], together.actions[row], rtol=1e-4, atol=1e-5)
+                assert alone.depth[0] == together.depth[row]
