@@ -1,0 +1,1 @@
+"""Measurements of rdvla; run them with `make bench`."""

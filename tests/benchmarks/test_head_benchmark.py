@@ -1,0 +1,69 @@
+"""The head benchmark at a small size: what it compares is equal, and its result has the promised form."""
+
+from __future__ import annotations
+
+import json
+from statistics import median
+
+import pytest
+import torch
+
+from benchmarks import baseline, harness
+from benchmarks import head as benchmark
+from rdvla.head import HeadConfig
+
+SMALL = HeadConfig(hidden_dim=32, num_heads=4, prelude=("middle",), core=("late", "middle"), coda=("late",))
+
+
+@pytest.mark.parametrize("depth", [1, 3, 9])
+def test_plain_loop_gives_the_same_actions(depth: int):
+    head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
+    ours = head(context, depth=depth, initial_state=state).actions
+    plain = baseline.plain_loop(head, context, depth=depth, initial_state=state)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(plain, baseline.plain_loop(head, context, depth=depth + 1, initial_state=state))
+
+
+def test_rows(capsys: pytest.CaptureFixture[str]):
+    result = benchmark.run(SMALL, vision_tokens=6, latent_tokens=3, depths=(1, 2), rounds=3)
+    assert [row["depth"] for row in result["rows"]] == [1, 2]
+    for row in result["rows"]:
+        assert {"baseline_ms", "ours_ms", "ratio", "ratio_spread"} <= row.keys()
+        assert row["ratio_spread"][0] <= row["ratio"] <= row["ratio_spread"][1]
+        assert row["max_abs_difference"] < benchmark.TOLERANCE
+    assert json.loads(json.dumps(result, allow_nan=False))["config"]["vision_tokens"] == 6
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_heads_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(benchmark, "plain_loop", lambda head, *_args, **_kwargs: torch.ones(1, 8, 7))
+    head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
+    with pytest.raises(RuntimeError, match="disagree"):
+        benchmark.measure_depth(head, context, state, depth=1, rounds=1)
+
+
+def test_interleave_turns_the_order():
+    calls: list[str] = []
+    candidates = {name: lambda name=name: calls.append(name) for name in "abc"}
+    samples = harness.interleave(candidates, rounds=3, warmup=1)
+    assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
+    assert {name: len(times) for name, times in samples.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_spread_and_paired_ratio():
+    assert harness.Spread.of([2.0]) == harness.Spread(2.0, 2.0, 2.0)
+    samples = [1.0, 5.0, 2.0, 8.0]
+    assert harness.Spread.of(samples).median == median(samples)
+    # a pause that hits one round hits both candidates: the ratio does not see it
+    assert harness.paired_ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == harness.Spread(2.0, 2.0, 2.0)
+
+
+def test_peak_memory_sees_an_allocation():
+    before = harness.reset_peak_memory()
+    held = torch.ones(8 * 2**20)  # 32 MiB
+    del held
+    assert harness.peak_memory() - before > 24
+
+
+def test_hardware_names_what_timings_depend_on():
+    assert {"cpu", "cores", "torch", "torch_threads"} <= harness.hardware().keys()

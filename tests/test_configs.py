@@ -1,0 +1,61 @@
+"""The configuration files that ship are valid, and agree with each other and with the Makefile."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rdvla.configuration import load_config
+from rdvla.evaluation import EvaluationConfig
+from rdvla.simulation.demonstrations import DemonstrationConfig
+from rdvla.simulation.registry import resolve_tasks
+from rdvla.training import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def kind_of(path: Path) -> type[Any]:
+    if path.stem.startswith("demos"):
+        return DemonstrationConfig
+    return EvaluationConfig if path.stem.startswith(("eval", "demo")) else TrainConfig
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_it_loads(path: Path):
+    config = load_config(kind_of(path), ["--config", str(path)])
+    if not isinstance(config, TrainConfig):
+        assert resolve_tasks(config.env, config.tasks)
+
+
+def reproduce(name: str, kind: type[Any]) -> Any:
+    return load_config(kind, ["--config", str(ROOT / "configs" / "reproduce" / f"{name}.yaml")])
+
+
+def test_heads_are_compared_on_equal_terms():
+    tied, single, untied = (reproduce(name, TrainConfig) for name in ("recurrent", "single_pass", "untied"))
+    for other in (single, untied):
+        for name in ("dataset", "steps", "batch_size", "optimizer", "data", "init_from", "loss", "seed"):
+            assert getattr(other, name) == getattr(tied, name), name
+    assert single.policy == tied.policy
+    recurrent, one, all_untied = (
+        reproduce(f"eval_{name}", EvaluationConfig) for name in ("recurrent", "single_pass", "untied")
+    )
+    for other in (one, all_untied):
+        for name in ("tasks", "episodes", "seed", "execution", "max_steps"):
+            assert getattr(other, name) == getattr(recurrent, name), name
+
+
+def test_makefile_names_files_that_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for name in re.findall(r"configs/[\w/]+\.yaml|scripts/\w+\.sh", makefile):
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"\$\(REPRODUCE\)/(\w+\.yaml)", makefile):
+        assert (ROOT / "configs" / "reproduce" / name).is_file(), name
+    for head in re.search(r"^HEADS := (.*)$", makefile, re.MULTILINE)[1].split():
+        assert reproduce(head, TrainConfig).output_dir == f"runs/reproduce/{head}"
+        assert reproduce(f"eval_{head}", EvaluationConfig).policy == f"runs/reproduce/{head}/policy"
+        assert reproduce(f"eval_{head}", EvaluationConfig).output == f"runs/reproduce/eval_{head}"
