@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdvla.errors import ConfigError
-from rdvla.execution import BinaryHorizon, ExecutionRule, FixedHorizon, LinearDecay, parse_execution
+from rdvla.execution import (
+    BinaryHorizon,
+    ExecutionRule,
+    FixedHorizon,
+    LinearDecay,
+    check_fits,
+    parse_execution,
+)
 
 COUNT = st.integers(1, 40)
 RANGE = st.tuples(COUNT, COUNT).map(lambda pair: (max(pair), min(pair)))
@@ -73,3 +80,11 @@ def test_a_number_is_a_fixed_horizon() -> None:
 def test_bad_rules_are_explained(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_execution(text)
+
+
+@pytest.mark.parametrize("text", ["9", "binary:9,4,6", "linear:9,2,6"])
+def test_more_actions_than_a_chunk_has_are_refused(text: str) -> None:
+    rule = parse_execution(text)
+    check_fits(rule, chunk_size=9)
+    with pytest.raises(ConfigError, match="up to 9 actions, but a chunk has 8"):
+        check_fits(rule, chunk_size=8)

@@ -17,6 +17,11 @@ class ExecutionRule(Protocol):
 
     name: ClassVar[str]
 
+    @property
+    def longest(self) -> int:
+        """The largest number of actions it ever executes; a chunk must have as many."""
+        ...
+
     def horizon(self, depth: Tensor) -> Tensor:
         """(B,) iterations used -> (B,) int64 actions to execute."""
         ...
@@ -35,6 +40,11 @@ class FixedHorizon:
 
     def __post_init__(self) -> None:
         _at_least_one(actions=self.actions)
+
+    @property
+    def longest(self) -> int:
+        """H."""
+        return self.actions
 
     def horizon(self, depth: Tensor) -> Tensor:
         """H for every sample."""
@@ -58,6 +68,11 @@ class BinaryHorizon:
         _at_least_one(long=self.long, short=self.short, depth_limit=self.depth_limit)
         if self.short > self.long:
             raise ConfigError(f"binary: short ({self.short}) must not exceed long ({self.long})")
+
+    @property
+    def longest(self) -> int:
+        """H_long."""
+        return self.long
 
     def horizon(self, depth: Tensor) -> Tensor:
         """H_long or H_short."""
@@ -118,6 +133,15 @@ def parse_execution(text: str) -> ExecutionRule:
     if len(numbers) != count or not all(number.strip().isdecimal() for number in numbers):
         raise ConfigError(f"the execution rule {name!r} takes {count} whole numbers, got {text!r}")
     return rule(*(int(number) for number in numbers))
+
+
+def check_fits(rule: ExecutionRule, *, chunk_size: int) -> None:
+    """Raise `ConfigError` where a rule wants to execute more actions than a chunk has."""
+    if rule.longest > chunk_size:
+        raise ConfigError(
+            f"the execution rule {rule.describe()!r} runs up to {rule.longest} actions, "
+            f"but a chunk has {chunk_size}"
+        )
 
 
 def _at_least_one(**values: int) -> None:

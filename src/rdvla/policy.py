@@ -20,7 +20,7 @@ from rdvla.action_queue import ActionQueue
 from rdvla.backbone import BackboneConfig, CompactConfig, make_backbone
 from rdvla.configuration import decode_config, encode_config
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.execution import ExecutionRule, parse_execution
+from rdvla.execution import ExecutionRule, check_fits, parse_execution
 from rdvla.files import read_json, write_atomically, write_json
 from rdvla.head import (
     Context,
@@ -64,7 +64,7 @@ class PolicyConfig:
         if self.state_dim < 1:
             raise ConfigError(f"policy.state_dim must be at least 1, got {self.state_dim}")
         parse_rule(self.depth)
-        parse_execution(self.execution)
+        check_fits(parse_execution(self.execution), chunk_size=self.head.chunk_size)
         if isinstance(self.backbone, CompactConfig):
             _must_match(
                 "number of cameras", len(self.cameras), "backbone.num_cameras", self.backbone.num_cameras

@@ -70,6 +70,7 @@ def policy_config(**head: Any) -> PolicyConfig:
     values = {"hidden_dim": 16, "num_heads": 2, "chunk_size": 4, "action_dim": 4, "context_dim": 16}
     values |= {"prelude": ("middle",), "core": ("late",), "coda": (), "mean_depth": 4, "backprop_depth": 2}
     return PolicyConfig(
+        execution="fixed:4",
         backbone=CompactConfig(
             num_cameras=1,
             image_size=SIZE,

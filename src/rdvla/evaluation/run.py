@@ -33,6 +33,7 @@ from rdvla.evaluation.rollout import Outcome, Policy, roll_out
 from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.table import print_table
 from rdvla.evaluation.worker import Failed, Job
+from rdvla.execution import check_fits, parse_execution
 from rdvla.policy import RDVLAPolicy
 
 
@@ -47,6 +48,8 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
     """
     tasks = simulation.resolve_tasks(config.env, config.tasks)
     policy = RDVLAPolicy.from_pretrained(config.policy).eval()
+    for rule in config.execution:
+        check_fits(parse_execution(rule), chunk_size=policy.config.head.chunk_size)
     make = functools.partial(
         make_environment, config.env, cameras=policy.config.cameras, image_size=policy.config.image_size
     )
@@ -105,6 +108,7 @@ def _provenance(config: EvaluationConfig, policy: RDVLAPolicy) -> dict[str, Any]
         "path": Path(config.policy).name,
         "parameters": sum(p.numel() for p in policy.parameters()),
         "head_parameters": sum(p.numel() for p in policy.head.parameters()),
+        "core_blocks": len(policy.config.head.core),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rdvla.evaluation.aggregate import Comparison, Summary, best_fixed
@@ -68,23 +68,37 @@ def line_name(one: Summary, everything: Sequence[Summary]) -> str:
     return f"{one.policy}, {one.setting.execution}" if several else one.policy
 
 
-def mean_chart(everything: Sequence[Summary], *, measure: str) -> str:
-    """Mean success over the tasks, against iterations or against milliseconds a query."""
-    by_time = measure == "query_ms"
-    lines = _lines(everything, lambda one: one.query_ms if by_time else one.mean_depth)
-    label = "milliseconds per query" if by_time else "iterations per query (mean)"
+def compute_chart(everything: Sequence[Summary], *, core_blocks: Mapping[str, int]) -> str:
+    """Mean success over the tasks, against passes through a core block: equal compute lies at equal places.
+
+    Args:
+        everything: the summaries.
+        core_blocks: blocks in the core, by policy; one iteration runs all of them.
+    """
+
+    def passes(one: Summary) -> float | None:
+        return None if one.mean_depth is None else one.mean_depth * core_blocks.get(one.policy, 1)
+
+    ticks = _ticks([found for one in everything if (found := passes(one)) is not None])
     return success_chart(
-        lines, ticks=_ticks(everything), label=label, size=(5.4, 3.5), logarithmic=not by_time
+        _lines(everything, passes), ticks=ticks, label="core block passes per query (mean)", size=(5.4, 3.5)
     )
+
+
+def time_chart(everything: Sequence[Summary]) -> str:
+    """Mean success over the tasks, against milliseconds a query."""
+    lines = _lines(everything, lambda one: one.query_ms)
+    return success_chart(lines, ticks=[], label="milliseconds per query", size=(5.4, 3.5), logarithmic=False)
 
 
 def task_panels(everything: Sequence[Summary]) -> list[Panel]:
     """One small chart for each task."""
     panels = []
+    ticks = _ticks([one.mean_depth for one in everything if one.mean_depth is not None])
     for task in dict.fromkeys(row.task for one in everything for row in one.rows):
         alone = [_of_task(one, row) for one in everything for row in one.rows if row.task == task]
         lines = _lines(alone, lambda one: one.mean_depth)
-        chart = success_chart(lines, ticks=_ticks(everything), label="iterations", size=(3.3, 2.0))
+        chart = success_chart(lines, ticks=ticks, label="iterations", size=(3.3, 2.0))
         panels.append(Panel(task, chart))
     return panels
 
@@ -120,11 +134,10 @@ def _lines(everything: Sequence[Summary], measure: Measure) -> list[Series]:
     return lines
 
 
-def _ticks(everything: Sequence[Summary]) -> list[float]:
-    """Powers of two that span all depths."""
-    depths = [one.mean_depth for one in everything if one.mean_depth is not None]
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Powers of two that span all values."""
     ticks = [1.0]
-    while ticks[-1] < max([2.0, *depths]):
+    while ticks[-1] < max([2.0, *values]):
         ticks.append(2 * ticks[-1])
     return ticks
 

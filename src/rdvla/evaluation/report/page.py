@@ -34,8 +34,8 @@ def render_page(results: Sequence[Path | str]) -> str:
         key_figures=content.key_figures(_main_line(everything)),
         lines=content.policies(everything),
         several_executions=len({one.setting.execution for one in everything}) > 1,
-        iterations_chart=content.mean_chart(everything, measure="mean_depth"),
-        time_chart=content.mean_chart(everything, measure="query_ms"),
+        compute_chart=content.compute_chart(everything, core_blocks=_core_blocks(loaded)),
+        time_chart=content.time_chart(everything),
         panels=content.task_panels(everything),
         summaries=everything,
         cells=content.summary_cells,
@@ -74,6 +74,16 @@ def _main_line(everything: Sequence[Summary]) -> list[Summary]:
         for one in everything
         if one.policy == first.policy and one.setting.execution == first.setting.execution
     ]
+
+
+def _core_blocks(loaded: Sequence[Results]) -> dict[str, int]:
+    """Blocks in the core by policy, where the results say."""
+    return {
+        row.policy: one.meta["policy"]["core_blocks"]
+        for one in loaded
+        for row in one.rows
+        if "core_blocks" in one.meta.get("policy", {})
+    }
 
 
 def _film_strips(loaded: Sequence[Results]) -> list[FilmStrip]:
