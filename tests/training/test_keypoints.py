@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.training.test_parts import _batch, _policy
 
 from rdvla.backbone import CompactBackbone, CompactConfig, Features
 from rdvla.backbone.compact import bilinear_weights
@@ -14,6 +13,7 @@ from rdvla.data import DatasetWriter, Episode
 from rdvla.errors import ConfigError
 from rdvla.training.batches import KEYPOINTS, BatchSource
 from rdvla.training.objectives import PerceptionObjective
+from tests.training.test_parts import _batch, _policy
 
 SMALL = CompactConfig(num_cameras=2, image_size=32, slots=3)
 

@@ -5,71 +5,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
-from rdvla.action_queue import ActionQueue
-from rdvla.backbone import BackboneConfig, CompactConfig, make_backbone
-from rdvla.configuration import decode_config, encode_config
+from rdvla.backbone import make_backbone
+from rdvla.configuration import encode_config
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.execution import ExecutionRule, check_fits, parse_execution
-from rdvla.files import read_json, write_atomically, write_json
-from rdvla.head import (
-    Context,
-    HeadConfig,
-    Prediction,
-    ProprioProjector,
-    RecurrentDepthHead,
-    StopRule,
-    parse_rule,
+from rdvla.execution import ExecutionRule, parse_execution
+from rdvla.head import Context, Prediction, ProprioProjector, RecurrentDepthHead, StopRule, parse_rule
+from rdvla.policy.action_queue import ActionQueue
+from rdvla.policy.config import PolicyConfig, must_match
+from rdvla.policy.files import (
+    CONFIG_FILE,
+    MODEL_CARD,
+    STATISTICS_FILE,
+    load_weights,
+    policy_folder,
+    read_description,
+    write_policy_files,
 )
 from rdvla.processing import Normalizer, Observation, Statistics, check_images
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-STATISTICS_FILE = "statistics.json"
-
-
-def compact_head() -> HeadConfig:
-    """The head that goes with the compact backbone: a small core that has to iterate."""
-    return HeadConfig(
-        hidden_dim=64, num_heads=4, action_dim=4, context_dim=96, prelude=(), core=("late",), coda=()
-    )
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """Everything that defines a policy but its weights and statistics."""
-
-    backbone: BackboneConfig = field(default_factory=CompactConfig)
-    head: HeadConfig = field(default_factory=compact_head)
-    cameras: tuple[str, ...] = ("front", "side", "wrist")  # in the order that the backbone was trained with
-    image_size: int = 128  # pixels, square
-    state_dim: int = 4  # S, proprioception
-    unscaled_actions: tuple[int, ...] = (3,)  # action dimensions that are not normalised: the gripper
-    depth: str = "action_change:0.001"  # stop rule of predict() where none is given
-    execution: str = "fixed:8"  # how many actions select_action() runs before the next query
-
-    def __post_init__(self) -> None:
-        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
-            raise ConfigError(f"policy.cameras must name at least one camera, each once, got {self.cameras}")
-        if self.state_dim < 1:
-            raise ConfigError(f"policy.state_dim must be at least 1, got {self.state_dim}")
-        parse_rule(self.depth)
-        check_fits(parse_execution(self.execution), chunk_size=self.head.chunk_size)
-        if isinstance(self.backbone, CompactConfig):
-            _must_match(
-                "number of cameras", len(self.cameras), "backbone.num_cameras", self.backbone.num_cameras
-            )
-            _must_match("policy.image_size", self.image_size, "backbone.image_size", self.backbone.image_size)
 
 
 class RDVLAPolicy(
@@ -79,7 +38,7 @@ class RDVLAPolicy(
     tags=["robotics"],
     license="mit",
     pipeline_tag="robotics",
-    paper_url="https://arxiv.org/abs/2602.07845",
+    model_card_template=MODEL_CARD,
 ):
     """A backbone, a recurrent-depth head, and the statistics that tie them to one robot.
 
@@ -104,7 +63,7 @@ class RDVLAPolicy(
         )
         self.backbone = make_backbone(config.backbone)
         self.head = RecurrentDepthHead(config.head)
-        _must_match(
+        must_match(
             "head.context_dim", config.head.context_width, "the backbone's width", self.backbone.context_width
         )
         unknown = [level for level in config.head.levels if level not in self.backbone.levels]
@@ -234,17 +193,14 @@ class RDVLAPolicy(
 
     # --- files ---
 
-    def _save_pretrained(self, save_directory: Path) -> None:
+    def _own_weights(self) -> set[str]:
         external = tuple(f"backbone.{prefix}" for prefix in self.backbone.external_prefixes())
-        weights = {
-            name: value.contiguous()
-            for name, value in self.state_dict().items()
-            if not (external and name.startswith(external))
-        }
-        with write_atomically(save_directory / WEIGHTS_FILE) as temporary:
-            save_file(weights, temporary)
-        write_json(save_directory / STATISTICS_FILE, _plain(self.statistics))
-        write_json(save_directory / CONFIG_FILE, encode_config(self.config))
+        return {name for name in self.state_dict() if not (external and name.startswith(external))}
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        own, state = self._own_weights(), self.state_dict()
+        weights = {name: state[name] for name in own}
+        write_policy_files(save_directory, config=self.config, statistics=self.statistics, weights=weights)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's **model_kwargs have no use here
@@ -262,71 +218,18 @@ class RDVLAPolicy(
         Raises:
             RDVLAError: a file is missing or damaged, or does not fit the configuration; the message names it.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            try:
-                folder = Path(
-                    snapshot_download(
-                        str(pretrained_model_name_or_path),
-                        revision=revision,
-                        token=token,
-                        cache_dir=cache_dir,
-                        force_download=force_download,
-                        local_files_only=local_files_only,
-                        allow_patterns=["*.json", "*.safetensors"],
-                    )
-                )
-            except (OSError, ValueError) as error:  # among others the hub client's own errors
-                raise RDVLAError(
-                    f"{pretrained_model_name_or_path} is no folder, and no policy that the hub gives: {error}"
-                ) from error
-        config = decode_config(
-            PolicyConfig, read_json(folder / CONFIG_FILE), source=str(folder / CONFIG_FILE)
+        folder = policy_folder(
+            pretrained_model_name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
         )
-        statistics = read_json(folder / STATISTICS_FILE)
-        if not isinstance(statistics, dict):
-            raise RDVLAError(f"{folder / STATISTICS_FILE} must hold statistics by feature")
+        config, statistics = read_description(folder)
         try:
             policy = cls(config, statistics)
         except RDVLAError as error:
             raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} beside it: {error}") from error
-        policy._load_weights(folder / WEIGHTS_FILE)
+        load_weights(policy, folder, wanted=policy._own_weights())
         return policy.eval()
-
-    def _load_weights(self, path: Path) -> None:
-        try:
-            weights = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise RDVLAError(f"{path} cannot be read as safetensors: {error}") from error
-        external = tuple(f"backbone.{prefix}" for prefix in self.backbone.external_prefixes())
-        wanted = {name for name in self.state_dict() if not (external and name.startswith(external))}
-        if weights.keys() != wanted:
-            raise RDVLAError(
-                f"{path} does not fit the configuration beside it: missing {_some(wanted - weights.keys())}, "
-                f"unexpected {_some(weights.keys() - wanted)}"
-            )
-        try:
-            self.load_state_dict(weights, strict=False)
-        except RuntimeError as error:
-            raise RDVLAError(f"{path} does not fit the configuration beside it: {error}") from error
-
-
-def _must_match(name: str, value: int, other_name: str, other: int) -> None:
-    if value != other:
-        raise ConfigError(f"{name} ({value}) must equal {other_name} ({other})")
-
-
-def _some(names: set[str]) -> str:
-    shown = sorted(names)[:4]
-    return f"{', '.join(shown) or 'nothing'}{' and more' if len(names) > len(shown) else ''}"
-
-
-def _plain(statistics: Statistics) -> dict[str, dict[str, list[Any]]]:
-    return {
-        feature: {name: _list(values) for name, values in entries.items()}
-        for feature, entries in statistics.items()
-    }
-
-
-def _list(values: Sequence[float]) -> list[Any]:
-    return values.tolist() if hasattr(values, "tolist") else list(values)

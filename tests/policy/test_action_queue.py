@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rdvla.action_queue import ActionQueue
+from rdvla.policy.action_queue import ActionQueue
 
 
 def numbered(*starts: int) -> torch.Tensor:

@@ -1,0 +1,50 @@
+"""What defines a policy but its weights and statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rdvla.backbone import BackboneConfig, CompactConfig
+from rdvla.errors import ConfigError
+from rdvla.execution import check_fits, parse_execution
+from rdvla.head import HeadConfig, parse_rule
+
+
+def compact_head() -> HeadConfig:
+    """The head that goes with the compact backbone: a small core that has to iterate."""
+    return HeadConfig(
+        hidden_dim=64, num_heads=4, action_dim=4, context_dim=96, prelude=(), core=("late",), coda=()
+    )
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Everything that defines a policy but its weights and statistics."""
+
+    backbone: BackboneConfig = field(default_factory=CompactConfig)
+    head: HeadConfig = field(default_factory=compact_head)
+    cameras: tuple[str, ...] = ("front", "side", "wrist")  # in the order that the backbone was trained with
+    image_size: int = 128  # pixels, square
+    state_dim: int = 4  # S, proprioception
+    unscaled_actions: tuple[int, ...] = (3,)  # action dimensions that are not normalised: the gripper
+    depth: str = "action_change:0.001"  # stop rule of predict() where none is given
+    execution: str = "fixed:8"  # how many actions select_action() runs before the next query
+
+    def __post_init__(self) -> None:
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise ConfigError(f"policy.cameras must name at least one camera, each once, got {self.cameras}")
+        if self.state_dim < 1:
+            raise ConfigError(f"policy.state_dim must be at least 1, got {self.state_dim}")
+        parse_rule(self.depth)
+        check_fits(parse_execution(self.execution), chunk_size=self.head.chunk_size)
+        if isinstance(self.backbone, CompactConfig):
+            must_match(
+                "number of cameras", len(self.cameras), "backbone.num_cameras", self.backbone.num_cameras
+            )
+            must_match("policy.image_size", self.image_size, "backbone.image_size", self.backbone.image_size)
+
+
+def must_match(name: str, value: int, other_name: str, other: int) -> None:
+    """Raise `ConfigError` naming both options where their values differ."""
+    if value != other:
+        raise ConfigError(f"{name} ({value}) must equal {other_name} ({other})")

@@ -1,0 +1,122 @@
+"""A policy on the disk: `config.json`, `model.safetensors`, `statistics.json`; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rdvla.configuration import decode_config, encode_config
+from rdvla.errors import RDVLAError
+from rdvla.files import read_json, write_atomically, write_json
+from rdvla.policy.config import PolicyConfig
+from rdvla.processing import Statistics
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+STATISTICS_FILE = "statistics.json"
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+# A recurrent-depth vision-language-action policy
+
+From camera images, proprioception and an instruction to a chunk of actions, refined in latent space for
+as many iterations as the moment needs ([paper](https://arxiv.org/abs/2602.07845)).
+
+```python
+from rdvla import RDVLAPolicy
+
+policy = RDVLAPolicy.from_pretrained("this folder, or its id on the hub")
+```
+
+`config.json` holds sizes, cameras and default rules, `statistics.json` the units that it was trained in.
+"""
+
+
+def write_policy_files(
+    folder: Path, *, config: PolicyConfig, statistics: Statistics, weights: dict[str, Tensor]
+) -> None:
+    """Write the three files, each atomically."""
+    with write_atomically(folder / WEIGHTS_FILE) as temporary:
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+    write_json(folder / STATISTICS_FILE, _plain(statistics))
+    write_json(folder / CONFIG_FILE, encode_config(config))
+
+
+def policy_folder(name_or_path: str | Path, **download: Any) -> Path:
+    """The folder itself, or where the hub's copy of it was put.
+
+    Args:
+        name_or_path: a folder, or an id on the hub.
+        download: options of `huggingface_hub.snapshot_download`.
+
+    Raises:
+        RDVLAError: neither the one nor the other.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(
+            snapshot_download(str(name_or_path), allow_patterns=["*.json", "*.safetensors"], **download)
+        )
+    except (OSError, ValueError) as error:  # among others the hub client's own errors
+        raise RDVLAError(f"{name_or_path} is no folder, and no policy that the hub gives: {error}") from error
+
+
+def read_description(folder: Path) -> tuple[PolicyConfig, Statistics]:
+    """Configuration and statistics of a policy folder.
+
+    Raises:
+        RDVLAError: one of the two files is missing or damaged.
+    """
+    path = folder / CONFIG_FILE
+    config = decode_config(PolicyConfig, read_json(path), source=str(path))
+    statistics = read_json(folder / STATISTICS_FILE)
+    if not isinstance(statistics, dict):
+        raise RDVLAError(f"{folder / STATISTICS_FILE} must hold statistics by feature")
+    return config, statistics
+
+
+def load_weights(module: nn.Module, folder: Path, *, wanted: set[str]) -> None:
+    """Load the weights of a policy folder, which must be exactly the `wanted` ones.
+
+    Raises:
+        RDVLAError: the file is missing or damaged, or does not fit the configuration beside it.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RDVLAError(f"{path} cannot be read as safetensors: {error}") from error
+    if weights.keys() != wanted:
+        raise RDVLAError(
+            f"{path} does not fit the configuration beside it: missing {_some(wanted - weights.keys())}, "
+            f"unexpected {_some(weights.keys() - wanted)}"
+        )
+    try:
+        module.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise RDVLAError(f"{path} does not fit the configuration beside it: {error}") from error
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)[:4]
+    return f"{', '.join(shown) or 'nothing'}{' and more' if len(names) > len(shown) else ''}"
+
+
+def _plain(statistics: Statistics) -> dict[str, dict[str, list[Any]]]:
+    return {
+        feature: {name: _list(values) for name, values in entries.items()}
+        for feature, entries in statistics.items()
+    }
+
+
+def _list(values: Sequence[float]) -> list[Any]:
+    return values.tolist() if hasattr(values, "tolist") else list(values)
