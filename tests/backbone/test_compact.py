@@ -30,7 +30,7 @@ def test_shapes(change: dict[str, int]) -> None:
     out = features(make_backbone_of(config), make_images(3, size=config.image_size), list(SENTENCES[:3]))
     assert {name: tuple(value.shape) for name, value in out.items()} == {
         "vision/middle": (3, 2 * 3, 16), "vision/late": (3, 2 * 3, 16),
-        "latents/middle": (3, 4, 16), "latents/late": (3, 4, 16),
+        "latents/middle": (3, 5, 16), "latents/late": (3, 5, 16),  # four learned, and the instruction
     }  # fmt: skip
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in out.values())
     assert not torch.equal(out["latents/middle"], out["latents/late"])

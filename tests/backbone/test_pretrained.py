@@ -36,7 +36,7 @@ def test_frozen_encoders_run_in_prepare(config: CompactConfig) -> None:
         "text": (2, 12),
     }
     out = backbone.transform(prepared)
-    assert out.vision["late"].shape == (2, 6, 16) and out.latents["middle"].shape == (2, 4, 16)
+    assert out.vision["late"].shape == (2, 6, 16) and out.latents["middle"].shape == (2, 5, 16)
 
 
 def test_image_tokens_are_the_published_models(config: CompactConfig) -> None:

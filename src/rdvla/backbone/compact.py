@@ -32,7 +32,7 @@ class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     width: int = 96  # C, context width
     slots: int = 12  # vision tokens a camera
     slot_dim: int = 48  # width of a slot's query against the image tokens
-    latents: int = 8  # L, learned latent tokens
+    latents: int = 8  # learned latent tokens; the instruction's token joins them, so that L is one more
     layers: int = 2  # layers of the latent transformer; the middle level is read after half of them
     heads: int = 4  # attention heads of the latent transformer
     conv_stem: int = 32  # channels of the image encoder at stride 4
@@ -175,7 +175,7 @@ class CompactBackbone(Backbone):
         outputs = []
         for layer in self.layers:
             x = layer(x, vision)
-            outputs.append(x[:, :-1])  # without the instruction's token
+            outputs.append(x)  # with the instruction's token: it says which task this is
         return Features(
             vision={"middle": vision, "late": vision},
             latents={"middle": outputs[len(outputs) // 2 - 1], "late": outputs[-1]},
@@ -183,12 +183,12 @@ class CompactBackbone(Backbone):
         )
 
     def predict_environment_state(self, features: Features) -> Tensor:
-        """(B, E) from the late latents."""
+        """(B, E) from the late learned latents."""
         if self.readout is None:
             raise ConfigError(
                 "backbone.environment_state_dim is 0: this backbone has no read-out to train perception"
             )
-        out: Tensor = self.readout(features.latents["late"].flatten(1))
+        out: Tensor = self.readout(features.latents["late"][:, :-1].flatten(1))
         return out
 
     def keypoint_loss(self, features: Features, keypoints: Tensor) -> Tensor:
