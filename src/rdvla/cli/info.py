@@ -72,9 +72,8 @@ def format_facts(facts: dict[str, Any]) -> str:
     for feature, entries in facts["statistics"].items():
         lines += [f"  {feature + ' ' + name:<22} {_text(values)}" for name, values in entries.items()]
     lines.append("provenance")
-    lines += [f"  {name:<22}{_text(value)}" for name, value in facts["provenance"].items()] or [
-        "  not recorded"
-    ]
+    told = {name: value for name, value in facts["provenance"].items() if name != "config"}
+    lines += [f"  {name:<22}{_text(value)}" for name, value in told.items()] or ["  not recorded"]
     return "\n".join(lines)
 
 
