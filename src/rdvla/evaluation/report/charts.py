@@ -68,8 +68,12 @@ def success_chart(
     label: str,
     size: tuple[float, float],
     logarithmic: bool = True,
+    joined: bool = True,
 ) -> str:
-    """Success (percent, with intervals) against depth, iterations or time; `size` in inches."""
+    """Success (percent, with intervals) against depth, iterations or time; `size` in inches.
+
+    `joined` draws a line through a policy's fixed depths; times are too noisy to be joined.
+    """
     with rc_context(STYLE):
         figure = Figure(figsize=size)
         axes = figure.add_subplot()
@@ -86,7 +90,7 @@ def success_chart(
         axes.set_axisbelow(True)
         axes.set_xlabel(label)
         for one in series:
-            _draw(axes, one, large=size[1] >= 2.5)
+            _draw(axes, one, large=size[1] >= 2.5, joined=joined)
         figure.tight_layout(pad=0.4)
         return _svg(figure)
 
@@ -117,11 +121,11 @@ def depth_chart(depths: Sequence[int], executed: Sequence[int], *, size: tuple[f
         return _svg(figure)
 
 
-def _draw(axes: Axes, series: Series, *, large: bool) -> None:
+def _draw(axes: Axes, series: Series, *, large: bool, joined: bool) -> None:
     colour = SERIES[series.number % len(SERIES)]
     size = 5.5 if large else 4.0
     for points, marker, line, scale in (
-        (sorted(series.fixed, key=lambda point: point.x), "o", "-", 1.0),
+        (sorted(series.fixed, key=lambda point: point.x), "o", "-" if joined else "none", 1.0),
         (series.adaptive, "D", "none", 1.25),
     ):
         if not points:

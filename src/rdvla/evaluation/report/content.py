@@ -75,30 +75,37 @@ def compute_chart(everything: Sequence[Summary], *, core_blocks: Mapping[str, in
         everything: the summaries.
         core_blocks: blocks in the core, by policy; one iteration runs all of them.
     """
-
-    def passes(one: Summary) -> float | None:
-        return None if one.mean_depth is None else one.mean_depth * core_blocks.get(one.policy, 1)
-
+    passes = _passes(core_blocks)
     ticks = _ticks([found for one in everything if (found := passes(one)) is not None])
     return success_chart(
         _lines(everything, passes), ticks=ticks, label="core block passes per query (mean)", size=(5.4, 3.5)
     )
 
 
+def _passes(core_blocks: Mapping[str, int]) -> Measure:
+    def passes(one: Summary) -> float | None:
+        return None if one.mean_depth is None else one.mean_depth * core_blocks.get(one.policy, 1)
+
+    return passes
+
+
 def time_chart(everything: Sequence[Summary]) -> str:
     """Mean success over the tasks, against milliseconds a query."""
     lines = _lines(everything, lambda one: one.query_ms)
-    return success_chart(lines, ticks=[], label="milliseconds per query", size=(5.4, 3.5), logarithmic=False)
+    return success_chart(
+        lines, ticks=[], label="milliseconds per query", size=(5.4, 3.5), logarithmic=False, joined=False
+    )
 
 
-def task_panels(everything: Sequence[Summary]) -> list[Panel]:
-    """One small chart for each task."""
+def task_panels(everything: Sequence[Summary], *, core_blocks: Mapping[str, int]) -> list[Panel]:
+    """One small chart for each task, see `compute_chart`."""
     panels = []
-    ticks = _ticks([one.mean_depth for one in everything if one.mean_depth is not None])
+    passes = _passes(core_blocks)
+    ticks = _ticks([found for one in everything if (found := passes(one)) is not None])
     for task in dict.fromkeys(row.task for one in everything for row in one.rows):
         alone = [_of_task(one, row) for one in everything for row in one.rows if row.task == task]
-        lines = _lines(alone, lambda one: one.mean_depth)
-        chart = success_chart(lines, ticks=ticks, label="iterations", size=(3.3, 2.0))
+        lines = _lines(alone, passes)
+        chart = success_chart(lines, ticks=ticks, label="core block passes", size=(3.3, 2.0))
         panels.append(Panel(task, chart))
     return panels
 
@@ -144,12 +151,10 @@ def _ticks(values: Sequence[float]) -> list[float]:
 
 def comparison_sentence(one: Comparison) -> str:
     """What a paired test says, in words."""
-    test = one.test
-    points = 100 * test.difference
-    side = "higher" if points > 0 else "lower"
-    relation = "the same" if abs(points) < 0.05 else f"{abs(points):.1f} points {side}"
-    verdict = "chance could explain it" if test.p_value >= 0.05 else "more than chance explains"
-    return f"{relation}; {verdict} (p = {test.p_value:.2g})"
+    points = one.test.difference
+    if one.test.p_value >= 0.05:
+        return f"not told apart (p = {one.test.p_value:.2g})"
+    return f"{'better' if points > 0 else 'worse'} (p = {one.test.p_value:.2g})"
 
 
 def summary_cells(one: Summary) -> list[str]:

@@ -36,7 +36,7 @@ def render_page(results: Sequence[Path | str]) -> str:
         several_executions=len({one.setting.execution for one in everything}) > 1,
         compute_chart=content.compute_chart(everything, core_blocks=_core_blocks(loaded)),
         time_chart=content.time_chart(everything),
-        panels=content.task_panels(everything),
+        panels=content.task_panels(everything, core_blocks=_core_blocks(loaded)),
         summaries=everything,
         cells=content.summary_cells,
         rows=rows,
