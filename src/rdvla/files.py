@@ -26,9 +26,9 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(path)
-        _flush(path.parent)  # the rename itself must survive a power cut
+        flush(path.parent)  # the rename itself must survive a power cut
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -53,7 +53,7 @@ def read_json(path: Path | str) -> Any:
         raise RDVLAError(f"{path} is not valid JSON (line {error.lineno}): {error.msg}") from error
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Force a file's (or a folder's entries') bytes to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -10,8 +10,9 @@ import torch
 from rdvla.backbone import CompactBackbone, CompactConfig, Features
 from rdvla.backbone.compact import bilinear_weights
 from rdvla.data import DatasetWriter, Episode
+from rdvla.data.layout import KEYPOINTS
 from rdvla.errors import ConfigError
-from rdvla.training.batches import KEYPOINTS, BatchSource
+from rdvla.training.batches import BatchSource
 from rdvla.training.objectives import PerceptionObjective
 from tests.training.test_parts import _batch, _policy
 

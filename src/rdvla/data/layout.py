@@ -21,6 +21,7 @@ VIDEO_PATH = f"videos/{{video_key}}/{CHUNK_FILE}.mp4"
 
 STATE = "observation.state"
 ENVIRONMENT_STATE = "observation.environment_state"
+KEYPOINTS = "observation.environment_keypoints"
 ACTION = "action"
 # Not "image" in the name: LeRobot takes every feature with that word for pictures when it joins statistics.
 IMAGE_IS_NEW = "observation.camera_is_new"

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset
+from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.policy import RDVLAPolicy
 from rdvla.training.features import FrozenFeatures
 
 Statistics = Mapping[str, Mapping[str, Any]]
-ENVIRONMENT_STATE = "observation.environment_state"
-KEYPOINTS = "observation.environment_keypoints"
 CONSTANT = 1e-6  # a standard deviation below this means that the dimension never changed
 
 

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rdvla.errors import RDVLAError
-from rdvla.files import read_json, write_json
+from rdvla.files import flush, read_json, write_json
 from rdvla.training.errors import CheckpointError
 
 TENSOR_FILES = ("weights", "ema", "optimizer")
@@ -82,7 +82,7 @@ class CheckpointStore:
         if final.exists():  # left by a run that was killed before `latest.json` named it
             self._discard(final)
         temporary.rename(final)
-        _flush_folder(self.folder)
+        flush(self.folder)
         if checkpoint.best is not None and checkpoint.best.step == checkpoint.step:
             write_json(self.folder / "best.json", {"checkpoint": final.name, "loss": checkpoint.best.loss})
         write_json(self.folder / "latest.json", {"checkpoint": final.name})
@@ -224,11 +224,3 @@ def _read_tensors(path: Path, files: Mapping[str, Any]) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{damaged} cannot be read: {error}") from error
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
