@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rdvla.configuration import load_config
-from rdvla.evaluation import EvaluationConfig
+from rdvla.evaluation import EvaluationConfig, resolve_suites
+from rdvla.simulation import default_tasks, resolve_tasks
 from rdvla.simulation.demonstrations import DemonstrationConfig
-from rdvla.simulation.registry import resolve_tasks
 from rdvla.training import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -27,8 +27,10 @@ def kind_of(path: Path) -> type[Any]:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_loads(path: Path):
     config = load_config(kind_of(path), ["--config", str(path)])
-    if not isinstance(config, TrainConfig):
-        assert resolve_tasks(config.env, config.tasks)
+    if isinstance(config, EvaluationConfig):
+        assert all(suite.tasks for suite in resolve_suites(config))
+    elif isinstance(config, DemonstrationConfig):
+        assert resolve_tasks(config.env, config.tasks or default_tasks(config.env))
 
 
 def reproduce(name: str, kind: type[Any]) -> Any:

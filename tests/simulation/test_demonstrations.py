@@ -135,7 +135,7 @@ def test_an_exception_in_an_attempt_names_the_attempt(tmp_path, monkeypatch):
     [
         ({"episodes_per_task": 0}, "episodes_per_task must be at least 1"),
         ({"camera_stride": 0}, "camera_stride must be at least 1"),
-        ({"noise_levels": ()}, "noise_levels"),
+        ({"noise_levels": (0.1, -0.1)}, "noise_levels"),
         ({"burst_probability": 1.5}, "burst_probability"),
         ({"workers": 0}, "workers"),
         ({"seed": -1}, "seed must be 0 or more"),

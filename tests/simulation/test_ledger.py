@@ -32,9 +32,10 @@ def test_the_first_successes_are_kept_in_any_order_and_after_any_interruption(fa
         return place >= len(fails) or not fails[place]
 
     def run(account, *, results):
-        running, done = [], {}
+        running, done, attempt = [], {}, None
         while len(done) < results:
-            running += islice(account.next_attempts(), workers - len(running))
+            while len(running) < workers and (due := account.next_attempt(attempt)) is not None:
+                running.append(due)
             if not running:
                 break
             attempt = running.pop(order.randrange(len(running)))
@@ -57,4 +58,14 @@ def test_a_hopeless_task_is_given_up_by_name():
     account = Ledger(tasks=TASKS, episodes_per_task=2, max_attempts_per_episode=2, outcomes={})
     with pytest.raises(RDVLAError, match="a: the expert failed in 3 attempts"):
         for _ in range(10):
-            account.record(next(iter(account.next_attempts())), success=False)
+            account.record(account.next_attempt(None), success=False)
+
+
+def test_a_worker_stays_with_its_task_and_the_others_begin_new_ones():
+    account = ledger(episodes=2)
+    first = account.next_attempt(None)
+    assert (first.task, account.next_attempt(None).task) == ("a", "b")
+    second = account.next_attempt(first)
+    assert (second.task, second.attempt) == ("a", 1)
+    assert account.next_attempt(second).task == "b"  # "a" needs no more
+    assert account.next_attempt(second) is None

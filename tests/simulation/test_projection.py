@@ -5,8 +5,9 @@ import pytest
 
 mujoco = pytest.importorskip("mujoco")
 
+from rdvla.simulation.cameras import FreeCamera  # noqa: E402
 from rdvla.simulation.projection import OUTSIDE, project  # noqa: E402
-from rdvla.simulation.rendering import CameraRenderer, FreeCamera, choose_gl_backend  # noqa: E402
+from rdvla.simulation.rendering import CameraRenderer, choose_gl_backend  # noqa: E402
 
 BALL = np.array([0.12, -0.05, 0.3])
 SCENE = f"""

@@ -18,6 +18,7 @@ class LineTask(SimulatedTask):
     action_size = 3
     environment_state_size = 1
     num_keypoints = 1
+    noise_scale = (1.0, 1.0, 0.0)
 
     def __init__(self, max_steps=40):
         super().__init__(
@@ -112,7 +113,9 @@ def test_noise_disturbs_what_is_executed_and_not_what_is_recorded():
 
 
 def test_bursts_hold_one_action_for_four_to_nine_steps():
-    noise = ActionNoise(NoiseConfig(levels=(1e-9,), burst_probability=0.05), np.random.default_rng(0))
+    noise = ActionNoise(
+        NoiseConfig(levels=(1e-9,), burst_probability=0.05), (1.0, 1.0, 0.0), np.random.default_rng(0)
+    )
     actions = [tuple(noise.disturb(np.zeros(3, dtype=np.float32))[:2]) for _ in range(3000)]
     runs = np.diff([0, *(i for i in range(1, 3000) if actions[i] != actions[i - 1]), 3000])
     held = runs[runs > 1]
@@ -120,7 +123,9 @@ def test_bursts_hold_one_action_for_four_to_nine_steps():
 
 
 def test_level_zero_leaves_the_action_untouched():
-    noise = ActionNoise(NoiseConfig(levels=(0.0,), burst_probability=1.0), np.random.default_rng(0))
+    noise = ActionNoise(
+        NoiseConfig(levels=(0.0,), burst_probability=1.0), (1.0, 1.0, 0.0), np.random.default_rng(0)
+    )
     action = np.array([0.3, -0.2, 1.0], dtype=np.float32)
     np.testing.assert_array_equal(noise.disturb(action), action)
 

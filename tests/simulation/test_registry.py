@@ -8,7 +8,7 @@ import pytest
 from rdvla.errors import ConfigError, MissingExtraError
 from rdvla.simulation import make, make_expert, resolve_tasks, tasks
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED, evaluation_seed
-from rdvla.simulation.metaworld_tasks import INSTRUCTIONS, TASK_SETS
+from rdvla.simulation.metaworld_tasks import INSTRUCTIONS, SUITE
 
 
 def test_fifty_tasks_each_with_an_instruction_of_its_own():
@@ -22,14 +22,14 @@ def test_sets_and_tasks_mix_without_repetition_in_order():
     resolved = resolve_tasks("metaworld", ["push-v3", "MT10", "hammer-v3"])
     assert resolved[0] == "push-v3" and resolved[-1] == "hammer-v3"
     assert len(resolved) == 11
-    assert set(resolved) == {*TASK_SETS["MT10"], "hammer-v3"}
+    assert set(resolved) == {*SUITE.sets["MT10"], "hammer-v3"}
     assert resolve_tasks("metaworld", "MT50") == tasks("metaworld")
 
 
 def test_task_table_matches_the_installed_benchmark():
     benchmark = pytest.importorskip("metaworld.env_dict")
     assert set(tasks("metaworld")) == set(benchmark.ALL_V3_ENVIRONMENTS)
-    assert TASK_SETS["MT10"] == tuple(benchmark.MT10_V3)
+    assert SUITE.sets["MT10"] == tuple(benchmark.MT10_V3)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_a_missing_simulator_is_named_with_its_extra(build, monkeypatch):
 
 
 def test_importing_the_package_imports_no_simulator():
-    check = "assert not {'mujoco', 'metaworld'} & set(sys.modules)"
-    code = f"import sys, rdvla.simulation as s; s.tasks('metaworld'); {check}"
+    check = "assert not {'mujoco', 'metaworld', 'libero', 'robosuite'} & set(sys.modules)"
+    code = f"import sys, rdvla.simulation as s; s.tasks('metaworld'); s.tasks('libero_90'); {check}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

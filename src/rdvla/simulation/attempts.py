@@ -12,6 +12,7 @@ from rdvla.files import write_json
 from rdvla.simulation.environment import SimulatedTask
 from rdvla.simulation.recording import AttemptSeeds, NoiseConfig, record_attempt
 from rdvla.simulation.registry import make, make_expert
+from rdvla.simulation.rendering import Rendering
 
 ATTEMPTS_PER_TASK = 10_000  # an attempt's number is task_index * this + attempt
 
@@ -48,6 +49,7 @@ class AttemptRunner:
     cameras: tuple[str, ...]
     image_size: int
     camera_stride: int
+    rendering: Rendering
     seed: int
     noise: NoiseConfig
     max_steps: int
@@ -89,7 +91,7 @@ class AttemptRunner:
     def _run(self, attempt: Attempt, seeds: AttemptSeeds) -> bool:
         episode = record_attempt(
             env=self._environment(attempt.task),
-            expert=make_expert(self.env, attempt.task),
+            expert=make_expert(self.env, attempt.task, seed=seeds.expert),
             seeds=seeds,
             noise=self.noise,
             camera_stride=self.camera_stride,
@@ -107,6 +109,11 @@ class AttemptRunner:
         if self._open is None or self._open.task != task:
             self.close()
             self._open = make(
-                self.env, task, cameras=self.cameras, image_size=self.image_size, max_steps=self.max_steps
+                self.env,
+                task,
+                cameras=self.cameras,
+                image_size=self.image_size,
+                max_steps=self.max_steps,
+                rendering=self.rendering,
             )
         return self._open

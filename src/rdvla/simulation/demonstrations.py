@@ -21,7 +21,8 @@ from rdvla.simulation.ledger import Ledger, TaskReport
 from rdvla.simulation.parallel import available_cores, run_in_processes
 from rdvla.simulation.progress import generation_progress
 from rdvla.simulation.recording import NoiseConfig, frame_features
-from rdvla.simulation.registry import make, resolve_tasks
+from rdvla.simulation.registry import make, resolve_tasks, step_limit, task_suite
+from rdvla.simulation.rendering import Rendering
 
 CONFIG_FILE = "demonstrations.json"
 
@@ -33,16 +34,18 @@ class DemonstrationConfig:
     Attributes:
         output: folder of the dataset; must not exist yet.
         env: name of the simulator.
-        tasks: tasks or task sets such as "MT10".
+        tasks: tasks or task sets such as "MT10"; none named means the simulator's default.
         episodes_per_task: successful episodes to keep of each task.
-        cameras: camera names.
+        cameras: camera names; none named means all of the simulator's.
         image_size: height and width of the images in pixels.
         camera_stride: control steps from one camera capture to the next; rows between hold the last image.
         seed: every random number follows from it.
+        rendering: "fast", or "full" as the simulator itself renders (see `simulation.rendering`).
         noise_levels: standard deviations of the noise on what is executed, one drawn for each episode
-            (action units; 1 is the full range).
-        burst_probability: chance a step that a burst of a constant random action starts.
-        max_steps: control steps after which an attempt has failed.
+            (action units; 1 is the full range); none named means the simulator's.
+        burst_probability: chance a step that a burst of a constant random action starts; None means the
+            simulator's.
+        max_steps: control steps after which an attempt has failed; None means the simulator's step limit.
         steps_after_success: control steps recorded after the first success.
         max_attempts_per_episode: give up when a task needs more attempts an episode than this on average.
         workers: processes; None means one for each core, 1 means no extra process.
@@ -50,32 +53,34 @@ class DemonstrationConfig:
 
     output: Path = Path("demos")
     env: str = "metaworld"
-    tasks: tuple[str, ...] = ("MT10",)
+    tasks: tuple[str, ...] = ()
     episodes_per_task: int = 50
-    cameras: tuple[str, ...] = ("front", "side", "wrist")
+    cameras: tuple[str, ...] = ()
     image_size: int = 128
     camera_stride: int = 3
+    rendering: Rendering = "fast"
     seed: int = 0
-    noise_levels: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6)
-    burst_probability: float = 0.03
-    max_steps: int = 200
+    noise_levels: tuple[float, ...] = ()
+    burst_probability: float | None = None
+    max_steps: int | None = None
     steps_after_success: int = 12
     max_attempts_per_episode: int = 10
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        at_least_one = ("episodes_per_task", "image_size", "camera_stride", "max_steps")
-        for name in (*at_least_one, "max_attempts_per_episode"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        counts = ("episodes_per_task", "image_size", "camera_stride", "max_attempts_per_episode")
+        for name in (*counts, "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
         for name in ("seed", "steps_after_success"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers must be at least 1 (or none, for one each core), got {self.workers}")
-        if not self.noise_levels or min(self.noise_levels) < 0:
+        if self.noise_levels and min(self.noise_levels) < 0:
             raise ConfigError(f"noise_levels needs numbers of 0 or more, got {list(self.noise_levels)}")
-        if not 0 <= self.burst_probability <= 1:
+        if self.burst_probability is not None and not 0 <= self.burst_probability <= 1:
             raise ConfigError(f"burst_probability must be from 0 to 1, got {self.burst_probability}")
         if self.episodes_per_task * self.max_attempts_per_episode > ATTEMPTS_PER_TASK:
             raise ConfigError(
@@ -111,9 +116,11 @@ def generate(config: DemonstrationConfig, *, show_progress: bool = True) -> Demo
         RDVLAError: a worker died, an attempt raised, or an expert fails too often.
     """
     started = time.monotonic()
-    tasks = resolve_tasks(config.env, config.tasks)
-    writer = _open_writer(config, tasks[0])
-    settings = _settings(config, tasks)
+    config = _complete(config)
+    assert config.max_steps is not None and config.burst_probability is not None
+    tasks = list(config.tasks)
+    writer = _open_writer(config)
+    settings = _settings(config)
     _check_same_settings(writer.staging / CONFIG_FILE, settings)
     runner = AttemptRunner(
         writer=writer,
@@ -122,6 +129,7 @@ def generate(config: DemonstrationConfig, *, show_progress: bool = True) -> Demo
         image_size=config.image_size,
         camera_stride=config.camera_stride,
         seed=config.seed,
+        rendering=config.rendering,
         noise=NoiseConfig(levels=config.noise_levels, burst_probability=config.burst_probability),
         max_steps=config.max_steps,
         steps_after_success=config.steps_after_success,
@@ -135,7 +143,7 @@ def generate(config: DemonstrationConfig, *, show_progress: bool = True) -> Demo
     workers = available_cores() if config.workers is None else config.workers
     with generation_progress(total=len(tasks) * config.episodes_per_task, show=show_progress) as update:
         update(ledger.succeeded, ledger.failed)
-        for attempt, success in run_in_processes(runner, ledger.next_attempts, workers=workers):
+        for attempt, success in run_in_processes(runner, ledger.next_attempt, workers=workers):
             ledger.record(attempt, success=success)
             update(ledger.succeeded, ledger.failed)
     reports = ledger.reports()
@@ -145,9 +153,24 @@ def generate(config: DemonstrationConfig, *, show_progress: bool = True) -> Demo
     return DemonstrationReport(root=root, tasks=reports, seconds=time.monotonic() - started)
 
 
-def _open_writer(config: DemonstrationConfig, task: str) -> DatasetWriter:
+def _complete(config: DemonstrationConfig) -> DemonstrationConfig:
+    """Fill in what the simulator decides where the configuration does not."""
+    suite = task_suite(config.env)
+    tasks = resolve_tasks(config.env, config.tasks or suite.default_tasks)
+    steps, bursts = config.max_steps, config.burst_probability
+    return dataclasses.replace(
+        config,
+        tasks=tuple(tasks),
+        cameras=config.cameras or suite.cameras,
+        noise_levels=config.noise_levels or suite.noise_levels,
+        burst_probability=suite.burst_probability if bursts is None else bursts,
+        max_steps=step_limit(config.env) if steps is None else steps,
+    )
+
+
+def _open_writer(config: DemonstrationConfig) -> DatasetWriter:
     """Open the writer; the simulator's first task tells the sizes of the vectors and checks the cameras."""
-    env = make(config.env, task, cameras=config.cameras, image_size=config.image_size)
+    env = make(config.env, config.tasks[0], cameras=config.cameras, image_size=config.image_size)
     try:
         return DatasetWriter.create(
             config.output,
@@ -161,9 +184,9 @@ def _open_writer(config: DemonstrationConfig, task: str) -> DatasetWriter:
         env.close()
 
 
-def _settings(config: DemonstrationConfig, tasks: list[str]) -> dict[str, Any]:
+def _settings(config: DemonstrationConfig) -> dict[str, Any]:
     """Return what the episodes depend on, as JSON holds it: neither the place nor the number of processes."""
-    values = dataclasses.asdict(config) | {"tasks": tasks}
+    values = dataclasses.asdict(config)
     kept = {name: value for name, value in values.items() if name not in ("output", "workers")}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 

@@ -50,6 +50,7 @@ class SimulatedTask(gymnasium.Env[State, NDArray[np.float32]], ABC):
         robot_type: the robot's name, for a dataset's record.
         state_size, action_size, environment_state_size: lengths of the vectors (S, A, E).
         num_keypoints: points of the scene that `keypoints` follows (P).
+        noise_scale: how much of the noise in demonstrations each of the A actions gets; the gripper's is 0.
     """
 
     control_hz: float
@@ -58,6 +59,7 @@ class SimulatedTask(gymnasium.Env[State, NDArray[np.float32]], ABC):
     action_size: int
     environment_state_size: int
     num_keypoints: int
+    noise_scale: tuple[float, ...]
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium declares it so)
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rdvla.errors import RDVLAError
@@ -44,13 +44,17 @@ class Ledger:
         self._failures: Counter[str] = Counter()
         self._numbers: list[int] = []
         self._handed_out: set[Attempt] = set()
+        self._next: Counter[str] = Counter()  # of each task, the lowest attempt that was not handed out
         for number, success in outcomes.items():
             attempt = Attempt.from_number(number, self._tasks)
-            self._handed_out.add(attempt)
+            self._hand_out(attempt)
             self.record(attempt, success=success)
 
-    def next_attempts(self) -> Iterator[Attempt]:
-        """Yield, lowest first, attempts that are certainly needed and were not handed out yet.
+    def next_attempt(self, last: Attempt | None) -> Attempt | None:
+        """Return an attempt that is certainly needed and was not handed out yet; None if there is none now.
+
+        It is one of `last`'s task while that needs any, since opening a task's simulator takes seconds;
+        otherwise of a task that was not begun, or else of the first that needs one.
 
         A task needs as many attempts as it wants episodes, and one more for each failure seen so far. In
         whatever order results come in, that ends with the shortest row of attempts 0, 1, 2, ... that holds
@@ -59,19 +63,31 @@ class Ledger:
         Raises:
             RDVLAError: a task needs more attempts than allowed.
         """
-        for index, task in enumerate(self._tasks):
-            needed = self._episodes + self._failures[task]
-            if needed > self._limit:
-                raise RDVLAError(
-                    f"{task}: the expert failed in {self._failures[task]} attempts, so {self._episodes} "
-                    f"episodes would need more than {self._limit}. Raise max_steps, lower noise_levels, "
-                    "or leave the task out"
-                )
-            for number in range(needed):
-                attempt = Attempt(task=task, task_index=index, attempt=number)
-                if attempt not in self._handed_out:
-                    self._handed_out.add(attempt)
-                    yield attempt
+        due = [task for task in self._tasks if self._needed(task) > self._next[task]]
+        if not due:
+            return None
+        if last is not None and last.task in due:
+            task = last.task
+        else:
+            task = next((task for task in due if self._next[task] == 0), due[0])
+        attempt = Attempt(task=task, task_index=self._tasks.index(task), attempt=self._next[task])
+        self._hand_out(attempt)
+        return attempt
+
+    def _needed(self, task: str) -> int:
+        needed = self._episodes + self._failures[task]
+        if needed > self._limit:
+            raise RDVLAError(
+                f"{task}: the expert failed in {self._failures[task]} attempts, so {self._episodes} "
+                f"episodes would need more than {self._limit}. Raise max_steps, lower noise_levels, "
+                "or leave the task out"
+            )
+        return needed
+
+    def _hand_out(self, attempt: Attempt) -> None:
+        self._handed_out.add(attempt)
+        while Attempt(attempt.task, attempt.task_index, self._next[attempt.task]) in self._handed_out:
+            self._next[attempt.task] += 1
 
     def record(self, attempt: Attempt, *, success: bool) -> None:
         """Note the outcome of an attempt."""

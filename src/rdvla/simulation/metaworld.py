@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import missing_extra
+from rdvla.simulation.cameras import FreeCamera
 from rdvla.simulation.environment import Images, SimulatedTask, check_cameras
-from rdvla.simulation.metaworld_tasks import INSTRUCTIONS
 from rdvla.simulation.projection import project
-from rdvla.simulation.rendering import CameraRenderer, FreeCamera, choose_gl_backend
+from rdvla.simulation.rendering import CameraRenderer, Rendering, choose_gl_backend
 
 # The stock cameras see the table from afar; these two are close to it. The wrist camera is MetaWorld's own.
 CAMERAS: dict[str, FreeCamera | str] = {
@@ -24,7 +24,6 @@ CAMERAS: dict[str, FreeCamera | str] = {
     "side": FreeCamera(lookat=(0.0, 0.68, 0.10), distance=0.95, azimuth=-20.0, elevation=-45.0),
     "wrist": "gripperPOV",
 }
-DEFAULT_CAMERAS = tuple(CAMERAS)
 
 # Half of the scene's triangles belong to these bodies, which never come near the objects. Without them an
 # image takes half the time; of the views above only the front one loses a few pixels at its upper edge.
@@ -49,32 +48,37 @@ class MetaWorldEnv(SimulatedTask):
     action_size = 4
     environment_state_size = 9
     num_keypoints = 3
+    noise_scale = (1.0, 1.0, 1.0, 0.0)
 
     def __init__(
         self,
         task: str,
         *,
+        instruction: str,
         cameras: Sequence[str] | None = None,
         image_size: int = 128,
-        max_steps: int = 500,
+        max_steps: int,
         stop_on_success: bool = False,
         render_mode: str | None = None,
+        rendering: Rendering = "fast",
     ) -> None:
         super().__init__(
             task=task,
-            instruction=INSTRUCTIONS[task],
-            cameras=check_cameras(DEFAULT_CAMERAS if cameras is None else cameras, DEFAULT_CAMERAS),
+            instruction=instruction,
+            cameras=check_cameras(tuple(CAMERAS) if cameras is None else cameras, tuple(CAMERAS)),
             image_size=image_size,
             max_steps=max_steps,
             stop_on_success=stop_on_success,
             render_mode=render_mode,
         )
         self._simulator = _build_simulator(task)
-        _hide_bodies(self._simulator.model)
+        if rendering == "fast":
+            _hide_bodies(self._simulator.model)
         self._renderer = CameraRenderer(
             model=self._simulator.model,
             cameras={name: CAMERAS[name] for name in self.cameras},
             image_size=image_size,
+            rendering=rendering,
         )
         self._replay_data: Any = None  # a second MjData, so that rendering the past leaves the present alone
         self._full_observation = np.zeros(39)

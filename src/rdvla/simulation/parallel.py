@@ -5,10 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from rdvla.errors import RDVLAError
@@ -37,54 +36,67 @@ def available_cores() -> int:
 
 
 def run_in_processes(
-    runner: Runner[Job, Result], more_jobs: Callable[[], Iterable[Job]], *, workers: int
+    runner: Runner[Job, Result], next_job: Callable[[Job | None], Job | None], *, workers: int
 ) -> Iterator[tuple[Job, Result]]:
-    """Yield (job, result) as jobs finish, until `more_jobs` has none left and none is running.
+    """Yield (job, result) as jobs finish, until there is none left and none is running.
 
     Args:
         runner: does the jobs.
-        more_jobs: gives the jobs that are due now and were not given before; asked again after each result
-            has been consumed, so a result may bring new jobs.
+        next_job: gives a job that was not given before, or None, for a worker whose last job is the
+            argument (None: it had none). So a worker can go on with what it has open. Asked again after each
+            result has been consumed, so a result may bring new jobs.
         workers: number of processes (spawned: OpenGL does not survive a fork). 1: in this process.
 
     Raises:
         RDVLAError: a worker process died. An exception of a job is raised as it is.
     """
     if workers == 1:
-        yield from _run_here(runner, more_jobs)
+        yield from _run_here(runner, next_job)
         return
-    pool = ProcessPoolExecutor(
-        max_workers=workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(runner,),
-    )
-    running: dict[Future[Any], Job] = {}
+    # One pool for each process: only so can a job be given to a certain one.
+    pools = [_open_pool(runner) for _ in range(workers)]
+    last: list[Job | None] = [None] * workers
+    running: dict[Future[Any], int] = {}
     try:
         while True:
-            # One job more than can run waits in the queue: no process idles while results are consumed.
-            for job in islice(more_jobs(), workers + 1 - len(running)):
-                running[pool.submit(_work, job)] = job
+            for worker in sorted(set(range(workers)) - set(running.values())):
+                job = next_job(last[worker])
+                if job is not None:
+                    last[worker] = job
+                    running[pools[worker].submit(_work, job)] = worker
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                yield running.pop(future), future.result()
+                finished = last[running.pop(future)]
+                assert finished is not None
+                yield finished, future.result()
     except BrokenProcessPool as error:
         raise RDVLAError(
             "a worker process died, probably for lack of memory. What is finished is kept: "
             "run the same command again, with fewer workers"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _open_pool(runner: Runner[Any, Any]) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(runner,),
+    )
 
 
 def _run_here(
-    runner: Runner[Job, Result], more_jobs: Callable[[], Iterable[Job]]
+    runner: Runner[Job, Result], next_job: Callable[[Job | None], Job | None]
 ) -> Iterator[tuple[Job, Result]]:
+    job = None
     try:
-        while batch := list(islice(more_jobs(), 1)):
-            yield batch[0], runner(batch[0])
+        while (job := next_job(job)) is not None:
+            yield job, runner(job)
     finally:
         runner.close()
 

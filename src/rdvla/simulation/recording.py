@@ -22,7 +22,7 @@ BURST_STEPS = (4, 9)  # shortest and longest burst, control steps
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """How what the expert does is disturbed; the gripper (last action dimension) never is.
+    """How what the expert does is disturbed, in proportion to the environment's `noise_scale`.
 
     Attributes:
         levels: standard deviations of Gaussian noise in action units; one is drawn for each episode.
@@ -41,23 +41,26 @@ class AttemptSeeds:
     Attributes:
         scene: seed of the layout, below `FIRST_EVALUATION_SEED`.
         noise: entropy for the noise generator.
+        expert: seed of what the expert leaves to chance.
     """
 
     scene: int
     noise: int
+    expert: int
 
     @classmethod
     def derive(cls, *, seed: int, task: str, attempt: int) -> AttemptSeeds:
         """Derive them. The task enters by its name, so adding tasks to a configuration changes no episode."""
         sequence = np.random.SeedSequence([seed, zlib.crc32(task.encode()), attempt])
-        scene, noise = sequence.generate_state(2, np.uint64)
-        return cls(scene=int(scene) % FIRST_EVALUATION_SEED, noise=int(noise))
+        scene, noise, expert = sequence.generate_state(3, np.uint64)
+        return cls(scene=int(scene) % FIRST_EVALUATION_SEED, noise=int(noise), expert=int(expert))
 
 
 class ActionNoise:
     """Disturbs the actions of one episode."""
 
-    def __init__(self, config: NoiseConfig, generator: np.random.Generator) -> None:
+    def __init__(self, config: NoiseConfig, scale: tuple[float, ...], generator: np.random.Generator) -> None:
+        self._scale = np.asarray(scale)
         self._burst_probability = config.burst_probability
         self._generator = generator
         self.level = float(generator.choice(config.levels))
@@ -69,14 +72,15 @@ class ActionNoise:
         if self.level == 0.0:
             return action
         executed = action.astype(np.float64)
-        moved = len(action) - 1
-        executed[:moved] += self.level * self._generator.standard_normal(moved)
+        moved = self._scale > 0
+        count, scale = int(moved.sum()), self._scale[moved]
+        executed[moved] += self.level * scale * self._generator.standard_normal(count)
         if self._burst_left == 0 and self._generator.random() < self._burst_probability:
             self._burst_left = int(self._generator.integers(*BURST_STEPS, endpoint=True))
-            self._burst_action = self._generator.uniform(-1.0, 1.0, moved)
+            self._burst_action = scale * self._generator.uniform(-1.0, 1.0, count)
         if self._burst_left > 0:
             self._burst_left -= 1
-            executed[:moved] = self._burst_action
+            executed[moved] = self._burst_action
         return np.clip(executed, -1.0, 1.0).astype(np.float32)
 
 
@@ -95,7 +99,7 @@ def record_attempt(
     several times what physics does, so images are rendered at the end, of successful attempts only.
     """
     generator = np.random.default_rng(seeds.noise)
-    disturbance = ActionNoise(noise, generator)
+    disturbance = ActionNoise(noise, env.noise_scale, generator)
     phase = int(generator.integers(camera_stride))
     rows: dict[str, list[Any]] = {name: [] for name in frame_features(env)}
     snapshots: list[Any] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rdvla.errors import ConfigError, missing_extra, nearest
@@ -12,6 +12,8 @@ from rdvla.errors import ConfigError, missing_extra, nearest
 if TYPE_CHECKING:
     from rdvla.simulation.environment import SimulatedTask
     from rdvla.simulation.experts import Expert
+    from rdvla.simulation.rendering import Rendering
+    from rdvla.simulation.suite import TaskSuite
 
 
 @dataclass(frozen=True)
@@ -20,30 +22,76 @@ class Simulator:
 
     Attributes:
         extra: what to write in `pip install 'rdvla[extra]'` to get its package.
-        tasks_module: has `TASKS` (names) and `TASK_SETS` (set name -> names); imports no simulator.
+        suite: "module:name" of a `TaskSuite`; the module imports no simulator.
         environment: "module:class", a `SimulatedTask`, built by `class(task, cameras=..., ...)`.
-        expert: "module:class", an `Expert` built by `class(task)`.
+        expert: "module:class", an `Expert` built by `class(task, seed=...)`.
+        arguments: more of the environment's arguments.
     """
 
     extra: str
-    tasks_module: str
+    suite: str
     environment: str
     expert: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _libero(name: str, suite: str) -> Simulator:
+    return Simulator(
+        extra="libero",
+        suite=f"rdvla.simulation.libero_tasks:{suite}",
+        environment="rdvla.simulation.libero:LiberoEnv",
+        expert="rdvla.simulation.experts.libero:LiberoExpert",
+        arguments={"suite": name},
+    )
 
 
 SIMULATORS: dict[str, Simulator] = {
     "metaworld": Simulator(
         extra="metaworld",
-        tasks_module="rdvla.simulation.metaworld_tasks",
+        suite="rdvla.simulation.metaworld_tasks:SUITE",
         environment="rdvla.simulation.metaworld:MetaWorldEnv",
         expert="rdvla.simulation.experts.metaworld:MetaWorldExpert",
     ),
+    "libero_spatial": _libero("libero_spatial", "SPATIAL"),
+    "libero_object": _libero("libero_object", "OBJECT"),
+    "libero_goal": _libero("libero_goal", "GOAL"),
+    "libero_10": _libero("libero_10", "LONG"),
+    "libero_90": _libero("libero_90", "NINETY"),
 }
+
+
+def task_suite(env: str) -> TaskSuite:
+    """Return what is known of a simulator's tasks, needing no extra; `ConfigError` if it is unknown."""
+    module, name = _simulator(env).suite.split(":")
+    suite: TaskSuite = getattr(importlib.import_module(module), name)
+    return suite
 
 
 def tasks(env: str) -> list[str]:
     """Return the names of a simulator's tasks, needing no extra; `ConfigError` if it is unknown."""
-    return list(_tasks_module(env).TASKS)
+    return list(task_suite(env).tasks)
+
+
+def default_tasks(env: str) -> tuple[str, ...]:
+    """Return the tasks or sets that are meant when none are named."""
+    return task_suite(env).default_tasks
+
+
+def step_limit(env: str, name: str | None = None) -> int:
+    """Return after how many control steps an episode ends under the protocol `name`; None is the default.
+
+    Raises `ConfigError` for a protocol that the simulator does not have.
+    """
+    suite = task_suite(env)
+    name = suite.default_step_limit if name is None else name
+    if name not in suite.step_limits:
+        raise ConfigError(f"{env} has no step limit '{name}'. Known: {', '.join(suite.step_limits)}")
+    return suite.step_limits[name]
+
+
+def official_states(env: str) -> int | None:
+    """Return how many initial states a task the benchmark fixes for evaluations; None if it draws them."""
+    return task_suite(env).official_states
 
 
 def resolve_tasks(env: str, names: Sequence[str] | str) -> list[str]:
@@ -51,20 +99,19 @@ def resolve_tasks(env: str, names: Sequence[str] | str) -> list[str]:
 
     Raises `ConfigError` for an unknown simulator, task or set, and for an empty list.
     """
-    module = _tasks_module(env)
-    sets: Mapping[str, Sequence[str]] = module.TASK_SETS
+    suite = task_suite(env)
     resolved: dict[str, None] = {}
     for name in [names] if isinstance(names, str) else names:
-        if name not in sets and name not in module.TASKS:
-            known = [*sets, *module.TASKS]
+        if name not in suite.sets and name not in suite.instructions:
+            known = [*suite.sets, *suite.tasks]
             raise ConfigError(
                 f"{env} has no task or task set '{name}'.{nearest(name, known)} "
-                f"Task sets: {', '.join(sets)}; "
-                f"rdvla.simulation.tasks('{env}') lists all {len(module.TASKS)} tasks"
+                f"Task sets: {', '.join(suite.sets)}; "
+                f"rdvla.simulation.tasks('{env}') lists all {len(suite.tasks)} tasks"
             )
-        resolved.update(dict.fromkeys(sets.get(name, (name,))))
+        resolved.update(dict.fromkeys(suite.sets.get(name, (name,))))
     if not resolved:
-        raise ConfigError(f"no task is named; give tasks of {env} or a set: {', '.join(sets)}")
+        raise ConfigError(f"no task is named; give tasks of {env} or a set: {', '.join(suite.sets)}")
     return list(resolved)
 
 
@@ -77,6 +124,7 @@ def make(
     max_steps: int | None = None,
     stop_on_success: bool = False,
     render_mode: str | None = None,
+    rendering: Rendering = "fast",
 ) -> SimulatedTask:
     """Return one task of a simulator as a Gymnasium environment.
 
@@ -88,6 +136,7 @@ def make(
         max_steps: time limit in control steps; None means the benchmark's own.
         stop_on_success: end the episode at the first success.
         render_mode: None or "rgb_array", for Gymnasium's wrappers.
+        rendering: "fast", or "full" for what policies trained on a benchmark's own images need.
 
     Raises:
         ConfigError: an unknown simulator, task or camera, or a size or limit below 1.
@@ -98,22 +147,28 @@ def make(
         raise ConfigError(
             f"{env} has no task '{task}'.{nearest(task, names)} rdvla.simulation.tasks('{env}') lists all"
         )
-    limit = {} if max_steps is None else {"max_steps": max_steps}
-    built: SimulatedTask = _load(_simulator(env), "environment")(
+    simulator = _simulator(env)
+    built: SimulatedTask = _load(simulator, "environment")(
         task,
+        instruction=task_suite(env).instructions[task],
         cameras=cameras,
         image_size=image_size,
+        max_steps=step_limit(env, "published") if max_steps is None else max_steps,
         stop_on_success=stop_on_success,
         render_mode=render_mode,
-        **limit,
+        rendering=rendering,
+        **simulator.arguments,
     )
     return built
 
 
-def make_expert(env: str, task: str) -> Expert:
-    """Return a fresh scripted expert for one task; use a new one for each episode. Raises like `make`."""
+def make_expert(env: str, task: str, *, seed: int = 0) -> Expert:
+    """Return a fresh scripted expert for one task; use a new one for each episode. Raises like `make`.
+
+    `seed` decides what an expert leaves to chance, such as where it starts from.
+    """
     resolve_tasks(env, [task])
-    expert: Expert = _load(_simulator(env), "expert")(task)
+    expert: Expert = _load(_simulator(env), "expert")(task, seed=seed)
     return expert
 
 
@@ -123,10 +178,6 @@ def _simulator(env: str) -> Simulator:
             f"unknown simulator '{env}'.{nearest(env, SIMULATORS)} Known: {', '.join(SIMULATORS)}"
         )
     return SIMULATORS[env]
-
-
-def _tasks_module(env: str) -> Any:
-    return importlib.import_module(_simulator(env).tasks_module)
 
 
 def _load(simulator: Simulator, part: str) -> Any:

@@ -9,31 +9,22 @@ import os
 import sys
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.errors import RDVLAError
+from rdvla.errors import ConfigError, RDVLAError
+from rdvla.simulation.cameras import FreeCamera
+from rdvla.simulation.culling import out_of_view
+from rdvla.simulation.level_of_detail import simplify_meshes
+
+# "full" renders as the simulator itself does; "fast" leaves out what small images hardly show.
+Rendering = Literal["fast", "full"]
+
+_HIDDEN_GROUP = 5  # of MuJoCo's six groups of geometry, the last, which no model here uses and nothing shows
 
 _INSTALL = "on Debian or Ubuntu: apt-get install libegl1 libopengl0 libgl1-mesa-dri (or libosmesa6)"
-
-
-@dataclass(frozen=True)
-class FreeCamera:
-    """A camera that looks at a fixed point of the scene.
-
-    Attributes:
-        lookat: the point at the image's centre, metres.
-        distance: from that point, metres.
-        azimuth, elevation: viewing direction, degrees (MuJoCo's convention).
-    """
-
-    lookat: tuple[float, float, float]
-    distance: float
-    azimuth: float
-    elevation: float
 
 
 def choose_gl_backend() -> None:
@@ -70,18 +61,43 @@ def _can_load(library: str) -> bool:
 class CameraRenderer:
     """Renders a MuJoCo model's cameras through one OpenGL context, created at the first image.
 
-    Shadows, reflections and multisampling are off: in software they take ten times the time of the rest.
+    With "fast", shadows, reflections and multisampling are off, which in software take ten times the time of
+    the rest, and meshes lose details below `lost_detail`. The two differ to the eye: a policy must see in
+    evaluations what it was trained on.
+
+    Args:
+        model: MjModel; its visual settings, and with "fast" its meshes, are changed in place.
+        cameras: name -> a free camera, or the name of one of the model's.
+        image_size: height and width in pixels.
+        rendering: see `Rendering`.
+        geom_group: render only geometry of this group; None renders what MuJoCo does by default.
+        lost_detail: metres, for "fast"; 0 leaves the meshes as they are.
+
+    Raises `ConfigError` for an unknown `rendering`.
     """
 
-    def __init__(self, *, model: Any, cameras: Mapping[str, FreeCamera | str], image_size: int) -> None:
+    def __init__(
+        self,
+        *,
+        model: Any,
+        cameras: Mapping[str, FreeCamera | str],
+        image_size: int,
+        rendering: Rendering = "fast",
+        geom_group: int | None = None,
+        lost_detail: float = 0.0,
+    ) -> None:
+        if rendering not in get_args(Rendering):
+            raise ConfigError(f"rendering must be one of {', '.join(get_args(Rendering))}, got {rendering!r}")
         self._model = model
         self._image_size = image_size
-        self._cameras = {
-            name: camera if isinstance(camera, str) else _mujoco_camera(camera)
-            for name, camera in cameras.items()
-        }
+        self._fast = rendering == "fast"
+        self._options = _scene_options(geom_group)
+        self._cameras = dict(cameras)
         self._renderer: Any = None
-        model.vis.quality.offsamples = 0
+        if self._fast:
+            model.vis.quality.offsamples = 0
+            if lost_detail > 0:
+                simplify_meshes(model, lost_detail)
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, image_size)
         model.vis.global_.offheight = max(model.vis.global_.offheight, image_size)
 
@@ -93,11 +109,21 @@ class CameraRenderer:
             self._renderer = self._open()
         images = {}
         for name, camera in self._cameras.items():
-            self._renderer.update_scene(data, camera=camera)
-            self._renderer.scene.flags[mjtRndFlag.mjRND_SHADOW] = 0
-            self._renderer.scene.flags[mjtRndFlag.mjRND_REFLECTION] = 0
+            self._update_scene(data, camera)
+            if self._fast:
+                self._renderer.scene.flags[mjtRndFlag.mjRND_SHADOW] = 0
+                self._renderer.scene.flags[mjtRndFlag.mjRND_REFLECTION] = 0
             images[name] = self._renderer.render().copy()
         return images
+
+    def _update_scene(self, data: Any, camera: FreeCamera | str) -> None:
+        """Collect what is to be drawn; without shadows, that leaves out what the camera does not see."""
+        view = camera if isinstance(camera, str) else _mujoco_camera(camera)
+        groups = self._model.geom_group.copy()
+        if self._fast:
+            self._model.geom_group[out_of_view(camera, model=self._model, data=data)] = _HIDDEN_GROUP
+        self._renderer.update_scene(data, camera=view, scene_option=self._options)
+        self._model.geom_group[:] = groups
 
     def close(self) -> None:
         """Free the OpenGL context. Rendering again opens a new one."""
@@ -126,6 +152,16 @@ def _close_if_alive(renderer: weakref.ref[CameraRenderer]) -> None:
     alive = renderer()
     if alive is not None:
         alive.close()
+
+
+def _scene_options(geom_group: int | None) -> Any:
+    import mujoco
+
+    options = mujoco.MjvOption()
+    if geom_group is not None:
+        options.geomgroup[:] = 0
+        options.geomgroup[geom_group] = 1
+    return options
 
 
 def _mujoco_camera(camera: FreeCamera) -> Any:

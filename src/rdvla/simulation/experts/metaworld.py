@@ -16,7 +16,7 @@ from rdvla.simulation.rendering import choose_gl_backend
 class MetaWorldExpert:
     """The benchmark's policy for one task. Raises `MissingExtraError` without the metaworld package."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, *, seed: int = 0) -> None:  # noqa: ARG002 (it leaves nothing to chance)
         choose_gl_backend()
         try:
             from metaworld.policies import ENV_POLICY_MAP

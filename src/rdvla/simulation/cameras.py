@@ -1,0 +1,59 @@
+"""Cameras that MuJoCo renders: where they are and where they look."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FreeCamera:
+    """A camera that looks at a fixed point of the scene.
+
+    Attributes:
+        lookat: the point at the image's centre, metres.
+        distance: from that point, metres.
+        azimuth, elevation: viewing direction, degrees (MuJoCo's convention).
+    """
+
+    lookat: tuple[float, float, float]
+    distance: float
+    azimuth: float
+    elevation: float
+
+
+@dataclass(frozen=True)
+class CameraPose:
+    """Where a camera is now.
+
+    Attributes:
+        position: (3,) metres.
+        right, up, forward: directions of the image's axes and of the view, (3,) each, of length 1.
+        fovy: vertical field of view, degrees.
+    """
+
+    position: Vectors
+    right: Vectors
+    up: Vectors
+    forward: Vectors
+    fovy: float
+
+
+def camera_pose(camera: FreeCamera | str, *, model: Any, data: Any) -> CameraPose:
+    """Return where a free camera, or the model's camera of that name, is in `data` (MjData)."""
+    if isinstance(camera, str):
+        number = model.camera(camera).id
+        right, up, backward = data.cam_xmat[number].reshape(3, 3).T
+        return CameraPose(data.cam_xpos[number], right, up, -backward, float(model.cam_fovy[number]))
+    azimuth, elevation = math.radians(camera.azimuth), math.radians(camera.elevation)
+    level = np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
+    forward = math.cos(elevation) * level + math.sin(elevation) * np.array([0.0, 0.0, 1.0])
+    right = np.cross(level, [0.0, 0.0, 1.0])
+    position = np.asarray(camera.lookat) - camera.distance * forward
+    return CameraPose(position, right, np.cross(right, forward), forward, float(model.vis.global_.fovy))

@@ -1,0 +1,30 @@
+"""Which geometry a camera does not see, so that it need not be drawn."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.simulation.cameras import FreeCamera, camera_pose
+
+
+def out_of_view(camera: FreeCamera | str, *, model: Any, data: Any) -> NDArray[np.bool_]:
+    """Return for each geom whether its bounding sphere is outside what a square image shows, (G,).
+
+    Planes, which have no such sphere, never are.
+    """
+    pose = camera_pose(camera, model=model, data=data)
+    relative = data.geom_xpos - pose.position
+    radius = model.geom_rbound
+    depth = relative @ pose.forward
+    half = math.radians(pose.fovy / 2)
+    outside = depth < -radius
+    for axis in (pose.right, pose.up):
+        # Distance from the nearer of the two side planes of this axis, positive outside.
+        beyond = np.abs(relative @ axis) * math.cos(half) - depth * math.sin(half)
+        outside |= beyond > radius
+    hidden: NDArray[np.bool_] = outside & (radius > 0)
+    return hidden

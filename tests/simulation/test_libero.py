@@ -1,0 +1,191 @@
+"""LIBERO behind Gymnasium's interface, against the benchmark's own code."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdvla.errors import ConfigError
+from rdvla.simulation import (
+    default_tasks,
+    make,
+    make_expert,
+    official_states,
+    resolve_tasks,
+    step_limit,
+    tasks,
+)
+from rdvla.simulation.environment import FIRST_EVALUATION_SEED as OFFICIAL
+
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
+REST = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
+BOWL_ON_STOVE = "pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate"
+
+
+@pytest.mark.parametrize(("suite", "limit"), zip(SUITES, (220, 280, 300, 520, 400), strict=True))
+def test_the_published_protocol_is_the_default(suite, limit):
+    assert step_limit(suite) == limit
+    assert official_states(suite) == 50
+    assert len(resolve_tasks(suite, default_tasks(suite))) == (90 if suite == "libero_90" else 10)
+
+
+def test_lerobots_limits_can_be_named():
+    assert [step_limit(suite, "lerobot") for suite in SUITES] == [280, 280, 300, 520, 400]
+    with pytest.raises(ConfigError, match="published, lerobot"):
+        step_limit("libero_goal", "other")
+
+
+pytest.importorskip("libero")
+
+from rdvla.simulation import libero  # noqa: E402
+
+
+def benchmark(suite):
+    from libero.libero import benchmark
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return benchmark.get_benchmark(suite)()
+
+
+def stock_environment(suite, task, **arguments):
+    """The benchmark's own environment, and the task's official initial states."""
+    from libero.libero import get_libero_path
+    from libero.libero.envs.env_wrapper import ControlEnv
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = benchmark(suite)
+        number = found.get_task_names().index(task)
+        file = Path(get_libero_path("bddl_files")) / suite / found.get_task(number).bddl_file
+        return ControlEnv(bddl_file_name=str(file), **arguments), found.get_task_init_states(number)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_table_of_tasks_matches_the_installed_benchmark(suite):
+    installed = benchmark(suite)
+    assert tasks(suite) == installed.get_task_names()
+    from rdvla.simulation.registry import task_suite
+
+    assert list(task_suite(suite).instructions.values()) == [task.language for task in installed.tasks]
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = make("libero_spatial", BOWL_ON_STOVE, image_size=64)
+    yield env
+    env.close()
+
+
+def test_an_observation_is_the_robots_own_state_only(env):
+    observation, info = env.reset(seed=3)
+    assert set(observation) == {"state"} and observation["state"].shape == (8,) and info == {"success": False}
+    for _ in range(5):
+        after, *_ = env.step(np.array([1, 0, 0, 0, 0, 0, 1], dtype=np.float32))
+    moved = after["state"] - observation["state"]
+    assert moved[0] > 0.02 and moved[6] < -0.01  # forward, and the gripper closes
+
+
+def test_the_same_seed_gives_the_same_episode_whatever_came_before(env):
+    def episode(seed):
+        observation, _ = env.reset(seed=seed)
+        for _ in range(5):
+            observation, *_ = env.step(np.array([0.5, -0.5, 0.2, 0.1, 0, 0, 1], dtype=np.float32))
+        return np.concatenate([observation["state"], env.environment_state(), env.simulation_data.qpos])
+
+    first, other = episode(11), episode(12)
+    np.testing.assert_array_equal(episode(11), first)
+    assert np.abs(other - first).max() > 1e-3
+    before = np.random.get_state()[1].copy()
+    episode(13)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # the caller's numbers stay as they were
+
+
+def test_things_on_a_fixture_stand_on_it_in_every_layout(env):
+    def bowl_from_stove(seed):
+        env.reset(seed=seed)
+        hand = env.simulation_data.site_xpos[env.problem.robots[0].eef_site_id]
+        stove = env.simulation_data.xpos[env.problem.obj_body_id["flat_stove_1"]]
+        return env.environment_state()[:3] + hand - stove
+
+    official = bowl_from_stove(OFFICIAL)
+    for seed in (1, 2, 3):
+        np.testing.assert_allclose(bowl_from_stove(seed), official, atol=0.04)
+
+
+def test_evaluation_seeds_are_the_official_states_and_no_layout_of_a_demonstration_is(env, monkeypatch):
+    monkeypatch.setattr(libero, "SETTLING_STEPS", 0)
+    installed = benchmark("libero_spatial")
+    states = installed.get_task_init_states(tasks("libero_spatial").index(BOWL_ON_STOVE))
+    nq = env.simulation_model.nq
+    for number in (0, 17, 49):
+        env.reset(seed=OFFICIAL + number)
+        np.testing.assert_array_equal(env.simulation_data.qpos, states[number, 1 : 1 + nq])
+    for seed in range(20):
+        env.reset(seed=seed)
+        distance = np.abs(env.simulation_data.qpos - states[:, 1 : 1 + nq]).max(axis=1)
+        assert distance.min() > 1e-3
+    with pytest.raises(ConfigError, match="has 50 official initial states"):
+        env.reset(seed=OFFICIAL + 50)
+
+
+def test_a_past_moment_renders_as_it_did_then(env):
+    env.reset(seed=5)
+    then, images = env.snapshot(), env.render_cameras()
+    for _ in range(5):
+        env.step(np.array([1, 1, -1, 0, 0, 0, 1], dtype=np.float32))
+    for name, image in env.render_cameras(then).items():
+        np.testing.assert_array_equal(image, images[name])
+    assert any((env.render_cameras()[name] != images[name]).any() for name in images)
+
+
+def test_the_angle_of_a_rotation_is_not_shortened():
+    transforms = pytest.importorskip("robosuite.utils.transform_utils")
+    for quaternion in np.random.default_rng(0).normal(size=(20, 4)):
+        unit = quaternion / np.linalg.norm(quaternion)
+        expected = transforms.quat2axisangle(unit[[1, 2, 3, 0]])
+        np.testing.assert_allclose(libero.axis_angle(unit), expected, atol=1e-6)
+    assert np.linalg.norm(libero.axis_angle(np.array([-0.9, 0.0, 0.0, np.sqrt(1 - 0.81)]))) > np.pi
+    np.testing.assert_array_equal(libero.axis_angle(np.array([1.0, 0, 0, 0])), 0)
+
+
+@pytest.mark.slow
+def test_motion_and_images_are_those_of_the_benchmarks_own_environment():
+    task = "open_the_top_drawer_and_put_the_bowl_inside"
+    env = make("libero_goal", task, image_size=128, rendering="full")
+    env.reset(seed=OFFICIAL + 1)
+    images = {"camera_heights": 128, "camera_widths": 128}
+    stock, states = stock_environment("libero_goal", task, use_camera_obs=False, **images)
+    stock.reset()
+    # Fixtures are not part of an initial state.
+    stock.sim.model._model.body_pos[:] = env.simulation_model.body_pos
+    stock.sim.model._model.body_quat[:] = env.simulation_model.body_quat
+    stock.set_init_state(states[1])
+    for _ in range(10):
+        stock.step(REST.tolist())
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        action = generator.uniform(-0.4, 0.4, 7).astype(np.float32)
+        if number % 3 == 0:
+            action[3:6] = 0
+        env.step(action)
+        stock.step(action.astype(float))
+    np.testing.assert_allclose(env.simulation_data.qpos, stock.sim.data.qpos, atol=1e-4)
+    np.testing.assert_allclose(env.simulation_data.site_xpos, stock.sim.data._data.site_xpos, atol=1e-4)
+    for name, image in env.render_cameras().items():
+        raw = stock.sim.render(width=128, height=128, camera_name=libero.CAMERAS[name])
+        rotated = raw[::-1, ::-1].astype(int)  # what published policies are given: turned by 180 degrees
+        assert np.abs(image - rotated).mean() < 1.0 < np.abs(image - raw.astype(int)).mean()
+    stock.close()
+    env.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_expert_solves_a_task_of_each_suite(suite):
+    env = make(suite, tasks(suite)[0], image_size=32)
+    env.reset(seed=1)
+    expert = make_expert(suite, env.task)
+    assert any(env.step(expert.action(env))[-1]["success"] for _ in range(step_limit(suite)))
+    assert {image.shape for image in env.render_cameras().values()} == {(32, 32, 3)}
+    env.close()
