@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,8 @@ TASKS = ["near", "far"]
 
 class LineTask:
     """Walk along a line to a goal that the seed places; the image's brightness tells the position."""
+
+    control_hz = 80.0
 
     def __init__(self, task: str) -> None:
         self.instruction = f"walk to the {task} mark"
@@ -29,6 +32,9 @@ class LineTask:
     def render_cameras(self):
         level = np.clip(self.position * 20 + 40, 0, 255)
         return {"front": np.full((16, 16, 3), level, dtype=np.uint8)}
+
+    def close(self) -> None:
+        pass
 
     def _observation(self):
         return {"state": np.array([self.position], dtype=np.float32)}
@@ -56,13 +62,33 @@ class DyingTask(RaisingTask):
         return super().step(action)
 
 
-def make_line(task: str) -> LineTask:
+class LoggingTask(LineTask):
+    """Writes down when it is opened and closed, and by which process."""
+
+    def __init__(self, log: Path, env: str, task: str) -> None:
+        super().__init__(task)
+        self.log, self.name = log, f"{env}/{task}"
+        self._write("open")
+
+    def close(self) -> None:
+        self._write("close")
+
+    def _write(self, what: str) -> None:
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()} {what} {self.name}\n")
+
+
+def make_line(env: str, task: str) -> LineTask:
     return LineTask(task)
 
 
-def make_raising(task: str) -> RaisingTask:
+def make_raising(env: str, task: str) -> RaisingTask:
     return RaisingTask(task)
 
 
-def make_dying(task: str) -> DyingTask:
+def make_dying(env: str, task: str) -> DyingTask:
     return DyingTask(task)
+
+
+def make_logging(env: str, task: str, *, log: Path) -> LoggingTask:
+    return LoggingTask(log, env, task)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 
 from rdvla.evaluation import Episode, EpisodeError, Results
-from rdvla.evaluation.results import summarise
+from rdvla.evaluation.aggregate import summarise
 from rdvla.evaluation.video import Frame, write_video
-from rdvla.evaluation.worker import VIDEO_STRIDE
 
+VIDEO_STRIDE = 4
 META = {
     "config": {"policy": "policies/compact", "episodes": 25, "seed": 1_000_000},
     "policy": {"path": "compact", "parameters": 1_234_567, "fingerprint": "0123456789abcdef"},
@@ -33,6 +34,7 @@ def make_results(
     folder: Path,
     *,
     policy="recurrent",
+    envs=("metaworld",),
     tasks=("push", "reach"),
     depths=(1, 2, 4, 8),
     adaptive=True,
@@ -48,7 +50,7 @@ def make_results(
     rules = [("fixed", depth) for depth in depths] + ([("action_change:0.001", None)] if adaptive else [])
     made = []
     for rule, depth in rules:
-        for index, task in enumerate(tasks):
+        for env, (index, task) in itertools.product(envs, enumerate(tasks)):
             for number in range(episodes):
                 used = random.integers(2, 9, 12).tolist() if depth is None else [depth] * 12
                 chance = level * (1 - np.exp(-np.mean(used) / (0.7 + 0.5 * index)))
@@ -56,7 +58,7 @@ def make_results(
                 count = int(random.integers(7, 12)) if success else 12
                 steps = count * 8 - (3 if success else 0)
                 video = (
-                    f"videos/{policy}-{task}-{rule.split(':')[0]}-{depth}-{number}.mp4"
+                    f"videos/{policy}-{env}-{task}-{rule.split(':')[0]}-{depth}-{number}.mp4"
                     if number < videos
                     else None
                 )
@@ -65,7 +67,7 @@ def make_results(
                     _film(folder / video, list(images(steps // VIDEO_STRIDE + 2)), used[:count], success)
                 made.append(
                     Episode(
-                        env="metaworld",
+                        env=env,
                         task=task,
                         policy=policy,
                         rule=rule,
@@ -78,10 +80,12 @@ def make_results(
                         executed=[8] * (count - 1) + [steps - 8 * (count - 1)],
                         query_ms=14 + 0.4 * float(np.mean(used)) + float(random.normal(0, 0.1)),
                         video=video,
+                        video_stride=None if video is None else VIDEO_STRIDE,
                         error=EpisodeError("ValueError", "<b>broken</b>", "trace") if broken else None,
                     )
                 )
-    results = Results(rows=summarise(made), episodes=made, meta=META, folder=folder)
+    meta = {**META, "protocol": {env: {"tasks": list(tasks), "max_steps": 96} for env in envs}}
+    results = Results(rows=summarise(made), episodes=made, meta=meta, folder=folder)
     results.write(folder / "results.json")
     return results
 

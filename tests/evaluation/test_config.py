@@ -1,7 +1,7 @@
 import pytest
 
 from rdvla.errors import ConfigError
-from rdvla.evaluation import EvaluationConfig, Setting
+from rdvla.evaluation import EvaluationConfig, Setting, find_setting
 
 
 def test_settings_are_the_product_of_rules():
@@ -29,8 +29,31 @@ def test_settings_are_the_product_of_rules():
         ({"rules": ("8", "fixed:8")}, "named twice"),
         ({"execution": ("sometimes",)}, "execution rule"),
         ({"videos": -1}, "videos"),
+        ({"env": "a,b,a"}, "different environments"),
+        ({"env": "a,"}, "different environments"),
+        ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"max_steps": 200, "step_limits": "published"}, "give one"),
+        ({"video_fps": 0}, "video_fps"),
     ],
 )
 def test_bad_values_are_named(change, message):
     with pytest.raises(ConfigError, match=message):
         EvaluationConfig(policy="p", output="o", **change)
+
+
+def test_environments_are_listed_with_commas():
+    config = EvaluationConfig(policy="p", output="o", env="libero_spatial, libero_10")
+    assert config.envs == ("libero_spatial", "libero_10")
+
+
+def test_a_setting_is_found_by_its_rule():
+    eight, other = (Setting(rule="fixed", depth=8, execution=one) for one in ("fixed:8", "fixed:4"))
+    adaptive = Setting(rule="action_change:0.001", depth=None, execution="fixed:8")
+    known = [eight, adaptive, adaptive]
+    assert find_setting("8", known) == eight
+    assert find_setting("action_change:1e-3", known) == adaptive
+    assert find_setting("8/4", [*known, other]) == other
+    with pytest.raises(ConfigError, match=r"2 settings are called '8'.*8/fixed:4"):
+        find_setting("8", [*known, other])
+    with pytest.raises(ConfigError, match="0 settings are called '12'"):
+        find_setting("12", known)

@@ -75,6 +75,29 @@ def test_the_page_holds_charts_videos_strips_and_provenance(page_and_results):
         assert word in text
 
 
+def test_environments_have_a_section_of_their_own(tmp_path, page_and_results):
+    envs = ("libero_spatial", "libero_goal")
+    make_results(tmp_path, envs=envs, tasks=("lift_it",), depths=(1, 8), episodes=3)
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "Success against depth on 2 tasks of libero_spatial, libero_goal" in text
+    assert "Environment by environment" in text and "step limits" in text
+    assert "Environment by environment" not in page_and_results[0]
+    averages = [line for line in Page(text).lines if line[:2] == ["recurrent", "depth 8"] and len(line) == 5]
+    assert len(averages) == 1  # policy, setting, two environments, average
+    assert text.count("data:video/mp4;base64,") == 6
+    assert text.count('<figure class="strip">') == 2
+
+
+def test_a_page_holds_a_limited_number_of_videos(tmp_path, monkeypatch):
+    monkeypatch.setattr("rdvla.evaluation.report.page.CLIPS", 4)
+    results = make_results(tmp_path, depths=(1, 2, 4), episodes=2)
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert text.count("data:video/mp4;base64,") == 4
+    for task in ("push", "reach"):  # the first and the last setting's are among them
+        last = next(one for one in results.episodes if one.task == task and one.depth is None)
+        assert f"action_change:0.001 · {np.mean(last.depths):.1f} iterations" in text
+
+
 def test_messages_are_escaped(page_and_results):
     text, _ = page_and_results
     assert "&lt;b&gt;broken&lt;/b&gt;" in text

@@ -1,13 +1,19 @@
 import io
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from rdvla.errors import RDVLAError
 from rdvla.evaluation import ResultsError, load_results, print_table
-from rdvla.evaluation.aggregate import best_fixed, merge, standard_comparisons, summaries
+from rdvla.evaluation.aggregate import best_fixed, suite_summaries, summaries, summarise
+from rdvla.evaluation.comparisons import standard_comparisons
+from rdvla.evaluation.results import merge
+from rdvla.evaluation.statistics import wilson_interval
 from tests.evaluation.sample import make_results
+
+PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +103,59 @@ def test_the_table_names_every_setting_and_task(results):
     text = out.getvalue()
     for word in ("depth 1", "depth 8", "action change 0.001", "push", "reach", "ms a query", "exceptions"):
         assert word in text
+
+
+def test_files_of_the_first_schema_are_read(results, tmp_path):
+    def age(content):
+        content["schema_version"] = 1
+        del content["summary"], content["meta"]["protocol"]
+        content["meta"]["config"] |= {"env": "metaworld", "max_steps": 200}
+        for episode in content["episodes"]:
+            del episode["video_stride"]
+        content["episodes"][0]["video"] = "videos/a.mp4"
+
+    old = load_results(damaged(results, tmp_path, age))
+    assert old.rows == results.rows
+    assert old.step_limits == {"metaworld": 200}
+    assert [episode.video_stride for episode in old.episodes[:2]] == [4, None]
+
+
+@pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.json")), ids=lambda path: path.stem)
+def test_published_results_are_read(path):
+    published = load_results(path)
+    assert published.step_limits == {"metaworld": 200}
+    assert summarise(published.episodes) == published.rows
+
+
+@pytest.fixture(scope="module")
+def suites(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suites")
+    return make_results(folder, envs=("libero_spatial", "libero_goal"), depths=(1, 8), videos=0)
+
+
+def test_suites_pool_their_tasks_and_count_alike_in_the_average(suites):
+    uneven = [row for row in suites.rows if (row.env, row.task) != ("libero_goal", "push")]
+    parts = {(one.setting, one.env): one for one in suite_summaries(uneven)}
+    for average in summaries(uneven):
+        spatial, goal = (parts[average.setting, env] for env in ("libero_spatial", "libero_goal"))
+        assert (len(spatial.rows), len(goal.rows)) == (2, 1)
+        assert average.success == pytest.approx((spatial.success + goal.success) / 2)
+        assert spatial.interval == wilson_interval(spatial.successes, 12)
+        assert average.success in average.interval
+        assert average.interval.low >= 0 and average.interval.high <= 1
+
+
+def test_the_file_holds_the_summary(suites):
+    content = json.loads((suites.folder / "results.json").read_text())
+    found = {(one["env"], one["rule"], one["depth"]): one for one in content["summary"]}
+    assert len(found) == len(content["summary"]) == 3 * 3  # settings x (two environments and their average)
+    for one in suite_summaries(suites.rows):
+        entry = found[one.env, one.setting.rule, one.setting.depth]
+        assert (entry["success"], entry["tasks"], entry["episodes"]) == (one.success, 2, 12)
+
+
+def test_the_table_shows_environments(suites):
+    out = io.StringIO()
+    print_table(suites, console=Console(file=out, width=120))
+    for word in ("libero_spatial", "libero_goal", "mean of environments"):
+        assert word in out.getvalue()

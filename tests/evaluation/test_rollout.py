@@ -1,6 +1,8 @@
 """Whole rollouts in worker processes, with a line to walk in place of a simulator."""
 
+import functools
 import io
+import itertools
 import json
 
 import pytest
@@ -8,10 +10,10 @@ import torch
 from rich.console import Console
 
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.evaluation import EvaluationConfig, evaluate_policy, load_results
+from rdvla.evaluation import EvaluationConfig, Suite, evaluate_policy, load_results
 from rdvla.evaluation.rollout import starting_seed
 from tests.evaluation.doubles import StepPolicy
-from tests.evaluation.line_task import TASKS, make_dying, make_line, make_raising
+from tests.evaluation.line_task import TASKS, make_dying, make_line, make_logging, make_raising
 
 SEED = 1_000_000
 
@@ -27,10 +29,11 @@ def run(tmp_path, policy, *, make=make_line, fingerprint="abc", **changes):
         "videos": 0,
     }
     config = EvaluationConfig(**{**options, **changes})
+    suites = [Suite(env=env, tasks=config.tasks, max_steps=config.max_steps) for env in config.envs]
     path = evaluate_policy(
         policy,
         config,
-        tasks=config.tasks,
+        suites=suites,
         make=make,
         provenance={"path": "walker"},
         fingerprint=fingerprint,
@@ -52,6 +55,7 @@ def test_a_depth_sweep_counts_successes_and_depths(tmp_path):
         assert len(episode.executed) == len(episode.depths)
         assert all(count == 8 for count in episode.executed[:-1])
         assert (episode.video is not None) == (episode.seed == SEED)
+        assert (episode.video_stride == 4) == (episode.video is not None)
         assert episode.video is None or (results.folder / episode.video).stat().st_size > 0
     seeds = {}
     for episode in results.episodes:
@@ -128,7 +132,7 @@ def test_a_stopped_evaluation_goes_on_to_the_same_results(tmp_path):
 
 def test_a_run_directory_of_another_evaluation_is_refused(tmp_path):
     run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",))
-    with pytest.raises(ConfigError, match="max_steps 30, and this one has 31"):
+    with pytest.raises(ConfigError, match="at most 30 steps in metaworld, and this one has 31"):
         run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",), max_steps=31)
     with pytest.raises(ConfigError, match="policy_fingerprint"):
         run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",), fingerprint="other")
@@ -138,10 +142,59 @@ def test_a_run_directory_of_another_evaluation_is_refused(tmp_path):
     assert [row.episodes for row in more.rows] == [3, 3]
 
 
+def test_environments_with_the_same_tasks_are_kept_apart(tmp_path):
+    options = {"env": "a,b", "rules": ("4",), "workers": 1}
+    policy = StepPolicy()
+    results = run(tmp_path, policy, **options)
+    places = [(env, task) for env in "ab" for task in TASKS]
+    assert [(row.env, row.task) for row in results.rows] == places
+    assert all(row.episodes == 2 for row in results.rows)
+    states = [tuple(state.flatten().tolist()) for _, batch in policy.queries for state in batch]
+    assert len(states) == 2 * len(set(states))  # the same S_0 for the same task and seed
+
+    again = StepPolicy()
+    more = run(tmp_path, again, **{**options, "env": "b,c"})  # b is there already
+    assert [row.env for row in more.rows] == ["b", "b", "c", "c"]
+    assert len(again.queries) == sum(len(one.depths) for one in more.episodes if one.env == "c")
+    with pytest.raises(ConfigError, match=r"evaluation in a, b, c, and this one is in d.*--env a,b,c,d"):
+        run(tmp_path, again, **{**options, "env": "d"})
+
+
+def test_a_run_directory_of_the_first_version_goes_on(tmp_path):
+    run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",))
+    path = tmp_path / "run" / "evaluation.json"
+    content = json.loads(path.read_text())
+    for name in ("limits", "step_limits", "video_fps", "rendering"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    policy = StepPolicy()
+    run(tmp_path, policy, rules=("4",), tasks=("near",))
+    assert policy.queries == []
+
+
+def test_a_worker_has_one_environment_open_and_stays_at_its_task(tmp_path):
+    make = functools.partial(make_logging, log=tmp_path / "log")
+    results = run(tmp_path, StepPolicy(), make=make, env="a,b", rules=("4", "1"), workers=2, episodes=3)
+    assert [row.setting.depth for row in results.rows] == [4] * 4 + [1] * 4  # in order, whoever played
+    by_process = {}
+    for line in (tmp_path / "log").read_text().splitlines():
+        process, what, place = line.split()
+        by_process.setdefault(process, []).append((what, place))
+    opened = [place for events in by_process.values() for what, place in events if what == "open"]
+    assert len(by_process) == 2
+    assert set(opened) == {f"{env}/{task}" for env in "ab" for task in TASKS}
+    for events in by_process.values():
+        for before, after in itertools.pairwise(events):
+            assert {before[0], after[0]} == {"open", "close"}
+            assert before[0] == "close" or before[1] == after[1]
+
+
 def test_results_are_plain_json_with_the_documented_entries(tmp_path):
     results = run(tmp_path, StepPolicy(), rules=("1",), tasks=("near",))
     content = json.loads((results.folder / "results.json").read_text())
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
+    assert content["meta"]["protocol"] == {"metaworld": {"tasks": ["near"], "max_steps": 30}}
+    assert [one["env"] for one in content["summary"]] == ["metaworld", None]
     wanted = {
         *("env", "task", "rule", "depth", "episodes", "successes", "success_low", "success_high"),
         *("mean_depth", "mean_executed", "query_ms", "policy", "execution", "errors"),

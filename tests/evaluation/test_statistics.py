@@ -1,11 +1,14 @@
 import itertools
 
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rdvla.evaluation.statistics import (
-    bootstrap_difference,
+    Interval,
     mcnemar_exact,
+    mean_interval,
+    newcombe_interval,
     paired_test,
     wilson_interval,
 )
@@ -58,24 +61,82 @@ def test_mcnemar_is_the_binomial_test():
     assert mcnemar_exact(0, 6) == pytest.approx(2 / 64)
 
 
-def test_bootstrap_of_equal_settings_is_a_point():
-    interval = bootstrap_difference({"a": [0.0] * 20, "b": [0.0] * 20})
-    assert (interval.low, interval.high) == (0.0, 0.0)
+def newcombe(both, only_first, only_second, neither):
+    return newcombe_interval(both=both, only_first=only_first, only_second=only_second, neither=neither)
 
 
-def test_bootstrap_is_close_to_the_normal_interval():
-    values = np.random.default_rng(3).choice([-1.0, 0.0, 1.0], size=400, p=[0.1, 0.6, 0.3])
-    interval = bootstrap_difference({"a": values})
-    half = 1.96 * values.std() / 20
-    assert interval.low == pytest.approx(values.mean() - half, abs=0.01)
-    assert interval.high == pytest.approx(values.mean() + half, abs=0.01)
+COUNTS = st.tuples(*[st.integers(0, 40)] * 4).filter(any)
+
+
+@given(counts=COUNTS)
+def test_newcombe_is_symmetric_and_holds_the_difference(counts):
+    both, first, second, neither = counts
+    interval, swapped = newcombe(*counts), newcombe(both, second, first, neither)
+    difference = (first - second) / sum(counts)
+    assert interval.low - 1e-12 <= difference <= interval.high + 1e-12
+    assert -1 - 1e-12 <= interval.low <= interval.high <= 1 + 1e-12
+    assert interval.low == pytest.approx(-swapped.high)
+    mirrored = newcombe(neither, second, first, both)  # failures counted in place of successes
+    assert interval.low == pytest.approx(-mirrored.high)
+
+
+def test_newcombe_keeps_a_width_when_both_sides_always_agree():
+    interval = newcombe(10, 0, 0, 0)
+    assert interval.low == pytest.approx(-interval.high)
+    assert interval.high == pytest.approx(1 - wilson_interval(10, 10).low)
+
+
+@pytest.mark.parametrize("chances", [(0.6, 0.1, 0.1, 0.2), (0.8, 0.1, 0.05, 0.05), (0.3, 0.3, 0.1, 0.3)])
+def test_newcombe_covers_the_true_difference(chances):
+    """By enumerating every outcome of 20 pairs."""
+    pairs, covered = 20, 0.0
+    distribution = stats.multinomial(pairs, chances)
+    for counts in itertools.product(range(pairs + 1), repeat=3):
+        if sum(counts) <= pairs:
+            whole = (*counts, pairs - sum(counts))
+            covered += distribution.pmf(whole) * (chances[1] - chances[2] in newcombe(*whole))
+    assert covered >= 0.94
+
+
+def test_newcombe_known_value():
+    # Fagerland, Lydersen and Laake, "Recommended tests and confidence intervals for paired binomial
+    # proportions" (2014): airway hyper-responsiveness before and after transplantation
+    interval = newcombe(1, 1, 7, 12)
+    assert (interval.low, interval.high) == pytest.approx((-0.507, -0.026), abs=5e-4)
+
+
+def test_newcombe_refuses_impossible_counts():
+    for counts in ((0, 0, 0, 0), (1, -1, 0, 3)):
+        with pytest.raises(ValueError, match="counts must not be"):
+            newcombe(*counts)
+
+
+def test_the_interval_of_a_mean():
+    one = (0.5, Interval(0.3, 0.8))
+    assert mean_interval([one]) == one[1]
+    mean = mean_interval([one] * 4)  # half the width, around the same value
+    assert (mean.low, mean.high) == pytest.approx((0.4, 0.65))
+    with pytest.raises(ValueError, match="at least one"):
+        mean_interval([])
 
 
 def test_paired_test_counts_only_shared_episodes():
-    first = {("a", 1): True, ("a", 2): True, ("b", 1): False, ("b", 9): True}
-    second = {("a", 1): True, ("a", 2): False, ("b", 1): False, ("c", 1): True}
+    first = {("e", "a", 1): True, ("e", "a", 2): True, ("e", "b", 1): False, ("e", "b", 9): True}
+    second = {("e", "a", 1): True, ("e", "a", 2): False, ("e", "b", 1): False, ("f", "a", 1): True}
     test = paired_test(first, second)
     assert (test.pairs, test.only_first, test.only_second) == (3, 1, 0)
-    assert test.difference == pytest.approx(0.25)  # mean of 0.5 on a and 0.0 on b
+    assert test.difference == pytest.approx(1 / 3)
+    assert (test.first_success, test.second_success) == pytest.approx((2 / 3, 1 / 3))
+    assert test.interval == newcombe(1, 1, 0, 1)
     assert test.p_value == 1.0
     assert paired_test(first, {}) is None
+
+
+def test_environments_have_equal_weight():
+    first = {("small", "a", seed): True for seed in range(2)} | {
+        ("big", "a", seed): False for seed in range(90)
+    }
+    second = dict.fromkeys(first, False)
+    test = paired_test(first, second)
+    assert (test.pairs, test.only_first) == (92, 2)
+    assert (test.first_success, test.difference) == (0.5, 0.5)

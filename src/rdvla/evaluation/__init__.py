@@ -10,9 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rdvla.evaluation.config import EvaluationConfig, parse_setting
+    from rdvla.evaluation.config import EvaluationConfig, find_setting, parse_setting
+    from rdvla.evaluation.moments import write_moments
+    from rdvla.evaluation.paired_runs import compare_runs
+    from rdvla.evaluation.protocol import Suite, resolve_suites
+    from rdvla.evaluation.records import Episode, EpisodeError, ResultsError, Row
     from rdvla.evaluation.report import write_report
-    from rdvla.evaluation.results import Episode, EpisodeError, Results, ResultsError, Row, load_results
+    from rdvla.evaluation.results import Results, load_results
     from rdvla.evaluation.run import evaluate, evaluate_policy
     from rdvla.evaluation.setting import Setting
     from rdvla.evaluation.statistics import (
@@ -25,9 +29,13 @@ if TYPE_CHECKING:
     from rdvla.evaluation.table import print_table
 
 _MODULES = {
-    "config": ("EvaluationConfig", "parse_setting"),
+    "paired_runs": ("compare_runs",),
+    "config": ("EvaluationConfig", "find_setting", "parse_setting"),
+    "moments": ("write_moments",),
+    "protocol": ("Suite", "resolve_suites"),
+    "records": ("Episode", "EpisodeError", "ResultsError", "Row"),
     "report": ("write_report",),
-    "results": ("Episode", "EpisodeError", "Results", "ResultsError", "Row", "load_results"),
+    "results": ("Results", "load_results"),
     "run": ("evaluate", "evaluate_policy"),
     "setting": ("Setting",),
     "statistics": ("Interval", "PairedTest", "mcnemar_exact", "paired_test", "wilson_interval"),
@@ -45,14 +53,19 @@ __all__ = [
     "ResultsError",
     "Row",
     "Setting",
+    "Suite",
+    "compare_runs",
     "evaluate",
     "evaluate_policy",
+    "find_setting",
     "load_results",
     "mcnemar_exact",
     "paired_test",
     "parse_setting",
     "print_table",
+    "resolve_suites",
     "wilson_interval",
+    "write_moments",
     "write_report",
 ]
 

@@ -1,26 +1,28 @@
-"""Rows of several tasks put together: one summary for each policy and setting, and paired comparisons."""
+"""Episodes summed up: rows by task, summaries by environment (suite), and their average."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from rdvla.evaluation.results import Episode, Results, ResultsError, Row
+from rdvla.evaluation.records import Episode, Row
 from rdvla.evaluation.setting import Setting
-from rdvla.evaluation.statistics import Interval, PairedTest, paired_test, wilson_interval
+from rdvla.evaluation.statistics import Interval, mean_interval, wilson_interval
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One policy under one setting, over all tasks."""
+    """One policy under one setting: over the tasks of one environment, or averaged over environments."""
 
     policy: str
     setting: Setting
+    env: str | None  # None: the average over all environments
     rows: tuple[Row, ...]
-    success: float | None  # mean over tasks
-    interval: Interval  # Wilson 95% of all episodes together
-    mean_depth: float | None  # mean over tasks
+    success: float | None  # mean over tasks; over environments the mean of their means
+    interval: Interval  # Wilson 95% of an environment's episodes together; see `mean_interval` for several
+    mean_depth: float | None  # means like success
     mean_executed: float | None
     query_ms: float | None
 
@@ -30,52 +32,40 @@ class Summary:
         return sum(row.episodes for row in self.rows)
 
     @property
+    def successes(self) -> int:
+        """Of these, with success."""
+        return sum(row.successes for row in self.rows)
+
+    @property
     def errors(self) -> int:
         """Episodes that ended with an exception."""
         return sum(row.errors for row in self.rows)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two settings on the same episodes."""
-
-    question: str
-    first: Summary
-    second: Summary
-    test: PairedTest
+def summarise(episodes: Iterable[Episode]) -> list[Row]:
+    """One row for each task and setting, in the order of first appearance."""
+    keyed = [((one.policy, one.env, one.task, one.setting), one) for one in episodes]
+    return [_row(group) for group in _grouped(keyed).values()]
 
 
-def merge(results: Sequence[Results]) -> tuple[list[Row], list[Episode]]:
-    """Rows and episodes of several results.
-
-    Raises:
-        ResultsError: two of them hold the same policy label, task and setting.
-    """
-    rows = [row for one in results for row in one.rows]
-    seen: set[tuple[str, str, str, Setting]] = set()
-    for row in rows:
-        key = (row.policy, row.env, row.task, row.setting)
-        if key in seen:
-            raise ResultsError(
-                f"two results hold policy '{row.policy}' on {row.task} at {row.setting.describe()}: "
-                "evaluate with another label, or leave one of the files out"
-            )
-        seen.add(key)
-    return rows, [episode for one in results for episode in one.episodes]
+def suite_summaries(rows: Iterable[Row]) -> list[Summary]:
+    """One summary for each policy, setting and environment, in the order of first appearance."""
+    grouped = _grouped([((row.policy, row.setting, row.env), row) for row in rows])
+    return [suite_summary(group) for group in grouped.values()]
 
 
 def summaries(rows: Iterable[Row]) -> list[Summary]:
-    """One summary for each policy and setting, in the order of first appearance."""
-    groups: dict[tuple[str, Setting], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.policy, row.setting), []).append(row)
-    return [_summary(policy, setting, group) for (policy, setting), group in groups.items()]
+    """One summary for each policy and setting, its environments with equal weight."""
+    grouped = _grouped([((one.policy, one.setting), one) for one in suite_summaries(rows)])
+    return [_average(group) for group in grouped.values()]
 
 
-def _summary(policy: str, setting: Setting, rows: Sequence[Row]) -> Summary:
+def suite_summary(rows: Sequence[Row]) -> Summary:
+    """The summary of rows that share policy, setting and environment; at least one."""
     return Summary(
-        policy=policy,
-        setting=setting,
+        policy=rows[0].policy,
+        setting=rows[0].setting,
+        env=rows[0].env,
         rows=tuple(rows),
         success=_mean([row.success for row in rows]),
         interval=wilson_interval(sum(row.successes for row in rows), sum(row.episodes for row in rows)),
@@ -85,9 +75,10 @@ def _summary(policy: str, setting: Setting, rows: Sequence[Row]) -> Summary:
     )
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return statistics.fmean(present) if present else None
+def part_of(one: Summary, env: str) -> Summary | None:
+    """What a summary over environments says of one of them; None where it did not play there."""
+    rows = [row for row in one.rows if row.env == env]
+    return suite_summary(rows) if rows else None
 
 
 def best_fixed(candidates: Sequence[Summary]) -> Summary | None:
@@ -96,52 +87,56 @@ def best_fixed(candidates: Sequence[Summary]) -> Summary | None:
     return max(fixed, key=lambda one: (one.success or 0.0, -(one.setting.depth or 0)), default=None)
 
 
-def compare(
-    first: Summary, second: Summary, *, episodes: Iterable[Episode], question: str
-) -> Comparison | None:
-    """Test two summaries on the episodes that both played; None when there are none."""
-    outcomes: tuple[dict[tuple[str, int], bool], ...] = ({}, {})
-    for episode in (one for one in episodes if one.error is None):
-        for side, summary in zip(outcomes, (first, second), strict=True):
-            if (episode.policy, episode.setting) == (summary.policy, summary.setting):
-                side[f"{episode.env}/{episode.task}", episode.seed] = bool(episode.success)
-    test = paired_test(*outcomes)
-    return None if test is None else Comparison(question, first, second, test)
-
-
-def standard_comparisons(everything: Sequence[Summary], episodes: Sequence[Episode]) -> list[Comparison]:
-    """Adaptive against the best fixed depth, deep against enough, other policies against the first one."""
-    by_policy: dict[str, list[Summary]] = {}
-    for one in everything:
-        by_policy.setdefault(one.policy, []).append(one)
-    pairs: list[tuple[str, Summary, Summary]] = []
-    for own in by_policy.values():
-        pairs += _adaptive_pairs(own) + _depth_pairs(own)
-    bests = [best for own in by_policy.values() if (best := best_fixed(own)) is not None]
-    pairs += [("against the first policy", rival, bests[0]) for rival in bests[1:]]
-    tested = (
-        compare(first, second, episodes=episodes, question=question) for question, first, second in pairs
+def _average(suites: Sequence[Summary]) -> Summary:
+    played = [(one.success, one.interval) for one in suites if one.success is not None]
+    return Summary(
+        policy=suites[0].policy,
+        setting=suites[0].setting,
+        env=None,
+        rows=tuple(row for one in suites for row in one.rows),
+        success=_mean([one.success for one in suites]),
+        interval=mean_interval(played) if played else Interval(0.0, 1.0),
+        mean_depth=_mean([one.mean_depth for one in suites]),
+        mean_executed=_mean([one.mean_executed for one in suites]),
+        query_ms=_mean([one.query_ms for one in suites]),
     )
-    return [one for one in tested if one is not None]
 
 
-def _adaptive_pairs(own: Sequence[Summary]) -> list[tuple[str, Summary, Summary]]:
-    pairs = []
-    for adaptive in own:
-        same = [one for one in own if one.setting.execution == adaptive.setting.execution]
-        best = best_fixed(same)
-        if adaptive.setting.depth is None and best is not None:
-            pairs.append(("adaptive against the best fixed depth", adaptive, best))
-    return pairs
+def _row(group: Sequence[Episode]) -> Row:
+    first, ended = group[0], [episode for episode in group if episode.error is None]
+    successes = sum(bool(episode.success) for episode in ended)
+    interval = wilson_interval(successes, len(ended))
+    return Row(
+        env=first.env,
+        task=first.task,
+        policy=first.policy,
+        rule=first.rule,
+        depth=first.depth,
+        execution=first.execution,
+        episodes=len(ended),
+        successes=successes,
+        errors=len(group) - len(ended),
+        success_low=interval.low,
+        success_high=interval.high,
+        mean_depth=_mean([depth for episode in ended for depth in episode.depths]),
+        mean_executed=_mean([count for episode in ended for count in episode.executed]),
+        mean_steps=_mean([episode.steps for episode in ended]),
+        query_ms=_mean([episode.query_ms for episode in ended]),
+    )
 
 
-def _depth_pairs(own: Sequence[Summary]) -> list[tuple[str, Summary, Summary]]:
-    """Depth 64 against 12 where both are there, and the best depth against depth 1."""
-    pairs = []
-    at = {one.setting.depth: one for one in reversed(own) if one.setting.depth is not None}
-    if 64 in at and 12 in at:
-        pairs.append(("does over-iterating hurt?", at[64], at[12]))
-    best = best_fixed(list(at.values()))
-    if 1 in at and best is not None and best.setting.depth != 1:
-        pairs.append(("does iterating help?", best, at[1]))
-    return pairs
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return statistics.fmean(present) if present else None
+
+
+Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
+
+
+def _grouped(keyed: Iterable[tuple[Key, Item]]) -> dict[Key, list[Item]]:
+    """Items by key, keys in the order of first appearance."""
+    groups: dict[Key, list[Item]] = {}
+    for key, item in keyed:
+        groups.setdefault(key, []).append(item)
+    return groups

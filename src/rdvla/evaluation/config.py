@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rdvla.evaluation.setting import Setting
 from rdvla.execution import parse_execution
 from rdvla.head import FixedDepth, parse_rule
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED
+from rdvla.simulation.rendering import Rendering
 
 
 def parse_setting(rule: str, execution: str) -> Setting:
@@ -23,26 +25,48 @@ def parse_setting(rule: str, execution: str) -> Setting:
     )
 
 
+def find_setting(text: str, known: Sequence[Setting]) -> Setting:
+    """Read one of the `known` settings from `RULE` or `RULE/EXECUTION`, such as `8` or `8/fixed:4`.
+
+    Raises:
+        ConfigError: none of them, or several (with different execution rules), are meant.
+    """
+    rule, _, execution = text.partition("/")
+    executions = [execution] if execution else list(dict.fromkeys(one.execution for one in known))
+    meant = [parse_setting(rule, one) for one in executions]
+    found = [one for one in dict.fromkeys(known) if one in meant]
+    if len(found) != 1:
+        names = ", ".join(f"{one.rule_text}/{one.execution}" for one in dict.fromkeys(known))
+        raise ConfigError(f"{len(found)} settings are called {text!r}; name one of: {names or 'none'}")
+    return found[0]
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Closed-loop evaluation of one policy: tasks x stop rules x execution rules x seeds."""
+    """Closed-loop evaluation of one policy: environments x tasks x stop rules x execution rules x seeds.
+
+    The published LIBERO protocol: --env libero_spatial,libero_object,libero_goal,libero_10 --episodes 50
+    """
 
     policy: str  # folder or hub id
     output: str  # run directory: config, episodes.jsonl, results.json, videos
-    env: str = "metaworld"
-    tasks: tuple[str, ...] = ("MT10",)  # task names or sets of them
-    episodes: int = 25  # per task and setting
+    env: str = "metaworld"  # environment, or several: libero_spatial,libero_object
+    tasks: tuple[str, ...] = ()  # tasks or sets of them; none: each environment's own choice (MT10, all)
+    episodes: int = 25  # per task and setting; LIBERO has 50 official initial states a task
     seed: int = FIRST_EVALUATION_SEED  # episode i of every task and setting plays seed + i
-    rules: tuple[str, ...] = ("1", "2", "4", "8", "12", "action_change:1e-3")
+    rules: tuple[str, ...] = ("1", "2", "4", "8", "12", "action_change:1e-3")  # depths and adaptive rules
     execution: tuple[str, ...] = ("fixed:8",)  # how many actions of a chunk to run
-    max_steps: int = 200  # an episode without success ends here
+    max_steps: int | None = None  # an episode without success ends here; null: as step_limits say
+    step_limits: str | None = None  # limits by name: published, lerobot, short; null: the environment's own
     workers: int = 2  # environment processes
     threads: int = 1  # torch threads of the policy; the environments need the other cores
     videos: int = 1  # per task and setting, of its first episodes
+    video_fps: int = 20  # frames a second of simulated time; each one more costs a rendering
+    rendering: Rendering = "fast"  # full: what policies trained on a benchmark's own images need
     label: str = ""  # the policy's name in tables; its folder's name when empty
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "max_steps", "workers", "threads"):
+        for name in ("episodes", "workers", "threads", "video_fps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.videos < 0:
@@ -52,11 +76,25 @@ class EvaluationConfig:
                 f"seed must be at least {FIRST_EVALUATION_SEED}, got {self.seed}: "
                 "lower seeds belong to demonstrations, which a policy must not be tested on"
             )
-        for name in ("tasks", "rules", "execution"):
+        self._check_steps()
+        for name in ("rules", "execution"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty; name at least one")
         if len(set(self.settings)) < len(self.settings):
             raise ConfigError(f"a setting is named twice in rules {self.rules} x execution {self.execution}")
+        if not all(self.envs) or len(set(self.envs)) < len(self.envs):
+            raise ConfigError(f"env must name different environments, separated by commas, got {self.env!r}")
+
+    def _check_steps(self) -> None:
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ConfigError(f"max_steps must be at least 1, got {self.max_steps}")
+        if self.max_steps is not None and self.step_limits is not None:
+            raise ConfigError("max_steps and step_limits both say how long an episode may take: give one")
+
+    @property
+    def envs(self) -> tuple[str, ...]:
+        """The environments."""
+        return tuple(name.strip() for name in self.env.split(","))
 
     @property
     def settings(self) -> tuple[Setting, ...]:

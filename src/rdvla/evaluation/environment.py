@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdvla import simulation
+from rdvla.simulation.rendering import Rendering
 
 
 class Environment(Protocol):
     """What a rollout needs of a simulated task."""
 
     instruction: str
+    control_hz: float
 
     def reset(self, *, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """Start an episode; the observation holds "state" (S,)."""
@@ -28,11 +30,30 @@ class Environment(Protocol):
         """Camera images (H, W, 3) of the present moment."""
         ...
 
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
 
-MakeEnvironment = Callable[[str], Environment]  # task -> environment; has to pickle
+
+MakeEnvironment = Callable[[str, str], Environment]  # environment's name, task -> environment; has to pickle
 
 
-def make_environment(env: str, task: str, *, cameras: tuple[str, ...], image_size: int) -> Environment:
-    """Build a simulated task, in the worker that plays it."""
-    built: Environment = simulation.make(env, task, cameras=cameras, image_size=image_size)
+def make_environment(
+    env: str,
+    task: str,
+    *,
+    cameras: tuple[str, ...],
+    image_size: int,
+    max_steps: Mapping[str, int],
+    rendering: Rendering,
+) -> Environment:
+    """Build a simulated task, in the worker that plays it; `max_steps` are the limits by environment."""
+    built: Environment = simulation.make(
+        env,
+        task,
+        cameras=cameras,
+        image_size=image_size,
+        max_steps=max_steps[env],
+        rendering=rendering,
+    )
     return built

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rdvla.errors import ConfigError
 from rdvla.evaluation.config import EvaluationConfig
-from rdvla.evaluation.results import Episode, ResultsError, episode_from_dict
+from rdvla.evaluation.records import Episode, ResultsError
+from rdvla.evaluation.schema import episode_from_dict
 from rdvla.evaluation.setting import Setting
 from rdvla.files import read_json, write_json
 
-Key = tuple[str, Setting, int]  # task, setting, seed
+Key = tuple[str, str, Setting, int]  # environment, task, setting, seed
 
-# What may change when an evaluation goes on: more of the same, and how fast it is done.
-EXTENDABLE = {"tasks", "episodes", "rules", "execution", "workers", "threads", "videos", "output", "policy"}
+# What may change when an evaluation goes on: more of the same, and how fast it is done. Step limits are
+# compared by what they come to in each environment.
+EXTENDABLE = {
+    *("env", "tasks", "episodes", "rules", "execution", "workers", "threads", "videos", "output", "policy"),
+    *("max_steps", "step_limits"),
+}
 
 
 class Journal:
@@ -49,26 +55,66 @@ class Journal:
         self._file.close()
 
     def _remember(self, episode: Episode) -> None:
-        self.episodes[episode.task, episode.setting, episode.seed] = episode
+        self.episodes[episode.env, episode.task, episode.setting, episode.seed] = episode
 
 
-def check_same_run(folder: Path, config: EvaluationConfig, fingerprint: str) -> None:
+def check_same_run(
+    folder: Path, config: EvaluationConfig, *, limits: Mapping[str, int], fingerprint: str
+) -> None:
     """Write what the run is, or check that a run directory that is there already holds the same.
+
+    Environments, tasks, settings and episodes may be added or left out, as long as one environment stays.
+
+    Args:
+        folder: the run directory.
+        config: what is to be evaluated.
+        limits: steps after which an episode ends, by environment.
+        fingerprint: of the policy's weights.
 
     Raises:
         ConfigError: the directory holds an evaluation of something else.
     """
     path = folder / "evaluation.json"
-    now: dict[str, Any] = {"policy_fingerprint": fingerprint, **dataclasses.asdict(config)}
+    now: dict[str, Any] = {
+        "policy_fingerprint": fingerprint,
+        **dataclasses.asdict(config),
+        "limits": dict(limits),
+    }
     if path.exists():
         before = read_json(path)
-        for name in now.keys() - EXTENDABLE:
-            if before.get(name) != now[name]:
-                raise ConfigError(
-                    f"{folder} holds an evaluation with {name} {before.get(name)!r}, "
-                    f"and this one has {now[name]!r}: choose another output, or remove that folder"
-                )
+        _check_options(folder, before, now)
+        now["limits"] = _joined_limits(folder, before, limits)
     write_json(path, now)
+
+
+def _check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    defaults = {one.name: one.default for one in dataclasses.fields(EvaluationConfig)}
+    for name in now.keys() - EXTENDABLE - {"limits"}:
+        was = before.get(name, defaults.get(name))  # an option may be younger than the folder
+        if was != now[name]:
+            raise ConfigError(
+                f"{folder} holds an evaluation with {name} {was!r}, "
+                f"and this one has {now[name]!r}: choose another output, or remove that folder"
+            )
+
+
+def _joined_limits(folder: Path, before: Mapping[str, Any], limits: Mapping[str, int]) -> dict[str, int]:
+    """The step limits of a folder's environments and the new ones, which have to agree."""
+    # Folders of the first version have one environment and always name its limit.
+    known: dict[str, int] = before.get("limits") or {before["env"]: before["max_steps"]}
+    if not known.keys() & limits.keys():
+        both = ",".join([*known, *limits])
+        raise ConfigError(
+            f"{folder} holds an evaluation in {', '.join(known)}, and this one is in {', '.join(limits)}: "
+            f"choose another output, or --env {both} to add to it"
+        )
+    for env in known.keys() & limits.keys():
+        if known[env] != limits[env]:
+            raise ConfigError(
+                f"{folder} holds an evaluation with at most {known[env]} steps in {env}, "
+                f"and this one has {limits[env]}: choose another output, or remove that folder"
+            )
+    return {**known, **limits}
 
 
 def _parse(line: str, place: str) -> Episode:

@@ -12,7 +12,8 @@ from typing import Self
 
 from rdvla.errors import RDVLAError
 from rdvla.evaluation.environment import MakeEnvironment
-from rdvla.evaluation.worker import Failed, Finished, Job, Query, Reply, serve
+from rdvla.evaluation.messages import Failed, Finished, Job, Place, Query, Reply
+from rdvla.evaluation.worker import serve
 
 DEATHS_PER_WORKER = 3  # more than that and the run stops: something is wrong beyond one episode
 
@@ -24,6 +25,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")  # a fork would copy the state of torch's threads
         self.number = number
         self.job: Job | None = None
+        self.place: Place | None = None  # what its last episode played, and it therefore has open
         self.connection, theirs = context.Pipe()
         self.process: SpawnProcess = context.Process(
             target=serve, args=(theirs, make), name=f"rdvla-environment-{number}", daemon=True
@@ -33,7 +35,7 @@ class Worker:
 
     def start(self, job: Job) -> None:
         """Send an episode to play."""
-        self.job = job
+        self.job, self.place = job, job.place
         self._send(job)
 
     def reply(self, reply: Reply) -> None:

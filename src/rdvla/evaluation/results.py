@@ -3,89 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import types
-import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdvla.errors import RDVLAError
+from rdvla.evaluation.aggregate import Summary, suite_summaries, summaries
+from rdvla.evaluation.records import Episode, ResultsError, Row
+from rdvla.evaluation.schema import build, episode_from_dict
 from rdvla.evaluation.setting import Setting
-from rdvla.evaluation.statistics import wilson_interval
 from rdvla.files import read_json, write_json
 
-SCHEMA_VERSION = 1
-
-
-class ResultsError(RDVLAError, ValueError):
-    """A results file does not follow the schema; the message names the file and the place."""
-
-
-@dataclass(frozen=True)
-class EpisodeError:
-    """The exception that ended an episode."""
-
-    type: str
-    message: str
-    traceback: str
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode under one setting."""
-
-    env: str
-    task: str
-    policy: str
-    rule: str
-    depth: int | None
-    execution: str
-    seed: int
-    success: bool | None  # None when an exception ended the episode
-    steps: int
-    depths: list[int]  # iterations of each query
-    executed: list[int]  # actions executed after each query
-    query_ms: float | None  # mean over its queries: time of the predict call / observations in that call
-    video: str | None = None  # path relative to the results file
-    error: EpisodeError | None = None
-
-    @property
-    def setting(self) -> Setting:
-        """How the policy was run."""
-        return Setting(rule=self.rule, depth=self.depth, execution=self.execution)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One task under one setting."""
-
-    env: str
-    task: str
-    policy: str
-    rule: str
-    depth: int | None  # None for adaptive rules
-    execution: str
-    episodes: int  # that ended by themselves; `errors` are apart
-    successes: int
-    errors: int
-    success_low: float  # Wilson 95%
-    success_high: float
-    mean_depth: float | None  # iterations per query; None where no episode ended by itself
-    mean_executed: float | None  # actions per query
-    mean_steps: float | None  # environment steps of an episode
-    query_ms: float | None
-
-    @property
-    def setting(self) -> Setting:
-        """How the policy was run."""
-        return Setting(rule=self.rule, depth=self.depth, execution=self.execution)
-
-    @property
-    def success(self) -> float | None:
-        """Fraction of episodes with success; None when there is no episode."""
-        return self.successes / self.episodes if self.episodes else None
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, SCHEMA_VERSION)
 
 
 @dataclass(frozen=True)
@@ -95,19 +25,31 @@ class Results:
     rows: list[Row]
     episodes: list[Episode]
     meta: dict[str, Any]
-    schema_version: int = SCHEMA_VERSION
     folder: Path = field(default=Path(), compare=False)  # where video paths start; not in the file
+
+    @property
+    def step_limits(self) -> dict[str, int]:
+        """Steps after which an episode ended, by environment; empty where the file does not say."""
+        config = self.meta.get("config", {})
+        if "protocol" in self.meta:
+            return {env: one["max_steps"] for env, one in self.meta["protocol"].items()}
+        known = "env" in config and "max_steps" in config  # schema 1: one environment
+        return {config["env"]: config["max_steps"]} if known else {}
 
     def write(self, path: Path) -> None:
         """Write `results.json`, atomically."""
-        content = dataclasses.asdict(self)
-        del content["folder"]
-        version = content.pop("schema_version")
-        write_json(path, {"schema_version": version, **content})
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "summary": [_summary_entry(one) for one in [*suite_summaries(self.rows), *summaries(self.rows)]],
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "episodes": [dataclasses.asdict(episode) for episode in self.episodes],
+            "meta": self.meta,
+        }
+        write_json(path, content)
 
 
 def load_results(path: Path | str) -> Results:
-    """Read and check a results file (or the one in a run directory).
+    """Read and check a results file (or the one in a run directory), of this schema or the one before.
 
     Raises:
         ResultsError: the content does not follow the schema.
@@ -118,16 +60,16 @@ def load_results(path: Path | str) -> Results:
     content = read_json(path)
     if not isinstance(content, dict) or "schema_version" not in content:
         raise ResultsError(f"{path} is not a results file of rdvla: it names no schema_version")
-    if content["schema_version"] != SCHEMA_VERSION:
+    if content["schema_version"] not in READABLE_VERSIONS:
         raise ResultsError(
             f"{path} has schema_version {content['schema_version']!r}; "
-            f"this version of rdvla reads {SCHEMA_VERSION}"
+            f"this version of rdvla reads {' and '.join(map(str, READABLE_VERSIONS))}"
         )
     for name, kind in (("rows", list), ("episodes", list), ("meta", dict)):
         if not isinstance(content.get(name), kind):
             raise ResultsError(f"{path}: '{name}' must be a {'list' if kind is list else 'mapping'}")
-    rows = [_build(Row, row, f"{path}: rows[{i}]") for i, row in enumerate(content["rows"])]
-    episodes = [_build(Episode, one, f"{path}: episodes[{i}]") for i, one in enumerate(content["episodes"])]
+    rows = [build(Row, row, f"{path}: rows[{i}]") for i, row in enumerate(content["rows"])]
+    episodes = [episode_from_dict(one, f"{path}: episodes[{i}]") for i, one in enumerate(content["episodes"])]
     for i, row in enumerate(rows):
         if not 0 <= row.successes <= row.episodes:
             counts = f"{row.successes} successes in {row.episodes} episodes"
@@ -135,85 +77,38 @@ def load_results(path: Path | str) -> Results:
     return Results(rows=rows, episodes=episodes, meta=content["meta"], folder=path.parent)
 
 
-def episode_from_dict(values: Any, place: str) -> Episode:
-    """Check and build one episode; raises `ResultsError` naming `place`."""
-    return _build(Episode, values, place)
+def merge(results: Sequence[Results]) -> tuple[list[Row], list[Episode]]:
+    """Rows and episodes of several results.
+
+    Raises:
+        ResultsError: two of them hold the same policy label, environment, task and setting.
+    """
+    rows = [row for one in results for row in one.rows]
+    seen: set[tuple[str, str, str, Setting]] = set()
+    for row in rows:
+        key = (row.policy, row.env, row.task, row.setting)
+        if key in seen:
+            raise ResultsError(
+                f"two results hold policy '{row.policy}' on {row.task} at {row.setting.describe()}: "
+                "evaluate with another label, or leave one of the files out"
+            )
+        seen.add(key)
+    return rows, [episode for one in results for episode in one.episodes]
 
 
-def summarise(episodes: Iterable[Episode]) -> list[Row]:
-    """One row for each task and setting, in the order of first appearance."""
-    groups: dict[tuple[Any, ...], list[Episode]] = {}
-    for episode in episodes:
-        key = (episode.policy, episode.env, episode.task, episode.setting)
-        groups.setdefault(key, []).append(episode)
-    return [_row(group) for group in groups.values()]
-
-
-def _row(group: Sequence[Episode]) -> Row:
-    first, ended = group[0], [episode for episode in group if episode.error is None]
-    successes = sum(bool(episode.success) for episode in ended)
-    interval = wilson_interval(successes, len(ended))
-    return Row(
-        env=first.env,
-        task=first.task,
-        policy=first.policy,
-        rule=first.rule,
-        depth=first.depth,
-        execution=first.execution,
-        episodes=len(ended),
-        successes=successes,
-        errors=len(group) - len(ended),
-        success_low=interval.low,
-        success_high=interval.high,
-        mean_depth=_mean([depth for episode in ended for depth in episode.depths]),
-        mean_executed=_mean([count for episode in ended for count in episode.executed]),
-        mean_steps=_mean([episode.steps for episode in ended]),
-        query_ms=_mean([episode.query_ms for episode in ended if episode.query_ms is not None]),
-    )
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
-T = typing.TypeVar("T")
-
-
-def _build(cls: type[T], values: Any, place: str) -> T:
-    """Build the dataclass `cls` from a mapping after checking names and types."""
-    if not isinstance(values, dict):
-        raise ResultsError(f"{place} must be a mapping, got {values!r}")
-    hints = typing.get_type_hints(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    for name in values.keys() - hints.keys():
-        raise ResultsError(f"{place} has an unknown entry '{name}'")
-    built: dict[str, Any] = {}
-    for item in fields:
-        if item.name in values:
-            built[item.name] = _checked(hints[item.name], values[item.name], f"{place}.{item.name}")
-        elif item.default is dataclasses.MISSING:
-            raise ResultsError(f"{place} lacks '{item.name}'")
-    return cls(**built)
-
-
-def _checked(kind: Any, value: Any, place: str) -> Any:
-    options = typing.get_args(kind) if typing.get_origin(kind) is types.UnionType else (kind,)
-    for option in options:
-        if dataclasses.is_dataclass(option) and isinstance(value, dict):
-            return _build(option, value, place)  # type: ignore[arg-type]
-        if _is(option, value):
-            return value
-    raise ResultsError(f"{place} must be {_name(kind)}, got {value!r}")
-
-
-def _is(kind: Any, value: Any) -> bool:
-    if typing.get_origin(kind) is list:
-        (item,) = typing.get_args(kind)
-        return isinstance(value, list) and all(_is(item, one) for one in value)
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, int | float) if kind is float else isinstance(value, kind)
-
-
-def _name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and typing.get_origin(kind) is None else str(kind)
+def _summary_entry(one: Summary) -> dict[str, Any]:
+    return {
+        "env": one.env,
+        "policy": one.policy,
+        **dataclasses.asdict(one.setting),
+        "tasks": len(one.rows),
+        "episodes": one.episodes,
+        "successes": one.successes,
+        "errors": one.errors,
+        "success": one.success,
+        "success_low": one.interval.low,
+        "success_high": one.interval.high,
+        "mean_depth": one.mean_depth,
+        "mean_executed": one.mean_executed,
+        "query_ms": one.query_ms,
+    }

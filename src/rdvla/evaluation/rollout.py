@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from rdvla.evaluation.environment import MakeEnvironment
+from rdvla.evaluation.messages import Failed, Finished, Job, Query, Reply
 from rdvla.evaluation.pool import Worker, WorkerPool
+from rdvla.evaluation.schedule import Schedule
 from rdvla.evaluation.setting import Setting
-from rdvla.evaluation.worker import Failed, Finished, Job, Query, Reply
 from rdvla.execution import parse_execution
 from rdvla.head import Prediction, StopRule, parse_rule
 from rdvla.processing import Observation
@@ -61,15 +62,15 @@ class _Record:
 def roll_out(
     policy: Policy, jobs: Sequence[Job], *, make: MakeEnvironment, workers: int
 ) -> Iterator[Outcome]:
-    """Play all jobs and yield each outcome as it comes.
+    """Play all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
 
     An exception inside an episode is its outcome. An exception of the policy ends the rollout.
     """
-    waiting = list(reversed(jobs))
+    schedule = Schedule(jobs)
     with WorkerPool(workers=max(1, min(workers, len(jobs))), make=make) as pool:
         records: dict[int, _Record] = {}
         for worker in pool.workers:
-            _assign(worker, waiting, records)
+            _assign(worker, schedule, records)
         while any(worker.job is not None for worker in pool.workers):
             queries: list[tuple[Worker, Query]] = []
             for worker, message in pool.ready():
@@ -77,7 +78,7 @@ def roll_out(
                     queries.append((worker, message))
                     continue
                 yield _outcome(worker, message, records[worker.number])
-                _assign(worker, waiting, records)
+                _assign(worker, schedule, records)
             _answer(policy, queries, records)
 
 
@@ -87,11 +88,12 @@ def starting_seed(task: str, seed: int, query: int) -> int:
     return int.from_bytes(digest) >> 1  # torch takes 63 bits
 
 
-def _assign(worker: Worker, waiting: list[Job], records: dict[int, _Record]) -> None:
+def _assign(worker: Worker, schedule: Schedule, records: dict[int, _Record]) -> None:
     worker.job = None
-    if waiting:
+    job = schedule.next(worker.place)
+    if job is not None:
         records[worker.number] = _Record()
-        worker.start(waiting.pop())
+        worker.start(job)
 
 
 def _outcome(worker: Worker, end: Finished | Failed, record: _Record) -> Outcome:
@@ -101,7 +103,7 @@ def _outcome(worker: Worker, end: Finished | Failed, record: _Record) -> Outcome
 
 
 def _answer(policy: Policy, queries: Sequence[tuple[Worker, Query]], records: dict[int, _Record]) -> None:
-    """One predict call for each setting among the queries (around the change of a setting there are two)."""
+    """One predict call for each setting among the queries; workers at different tasks may differ in it."""
     groups: dict[Setting, list[tuple[Worker, Query]]] = {}
     for worker, query in queries:
         assert worker.job is not None
@@ -111,9 +113,10 @@ def _answer(policy: Policy, queries: Sequence[tuple[Worker, Query]], records: di
         prediction = _predict(policy, setting, group, records)
         spent = 1000 * (time.perf_counter() - start) / len(group)
         actions = prediction.actions.float().cpu().numpy()
+        depths = prediction.depth.tolist()
         horizons = parse_execution(setting.execution).horizon(prediction.depth).tolist()
         for row, (worker, _) in enumerate(group):
-            depth = int(prediction.depth[row])
+            depth = depths[row]
             records[worker.number].depths.append(depth)
             records[worker.number].milliseconds.append(spent)
             worker.reply(Reply(actions[row, : horizons[row]], depth))

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import re
+import textwrap
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,22 +24,27 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from rdvla import simulation
+from rdvla.evaluation.aggregate import summarise
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.environment import MakeEnvironment, make_environment
 from rdvla.evaluation.hardware import command_line, describe_hardware
 from rdvla.evaluation.journal import Journal, check_same_run
-from rdvla.evaluation.results import Episode, EpisodeError, Results, summarise
+from rdvla.evaluation.messages import Failed, Job
+from rdvla.evaluation.protocol import Suite, resolve_suites
+from rdvla.evaluation.records import Episode, EpisodeError
+from rdvla.evaluation.results import Results
 from rdvla.evaluation.rollout import Outcome, Policy, roll_out
 from rdvla.evaluation.setting import Setting
-from rdvla.evaluation.table import print_table
-from rdvla.evaluation.worker import Failed, Job
+from rdvla.evaluation.table import print_table, readable
 from rdvla.execution import check_fits, parse_execution
 from rdvla.policy import RDVLAPolicy
 
+DESCRIPTION_WIDTH = 48  # of the progress line; LIBERO's tasks have long names
+SPEED_PERIOD = 900.0  # seconds that the time left is estimated from: episodes may take minutes
+
 
 def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Path:
-    """Evaluate a saved policy in a simulator; returns the path of `results.json`.
+    """Evaluate a saved policy in one or several simulators; returns the path of `results.json`.
 
     A run directory that already holds finished episodes of the same evaluation is continued.
 
@@ -46,17 +52,21 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
         ConfigError: unknown task, setting or simulator, or the output holds another evaluation.
         RDVLAError: the policy cannot be loaded, or environment workers keep dying.
     """
-    tasks = simulation.resolve_tasks(config.env, config.tasks)
+    suites = resolve_suites(config)
     policy = RDVLAPolicy.from_pretrained(config.policy).eval()
     for rule in config.execution:
         check_fits(parse_execution(rule), chunk_size=policy.config.head.chunk_size)
     make = functools.partial(
-        make_environment, config.env, cameras=policy.config.cameras, image_size=policy.config.image_size
+        make_environment,
+        cameras=policy.config.cameras,
+        image_size=policy.config.image_size,
+        max_steps={suite.env: suite.max_steps for suite in suites},
+        rendering=config.rendering,
     )
     return evaluate_policy(
         policy,
         config,
-        tasks=tasks,
+        suites=suites,
         make=make,
         provenance=_provenance(config, policy),
         fingerprint=fingerprint(policy),
@@ -68,7 +78,7 @@ def evaluate_policy(
     policy: Policy,
     config: EvaluationConfig,
     *,
-    tasks: Sequence[str],
+    suites: Sequence[Suite],
     make: MakeEnvironment,
     provenance: dict[str, Any],
     fingerprint: str,
@@ -76,20 +86,24 @@ def evaluate_policy(
 ) -> Path:
     """Like `evaluate`, with a policy and an environment factory (which has to pickle) of the caller's own."""
     output = Path(config.output)
-    check_same_run(output, config, fingerprint)
+    limits = {suite.env: suite.max_steps for suite in suites}
+    check_same_run(output, config, limits=limits, fingerprint=fingerprint)
     console = console or Console()
     torch.set_num_threads(config.threads)
     start = time.perf_counter()
     journal = Journal(output / "episodes.jsonl")
     try:
-        jobs = _jobs(config, tasks)
-        missing = [job for job in jobs if not journal.finished(_key(job))]
+        jobs = _jobs(config, suites)
+        missing = [job for job in jobs if not journal.finished(job.key)]
         _play(policy, config, missing, journal=journal, make=make, console=console)
-        episodes = [journal.episodes[_key(job)] for job in jobs]
+        episodes = [journal.episodes[job.key] for job in jobs]
     finally:
         journal.close()
     meta = {
-        "config": {**dataclasses.asdict(config), "tasks": list(tasks), "output": output.name},
+        "config": {**dataclasses.asdict(config), "output": output.name},
+        "protocol": {
+            suite.env: {"tasks": list(suite.tasks), "max_steps": suite.max_steps} for suite in suites
+        },
         "policy": {**provenance, "fingerprint": fingerprint},
         "hardware": describe_hardware(),
         "command": command_line(),
@@ -121,29 +135,32 @@ def fingerprint(module: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _jobs(config: EvaluationConfig, tasks: Sequence[str]) -> list[Job]:
-    """Setting by setting, task by task, the same seeds for all."""
+def _jobs(config: EvaluationConfig, suites: Sequence[Suite]) -> list[Job]:
+    """Setting by setting, environment by environment, task by task, the same seeds for all.
+
+    This is the order of the results; `Schedule` chooses the order of playing.
+    """
     return [
         Job(
+            env=suite.env,
             task=task,
             setting=setting,
             seed=config.seed + number,
-            max_steps=config.max_steps,
-            video=_video_path(config, task, setting, number) if number < config.videos else None,
+            max_steps=suite.max_steps,
+            video=_video_path(config, suite.env, task, setting, number) if number < config.videos else None,
+            video_fps=config.video_fps,
         )
         for setting in config.settings
-        for task in tasks
+        for suite in suites
+        for task in suite.tasks
         for number in range(config.episodes)
     ]
 
 
-def _video_path(config: EvaluationConfig, task: str, setting: Setting, number: int) -> Path:
-    name = re.sub(r"[^a-z0-9.]+", "-", f"{task} {setting.describe()} {setting.execution} {number}".lower())
+def _video_path(config: EvaluationConfig, env: str, task: str, setting: Setting, number: int) -> Path:
+    words = f"{env} {task} {setting.describe()} {setting.execution} {number}"
+    name = re.sub(r"[^a-z0-9._]+", "-", words.lower())
     return Path(config.output) / "videos" / f"{name}.mp4"
-
-
-def _key(job: Job) -> tuple[str, Setting, int]:
-    return job.task, job.setting, job.seed
 
 
 def _play(
@@ -165,20 +182,21 @@ def _play(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, speed_estimate_period=SPEED_PERIOD) as progress:
         bar = progress.add_task("episodes", total=len(jobs))
         for outcome in roll_out(policy, jobs, make=make, workers=config.workers):
             episode = _episode(config, outcome)
             journal.add(episode)
             if episode.error is not None:
                 progress.console.print(
-                    f"exception in {episode.task}, {episode.setting.describe()}, seed {episode.seed}: "
-                    f"{episode.error.type}: {episode.error.message}",
+                    f"exception in {episode.env} {episode.task}, {episode.setting.describe()}, "
+                    f"seed {episode.seed}: {episode.error.type}: {episode.error.message}",
                     style="red",
                     markup=False,
                     highlight=False,
                 )
-            progress.update(bar, advance=1, description=f"{episode.setting.describe()} · {episode.task}")
+            at = textwrap.shorten(f"{episode.env} · {readable(episode.task)}", DESCRIPTION_WIDTH)
+            progress.update(bar, advance=1, description=at)
 
 
 def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
@@ -186,7 +204,7 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
     failed = isinstance(end, Failed)
     video = None if failed or job.video is None else str(job.video.relative_to(config.output))
     return Episode(
-        env=config.env,
+        env=job.env,
         task=job.task,
         policy=config.policy_label,
         rule=job.setting.rule,
@@ -199,5 +217,6 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
         executed=[] if isinstance(end, Failed) else end.executed,
         query_ms=outcome.query_ms,
         video=video,
+        video_stride=None if video is None or isinstance(end, Failed) else end.video_stride,
         error=EpisodeError(end.type, end.message, end.traceback) if isinstance(end, Failed) else None,
     )

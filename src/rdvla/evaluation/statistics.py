@@ -1,18 +1,21 @@
 """Intervals and tests for success counts. Everything here works on plain numbers and needs no model.
 
-Sources: Wilson (1927) for the interval of a proportion, McNemar (1947) in its exact binomial form for paired
-outcomes.
+Sources: Wilson (1927) for the interval of a proportion; McNemar (1947), in its exact binomial form, for
+paired outcomes; Newcombe, "Improved confidence intervals for the difference between binomial proportions
+based on paired data" (1998); Zou and Donner, "Construction of confidence limits about effect measures"
+(2008), for means.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 NORMAL_975 = 1.959963984540054  # two-sided 95% quantile of the standard normal distribution
+
+Outcomes = Mapping[tuple[str, str, int], bool]  # (environment, task, seed) -> success
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two settings compared on the episodes that both played (same task, same seed)."""
+    """Two settings compared on the episodes that both played (same environment, task and seed)."""
 
     pairs: int
-    first_successes: int
-    second_successes: int
+    first_success: float  # fraction of the pairs; over several environments the mean of theirs
+    second_success: float
     only_first: int  # pairs in which only the first setting succeeded
     only_second: int
     p_value: float  # exact McNemar, two-sided
     difference: float  # success of the first minus success of the second
-    interval: Interval  # 95% bootstrap interval of the difference
+    interval: Interval  # 95%, of the difference: Newcombe's
 
 
 def wilson_interval(successes: int, episodes: int) -> Interval:
@@ -72,44 +75,89 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     return min(1.0, float(2 * tail / 2**discordant))
 
 
-def bootstrap_difference(
-    differences: Mapping[str, Sequence[float]], *, resamples: int = 4000, seed: int = 0
-) -> Interval:
-    """95% percentile interval of the mean paired difference, macro-averaged over groups.
+def newcombe_interval(*, both: int, only_first: int, only_second: int, neither: int) -> Interval:
+    """95% interval of the difference of two paired success probabilities, from counts of the four outcomes.
 
-    Episodes are drawn with replacement within each group (task): the tasks are the benchmark, not a sample.
+    Newcombe's square-and-add interval (his method 10): two Wilson intervals put together with the
+    outcomes' correlation. Unlike a bootstrap it keeps a width when both sides always agree.
+
+    Raises:
+        ValueError: a count is negative, or all are zero.
     """
-    if not differences or not all(len(values) for values in differences.values()):
-        raise ValueError("every group needs at least one difference")
-    generator = np.random.default_rng(seed)
-    means = np.zeros(resamples)
-    for values in differences.values():
-        array = np.asarray(values, dtype=np.float64)
-        drawn = generator.integers(0, len(array), size=(resamples, len(array)))
-        means += array[drawn].mean(axis=1)
-    low, high = np.percentile(means / len(differences), [2.5, 97.5])
-    return Interval(float(low), float(high))
+    counts = (both, only_first, only_second, neither)
+    if min(counts) < 0 or sum(counts) == 0:
+        raise ValueError(f"counts must not be negative or all zero, got {counts}")
+    pairs = sum(counts)
+    first, second = both + only_first, both + only_second
+    p, q = first / pairs, second / pairs
+    of_first, of_second = wilson_interval(first, pairs), wilson_interval(second, pairs)
+    agreement: float = both * neither - only_first * only_second
+    if agreement > 0:  # continuity correction
+        agreement = max(agreement - pairs / 2, 0.0)
+    margins = first * (pairs - first) * second * (pairs - second)
+    phi = agreement / math.sqrt(margins) if margins else 0.0
+
+    def half(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
+
+    return Interval(
+        p - q - half(p - of_first.low, of_second.high - q),
+        p - q + half(of_first.high - p, q - of_second.low),
+    )
 
 
-def paired_test(
-    first: Mapping[tuple[str, int], bool], second: Mapping[tuple[str, int], bool]
-) -> PairedTest | None:
-    """Compare outcomes keyed by (task, seed); None when the settings share no episode."""
-    shared = sorted(first.keys() & second.keys())
+def mean_interval(estimates: Sequence[tuple[float, Interval]]) -> Interval:
+    """The interval of the mean of independent estimates, each with its own (Zou and Donner's MOVER).
+
+    Raises:
+        ValueError: there is no estimate.
+    """
+    if not estimates:
+        raise ValueError("at least one estimate is needed")
+    if len(estimates) == 1:
+        return estimates[0][1]
+    mean = math.fsum(value for value, _ in estimates) / len(estimates)
+    below = math.sqrt(math.fsum((value - one.low) ** 2 for value, one in estimates)) / len(estimates)
+    above = math.sqrt(math.fsum((one.high - value) ** 2 for value, one in estimates)) / len(estimates)
+    return Interval(mean - below, mean + above)
+
+
+def paired_test(first: Outcomes, second: Outcomes) -> PairedTest | None:
+    """Compare the outcomes of the episodes that both hold; None when there is none.
+
+    Several environments have equal weight in success and difference, however many episodes each has.
+    """
+    shared = first.keys() & second.keys()
     if not shared:
         return None
-    groups: dict[str, list[float]] = {}
-    for task, seed in shared:
-        groups.setdefault(task, []).append(float(first[task, seed]) - float(second[task, seed]))
-    only_first = sum(first[key] and not second[key] for key in shared)
-    only_second = sum(second[key] and not first[key] for key in shared)
+    suites = [_counts(first, second, [key for key in shared if key[0] == env]) for env in _names(shared)]
+    only_first, only_second = sum(one[1] for one in suites), sum(one[2] for one in suites)
+    differences = [
+        (
+            (one[1] - one[2]) / sum(one),
+            newcombe_interval(both=one[0], only_first=one[1], only_second=one[2], neither=one[3]),
+        )
+        for one in suites
+    ]
     return PairedTest(
         pairs=len(shared),
-        first_successes=sum(first[key] for key in shared),
-        second_successes=sum(second[key] for key in shared),
+        first_success=math.fsum((one[0] + one[1]) / sum(one) for one in suites) / len(suites),
+        second_success=math.fsum((one[0] + one[2]) / sum(one) for one in suites) / len(suites),
         only_first=only_first,
         only_second=only_second,
         p_value=mcnemar_exact(only_first, only_second),
-        difference=sum(sum(values) / len(values) for values in groups.values()) / len(groups),
-        interval=bootstrap_difference(groups),
+        difference=math.fsum(difference for difference, _ in differences) / len(suites),
+        interval=mean_interval(differences),
     )
+
+
+def _names(keys: Iterable[tuple[str, str, int]]) -> list[str]:
+    return sorted({env for env, _, _ in keys})
+
+
+def _counts(
+    first: Outcomes, second: Outcomes, keys: Iterable[tuple[str, str, int]]
+) -> tuple[int, int, int, int]:
+    """Pairs in which both, only the first, only the second, and neither succeeded."""
+    counted = Counter((first[key], second[key]) for key in keys)
+    return counted[True, True], counted[True, False], counted[False, True], counted[False, False]

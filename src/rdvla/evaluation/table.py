@@ -1,4 +1,4 @@
-"""The results as a table for the terminal."""
+"""The results as a table for the terminal, and how numbers and names are written everywhere."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from rdvla.evaluation.aggregate import Summary, summaries
+from rdvla.evaluation.aggregate import Summary, part_of, summaries
 from rdvla.evaluation.results import Results
 
 
 def print_table(results: Results, *, console: Console) -> None:
-    """Print a line for each task and a column for each setting, then mean, interval, depth and time."""
+    """Print a line for each task and a column for each setting, then means, interval, depth and time.
+
+    With several environments, each has its tasks and its mean, and their average comes last.
+    """
     columns = summaries(results.rows)
     table = Table(title="Success by task and setting", title_justify="left", box=SIMPLE_HEAD, padding=0)
-    table.add_column("task", no_wrap=True)
+    table.add_column("task", min_width=18)
     for one in columns:
         table.add_column(_heading(one, columns), justify="right", overflow="fold", min_width=6)
-    for task in dict.fromkeys(row.task for row in results.rows):
-        table.add_row(task, *(percent(_success(one, task)) for one in columns))
-    table.add_section()
-    table.add_row("mean", *(percent(one.success) for one in columns), style="bold")
-    table.add_row("95% interval", *(_interval(one) for one in columns))
+    envs = list(dict.fromkeys(row.env for row in results.rows))
+    for env in envs:
+        for task in dict.fromkeys(row.task for row in results.rows if row.env == env):
+            table.add_row(readable(task), *(percent(_success(one, env, task)) for one in columns))
+        table.add_section()
+        if len(envs) > 1:
+            _add_means(table, env, [part_of(one, env) for one in columns])
+            table.add_section()
+    _add_means(table, "mean" if len(envs) == 1 else "mean of environments", columns)
     table.add_row("iterations a query", *(number(one.mean_depth, 2) for one in columns))
     table.add_row("actions executed", *(number(one.mean_executed, 1) for one in columns))
     table.add_row("ms a query", *(number(one.query_ms, 1) for one in columns))
@@ -32,6 +39,11 @@ def print_table(results: Results, *, console: Console) -> None:
     console.print(table)
     if any(one.errors for one in columns):
         console.print("Episodes that ended with an exception are neither successes nor failures.")
+
+
+def _add_means(table: Table, title: str, columns: Sequence[Summary | None]) -> None:
+    table.add_row(title, *("-" if one is None else percent(one.success) for one in columns), style="bold")
+    table.add_row("95% interval", *("-" if one is None else _interval(one) for one in columns))
 
 
 def _heading(one: Summary, columns: Sequence[Summary]) -> str:
@@ -43,12 +55,17 @@ def _heading(one: Summary, columns: Sequence[Summary]) -> str:
     return "\n".join(parts)
 
 
-def _success(one: Summary, task: str) -> float | None:
-    return next((row.success for row in one.rows if row.task == task), None)
+def _success(one: Summary, env: str, task: str) -> float | None:
+    return next((row.success for row in one.rows if (row.env, row.task) == (env, task)), None)
 
 
 def _interval(one: Summary) -> str:
     return f"{100 * one.interval.low:.0f}-{100 * one.interval.high:.0f}"
+
+
+def readable(task: str) -> str:
+    """A task's name with spaces, at which a line may break."""
+    return task.replace("_", " ")
 
 
 def percent(value: float | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -42,7 +44,7 @@ def draw_frame(frame: Frame) -> NDArray[np.uint8]:
     return np.asarray(canvas)
 
 
-def write_video(path: Path, frames: Sequence[Frame], *, fps: int) -> None:
+def write_video(path: Path, frames: Sequence[Frame], *, fps: Fraction | int) -> None:
     """Write `frames` as H.264, yuv420p, with the index in front, so that every browser plays it.
 
     Raises:
@@ -74,5 +76,6 @@ def read_frames(path: Path, indices: Sequence[int]) -> list[Image.Image]:
     return [picture.crop((0, 0, picture.width, picture.height - BANNER)) for picture in pictures]
 
 
+@cache  # reading the font takes longer than drawing the text
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from rdvla.evaluation.profile import DepthProfile
 from rdvla.evaluation.statistics import Interval
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -95,20 +96,33 @@ def success_chart(
         return _svg(figure)
 
 
-def depth_chart(depths: Sequence[int], executed: Sequence[int], *, size: tuple[float, float]) -> str:
-    """Iterations of each query along an episode; it fills the width exactly, to lie under a film strip."""
+def depth_chart(
+    depths: Sequence[int],
+    executed: Sequence[int],
+    *,
+    profile: DepthProfile | None,
+    size: tuple[float, float],
+) -> str:
+    """Iterations of each query along an episode; it fills the width exactly, to lie under a film strip.
+
+    The median and quartiles of `profile` lie behind it, stretched to the episode's length.
+    """
     edges = [0]
     for count in executed:
         edges.append(edges[-1] + count)
     with rc_context(STYLE):
         figure = Figure(figsize=size)
         axes = figure.add_axes((0.0, 0.2, 1.0, 0.78))
-        axes.stairs(depths, edges, fill=True, color=SERIES[0], alpha=0.18, linewidth=0)
-        axes.stairs(depths, edges, color=SERIES[0], linewidth=1.6, baseline=None)
         top = max(depths)
+        if profile is not None:
+            time = profile.time * edges[-1]
+            axes.fill_between(time, profile.low, profile.high, color=MUTED, alpha=0.22, linewidth=0)
+            axes.plot(time, profile.median, color=MUTED, linewidth=1.0)
+            top = max(top, round(float(profile.high.max())))
+        axes.stairs(depths, edges, color=SERIES[0], linewidth=1.6, baseline=None)
         axes.set_xlim(0, edges[-1])
         axes.set_ylim(0, top * 1.25)
-        levels = [level for level in sorted({min(depths), top}) if level]
+        levels = [level for level in sorted({min(depths), max(depths)}) if level]
         axes.set_yticks(levels, labels=[""] * len(levels))
         axes.grid(axis="y")
         for level in levels:

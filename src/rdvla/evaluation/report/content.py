@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rdvla.evaluation.aggregate import Comparison, Summary, best_fixed
+from rdvla.evaluation.aggregate import Summary, best_fixed, part_of, suite_summary
+from rdvla.evaluation.comparisons import Comparison
 from rdvla.evaluation.report.charts import Point, Series, success_chart
-from rdvla.evaluation.results import Row
-from rdvla.evaluation.statistics import wilson_interval
-from rdvla.evaluation.table import number, percent
+from rdvla.evaluation.table import number, percent, readable
 
 Measure = Callable[[Summary], float | None]
 
@@ -24,7 +23,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Panel:
-    """A small chart of one task."""
+    """A small chart of one task or environment."""
 
     title: str
     chart: str
@@ -68,6 +67,11 @@ def line_name(one: Summary, everything: Sequence[Summary]) -> str:
     return f"{one.policy}, {one.setting.execution}" if several else one.policy
 
 
+def environments(everything: Sequence[Summary]) -> list[str]:
+    """The environments that were played, in the order of the results."""
+    return list(dict.fromkeys(row.env for one in everything for row in one.rows))
+
+
 def compute_chart(everything: Sequence[Summary], *, core_blocks: Mapping[str, int]) -> str:
     """Mean success over the tasks, against passes through a core block: equal compute lies at equal places.
 
@@ -78,7 +82,10 @@ def compute_chart(everything: Sequence[Summary], *, core_blocks: Mapping[str, in
     passes = _passes(core_blocks)
     ticks = _ticks([found for one in everything if (found := passes(one)) is not None])
     return success_chart(
-        _lines(everything, passes), ticks=ticks, label="core block passes per query (mean)", size=(5.4, 3.5)
+        _lines(everything, passes, everything=everything),
+        ticks=ticks,
+        label="core block passes per query (mean)",
+        size=(5.4, 3.5),
     )
 
 
@@ -91,42 +98,50 @@ def _passes(core_blocks: Mapping[str, int]) -> Measure:
 
 def time_chart(everything: Sequence[Summary]) -> str:
     """Mean success over the tasks, against milliseconds a query."""
-    lines = _lines(everything, lambda one: one.query_ms)
+    lines = _lines(everything, lambda one: one.query_ms, everything=everything)
     return success_chart(
         lines, ticks=[], label="milliseconds per query", size=(5.4, 3.5), logarithmic=False, joined=False
     )
 
 
-def task_panels(everything: Sequence[Summary], *, core_blocks: Mapping[str, int]) -> list[Panel]:
-    """One small chart for each task, see `compute_chart`."""
-    panels = []
-    passes = _passes(core_blocks)
-    ticks = _ticks([found for one in everything if (found := passes(one)) is not None])
-    for task in dict.fromkeys(row.task for one in everything for row in one.rows):
-        alone = [_of_task(one, row) for one in everything for row in one.rows if row.task == task]
-        lines = _lines(alone, passes)
-        chart = success_chart(lines, ticks=ticks, label="core block passes", size=(3.3, 2.0))
-        panels.append(Panel(task, chart))
+def suite_panels(everything: Sequence[Summary], *, core_blocks: Mapping[str, int]) -> list[Panel]:
+    """One small chart for each environment, see `compute_chart`."""
+    draw = _panel_maker(everything, core_blocks)
+    return [
+        draw(env, [part for one in everything if (part := part_of(one, env)) is not None])
+        for env in environments(everything)
+    ]
+
+
+def task_panels(everything: Sequence[Summary], *, core_blocks: Mapping[str, int]) -> dict[str, list[Panel]]:
+    """One small chart for each task, by environment, see `compute_chart`."""
+    draw = _panel_maker(everything, core_blocks)
+    panels: dict[str, list[Panel]] = {}
+    for env, task in dict.fromkeys((row.env, row.task) for one in everything for row in one.rows):
+        rows = [row for one in everything for row in one.rows if (row.env, row.task) == (env, task)]
+        panels.setdefault(env, []).append(draw(readable(task), [suite_summary([row]) for row in rows]))
     return panels
 
 
-def _of_task(one: Summary, row: Row) -> Summary:
-    return Summary(
-        policy=one.policy,
-        setting=one.setting,
-        rows=(row,),
-        success=row.success,
-        interval=wilson_interval(row.successes, row.episodes),
-        mean_depth=row.mean_depth,
-        mean_executed=row.mean_executed,
-        query_ms=row.query_ms,
-    )
+def _panel_maker(
+    everything: Sequence[Summary], core_blocks: Mapping[str, int]
+) -> Callable[[str, Sequence[Summary]], Panel]:
+    """A function that draws a part of the summaries with the scale and the colours of all."""
+    passes = _passes(core_blocks)
+    ticks = _ticks([found for one in everything if (found := passes(one)) is not None])
+
+    def draw(title: str, part: Sequence[Summary]) -> Panel:
+        lines = _lines(part, passes, everything=everything)
+        return Panel(title, success_chart(lines, ticks=ticks, label="core block passes", size=(3.3, 2.0)))
+
+    return draw
 
 
-def _lines(everything: Sequence[Summary], measure: Measure) -> list[Series]:
+def _lines(part: Sequence[Summary], measure: Measure, *, everything: Sequence[Summary]) -> list[Series]:
+    """The lines of a chart of `part`, in the colours that they have in the charts of everything."""
     lines = []
     for index, name in enumerate(policies(everything)):
-        own = [one for one in everything if line_name(one, everything) == name]
+        own = [one for one in part if line_name(one, everything) == name]
         fixed, adaptive = (
             [
                 Point(x, one.success, one.interval)
@@ -155,6 +170,16 @@ def comparison_sentence(one: Comparison) -> str:
     if one.test.p_value >= 0.05:
         return f"not told apart (p = {one.test.p_value:.2g})"
     return f"{'better' if points > 0 else 'worse'} (p = {one.test.p_value:.2g})"
+
+
+def suite_cells(one: Summary, envs: Sequence[str]) -> list[str]:
+    """Success in each environment and averaged over them, with intervals."""
+    parts = [*(part_of(one, env) for env in envs), one]
+    return ["-" if part is None else _with_interval(part) for part in parts]
+
+
+def _with_interval(one: Summary) -> str:
+    return f"{percent(one.success)} ({100 * one.interval.low:.0f}-{100 * one.interval.high:.0f})"
 
 
 def summary_cells(one: Summary) -> list[str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from rdvla.evaluation.footage import pictures_at, video_path
+from rdvla.evaluation.profile import DepthProfile
+from rdvla.evaluation.records import Episode
 from rdvla.evaluation.report.charts import depth_chart
-from rdvla.evaluation.results import Episode
-from rdvla.evaluation.video import read_frames
-from rdvla.evaluation.worker import VIDEO_STRIDE
 
 THUMBNAILS = 9
 THUMBNAIL_SIZE = 132  # pixels
@@ -39,7 +39,7 @@ class FilmStrip:
 
 def clip(episode: Episode, folder: Path) -> Clip | None:
     """The episode's video; None when it has none or the file is gone."""
-    path = _video(episode, folder)
+    path = video_path(episode, folder)
     if path is None:
         return None
     depths = episode.depths
@@ -48,19 +48,18 @@ def clip(episode: Episode, folder: Path) -> Clip | None:
     return Clip(caption=caption, outcome=outcome(episode), source=_data_url(path.read_bytes(), "video/mp4"))
 
 
-def film_strip(episode: Episode, folder: Path) -> FilmStrip | None:
-    """The episode's film strip; None without a video."""
-    path = _video(episode, folder)
+def film_strip(episode: Episode, folder: Path, *, profile: DepthProfile | None) -> FilmStrip | None:
+    """The episode's film strip, with the depths of its like behind its own; None without a video."""
+    path = video_path(episode, folder)
     if path is None or not episode.depths:
         return None
-    last = episode.steps // VIDEO_STRIDE
-    indices = sorted({round(last * i / (THUMBNAILS - 1)) for i in range(THUMBNAILS)})
+    steps = [round(episode.steps * i / (THUMBNAILS - 1)) for i in range(THUMBNAILS)]
     ending = f"{outcome(episode)} after {episode.steps} steps"
     return FilmStrip(
         task=episode.task,
-        caption=f"{episode.setting.describe()}, seed {episode.seed}, {ending}",
-        thumbnails=[_thumbnail(picture) for picture in read_frames(path, indices)],
-        chart=depth_chart(episode.depths, episode.executed, size=(9.5, 1.35)),
+        caption=f"{episode.env}, {episode.setting.describe()}, seed {episode.seed}, {ending}",
+        thumbnails=[_thumbnail(picture) for picture in pictures_at(episode, path, steps)],
+        chart=depth_chart(episode.depths, episode.executed, profile=profile, size=(9.5, 1.35)),
     )
 
 
@@ -71,15 +70,8 @@ def outcome(episode: Episode) -> str:
     return "success" if episode.success else "failure"
 
 
-def _video(episode: Episode, folder: Path) -> Path | None:
-    if episode.video is None:
-        return None
-    path = (folder / episode.video).resolve()
-    # A results file may come from elsewhere: only what lies beside it is embedded.
-    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
-
-
 def _thumbnail(picture: Image.Image) -> str:
+    picture = picture.copy()  # a short episode shows a picture more than once
     picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=80)

@@ -10,13 +10,20 @@ from typing import Any
 
 import jinja2
 
-from rdvla.evaluation.aggregate import Summary, merge, standard_comparisons, summaries
+from rdvla.evaluation.aggregate import Summary, summaries
+from rdvla.evaluation.comparisons import standard_comparisons
+from rdvla.evaluation.profile import depth_profile
+from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.report import content
 from rdvla.evaluation.report.media import Clip, FilmStrip, clip, film_strip
-from rdvla.evaluation.results import Episode, Results, ResultsError, load_results
-from rdvla.evaluation.table import number, percent
+from rdvla.evaluation.results import Results, load_results, merge
+from rdvla.evaluation.setting import Setting
+from rdvla.evaluation.table import number, percent, readable
 
-FILM_STRIPS = 12  # at most, one for each task
+Filmed = tuple[Episode, Results]
+
+FILM_STRIPS = 12  # at most, one for each task, the same number in every environment
+CLIPS = 160  # at most, the same number for every task: a page with thousands would not open
 
 
 def render_page(results: Sequence[Path | str]) -> str:
@@ -25,30 +32,36 @@ def render_page(results: Sequence[Path | str]) -> str:
     rows, episodes = merge(loaded)
     if not rows:
         raise ResultsError("the results hold no episode; there is nothing to report")
-    everything = summaries(rows)
+    everything, core_blocks = summaries(rows), _core_blocks(loaded)
+    envs = content.environments(everything)
     return _template().render(
-        title=_title(rows[0].env, everything),
+        title=_title(envs, everything),
         first_policy=everything[0].policy,
-        tasks=list(dict.fromkeys(row.task for row in rows)),
-        env=rows[0].env,
+        number_of_tasks=_number_of_tasks(everything),
+        envs=envs,
         key_figures=content.key_figures(_main_line(everything)),
         lines=content.policies(everything),
         several_executions=len({one.setting.execution for one in everything}) > 1,
-        compute_chart=content.compute_chart(everything, core_blocks=_core_blocks(loaded)),
+        compute_chart=content.compute_chart(everything, core_blocks=core_blocks),
         time_chart=content.time_chart(everything),
-        panels=content.task_panels(everything, core_blocks=_core_blocks(loaded)),
+        suite_panels=content.suite_panels(everything, core_blocks=core_blocks),
+        panels=content.task_panels(everything, core_blocks=core_blocks),
         summaries=everything,
         cells=content.summary_cells,
+        suite_cells=content.suite_cells,
         rows=rows,
         comparisons=standard_comparisons(everything, episodes),
         sentence=content.comparison_sentence,
         strips=_film_strips(loaded),
-        clips=_clips(loaded),
+        clips=_clips(loaded, tasks=_number_of_tasks(everything)),
         errors=[episode for episode in episodes if episode.error is not None],
-        runs=[(one.meta, json.dumps(one.meta.get("config", {}), indent=2)) for one in loaded],
+        runs=[
+            (one.meta, one.step_limits, json.dumps(one.meta.get("config", {}), indent=2)) for one in loaded
+        ],
         seeds=_seeds(episodes),
         percent=percent,
         number=number,
+        readable=readable,
     )
 
 
@@ -61,9 +74,15 @@ def _template() -> jinja2.Template:
     return environment.from_string((folder / "template.html").read_text(encoding="utf-8"))
 
 
-def _title(env: str, everything: Sequence[Summary]) -> str:
-    tasks = {row.task for one in everything for row in one.rows}
-    return f"Success against depth on {len(tasks)} {env} task{'s' if len(tasks) != 1 else ''}"
+def _title(envs: Sequence[str], everything: Sequence[Summary]) -> str:
+    tasks = _number_of_tasks(everything)
+    plural = "s" if tasks != 1 else ""
+    named = f"{envs[0]} task{plural}" if len(envs) == 1 else f"tasks of {', '.join(envs)}"
+    return f"Success against depth on {tasks} {named}"
+
+
+def _number_of_tasks(everything: Sequence[Summary]) -> int:
+    return len({(row.env, row.task) for one in everything for row in one.rows})
 
 
 def _main_line(everything: Sequence[Summary]) -> list[Summary]:
@@ -88,28 +107,54 @@ def _core_blocks(loaded: Sequence[Results]) -> dict[str, int]:
 
 def _film_strips(loaded: Sequence[Results]) -> list[FilmStrip]:
     """One adaptive episode of each task; a fixed depth would only draw a level line."""
-    strips: dict[str, FilmStrip] = {}
+    strips: dict[tuple[str, str], FilmStrip] = {}
+    envs = {row.env for results in loaded for row in results.rows}
     for results in loaded:
-        for episode in results.episodes:
-            if episode.depth is None and episode.task not in strips and len(strips) < FILM_STRIPS:
-                strip = film_strip(episode, results.folder)
-                if strip is not None:
-                    strips[episode.task] = strip
+        for (env, task, _), group in _adaptive_groups(results).items():
+            full = sum(other == env for other, _ in strips) >= max(1, FILM_STRIPS // len(envs))
+            if full or (env, task) in strips:
+                continue
+            profile = depth_profile(group)
+            drawn = (film_strip(episode, results.folder, profile=profile) for episode in group)
+            strip = next((one for one in drawn if one is not None), None)
+            if strip is not None:
+                strips[env, task] = strip
     return list(strips.values())
 
 
-def _clips(loaded: Sequence[Results]) -> dict[str, list[Clip]]:
-    """Videos by task; with several policies their captions name the policy."""
-    clips: dict[str, list[Clip]] = {}
+def _adaptive_groups(results: Results) -> dict[tuple[str, str, Setting], list[Episode]]:
+    """Episodes of adaptive rules by environment, task and setting."""
+    groups: dict[tuple[str, str, Setting], list[Episode]] = {}
+    for episode in results.episodes:
+        if episode.depth is None:
+            groups.setdefault((episode.env, episode.task, episode.setting), []).append(episode)
+    return groups
+
+
+def _clips(loaded: Sequence[Results], *, tasks: int) -> dict[tuple[str, str], list[Clip]]:
+    """Videos by environment and task; with several policies their captions name the policy."""
+    filmed: dict[tuple[str, str], list[Filmed]] = {}
     for results in loaded:
         for episode in results.episodes:
+            if episode.video is not None:
+                filmed.setdefault((episode.env, episode.task), []).append((episode, results))
+    clips: dict[tuple[str, str], list[Clip]] = {}
+    for place, found in filmed.items():
+        for episode, results in _spread(found, max(1, CLIPS // tasks)):
             made = clip(episode, results.folder)
             if made is None:
                 continue
             if len(loaded) > 1:
                 made = Clip(f"{episode.policy} · {made.caption}", made.outcome, made.source)
-            clips.setdefault(episode.task, []).append(made)
+            clips.setdefault(place, []).append(made)
     return clips
+
+
+def _spread(found: Sequence[Filmed], count: int) -> list[Filmed]:
+    """At most `count` of them, evenly spaced, the last one included."""
+    if len(found) <= count:
+        return list(found)
+    return [found[-1 - (len(found) - 1) * i // max(1, count - 1)] for i in reversed(range(count))]
 
 
 def _seeds(episodes: Sequence[Episode]) -> str:
