@@ -50,8 +50,7 @@ def cluster_vertices(vertices: NDArray[np.float32], cell: float) -> NDArray[np.i
     That is the one nearest to the mean of the cell's vertices.
     """
     grid = np.floor((vertices - vertices.min(axis=0)) / cell).astype(np.int64)
-    _, cluster = np.unique(grid, axis=0, return_inverse=True)
-    cluster = cluster.reshape(-1)
+    _, cluster = np.unique(np.ravel_multi_index(grid.T, grid.max(axis=0) + 1), return_inverse=True)
     members = np.bincount(cluster)
     means = np.stack([np.bincount(cluster, vertices[:, axis]) / members for axis in range(3)], axis=1)
     distance = ((vertices - means[cluster]) ** 2).sum(axis=1)
@@ -69,6 +68,7 @@ def distinct_triangles(corners: NDArray[np.int64]) -> NDArray[np.int64]:
     # The same triangle may start at another corner; turned round it is the other side, which is kept.
     smallest = triangles.argmin(axis=1)[:, None]
     turned = np.take_along_axis(triangles, (smallest + np.arange(3)) % 3, axis=1)
-    _, once = np.unique(turned, axis=0, return_index=True)
+    size = int(corners.max(initial=0)) + 1
+    _, once = np.unique(np.ravel_multi_index(turned.T, (size, size, size)), return_index=True)
     kept: NDArray[np.int64] = numbers[np.sort(once)]
     return kept

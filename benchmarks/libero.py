@@ -1,0 +1,80 @@
+"""What a control step, a reset and an image of LIBERO cost: `python -m benchmarks.libero`.
+
+Times, interleaved in one process: a control step of this package against one of the benchmark's own
+environment without cameras, under the same actions; a reset of each; and two camera images at 128 pixels,
+"fast" against "full". Prints medians with quartiles and paired ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Spread, hardware, interleave, paired_ratio
+from rdvla import simulation
+from rdvla.simulation.environment import FIRST_EVALUATION_SEED
+
+STEPS = 10  # control steps a sample
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", default="libero_goal")
+    parser.add_argument("--task", type=int, default=0, help="number of the task in its suite")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    task = simulation.tasks(options.suite)[options.task]
+    fast = simulation.make(options.suite, task)
+    full = simulation.make(options.suite, task, rendering="full")
+    stock = _stock_environment(options.suite, options.task)
+    for env in (fast, full):
+        env.reset(seed=FIRST_EVALUATION_SEED)
+    actions = np.random.default_rng(0).uniform(-0.3, 0.3, (STEPS, 7)).astype(np.float32)
+    print(f"{options.suite}, {task}\n{hardware()}")
+    comparisons: dict[str, tuple[Callable[[], object], Callable[[], object], int]] = {
+        "control step": (lambda: _play(stock, actions), lambda: _play(fast, actions), STEPS),
+        "reset": (stock.reset, lambda: fast.reset(seed=1), 1),
+        "two images": (full.render_cameras, fast.render_cameras, 1),
+    }
+    for name, (slow, quick, count) in comparisons.items():
+        samples = interleave({"theirs": slow, "ours": quick}, rounds=options.rounds, warmup=2)
+        spreads = {who: Spread.of([one / count for one in found]) for who, found in samples.items()}
+        ratio = paired_ratio(samples["theirs"], samples["ours"])
+        print(
+            f"{name:14}ratio {_text(ratio)}   " + "   ".join(f"{k} {_text(v)} ms" for k, v in spreads.items())
+        )
+
+
+def _stock_environment(suite: str, number: int) -> Any:
+    """The benchmark's own environment, without cameras."""
+    from libero.libero import benchmark, get_libero_path
+    from libero.libero.envs.env_wrapper import ControlEnv
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        task = benchmark.get_benchmark(suite)().get_task(number)
+        file = Path(get_libero_path("bddl_files")) / task.problem_folder / task.bddl_file
+        env = ControlEnv(
+            bddl_file_name=str(file), use_camera_obs=False, has_offscreen_renderer=False, horizon=10**9
+        )
+        env.reset()
+    return env
+
+
+def _play(env: Any, actions: Any) -> None:
+    for action in actions:
+        env.step(action)
+
+
+def _text(spread: Spread) -> str:
+    return f"{spread.median:.1f} ({spread.low:.1f}-{spread.high:.1f})"
+
+
+if __name__ == "__main__":
+    main()
