@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rdvla.data import EpisodeDataset
-from rdvla.errors import DatasetError
+from rdvla.errors import ConfigError, DatasetError
 from tests.data.helpers import make_episode, make_writer
 
 FILES = (
@@ -64,7 +64,7 @@ def test_damage_is_named(
     file.write_bytes(damage(file.read_bytes(), data))
     try:
         found = everything(root)
-    except DatasetError as error:
+    except (DatasetError, ConfigError) as error:  # a damaged camera name reads as another camera
         assert str(root) in str(error)
         if name.startswith(("data", "videos")):
             assert str(file) in str(error)
@@ -87,7 +87,7 @@ def test_damage_without_checksums_raises_nothing_else(
     (root / "meta/checksums.json").unlink()
     try:
         everything(root)
-    except DatasetError as error:
+    except (DatasetError, ConfigError) as error:  # a damaged camera name reads as another camera
         assert str(root) in str(error)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from rdvla.data import DatasetWriter, Episode, EpisodeDataset
 from rdvla.data import assemble as assemble_module
+from rdvla.data import video as video_module
 from tests.data.helpers import FPS, LENGTHS, STRIDE, make_episode, make_writer
 
 STATISTICS = {"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"}
@@ -46,13 +47,12 @@ def test_images_are_near_the_originals(dataset_root: Path, episodes: list[Episod
         assert psnr(shown[marker], read[marker]) > 30  # 4:2:0 chroma would give about 15
 
 
-def test_sequential_reading_gives_the_same_images(dataset_root: Path) -> None:
+def test_reading_in_order_gives_the_same_images(dataset_root: Path) -> None:
     dataset = EpisodeDataset(dataset_root, chunk_size=4, cameras=["wrist"])
-    for rows, images in dataset.iterate_images(batch_size=5):
-        np.testing.assert_array_equal(
-            images["wrist"],
-            EpisodeDataset(dataset_root, chunk_size=4, cameras=["wrist"]).images(rows)["wrist"],
-        )
+    for start in range(0, dataset.num_rows, 5):
+        rows = range(start, min(start + 5, dataset.num_rows))
+        opened_anew = EpisodeDataset(dataset_root, chunk_size=4, cameras=["wrist"])
+        np.testing.assert_array_equal(dataset.images(rows)["wrist"], opened_anew.images(rows)["wrist"])
 
 
 def test_lerobot_layout(dataset_root: Path) -> None:
@@ -166,8 +166,24 @@ def test_files_are_split_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for episode in episodes:
         writer.add_episode(episode)
     dataset = EpisodeDataset(writer.finalize(), chunk_size=2)
-    assert len(list(dataset.root.glob("data/*/*.parquet"))) == 4
-    assert len(list(dataset.root.glob("videos/observation.images.front/*/*.mp4"))) == 3
+    assert len(list(dataset.parts[0].root.glob("data/*/*.parquet"))) == 4
+    assert len(list(dataset.parts[0].root.glob("videos/observation.images.front/*/*.mp4"))) == 3
     shown = np.concatenate([e.images["front"][e.image_index] for e in episodes])
     assert psnr(shown, dataset.images(range(sum(LENGTHS)))["front"].numpy()) > 38
     assert (dataset.sample_index[:3] == [0, STRIDE, 2 * STRIDE]).all()
+
+
+def test_episodes_of_another_encoding_get_their_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = make_writer(tmp_path / "demos")
+    episodes = [make_episode(number) for number in range(4)]
+    for number, episode in enumerate(episodes):
+        if number == 2:  # the generation goes on after an update
+            settings = {name: value for name, value in video_module.ENCODER_OPTIONS.items() if name != "tune"}
+            monkeypatch.setattr(video_module, "ENCODER_OPTIONS", settings)
+        writer.add_episode(episode)
+    dataset = EpisodeDataset(writer.finalize(), chunk_size=2)
+    assert len(list(writer.root.glob("videos/observation.images.front/*/*.mp4"))) == 2
+    shown = np.concatenate([e.images["front"][e.image_index] for e in episodes])
+    assert psnr(shown, dataset.images(range(sum(LENGTHS)))["front"].numpy()) > 38

@@ -100,7 +100,7 @@ def test_perception_then_a_head_on_frozen_context(dataset: Path, tmp_path: Path)
 
 def test_perception_trains_the_backbone_only(dataset: Path, tmp_path: Path) -> None:
     trainer = Trainer(train_config(dataset, tmp_path / "run", objective="perception"), console=QUIET)
-    assert {name.split(".")[0] for name in trainer.parameters} == {"backbone"}
+    assert {name.split(".")[0] for name in trainer.state.parameters} == {"backbone"}
     before = {name: p.detach().clone() for name, p in trainer.policy.named_parameters()}
     trainer.run()
     changed = {name for name, p in trainer.policy.named_parameters() if not p.equal(before[name])}
@@ -135,7 +135,7 @@ def test_nan_stops_with_step_batch_and_last_checkpoint(
 
     def poison(rows: Any) -> torch.Tensor:
         values = actions(rows)
-        if trainer.step == 7:
+        if trainer.state.step == 7:
             values[torch.as_tensor(rows) == poisoned] = float("nan")
         return values
 
@@ -161,7 +161,7 @@ def test_an_infinite_gradient_stops_before_the_weights_change(
 ) -> None:
     trainer = Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
     before = {name: p.detach().clone() for name, p in trainer.policy.named_parameters()}
-    weight = trainer.parameters["head.output.weight"]
+    weight = trainer.state.parameters["head.output.weight"]
     weight.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(NonFiniteLossError, match="all of its inputs are finite"):
         trainer.update(trainer.sampler.draw(0))
@@ -227,7 +227,7 @@ def test_resuming_a_finished_run_changes_nothing(dataset: Path, tmp_path: Path) 
 
 
 def test_resuming_where_nothing_is_starts_a_run(dataset: Path, tmp_path: Path) -> None:
-    assert Trainer(train_config(dataset, tmp_path / "run", resume=True), console=QUIET).step == 0
+    assert Trainer(train_config(dataset, tmp_path / "run", resume=True), console=QUIET).state.step == 0
 
 
 def test_a_damaged_checkpoint_is_passed_over_only_when_asked_for(dataset: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from rdvla.data.meta_writer import write_episodes, write_info, write_statistics,
 from rdvla.data.metadata import DatasetMetadata
 from rdvla.data.staging import FRAMES_FILE, StagedEpisode
 from rdvla.data.statistics import Statistics, as_json, feature_statistics
-from rdvla.data.video import concatenate_videos
+from rdvla.data.video import concatenate_videos, encoding
 from rdvla.files import write_atomically
 
 MB = 1 << 20
@@ -66,11 +66,12 @@ def assemble(
     write_info(root, batch, spec, existing)
 
 
-def _groups(sizes: Sequence[float], limit: float) -> list[range]:
-    """Split consecutive items into runs whose sizes add up to `limit` at most (or that hold one item)."""
+def _groups(sizes: Sequence[float], limit: float, kinds: Sequence[bytes] | None = None) -> list[range]:
+    """Split consecutive items into runs of one kind that add up to `limit` at most (or hold one item)."""
     starts, total = [0], 0.0
     for number, size in enumerate(sizes):
-        if number > starts[-1] and total + size > limit:
+        another = kinds is not None and kinds[number] != kinds[starts[-1]]
+        if number > starts[-1] and (another or total + size > limit):
             starts.append(number)
             total = 0.0
         total += size
@@ -123,7 +124,9 @@ def _write_videos(
         max(e.video(camera).stat().st_size / (VIDEO_FILE_MB * MB), e.length / fps / VIDEO_FILE_SECONDS)
         for e in batch.episodes
     ]
-    for group in _groups(shares, 1.0):
+    # Episodes that another version of the encoder staged before an interruption get files of their own.
+    kinds = [encoding(e.video(camera)) for e in batch.episodes]
+    for group in _groups(shares, 1.0, kinds):
         parts = [(batch.episodes[n].video(camera), batch.episodes[n].length) for n in group]
         with write_atomically(root / position.path(VIDEO_PATH, video_key=key)) as temporary:
             concatenate_videos(parts, temporary, fps=fps)

@@ -1,7 +1,8 @@
 """Features that no trained parameter touches, computed once and kept on disk.
 
 A frozen image encoder would otherwise repeat the same work in every epoch. Features are kept for rows with a
-new image only; a row that shows a held image gets the features of the row at which that image was new.
+new image only; a row that shows a held image gets the features of the row at which that image was new. Of
+datasets that are read together each has a folder of its own, which every selection of them shares.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdvla.data.dataset import EpisodeDataset, Rows
+from rdvla.data.dataset import EpisodeDataset
+from rdvla.data.parts import split_by_part
+from rdvla.data.rows import Rows
 from rdvla.data.shards import map_shard, write_shard
 from rdvla.errors import ConfigError, DatasetError, RDVLAError
 from rdvla.files import read_json, write_json
 
+Images = Callable[[NDArray[np.int64]], dict[str, Tensor]]
 Encode = Callable[[dict[str, Tensor], list[str]], dict[str, Tensor]]
 Progress = Callable[[int, int], None]
 
@@ -32,18 +37,15 @@ class FeatureCache:
     """Frozen features of dataset rows. Make one with `open_or_build`."""
 
     def __init__(
-        self,
-        dataset: EpisodeDataset,
-        rows: NDArray[np.int64],
-        shards: list[dict[str, Tensor]],
-        *,
-        shard_rows: int,
+        self, dataset: EpisodeDataset, rows: NDArray[np.int64], shards: list[dict[str, Tensor]]
     ) -> None:
-        """Features by shard of the rows with a new image that are kept, (N,) ascending."""
+        """Features that the shards hold, in this order, of (N,) ascending rows with a new image."""
+        sizes = [len(next(iter(shard.values()))) for shard in shards]
         self._dataset = dataset
         self._rows = rows
         self._shards = shards
-        self._shard_rows = shard_rows
+        self._shard_of = np.repeat(np.arange(len(shards)), sizes)  # (N,)
+        self._place_of = np.concatenate([np.arange(size) for size in sizes])  # (N,) in its shard
 
     @classmethod
     def open_or_build(
@@ -54,6 +56,7 @@ class FeatureCache:
         *,
         key: str,
         directory: Path | str,
+        images: Images | None = None,
         batch_size: int = 32,
         dtype: torch.dtype = torch.float16,
         progress: Progress | None = None,
@@ -61,9 +64,9 @@ class FeatureCache:
     ) -> FeatureCache:
         """Open the cache of these rows, after computing what is not there yet.
 
-        The cache lives in `directory/<key>-<hash>/`; the hash covers the dataset's content, the cameras and
-        the rows. It is written in shards of 512 rows, each at once, so an interrupted build goes on with the
-        next shard.
+        The cache lives in folders `directory/<key>-<hash>/`, one a dataset; the hash covers the dataset's
+        content, the cameras and the rows. It is written in shards of 512 rows, each at once, so an
+        interrupted build goes on with the next shard.
 
         Args:
             dataset: where images and instructions come from.
@@ -72,6 +75,7 @@ class FeatureCache:
                 gradient.
             key: names the encoder; it must change whenever the encoder's output would (`policy.cache_key()`).
             directory: parent folder of all caches.
+            images: gives the images of rows, as `dataset.images`; None: that.
             batch_size: rows that `encode` gets at once.
             dtype: how floating-point features are kept, float16 or float32.
             progress: called with (rows done, rows in all) after each batch.
@@ -81,27 +85,36 @@ class FeatureCache:
             DatasetError: a damaged shard or index (named, with what to delete), or a damaged image.
             ConfigError: the encoder's output has the wrong number of rows, or does not fit `dtype`.
         """
-        fresh = np.unique(dataset.fresh_rows(rows))
-        if len(fresh) == 0:
-            raise ConfigError("the feature cache needs at least one row")
-        folder = (
-            Path(directory)
-            / f"{re.sub(r'[^A-Za-z0-9._-]', '_', key)[:80]}-{_digest(dataset, fresh, key, dtype)}"
-        )
-        _check_index(folder, len(fresh))
-        pieces = [fresh[start : start + SHARD_ROWS] for start in range(0, len(fresh), SHARD_ROWS)]
-        shards = []
-        for number, piece in enumerate(pieces):
-            path = folder / f"shard-{number:05d}.safetensors"
-            report = _report(progress, done=number * SHARD_ROWS, total=len(fresh))
-            if not path.exists():
-                write_shard(path, _encode_rows(dataset, piece, encode, batch_size, dtype, report))
-            shards.append(map_shard(path, rows=len(piece)))
-            report(len(piece))
-        _check_alike(folder, shards)
+        fresh, folders = _plan(dataset, rows, key=key, directory=Path(directory), dtype=dtype)
+        encoder = _Encoder(dataset, images or dataset.images, encode, batch_size, dtype)
+        report = progress or (lambda _done, _total: None)
+        shards: list[dict[str, Tensor]] = []
+        done = 0
+        for folder in folders:
+            _check_index(folder.path, len(folder.rows))
+            for path, piece in folder.shards():
+                if not path.exists():
+                    write_shard(path, encoder.features(piece, _behind(report, done, len(fresh))))
+                shards.append(map_shard(path, rows=len(piece)))
+                done += len(piece)
+                report(done, len(fresh))
+                _check_alike(path, shards)
         if in_memory:
             shards = [{name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}]
-        return cls(dataset, fresh, shards, shard_rows=max(SHARD_ROWS, len(fresh) if in_memory else 0))
+        return cls(dataset, fresh, shards)
+
+    @staticmethod
+    def exists(
+        dataset: EpisodeDataset,
+        rows: Rows,
+        *,
+        key: str,
+        directory: Path | str,
+        dtype: torch.dtype = torch.float16,
+    ) -> bool:
+        """Whether `open_or_build` would find everything there (the files are not read)."""
+        _, folders = _plan(dataset, rows, key=key, directory=Path(directory), dtype=dtype)
+        return all(path.exists() for folder in folders for path, _ in folder.shards())
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -134,15 +147,84 @@ class FeatureCache:
         first = self._shards[0][name]
         kept_as = dtype if dtype is not None and first.is_floating_point() else first.dtype
         gathered = torch.empty(len(place), *first.shape[1:], dtype=kept_as)
-        for target, source in enumerate(place.tolist()):  # converts while it copies: one pass over the memory
-            gathered[target] = self._shards[source // self._shard_rows][name][source % self._shard_rows]
+        wanted = zip(self._shard_of[place].tolist(), self._place_of[place].tolist(), strict=True)
+        for target, (shard, source) in enumerate(
+            wanted
+        ):  # converts while it copies: one pass over the memory
+            gathered[target] = self._shards[shard][name][source]
         return gathered
 
 
-def _digest(dataset: EpisodeDataset, rows: NDArray[np.int64], key: str, dtype: torch.dtype) -> str:
-    digest = hashlib.sha256(rows.tobytes())
-    digest.update("\n".join([dataset.fingerprint(), *dataset.cameras, key, str(dtype)]).encode())
-    return digest.hexdigest()[:16]
+@dataclass(frozen=True)
+class _Folder:
+    """Where the features of one dataset's rows (ascending, numbered through all datasets) are kept."""
+
+    path: Path
+    rows: NDArray[np.int64]
+
+    def shards(self) -> list[tuple[Path, NDArray[np.int64]]]:
+        """Every file with its rows."""
+        starts = range(0, len(self.rows), SHARD_ROWS)
+        return [
+            (self.path / f"shard-{number:05d}.safetensors", self.rows[start : start + SHARD_ROWS])
+            for number, start in enumerate(starts)
+        ]
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Computes the features of rows, batch by batch."""
+
+    dataset: EpisodeDataset
+    images: Images
+    encode: Encode
+    batch_size: int
+    dtype: torch.dtype
+
+    def features(self, rows: NDArray[np.int64], report: Callable[[int], None]) -> dict[str, Tensor]:
+        """Features of ascending rows; `report` gets the number of rows done after each batch but the last."""
+        parts: list[dict[str, Tensor]] = []
+        for start in range(0, len(rows), self.batch_size):
+            if start:
+                report(start)
+            batch = rows[start : start + self.batch_size]
+            with torch.no_grad():
+                features = self.encode(self.images(batch), self.dataset.instructions(batch))
+            parts.append({name: self._kept(name, tensor, len(batch)) for name, tensor in features.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _kept(self, name: str, tensor: Tensor, rows: int) -> Tensor:
+        if tensor.shape[:1] != (rows,):
+            raise ConfigError(f"the encoder's {name!r} has shape {tuple(tensor.shape)} for {rows} rows")
+        tensor = tensor.detach().cpu()
+        kept = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        if kept.is_floating_point() and not torch.isfinite(kept).all():
+            raise ConfigError(
+                f"the encoder's {name!r} is not finite in {self.dtype} (float16 ends at 65504; try float32)"
+            )
+        return kept
+
+
+def _plan(
+    dataset: EpisodeDataset, rows: Rows, *, key: str, directory: Path, dtype: torch.dtype
+) -> tuple[NDArray[np.int64], list[_Folder]]:
+    """The rows with a new image that are kept, ascending, and the folder of each dataset's share."""
+    fresh = np.unique(dataset.fresh_rows(rows))
+    if len(fresh) == 0:
+        raise ConfigError("the feature cache needs at least one row")
+    readable = re.sub(r"[^A-Za-z0-9._-]", "_", key)[:80]
+    folders = []
+    for number, places in split_by_part(dataset.parts, fresh):
+        part, own = dataset.parts[number], fresh[places]
+        cameras = [f"{name} {part.cameras[name]} {dataset.image_size}" for name in dataset.cameras]
+        digest = hashlib.sha256((own - part.first_row).tobytes())
+        digest.update("\n".join([part.metadata.files.fingerprint(), *cameras, key, str(dtype)]).encode())
+        folders.append(_Folder(directory / f"{readable}-{digest.hexdigest()[:16]}", own))
+    return fresh, folders
+
+
+def _behind(report: Progress, done: int, total: int) -> Callable[[int], None]:
+    return lambda more: report(done + more, total)
 
 
 def _check_index(folder: Path, rows: int) -> None:
@@ -160,50 +242,13 @@ def _check_index(folder: Path, rows: int) -> None:
         raise DatasetError(f"{path} does not describe this cache: delete {folder} and run again")
 
 
-def _check_alike(folder: Path, shards: list[dict[str, Tensor]]) -> None:
-    kinds = [{name: (tensor.shape[1:], tensor.dtype) for name, tensor in shard.items()} for shard in shards]
-    for number, kind in enumerate(kinds):
-        if kind != kinds[0]:
-            raise DatasetError(
-                f"{folder / f'shard-{number:05d}.safetensors'} holds other features than the first shard: "
-                f"the encoder changed under the same key; delete {folder} and run again"
-            )
-
-
-def _report(progress: Progress | None, *, done: int, total: int) -> Callable[[int], None]:
-    def report(in_shard: int) -> None:
-        if progress is not None:
-            progress(done + in_shard, total)
-
-    return report
-
-
-def _encode_rows(
-    dataset: EpisodeDataset,
-    rows: NDArray[np.int64],
-    encode: Encode,
-    batch_size: int,
-    dtype: torch.dtype,
-    report: Callable[[int], None],
-) -> dict[str, Tensor]:
-    parts: list[dict[str, Tensor]] = []
-    done = 0
-    for batch, images in dataset.iterate_images(rows, batch_size=batch_size):
-        with torch.no_grad():
-            features = encode(images, dataset.instructions(batch))
-        parts.append({name: _kept(name, tensor, len(batch), dtype) for name, tensor in features.items()})
-        done += len(batch)
-        report(done)
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def _kept(name: str, tensor: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    if tensor.shape[:1] != (rows,):
-        raise ConfigError(f"the encoder's {name!r} has shape {tuple(tensor.shape)} for {rows} rows")
-    tensor = tensor.detach().cpu()
-    kept = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    if kept.is_floating_point() and not torch.isfinite(kept).all():
-        raise ConfigError(
-            f"the encoder's {name!r} is not finite in {dtype} (float16 ends at 65504; try float32)"
+def _check_alike(path: Path, shards: list[dict[str, Tensor]]) -> None:
+    first, last = (
+        {name: (tensor.shape[1:], tensor.dtype) for name, tensor in shard.items()}
+        for shard in (shards[0], shards[-1])
+    )
+    if first != last:
+        raise DatasetError(
+            f"{path} holds other features than the first shard: the encoder changed under the same key; "
+            f"delete {path.parent} and run again"
         )
-    return kept

@@ -1,70 +1,85 @@
-"""Read a LeRobot v3.0 dataset: numbers in memory, images decoded when asked for.
+"""Read LeRobot v3.0 datasets: numbers in memory, images decoded when asked for.
 
-A *row* is one control step of the dataset, numbered 0 .. total_frames - 1 over all episodes.
+A *row* is one control step, numbered from 0 over all episodes of all datasets that are read together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rdvla.data.columns import read_columns
-from rdvla.data.images import ImageReader
+from rdvla.data.camera_images import CameraImages
 from rdvla.data.layout import ACTION, ENVIRONMENT_STATE, IMAGE_IS_NEW, IMAGE_PREFIX, STATE
-from rdvla.data.metadata import DatasetMetadata
-from rdvla.data.source import locate
+from rdvla.data.parts import fingerprint, join_columns, join_statistics, join_tasks, open_parts
+from rdvla.data.rows import RowNumbers, Rows
+from rdvla.data.source import locate_all
 from rdvla.errors import ConfigError, DatasetError, nearest
-
-Rows = ArrayLike | Tensor
 
 
 class EpisodeDataset:
-    """A dataset of demonstrations, read as action chunks.
+    """Demonstrations of one or several datasets, read as action chunks.
 
     `len(dataset)` is the number of rows that a chunk may start at (`sample_index`).
     """
 
     def __init__(
         self,
-        root: Path | str,
+        root: Path | str | Sequence[Path | str],
         *,
         chunk_size: int,
         cameras: Sequence[str] | None = None,
+        camera_names: Mapping[str, str] | None = None,
+        image_size: int | None = None,
         only_new_images: bool = True,
+        sample_every: int = 1,
         episodes: Sequence[int] | None = None,
     ) -> None:
-        """Read the metadata and all numbers of a dataset.
+        """Read the metadata and all numbers.
 
         Args:
-            root: a local folder, or the id of a dataset on the Hugging Face hub ("user/name").
+            root: a local folder, or the id of a dataset on the Hugging Face hub ("user/name"). Several, as a
+                sequence or in one text with commas between, are read as one dataset; they must have the same
+                features.
             chunk_size: K, number of actions in a chunk.
             cameras: camera names to read ("front" for `observation.images.front`); None: all of the dataset.
+            camera_names: other names for the dataset's cameras, e.g. {"image": "agentview"}; `cameras` means
+                the new ones.
+            image_size: side in pixels that the (square) images are scaled to; None: they stay as they are.
             only_new_images: chunks start only where the cameras took a new image (datasets without the
                 feature `observation.camera_is_new` have a new image in every row).
+            sample_every: chunks start at every n-th such row of an episode; the others are left out.
             episodes: chunks start in these episodes only; None: in all.
 
         Raises:
-            DatasetError: another format version, or a missing or damaged file, which is named.
-            ConfigError: an unknown camera or episode, or a chunk size below 1.
+            DatasetError: another format version, a missing or damaged file, which is named, or datasets that
+                differ in a feature.
+            ConfigError: an unknown camera or episode, images that are not square where they are to be scaled,
+                or a chunk size or `sample_every` below 1.
         """
-        if chunk_size < 1:
-            raise ConfigError(f"chunk_size must be at least 1 action, got {chunk_size}")
-        self.root = locate(root)
+        if chunk_size < 1 or sample_every < 1:
+            raise ConfigError(
+                f"chunk_size and sample_every must be at least 1, got {chunk_size} and {sample_every}"
+            )
         self.chunk_size = chunk_size
         self.only_new_images = only_new_images
-        self.metadata = DatasetMetadata.read(self.root)
-        self.cameras = _chosen_cameras(self.metadata, cameras)
-        self._columns = read_columns(self.metadata)
-        self._images = ImageReader(self.metadata)
-        self._start: NDArray[np.int64] = self.metadata.episodes["dataset_from_index"].astype(np.int64)
-        self._stop: NDArray[np.int64] = self.metadata.episodes["dataset_to_index"].astype(np.int64)
-        self._fresh = self._last_new_image()
+        self.sample_every = sample_every
+        self.parts = open_parts(locate_all(root), cameras=cameras, camera_names=camera_names or {})
+        chosen = self.recorded_cameras if cameras is None else cameras
+        self.cameras = [name.removeprefix(IMAGE_PREFIX) for name in chosen]
+        self.tasks = join_tasks(self.parts)  # instructions by task_index
+        self._columns = join_columns(self.parts, self.tasks)
+        self._images = CameraImages(self.parts, self.cameras, size=image_size)
+        is_new = self._columns[IMAGE_IS_NEW][:, 0].astype(bool) if IMAGE_IS_NEW in self._columns else None
+        self._numbers = RowNumbers(
+            self._bounds("dataset_from_index"), self._bounds("dataset_to_index"), is_new
+        )
         self.episodes: NDArray[np.int64] = np.arange(0)
         self.sample_index: NDArray[np.int64] = np.arange(0)
         self._choose(episodes)
@@ -75,36 +90,46 @@ class EpisodeDataset:
         return len(self.sample_index)
 
     @property
+    def name(self) -> str:
+        """The folder, or the folders, for messages."""
+        return ", ".join(str(part.root) for part in self.parts)
+
+    @property
+    def recorded_cameras(self) -> list[str]:
+        """All cameras that were recorded, in their order."""
+        return list(self.parts[0].cameras)
+
+    @property
+    def image_size(self) -> int | None:
+        """Side in pixels that images are scaled to; None: they are as they were recorded."""
+        return self._images.size
+
+    @property
     def fps(self) -> float:
         """Control frequency in Hz."""
-        return self.metadata.fps
+        return self.parts[0].metadata.fps
 
     @property
     def num_episodes(self) -> int:
         """Episodes of the whole dataset."""
-        return self.metadata.total_episodes
+        return len(self._numbers.start)
 
     @property
     def num_rows(self) -> int:
         """Rows of the whole dataset."""
-        return self.metadata.total_frames
-
-    @property
-    def tasks(self) -> list[str]:
-        """Instructions by task_index."""
-        return self.metadata.tasks
+        return len(self._numbers)
 
     @property
     def sources(self) -> list[dict[str, Any]]:
         """What each episode says of its origin."""
-        return self.metadata.sources
+        return [source for part in self.parts for source in part.metadata.sources]
 
-    @property
+    @cached_property
     def statistics(self) -> dict[str, dict[str, list[float]]]:
-        """`meta/stats.json`: feature -> {"min", "max", "mean", "std", "count", "q01", ...} as lists."""
+        """Feature -> {"min", "max", "mean", "std", "count", "q01", ...} as lists; see `join_statistics`."""
         return {
             name: {kind: value.tolist() for kind, value in entry.items()}
-            for name, entry in self.metadata.statistics.items()
+            for name, entry in join_statistics(self.parts, self._columns).items()
         }
 
     @property
@@ -119,13 +144,13 @@ class EpisodeDataset:
 
     def fingerprint(self) -> str:
         """Changes when the dataset's content does: what a feature cache is valid for."""
-        return self.metadata.files.fingerprint()
+        return fingerprint(self.parts)
 
     def subset(self, episodes: Sequence[int]) -> EpisodeDataset:
         """The same dataset, its chunks starting in these episodes only; the numbers in memory are shared."""
         view = object.__new__(EpisodeDataset)
         view.__dict__.update(self.__dict__)
-        view._images = ImageReader(self.metadata)
+        view._images = self._images.copy()
         view._choose(episodes)
         return view
 
@@ -151,13 +176,8 @@ class EpisodeDataset:
             values (B, W, size): beyond either end of the episode its last (first) value is repeated;
             is_pad (B, W) bool: where that was done.
         """
-        index = self._rows(rows)
-        episode = self.episode_of(index)
-        wanted = index[:, None] + np.asarray(deltas, dtype=np.int64)
-        first, last = self._start[episode][:, None], self._stop[episode][:, None] - 1
-        is_pad = (wanted < first) | (wanted > last)
-        values = self._matrix(name)[np.clip(wanted, first, last)]
-        return torch.from_numpy(values), torch.from_numpy(is_pad)
+        wanted, is_pad = self._numbers.window(rows, deltas)
+        return torch.from_numpy(self._matrix(name)[wanted]), torch.from_numpy(is_pad)
 
     def actions(self, rows: Rows) -> Tensor:
         """Action chunks (B, K, A) float32, real units; the last one is repeated after the episode's end."""
@@ -190,94 +210,41 @@ class EpisodeDataset:
             DatasetError: naming the video file that is missing or damaged.
         """
         index = self._rows(rows)
-        episodes, times = self.episode_of(index), self._matrix("timestamp")[index, 0].astype(np.float64)
-        return {
-            camera: torch.from_numpy(self._images.read(key, episodes=episodes, times=times, rows=index))
-            for camera, key in self.cameras.items()
-        }
-
-    def iterate_images(
-        self, rows: Rows | None = None, *, batch_size: int = 64
-    ) -> Iterator[tuple[NDArray[np.int64], dict[str, Tensor]]]:
-        """Go through images from front to back, which decodes every frame once.
-
-        Args:
-            rows: the rows wanted, in any order; None: `sample_index`.
-            batch_size: images of a camera at once.
-
-        Yields:
-            the next rows in ascending order (at most `batch_size`) and their images.
-        """
-        ordered = np.unique(self._rows(rows) if rows is not None else self.sample_index)
-        for start in range(0, len(ordered), batch_size):
-            batch = ordered[start : start + batch_size]
-            yield batch, self.images(batch)
+        times = self._matrix("timestamp")[index, 0].astype(np.float64)
+        return self._images.read(index, episodes=self.episode_of(index), times=times)
 
     # --- rows and episodes ---
 
     def episode_of(self, rows: Rows) -> NDArray[np.int64]:
         """(B,) episode of each row."""
-        return np.searchsorted(self._stop, self._rows(rows), side="right").astype(np.int64)
+        return self._numbers.episode_of(rows)
 
     def episode_rows(self, episode: int) -> range:
         """The rows of one episode."""
-        return range(int(self._start[episode]), int(self._stop[episode]))
+        return range(int(self._numbers.start[episode]), int(self._numbers.stop[episode]))
 
     def episode_task(self, episode: int) -> int:
         """The task_index of an episode's first row."""
-        return int(self._matrix("task_index")[self._start[episode], 0])
+        return int(self._matrix("task_index")[self._numbers.start[episode], 0])
 
     def fresh_rows(self, rows: Rows) -> NDArray[np.int64]:
         """(B,) the row at which each row's image was new: itself, or an earlier one when held."""
-        return self._fresh[self._rows(rows)]
+        return self._numbers.fresh[self._rows(rows)]
 
     def _rows(self, rows: Rows) -> NDArray[np.int64]:
-        index = np.asarray(rows, dtype=np.int64).reshape(-1)
-        if len(index) and not (index.min() >= 0 and index.max() < self.num_rows):
-            raise ConfigError(
-                f"row {int(index.max())} or {int(index.min())} is not in 0..{self.num_rows - 1}"
-            )
-        return index
+        return self._numbers.checked(rows)
 
     def _matrix(self, name: str) -> NDArray[Any]:
         if name not in self._columns:
-            raise DatasetError(f"{self.root} has no numeric feature {name!r}.{nearest(name, self._columns)}")
+            raise DatasetError(f"{self.name} has no numeric feature {name!r}.{nearest(name, self._columns)}")
         return self._columns[name]
 
-    def _last_new_image(self) -> NDArray[np.int64]:
-        rows = np.arange(self.num_rows, dtype=np.int64)
-        if IMAGE_IS_NEW not in self._columns:
-            return rows
-        is_new = self._columns[IMAGE_IS_NEW][:, 0].astype(bool)
-        is_new[self._start] = True  # nothing is held over from the episode before
-        return np.maximum.accumulate(np.where(is_new, rows, 0))
+    def _bounds(self, column: str) -> NDArray[np.int64]:
+        found = [part.metadata.episodes[column].astype(np.int64) + part.first_row for part in self.parts]
+        return np.concatenate(found)
 
     def _choose(self, episodes: Sequence[int] | None) -> None:
-        chosen = (
-            np.arange(self.num_episodes)
-            if episodes is None
-            else np.unique(np.asarray(episodes, dtype=np.int64))
-        )
-        if len(chosen) == 0 or chosen[0] < 0 or chosen[-1] >= self.num_episodes:
-            raise ConfigError(
-                f"episodes must be some of 0..{self.num_episodes - 1}, got {chosen.tolist()[:10]}"
-            )
-        rows = np.concatenate([np.arange(self._start[e], self._stop[e]) for e in chosen])
+        self.episodes, rows = self._numbers.of_episodes(episodes)
         if self.only_new_images:
-            rows = rows[self._fresh[rows] == rows]
-        self.episodes, self.sample_index = chosen, rows
-
-
-def _chosen_cameras(metadata: DatasetMetadata, names: Sequence[str] | None) -> dict[str, str]:
-    available = metadata.cameras
-    if names is None:
-        return available
-    chosen = {}
-    for name in names:
-        short = name.removeprefix(IMAGE_PREFIX)
-        if short not in available:
-            raise ConfigError(
-                f"the dataset has no camera {name!r}, only {list(available)}.{nearest(short, available)}"
-            )
-        chosen[short] = available[short]
-    return chosen
+            rows = rows[self._numbers.fresh[rows] == rows]
+        self.sample_index = self._numbers.every(rows, self.sample_every)

@@ -11,25 +11,22 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from rdvla.data.pixels import RGBConverter
 from rdvla.data.video import DECODE_ERRORS, KEYFRAME_INTERVAL
 from rdvla.errors import DatasetError
-
-
-def rgb(frame: VideoFrame) -> NDArray[np.uint8]:
-    """A frame as (H, W, 3) bytes."""
-    return np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
 
 
 class VideoDecoder:
     """One open video file. Not safe to share between threads or processes."""
 
-    def __init__(self, path: Path, *, fps: float) -> None:
+    def __init__(self, path: Path, *, fps: float, rgb: RGBConverter) -> None:
         """Open the file.
 
         Args:
             path: the MP4 file.
             fps: frames per second; a frame counts as found when it lies within a quarter frame of the wanted
                 time.
+            rgb: makes the images of the frames.
 
         Raises:
             DatasetError: the file is no video that can be opened.
@@ -41,10 +38,12 @@ class VideoDecoder:
             self._container = av.open(str(path))
             self._stream = self._container.streams.video[0]
             self._stream.thread_type = "NONE"
+            self._tick = float(self._stream.time_base or 0)  # seconds
             self._frames: Iterator[VideoFrame] = self._container.decode(self._stream)
         except DECODE_ERRORS as error:
             raise self._damaged(error) from error
         self._frame: VideoFrame | None = None  # the last one decoded
+        self._rgb = rgb
 
     def read(self, times: Sequence[float]) -> list[NDArray[np.uint8]]:
         """Frames at the given times (ascending, in seconds), each (H, W, 3) uint8 RGB.
@@ -58,7 +57,7 @@ class VideoDecoder:
             try:
                 frame = self._frame_at(time)
                 if frame is not shown:
-                    images.append(rgb(frame))
+                    images.append(self._rgb(frame))
                 else:
                     images.append(images[-1])
             except DECODE_ERRORS as error:
@@ -93,7 +92,7 @@ class VideoDecoder:
 
     def _seek(self, time: float) -> None:
         """Go to the last keyframe at or before `time`."""
-        ticks = int((time + self._tolerance) / (self._stream.time_base or 1))
+        ticks = int((time + self._tolerance) / (self._tick or 1))
         self._container.seek(max(ticks, 0), stream=self._stream, backward=True)
         self._frames = self._container.decode(self._stream)
         self._frame = None
@@ -101,7 +100,7 @@ class VideoDecoder:
     def _time(self, frame: VideoFrame | None) -> float:
         if frame is None or frame.pts is None:
             return -np.inf
-        return float(frame.pts * self._stream.time_base) if self._stream.time_base else -np.inf
+        return frame.pts * self._tick if self._tick else -np.inf
 
     def _damaged(self, error: Any) -> DatasetError:
         return DatasetError(f"{self.path} cannot be decoded: it is truncated or damaged ({error})")

@@ -1,43 +1,58 @@
-"""Camera images of dataset rows: decoded from MP4 files, or from images stored in the data files."""
+"""Camera images of dataset rows: decoded from MP4 files, or from pictures stored in the data files."""
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from typing import Any
 
-import av
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from rdvla.data.decoder import VideoDecoder, rgb
+from rdvla.data.dataset_files import column_values
+from rdvla.data.decoder import VideoDecoder
 from rdvla.data.metadata import DatasetMetadata
+from rdvla.data.pixels import RGBConverter, decode_picture
 from rdvla.data.video import DECODE_ERRORS
 from rdvla.errors import DatasetError
 
 MAX_OPEN_FILES = 16
 
 
-class ImageReader:
-    """Reads the images of one dataset. Every process (data loader worker) opens its own files."""
+class CameraReader:
+    """Reads the images of one camera of one dataset. Every process and thread needs its own."""
 
-    def __init__(self, metadata: DatasetMetadata) -> None:
-        self._metadata = metadata
-        self._decoders: OrderedDict[str, VideoDecoder] = OrderedDict()
-        self._stored: tuple[tuple[str, str], dict[int, Any]] | None = (
-            None  # the last data file's image column
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_metadata": self._metadata, "_decoders": OrderedDict(), "_stored": None}
-
-    def read(
-        self, key: str, *, episodes: NDArray[np.int64], times: NDArray[np.float64], rows: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Images of one camera.
+    def __init__(self, metadata: DatasetMetadata, key: str, *, size: int | None = None) -> None:
+        """Open nothing yet.
 
         Args:
-            key: the camera's feature key.
+            metadata: of the dataset.
+            key: the camera's feature, of dtype "video" or "image".
+            size: side in pixels that the images are scaled to; None: they stay as they are.
+        """
+        self._metadata = metadata
+        self._key = key
+        self._size = size
+        self._is_video = metadata.features[key]["dtype"] == "video"
+        self._forget()
+
+    def _forget(self) -> None:
+        self._decoders: OrderedDict[str, VideoDecoder] = OrderedDict()
+        self._stored: _StoredPictures | None = None
+        self._rgb = RGBConverter(size=self._size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"metadata": self._metadata, "key": self._key, "size": self._size}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]  # open files do not travel
+
+    def read(
+        self, *, episodes: NDArray[np.int64], times: NDArray[np.float64], rows: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Images of some rows, fastest in ascending order.
+
+        Args:
             episodes: (B,) episode of each row.
             times: (B,) time in the episode, in seconds.
             rows: (B,) row of the dataset.
@@ -48,21 +63,21 @@ class ImageReader:
         Raises:
             DatasetError: naming the video or data file that is missing or damaged.
         """
-        if self._metadata.features[key]["dtype"] == "image":
-            images = [self._stored_image(key, int(e), int(r)) for e, r in zip(episodes, rows, strict=True)]
+        if self._is_video:
+            images = self._video_images(episodes, times)
         else:
-            images = self._video_images(key, episodes, times)
+            images = [self._stored_image(int(e), int(r)) for e, r in zip(episodes, rows, strict=True)]
         if len({image.shape for image in images}) > 1:
-            raise DatasetError(f"{self._metadata.files.root}: the images of {key!r} differ in size")
+            raise DatasetError(f"{self._metadata.files.root}: the images of {self._key!r} differ in size")
         return np.stack(images)
 
     def _video_images(
-        self, key: str, episodes: NDArray[np.int64], times: NDArray[np.float64]
+        self, episodes: NDArray[np.int64], times: NDArray[np.float64]
     ) -> list[NDArray[np.uint8]]:
         wanted: dict[str, list[tuple[float, int]]] = {}
-        starts = self._metadata.episodes[f"videos/{key}/from_timestamp"]
+        starts = self._metadata.episodes[f"videos/{self._key}/from_timestamp"]
         for place, (episode, time) in enumerate(zip(episodes.tolist(), times.tolist(), strict=True)):
-            file = self._metadata.video_file(episode, key)
+            file = self._metadata.video_file(episode, self._key)
             wanted.setdefault(file, []).append((float(starts[episode]) + time, place))
         images: dict[int, NDArray[np.uint8]] = {}
         for file, items in sorted(wanted.items()):
@@ -74,23 +89,42 @@ class ImageReader:
     def _decoder(self, file: str) -> VideoDecoder:
         if file not in self._decoders:
             path = self._metadata.files.path(file)
-            self._decoders[file] = VideoDecoder(path, fps=self._metadata.fps)
+            self._decoders[file] = VideoDecoder(path, fps=self._metadata.fps, rgb=self._rgb)
             if len(self._decoders) > MAX_OPEN_FILES:
                 self._decoders.popitem(last=False)[1].close()
         self._decoders.move_to_end(file)
         return self._decoders[file]
 
-    def _stored_image(self, key: str, episode: int, row: int) -> NDArray[np.uint8]:
-        """An image of a feature of dtype "image": PNG or JPEG bytes in a column of the data file."""
+    def _stored_image(self, episode: int, row: int) -> NDArray[np.uint8]:
+        """An image of a feature of dtype "image": the bytes of a PNG or JPEG file in the data file."""
         file = self._metadata.data_file(episode)
-        if self._stored is None or self._stored[0] != (file, key):
-            table = self._metadata.files.table(file, [key, "index"])
-            index = table.column("index").to_pylist()
-            self._stored = ((file, key), dict(zip(index, table.column(key).to_pylist(), strict=True)))
-        path = self._metadata.files.root / file
+        if self._stored is None or self._stored.file != file:
+            self._stored = None  # the last file's pictures go before the next ones come
+            self._stored = _StoredPictures(self._metadata, file, self._key)
         try:
-            content = self._stored[1][row]["bytes"]
-            with av.open(io.BytesIO(content), "r") as container:
-                return rgb(next(container.decode(video=0)))
-        except (KeyError, TypeError, StopIteration, *DECODE_ERRORS) as error:
-            raise DatasetError(f"{path}: the image {key!r} of row {row} cannot be read: {error}") from error
+            return self._rgb(decode_picture(self._stored.content(row)))
+        except (KeyError, TypeError, *DECODE_ERRORS) as error:
+            path = self._metadata.files.root / file
+            raise DatasetError(
+                f"{path}: the image {self._key!r} of row {row} cannot be read: {error}"
+            ) from error
+
+
+class _StoredPictures:
+    """The still encoded pictures of one data file."""
+
+    def __init__(self, metadata: DatasetMetadata, file: str, key: str) -> None:
+        self.file = file
+        table = metadata.files.table(file, [key, "index"])
+        self._index = column_values(table, "index", path=metadata.files.root / file)
+        self._column: pa.ChunkedArray = table.column(key)
+
+    def content(self, row: int) -> bytes:
+        """The file of the picture of a row; raises KeyError or TypeError where there is none."""
+        place = int(np.searchsorted(self._index, row))
+        if place == len(self._index) or self._index[place] != row:
+            raise KeyError("the row is missing")
+        content: Any = self._column[place].as_py()["bytes"]
+        if not isinstance(content, bytes):
+            raise TypeError("its bytes are missing (it is stored as a path to another file)")
+        return content

@@ -57,6 +57,14 @@ def camera_name(key: str) -> str:
     return key.removeprefix(IMAGE_PREFIX)
 
 
+def image_size(feature: Feature) -> tuple[int, int]:
+    """(height, width) of a camera feature, whose shape is (H, W, 3), or (3, H, W) where its names say so."""
+    names = feature.get("names")
+    named = zip(names, feature["shape"], strict=False) if isinstance(names, list) else ()
+    sizes = {name: size for name, size in named if isinstance(name, str)}
+    return sizes.get("height", feature["shape"][0]), sizes.get("width", feature["shape"][1])
+
+
 @dataclass(frozen=True)
 class FilePosition:
     """Chunk and file number of one of a dataset's files."""

@@ -3,49 +3,101 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from rdvla.data.layout import CODEBASE_VERSION
+from rdvla.data.dataset_files import DatasetFiles
+from rdvla.data.info import check_version
+from rdvla.data.layout import CODEBASE_VERSION, INFO_PATH
 from rdvla.errors import DatasetError
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 ALLOWED_FILES = ["meta/**/*.json", "meta/*.json", "**/*.parquet", "**/*.mp4"]
 
 
-def locate(root: Path | str, *, revision: str | None = None) -> Path:
+def locate_all(roots: Path | str | Sequence[Path | str]) -> list[Path]:
+    """The local folders of one or several datasets.
+
+    Args:
+        roots: a folder or hub id, several of them in one text with commas between, or a sequence of them.
+
+    Raises:
+        DatasetError: as `locate`, or no dataset is named.
+    """
+    if isinstance(roots, str) and not Path(roots).expanduser().is_dir():
+        roots = [part.strip() for part in roots.split(",")]
+    elif isinstance(roots, Path | str):
+        roots = [roots]
+    if not roots or "" in roots:
+        raise DatasetError(f"{roots}: name one or several folders or hub ids of datasets")
+    return [locate(root) for root in roots]
+
+
+def locate(root: Path | str) -> Path:
     """The dataset's local folder; one that is only on the hub is downloaded (parquet, JSON, MP4 only).
 
     Args:
-        root: a folder, or a hub id "user/name". A folder that exists wins.
-        revision: branch, tag or commit on the hub; None: the tag v3.0 that LeRobot sets, or else the main
-            branch.
+        root: a folder, or a hub id "user/name", or "user/name@revision" with a branch, tag or commit (else
+            the tag v3.0 that LeRobot sets, or the main branch). A folder that exists wins.
 
     Raises:
-        DatasetError: neither a folder nor a dataset that can be downloaded.
+        DatasetError: neither a folder nor a dataset that can be downloaded, with the reason, or a dataset in
+            another format, of which nothing but meta/info.json is downloaded.
     """
     folder = Path(root).expanduser()
     if folder.is_dir():
         return folder
-    if isinstance(root, Path) or not HUB_ID.fullmatch(root):
+    match = None if isinstance(root, Path) else HUB_ID.fullmatch(root)
+    if match is None:
         raise DatasetError(f"{root} is not a folder, and not a hub id like 'user/name'")
-    return _download(root, [revision] if revision else [CODEBASE_VERSION, None])
+    repository, revision = match["repository"], match["revision"]
+    revision = revision or _default_revision(repository)
+    info = DatasetFiles(_download(repository, revision, [INFO_PATH])).json(INFO_PATH)
+    check_version(info, repository)
+    return _download(repository, revision, ALLOWED_FILES)
 
 
-def _download(repository: str, revisions: list[str | None]) -> Path:
+def _default_revision(repository: str) -> str | None:
+    """The tag that LeRobot gives to datasets of this format, where there is one; None: the main branch."""
+    try:
+        _snapshot(repository, CODEBASE_VERSION, [INFO_PATH])
+    except Exception:  # noqa: BLE001  # a missing tag; all else comes again, explained, at the download
+        return None
+    return CODEBASE_VERSION
+
+
+def _download(repository: str, revision: str | None, files: list[str]) -> Path:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    failed = f"{repository} is no local folder and cannot be downloaded"
+    try:
+        return _snapshot(repository, revision, files)
+    except GatedRepoError as error:  # a kind of RepositoryNotFoundError
+        raise DatasetError(
+            f"{failed}: its owner grants access. Ask for it on https://huggingface.co/datasets/{repository}, "
+            "then log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise DatasetError(
+            f"{failed}: the hub has no such dataset, or it is private (log in with `hf auth login`)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise DatasetError(f"{failed}: it has no revision {revision!r}") from error
+    except LocalEntryNotFoundError as error:
+        raise DatasetError(
+            f"{failed}: the hub cannot be reached, and the local cache does not hold the dataset. Connect, "
+            "or name a local folder"
+        ) from error
+    except Exception as error:  # the client also raises requests' and the system's errors
+        raise DatasetError(f"{failed}: {error}") from error
+
+
+def _snapshot(repository: str, revision: str | None, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RevisionNotFoundError
 
-    for revision in revisions:
-        try:
-            return Path(
-                snapshot_download(
-                    repository, repo_type="dataset", revision=revision, allow_patterns=ALLOWED_FILES
-                )
-            )
-        except RevisionNotFoundError:
-            continue
-        except Exception as error:  # the hub's client raises its own, requests' and the system's errors
-            raise DatasetError(
-                f"{repository} is no local folder and cannot be downloaded: {error}"
-            ) from error
-    raise DatasetError(f"{repository} has no revision {revisions[0]!r} on the hub")
+    return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=files))

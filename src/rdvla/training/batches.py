@@ -12,7 +12,7 @@ from torch import Tensor
 from rdvla.data import EpisodeDataset
 from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.policy import RDVLAPolicy
-from rdvla.training.features import FrozenFeatures
+from rdvla.training.features import FrozenFeatures, is_image
 
 Statistics = Mapping[str, Mapping[str, Any]]
 CONSTANT = 1e-6  # a standard deviation below this means that the dimension never changed
@@ -110,7 +110,7 @@ class BatchSource:
     def _keypoints(self, index: Any, device: torch.device) -> Tensor | None:
         if KEYPOINTS not in self._dataset.statistics:
             return None
-        recorded = list(self._dataset.metadata.cameras)
+        recorded = self._dataset.recorded_cameras
         chosen = [recorded.index(camera) for camera in self._dataset.cameras]
         values = torch.as_tensor(self._dataset.column(KEYPOINTS)[index], device=device)
         return values.reshape(len(values), len(recorded), -1, 2)[:, chosen]
@@ -134,17 +134,12 @@ def shift_images(
 ) -> dict[str, Tensor]:
     """Shift every image by up to `at_most` pixels along each axis, repeating the border.
 
-    Images are the uint8 tensors (B, cameras, H, W, 3), which only a trainable image encoder leaves in the
-    frozen inputs; everything else passes unchanged. Each sample and camera has its own shift.
+    What is no image (see `is_image`) passes unchanged. Each sample and camera has its own shift.
     """
     return {
-        name: _shift(value, at_most=at_most, generator=generator) if _is_image(value) else value
+        name: _shift(value, at_most=at_most, generator=generator) if is_image(value) else value
         for name, value in features.items()
     }
-
-
-def _is_image(value: Tensor) -> bool:
-    return value.dtype == torch.uint8 and value.ndim == 5 and value.shape[-1] == 3
 
 
 def _shift(images: Tensor, *, at_most: int, generator: torch.Generator) -> Tensor:

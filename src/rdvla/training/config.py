@@ -35,6 +35,11 @@ class DataConfig:
 
     validation_fraction: float = 0.1  # share of the episodes of every task that is held out, 0..1
     split_seed: int = 0  # of the episode split; apart from `seed`, so that seeds share one validation set
+    cameras: dict[str, str] = field(
+        default_factory=dict
+    )  # the dataset's name of a camera: the policy's name, e.g. {image: agentview, image2: wrist}
+    resize: bool = False  # scale square images to policy.image_size; false: they must have that size
+    sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
     cache_dir: str = (
         ""  # where frozen inputs are cached; empty: <output_dir>/cache, shared caches save the time
     )
@@ -49,7 +54,7 @@ class DataConfig:
             raise ConfigError(
                 f"data.validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1."
             )
-        _positive("data", cache_batch_size=self.cache_batch_size)
+        _positive("data", cache_batch_size=self.cache_batch_size, sample_every=self.sample_every)
         _not_negative("data", image_shift=self.image_shift, memory_limit_gb=self.memory_limit_gb)
 
 
@@ -176,7 +181,7 @@ class TrainConfig:
         ConfigError: a value is out of range, or two values contradict each other.
     """
 
-    dataset: str  # folder or hub id of a LeRobot v3.0 dataset
+    dataset: str  # LeRobot v3.0: a folder or hub id (user/name, user/name@revision), or several: a,b,c
     output_dir: str  # run directory; new or empty unless resuming
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: Literal["actions", "perception"] = (

@@ -12,9 +12,17 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from rdvla.data import EpisodeDataset, FeatureCache
+from rdvla.data import EpisodeDataset, FeatureCache, ImageCache
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
+
+
+def is_image(value: Tensor) -> bool:
+    """Whether a frozen input is the camera images themselves, (B, cameras, H, W, 3) uint8.
+
+    Only a trainable image encoder leaves them in the frozen inputs.
+    """
+    return value.dtype == torch.uint8 and value.ndim == 5 and value.shape[-1] == 3
 
 
 @dataclass(frozen=True)
@@ -22,75 +30,118 @@ class FrozenFeatures:
     """What no trainable parameter touches, by dataset row.
 
     A backbone may hand on one tensor under two names (the compact one: the same vision tokens at both
-    levels); it is stored once.
+    levels); it is stored once. Images come from the image cache, which does not depend on the policy.
     """
 
-    cache: FeatureCache
     stored_as: Mapping[str, str]  # feature name -> name in the cache
+    cache: FeatureCache | None  # None: there are no features but images
+    images: ImageCache | None  # None: no feature is images
+    image_names: tuple[str, ...]  # features that are images
 
     def get(self, rows: Any) -> dict[str, Tensor]:
         """Return name -> (B, ...); floating-point features in float32."""
-        stored = self.cache.get(rows)
-        return {name: stored[kept] for name, kept in self.stored_as.items()}
+        stored = {} if self.cache is None else self.cache.get(rows)
+        features = {name: stored[kept] for name, kept in self.stored_as.items()}
+        if self.images is not None:
+            stacked = self.images.stacked(rows)
+            features |= dict.fromkeys(self.image_names, stacked)
+        return features
 
 
-def frozen_features(
-    policy: RDVLAPolicy,
-    dataset: EpisodeDataset,
-    *,
-    folder: Path,
-    batch_size: int,
-    memory_limit: int,
-    console: Console,
-) -> FrozenFeatures:
-    """Open the cache of the policy's frozen inputs for all samples of the dataset, computing what is missing.
+@dataclass(frozen=True)
+class CacheOptions:
+    """Where frozen inputs are kept, and how they are computed."""
+
+    folder: Path  # of all caches; one cache for each backbone and dataset
+    batch_size: int  # observations encoded at once
+    memory_limit: int  # bytes; caches up to this size are held in memory, larger ones are mapped
+    console: Console  # for the progress bars
+
+
+def frozen_features(policy: RDVLAPolicy, dataset: EpisodeDataset, options: CacheOptions) -> FrozenFeatures:
+    """Open the caches of the policy's frozen inputs for all samples, computing what is missing.
 
     With a trainable image encoder the frozen inputs are the decoded images (uint8), so that no update
-    decodes video; with a frozen backbone they are its context features.
+    decodes video; with a frozen backbone they are its context features, computed from decoded images where
+    an earlier run left those in the same folder.
 
     Args:
         policy: with its parts frozen as they will be in training.
         dataset: with the samples of training and validation.
-        folder: of all caches; one cache for each backbone and dataset.
-        batch_size: observations encoded at once.
-        memory_limit: caches up to this many bytes are held in memory.
-        console: for the progress bar.
+        options: see there.
     """
-
-    def encode(images: dict[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
-        state = torch.zeros(
-            len(instructions), policy.config.state_dim
-        )  # the frozen inputs do not depend on it
-        return policy.frozen_inputs(Observation(images=images, state=state, instruction=instructions))
-
     was_training = policy.training
     policy.eval()
     first = dataset.sample_index[:1]
-    sample = encode(dataset.images(first), dataset.instructions(first))
-    stored_as = {name: _first_alias(name, sample) for name in sample}
-    size = sum(sample[name].numel() * _stored_bytes(sample[name]) for name in set(stored_as.values()))
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+    sample = _encode(policy, dataset.images(first), dataset.instructions(first))
+    image_names = tuple(name for name, value in sample.items() if is_image(value))
+    images = None
+    if image_names or ImageCache.exists(dataset, directory=options.folder):
+        size = sum(sample[name].nbytes for name in image_names[:1])
+        images = _cached_images(dataset, options, in_memory=_fits(size, dataset, options))
+    others = {name: value for name, value in sample.items() if name not in image_names}
+    stored_as = {name: _first_alias(name, others) for name in others}
+    cache = _cached_features(policy, dataset, options, stored_as, sample, images) if others else None
+    policy.train(was_training)
+    return FrozenFeatures(stored_as, cache, images if image_names else None, image_names)
+
+
+def _encode(policy: RDVLAPolicy, images: dict[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
+    state = torch.zeros(len(instructions), policy.config.state_dim)  # the frozen inputs do not depend on it
+    return policy.frozen_inputs(Observation(images=images, state=state, instruction=instructions))
+
+
+def _cached_images(dataset: EpisodeDataset, options: CacheOptions, *, in_memory: bool) -> ImageCache:
+    with _progress(options.console) as progress:
+        task = progress.add_task("decoding images", total=len(dataset))
+        return ImageCache.open_or_build(
+            dataset,
+            directory=options.folder,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            in_memory=in_memory,
+        )
+
+
+def _cached_features(
+    policy: RDVLAPolicy,
+    dataset: EpisodeDataset,
+    options: CacheOptions,
+    stored_as: Mapping[str, str],
+    sample: Mapping[str, Tensor],
+    images: ImageCache | None,
+) -> FeatureCache:
+    kept = sorted(set(stored_as.values()))
+    size = sum(sample[name].numel() * _stored_bytes(sample[name]) for name in kept)
+
+    def encode(shown: dict[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
+        features = _encode(policy, shown, instructions)
+        return {name: features[name] for name in kept}
+
+    with _progress(options.console) as progress:
         task = progress.add_task("caching frozen inputs", total=len(dataset))
-        cache = FeatureCache.open_or_build(
+        return FeatureCache.open_or_build(
             dataset,
             dataset.sample_index,
-            lambda images, instructions: _without_aliases(encode(images, instructions), stored_as),
+            encode,
             key=policy.cache_key(),
-            directory=folder,
-            batch_size=batch_size,
+            directory=options.folder,
+            images=None if images is None else images.images,
+            batch_size=options.batch_size,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
-            in_memory=size * len(dataset) <= memory_limit,
+            in_memory=_fits(size, dataset, options),
         )
-    policy.train(was_training)
-    return FrozenFeatures(cache=cache, stored_as=stored_as)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(console=console, disable=not console.is_terminal, transient=True)
+
+
+def _fits(row_bytes: int, dataset: EpisodeDataset, options: CacheOptions) -> bool:
+    return 0 < row_bytes * len(dataset) <= options.memory_limit
 
 
 def _first_alias(name: str, features: Mapping[str, Tensor]) -> str:
     return next(other for other, value in features.items() if value is features[name])
-
-
-def _without_aliases(features: Mapping[str, Tensor], stored_as: Mapping[str, str]) -> dict[str, Tensor]:
-    return {name: features[name] for name in set(stored_as.values())}
 
 
 def _stored_bytes(value: Tensor) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rdvla.configuration import encode_config
 from rdvla.data import EpisodeDataset
+from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 from rdvla.training.checkpoint import Checkpoint
@@ -18,29 +19,64 @@ from rdvla.training.config import TrainConfig
 from rdvla.training.errors import CheckpointError
 from rdvla.training.run_directory import differences
 
-KEPT_STATISTICS = ("action", "observation.state", "observation.environment_state")
+KEPT_STATISTICS = ("action", "observation.state", ENVIRONMENT_STATE)
 # Fields of the head that say how it is initialised or trained, not what its weights mean.
 TRAINING_FIELDS = ("mean_depth", "backprop_depth", "vision_gate_init", "adapter_init")
 
 
 def open_dataset(config: TrainConfig) -> EpisodeDataset:
-    """Open the dataset and check that it fits the policy.
+    """Open the dataset, or the datasets, and check that they fit the policy and the objective.
 
     Raises:
-        ConfigError: the policy takes states or actions of another size than the dataset holds.
+        ConfigError: the policy takes states, actions or images of another size than the dataset holds, or
+            the loss needs something that the dataset does not have.
         DatasetError: the dataset is missing or damaged.
     """
     policy = config.policy
-    dataset = EpisodeDataset(config.dataset, chunk_size=policy.head.chunk_size, cameras=policy.cameras)
+    dataset = EpisodeDataset(
+        config.dataset,
+        chunk_size=policy.head.chunk_size,
+        cameras=policy.cameras,
+        camera_names=config.data.cameras,
+        image_size=policy.image_size if config.data.resize else None,
+        sample_every=config.data.sample_every,
+    )
     for name, wanted, found in (
         ("policy.state_dim", policy.state_dim, dataset.state_dim),
         ("policy.head.action_dim", policy.head.action_dim, dataset.action_dim),
     ):
         if wanted != found:
             raise ConfigError(
-                f"{name} is {wanted}, but the dataset {dataset.root} has {found}; set {name}={found}."
+                f"{name} is {wanted}, but the dataset {dataset.name} has {found}; set {name}={found}."
             )
+    if not config.data.resize:
+        _check_image_sizes(dataset, policy.image_size)
+    _check_targets(dataset, config)
     return dataset
+
+
+def _check_image_sizes(dataset: EpisodeDataset, size: int) -> None:
+    for camera in dataset.cameras:
+        height, width = dataset.parts[0].image_size(camera)
+        if (height, width) != (size, size):
+            raise ConfigError(
+                f"The images of camera {camera!r} in {dataset.name} are {width}x{height}, policy.image_size "
+                f"is {size}; set it to the images' size, or scale them with data.resize=true."
+            )
+
+
+def _check_targets(dataset: EpisodeDataset, config: TrainConfig) -> None:
+    if config.objective != "perception" and config.loss.perception_weight == 0:
+        return
+    for feature, wanted, instead in (
+        (ENVIRONMENT_STATE, True, "objective=actions and loss.perception_weight=0"),
+        (KEYPOINTS, config.loss.keypoint_weight > 0, "loss.keypoint_weight=0"),
+    ):
+        if wanted and feature not in dataset.statistics:
+            raise ConfigError(
+                f"The perception loss needs {feature}, which {dataset.name} does not have; "
+                f"train with {instead}."
+            )
 
 
 def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]]) -> RDVLAPolicy:

@@ -16,27 +16,21 @@ from torch import Tensor
 from rdvla.configuration import encode_config
 from rdvla.data import split_episodes
 from rdvla.errors import ConfigError
-from rdvla.training.batches import Batch, BatchSource, non_finite_rows
-from rdvla.training.checkpoint import Best, Checkpoint, CheckpointStore
+from rdvla.training.batches import BatchSource
+from rdvla.training.checkpoint import Best, CheckpointStore
 from rdvla.training.config import TrainConfig
-from rdvla.training.ema import ExponentialMovingAverage
 from rdvla.training.errors import NonFiniteLossError
 from rdvla.training.export import save_policy
-from rdvla.training.features import frozen_features
+from rdvla.training.features import CacheOptions, frozen_features
 from rdvla.training.interrupt import StopRequest
 from rdvla.training.logging import MetricsLog
 from rdvla.training.objectives import Objective, make_objective
-from rdvla.training.optimizer import (
-    load_optimizer_tensors,
-    make_optimizer,
-    optimizer_tensors,
-    trainable_parameters,
-)
 from rdvla.training.progress import TrainingProgress
 from rdvla.training.run_directory import RunDirectory
 from rdvla.training.sampler import Draw, Sampler, depth_distribution
-from rdvla.training.schedule import WarmupCosine
-from rdvla.training.setup import build_policy, changing_tensors, fixed_weights, load_weights, open_dataset
+from rdvla.training.setup import build_policy, fixed_weights, open_dataset
+from rdvla.training.state import TrainingState
+from rdvla.training.updates import Update, averaged, describe_failure
 from rdvla.training.validation import evenly_spread, validate
 
 
@@ -48,17 +42,6 @@ class TrainResult:
     step: int  # updates done
     policy_dir: Path | None  # the trained policy, where the run finished
     resume_command: str  # goes on with a run that did not finish
-
-
-@dataclass(frozen=True)
-class Update:
-    """Figures of one update."""
-
-    depth: int  # r, iterations
-    grad_norm: float  # before clipping
-    learning_rate: float
-    seconds: float  # it took
-    scalars: dict[str, float]  # of the objective; `loss` is one
 
 
 class Trainer:
@@ -98,27 +81,19 @@ class Trainer:
         features = frozen_features(
             self.policy,
             self.dataset,
-            folder=self.run_directory.cache,
-            batch_size=config.data.cache_batch_size,
-            memory_limit=int(config.data.memory_limit_gb * 1e9),
-            console=self.console,
+            CacheOptions(
+                folder=self.run_directory.cache,
+                batch_size=config.data.cache_batch_size,
+                memory_limit=int(config.data.memory_limit_gb * 1e9),
+                console=self.console,
+            ),
         )
         self.source = BatchSource(
             self.dataset, features, policy=self.policy, image_shift=config.data.image_shift
         )
         self.objective: Objective = make_objective(config)
-        self.parameters = trainable_parameters(self.policy)
-        self.optimizer = make_optimizer(self.parameters, config.optimizer)
-        self.schedule = WarmupCosine(
-            steps=config.steps,
-            warmup_steps=config.optimizer.warmup_steps,
-            final_fraction=config.optimizer.final_fraction,
-        )
-        self.ema = ExponentialMovingAverage(self.parameters, decay=config.ema.decay, warmup=config.ema.warmup)
+        self.state = TrainingState(self.policy, config)
         self.store = CheckpointStore(self.run_directory.checkpoints, keep=config.checkpoints.keep)
-        self.step = 0  # updates done
-        self.seconds = 0.0  # of training, over all resumptions
-        self.best: Best | None = None
         self._resume()
 
     # --- the loop ---
@@ -129,40 +104,40 @@ class Trainer:
         Raises:
             NonFiniteLossError: the loss or its gradient is NaN or infinite; see there.
         """
-        log = MetricsLog(self.run_directory.path, resumed_step=self.step)
-        progress = TrainingProgress(self.console, steps=self.config.steps, start=self.step)
+        log = MetricsLog(self.run_directory.path, resumed_step=self.state.step)
+        progress = TrainingProgress(self.console, steps=self.config.steps, start=self.state.step)
         self.policy.train()
         try:
             with StopRequest() as stop, progress:
                 self._loop(log, progress, stop)
         finally:
             log.close()
-        finished = self.step == self.config.steps
+        finished = self.state.step == self.config.steps
         if not finished:
             self.console.print(
-                f"Stopped after step {self.step}. Go on with:\n  {self.run_directory.resume_command()}",
+                f"Stopped after step {self.state.step}. Go on with:\n  {self.run_directory.resume_command()}",
                 soft_wrap=True,
             )
         return TrainResult(
             finished=finished,
-            step=self.step,
+            step=self.state.step,
             policy_dir=self._export() if finished else None,
             resume_command=self.run_directory.resume_command(),
         )
 
     def _loop(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest) -> None:
         window: list[Update] = []
-        while self.step < self.config.steps and not stop.requested:
-            window.append(self.update(self.sampler.draw(self.step)))
-            self.step += 1
-            self.seconds += window[-1].seconds
+        while self.state.step < self.config.steps and not stop.requested:
+            window.append(self.update(self.sampler.draw(self.state.step)))
+            self.state.step += 1
+            self.state.seconds += window[-1].seconds
             if self._due(self.config.log_every):
                 self._log(log, progress, window)
                 window = []
             improved = self._due(self.config.validation.every) and self._validate(log, progress)
             if improved or self._due(self.config.checkpoints.every):
                 self._save_checkpoint(log)
-        if stop.requested and self.step not in self.store.steps():
+        if stop.requested and self.state.step not in self.store.steps():
             self._save_checkpoint(log)
 
     def update(self, draw: Draw) -> Update:
@@ -176,21 +151,19 @@ class Trainer:
         batch = self.source.batch(draw.rows, generator=draw.generator)
         with self.accelerator.autocast():
             loss = self.objective.loss(self.policy, batch, depth=draw.depth, generator=draw.generator)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.state.clear_gradient()
         self.accelerator.backward(loss.total)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.clip_norm)
+        norm = self.state.clip_gradient()
         total, grad_norm, *scalars = torch.stack([loss.total.detach(), norm, *loss.scalars.values()]).tolist()
         if not (math.isfinite(total) and math.isfinite(grad_norm)):
-            raise NonFiniteLossError(self._describe_failure(draw, batch, loss=total, grad_norm=grad_norm))
-        learning_rate = self.config.optimizer.learning_rate * self.schedule.factor(draw.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
-        self.ema.update(draw.step)
+            latest = self.store.named("latest")
+            raise NonFiniteLossError(
+                describe_failure(draw, batch, self.dataset, loss=total, grad_norm=grad_norm, latest=latest)
+            )
         return Update(
             depth=draw.depth,
             grad_norm=grad_norm,
-            learning_rate=learning_rate,
+            learning_rate=self.state.follow_gradient(draw.step),
             seconds=time.perf_counter() - started,
             scalars=dict(zip(loss.scalars, scalars, strict=True)),
         )
@@ -198,29 +171,23 @@ class Trainer:
     # --- what happens between updates ---
 
     def _due(self, every: int) -> bool:
-        return self.step == self.config.steps or (every > 0 and self.step % every == 0)
+        return self.state.step == self.config.steps or (every > 0 and self.state.step % every == 0)
 
     def _log(self, log: MetricsLog, progress: TrainingProgress, window: list[Update]) -> None:
-        scalars = {
-            name: sum(update.scalars[name] for update in window) / len(window) for name in window[-1].scalars
-        }
-        milliseconds = 1000 * sum(update.seconds for update in window) / len(window)
-        extra = {
-            "depth": sum(update.depth for update in window) / len(window),
-            "grad_norm": sum(update.grad_norm for update in window) / len(window),
-            "learning_rate": window[-1].learning_rate,
-            "ms_per_step": milliseconds,
-        }
-        log.write(step=self.step, kind="train", scalars=scalars | extra)
+        figures = averaged(window)
+        log.write(step=self.state.step, kind="train", scalars=figures)
         progress.update(
-            step=self.step, loss=scalars["loss"], depth=window[-1].depth, milliseconds=milliseconds
+            step=self.state.step,
+            loss=figures["loss"],
+            depth=window[-1].depth,
+            milliseconds=figures["ms_per_step"],
         )
 
     def _validate(self, log: MetricsLog, progress: TrainingProgress) -> bool:
         """Validate the averaged weights; return whether they are the best so far."""
         if len(self.validation_rows) == 0:
             return False
-        with self.ema.applied():
+        with self.state.ema.applied():
             figures = validate(
                 self.policy,
                 self.objective,
@@ -229,26 +196,17 @@ class Trainer:
                 batch_size=self.config.validation.batch_size,
                 seed=self.config.seed,
             )
-        log.write(step=self.step, kind="validation", scalars=figures)
-        progress.validation(step=self.step, figures=figures)
+        log.write(step=self.state.step, kind="validation", scalars=figures)
+        progress.validation(step=self.state.step, figures=figures)
         deciding = list(figures.values())[-1]
-        if self.best is not None and deciding >= self.best.loss:
+        if self.state.best is not None and deciding >= self.state.best.loss:
             return False
-        self.best = Best(step=self.step, loss=deciding)
+        self.state.best = Best(step=self.state.step, loss=deciding)
         return True
 
     def _save_checkpoint(self, log: MetricsLog) -> None:
         log.flush()
-        self.store.save(
-            Checkpoint(
-                step=self.step,
-                seconds=self.seconds,
-                best=self.best,
-                weights=changing_tensors(self.policy),
-                ema=self.ema.state_dict(),
-                optimizer=optimizer_tensors(self.optimizer, self.parameters),
-            )
-        )
+        self.store.save(self.state.checkpoint())
 
     def _resume(self) -> None:
         if not self.config.resume:
@@ -256,20 +214,17 @@ class Trainer:
         checkpoint = self.store.load_latest(fall_back=self.config.resume_from_previous)
         if checkpoint is None:
             return
-        load_weights(self.policy, checkpoint)
-        self.ema.load_state_dict(checkpoint.ema)
-        load_optimizer_tensors(self.optimizer, self.parameters, checkpoint.optimizer)
-        self.step, self.seconds, self.best = checkpoint.step, checkpoint.seconds, checkpoint.best
-        self.console.print(f"Going on after step {self.step} of {self.config.steps}.")
+        self.state.restore(checkpoint)
+        self.console.print(f"Going on after step {self.state.step} of {self.config.steps}.")
 
     def _export(self) -> Path:
         provenance = {
-            "steps": self.step,
-            "training_seconds": round(self.seconds, 1),
+            "steps": self.state.step,
+            "training_seconds": round(self.state.seconds, 1),
             "dataset": {"root": self.config.dataset, "fingerprint": self.dataset.fingerprint()},
             "config": encode_config(self.config),
         }
-        with self.ema.applied():
+        with self.state.ema.applied():
             save_policy(self.policy, self.run_directory.policy, provenance=provenance)
         return self.run_directory.policy
 
@@ -277,20 +232,6 @@ class Trainer:
         if not episodes:
             return torch.zeros(0, dtype=torch.int64)
         return torch.from_numpy(self.dataset.subset(episodes).sample_index)
-
-    def _describe_failure(self, draw: Draw, batch: Batch, *, loss: float, grad_norm: float) -> str:
-        rows = draw.rows.tolist()
-        episodes = sorted(set(self.dataset.episode_of(rows).tolist()))
-        latest = self.store.named("latest")
-        suspects = non_finite_rows(batch)
-        return (
-            f"The loss is {loss} and the norm of its gradient {grad_norm} at step {draw.step + 1} "
-            f"(depth {draw.depth}); the weights were not updated with it.\n"
-            f"Batch: dataset rows {rows} of episodes {episodes}; "
-            f"{'; '.join(suspects) or 'all of its inputs are finite'}.\n"
-            f"Last good checkpoint: {latest or 'none yet'}. "
-            "Look at those rows, or start again with a lower optimizer.learning_rate."
-        )
 
 
 def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult:

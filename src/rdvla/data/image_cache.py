@@ -1,0 +1,66 @@
+"""The images of a dataset, decoded once for everything that is trained on them.
+
+Decoding video takes far longer than reading the same pixels from a mapped file. The cache depends on the
+dataset and the cameras only, so policies of any kind share it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rdvla.data.cache import FeatureCache, Progress
+from rdvla.data.dataset import EpisodeDataset
+from rdvla.data.rows import Rows
+
+KEY = "images"
+
+
+class ImageCache:
+    """Decoded images of the rows that chunks start at (`dataset.sample_index`), as uint8."""
+
+    def __init__(self, dataset: EpisodeDataset, cache: FeatureCache) -> None:
+        self._cameras = list(dataset.cameras)
+        self._cache = cache
+
+    @classmethod
+    def open_or_build(
+        cls,
+        dataset: EpisodeDataset,
+        *,
+        directory: Path | str,
+        progress: Progress | None = None,
+        in_memory: bool = False,
+    ) -> ImageCache:
+        """Open the dataset's images below `directory`, after decoding those that are not there yet.
+
+        Raises:
+            DatasetError: a damaged video, or a damaged file of the cache, which is named.
+        """
+        cameras = list(dataset.cameras)
+        cache = FeatureCache.open_or_build(
+            dataset,
+            dataset.sample_index,
+            lambda images, _: {KEY: torch.stack([images[camera] for camera in cameras], dim=1)},
+            key=KEY,
+            directory=directory,
+            progress=progress,
+            in_memory=in_memory,
+        )
+        return cls(dataset, cache)
+
+    @staticmethod
+    def exists(dataset: EpisodeDataset, *, directory: Path | str) -> bool:
+        """Whether all of the dataset's images are there."""
+        return FeatureCache.exists(dataset, dataset.sample_index, key=KEY, directory=directory)
+
+    def stacked(self, rows: Rows) -> Tensor:
+        """(B, cameras, H, W, 3) uint8, the cameras in the dataset's order."""
+        return self._cache.get(rows)[KEY]
+
+    def images(self, rows: Rows) -> dict[str, Tensor]:
+        """Camera name -> (B, H, W, 3) uint8, as `EpisodeDataset.images`; a held image as when it was new."""
+        stacked = self.stacked(rows)
+        return {camera: stacked[:, place] for place, camera in enumerate(self._cameras)}

@@ -1,0 +1,204 @@
+"""Published LIBERO data opens by folder or hub id; what it lacks is filled in or named."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rdvla.data import EpisodeDataset
+from rdvla.data.pixels import RGBConverter, decode_picture
+from rdvla.errors import ConfigError, DatasetError
+from tests.data.published import FPS, KEYS, LENGTHS, SIZE, TASKS, numbers, pictures, write_published
+
+CAMERAS = {"image": "agentview", "image2": "wrist"}
+
+
+@pytest.fixture(scope="module", params=["video", "image"])
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_published(tmp_path_factory.mktemp("hub") / request.param, kind=request.param)
+
+
+def opened(root: Path | str, **options: Any) -> EpisodeDataset:
+    return EpisodeDataset(root, chunk_size=4, cameras=["agentview", "wrist"], camera_names=CAMERAS, **options)
+
+
+def test_everything_is_read(published: Path) -> None:
+    dataset = opened(published)
+    assert (dataset.fps, dataset.num_rows, dataset.num_episodes) == (FPS, sum(LENGTHS), len(LENGTHS))
+    assert (dataset.state_dim, dataset.action_dim, dataset.tasks) == (8, 7, list(TASKS))
+    np.testing.assert_array_equal(dataset.state(range(dataset.num_rows)), numbers(8))
+    np.testing.assert_array_equal(dataset.actions([3])[0], numbers(7)[3:7])
+    images = dataset.images(range(dataset.num_rows))
+    for number, camera in enumerate(("agentview", "wrist")):
+        difference = np.abs(images[camera].numpy().astype(int) - pictures(number))
+        assert difference.mean() < (0.01 if published.name == "image" else 3)
+
+
+def test_what_is_missing(published: Path) -> None:
+    dataset = opened(published)
+    assert len(dataset) == dataset.num_rows  # every image is new
+    assert dataset.environment_state([0]) is None
+    assert dataset.instructions([0, LENGTHS[0]]) == list(TASKS)
+    # stats.json has no quantiles, and nothing of the state: both come from the values
+    values = {"action": numbers(7), "observation.state": numbers(8)}
+    for name, expected in values.items():
+        entry = dataset.statistics[name]
+        np.testing.assert_allclose(entry["q01"], np.quantile(expected.astype(float), 0.01, axis=0))
+        np.testing.assert_allclose(entry["mean"], expected.astype(float).mean(axis=0))
+
+
+def test_fewer_samples(published: Path) -> None:
+    dataset = opened(published, sample_every=3)
+    starts = np.cumsum([0, *LENGTHS])
+    expected = [r for e in range(len(LENGTHS)) for r in range(starts[e], starts[e + 1], 3)]
+    assert dataset.sample_index.tolist() == expected
+    assert dataset.subset([1]).sample_index.tolist() == [7, 10]
+
+
+def test_one_camera_alone(published: Path, tmp_path: Path) -> None:
+    root = tmp_path / "half"
+    shutil.copytree(published, root)
+    shutil.rmtree(root / f"videos/{KEYS[1]}", ignore_errors=True)
+    dataset = EpisodeDataset(root, chunk_size=4, cameras=["agentview"], camera_names=CAMERAS)
+    assert list(dataset.images([2])) == ["agentview"]
+
+
+def test_scaled_images_are_means(published: Path) -> None:
+    full, half = opened(published), opened(published, image_size=SIZE // 2)
+    images, scaled = (d.images([4, 9])["wrist"].float() for d in (full, half))
+    means = images.unfold(1, 2, 2).unfold(2, 2, 2).mean(dim=(-1, -2))
+    assert scaled.shape == means.shape
+    assert (scaled - means).abs().mean() < (0.6 if published.name == "image" else 2)  # rounding, and chroma
+    assert torch.equal(opened(published, image_size=SIZE).images([4])["wrist"], full.images([4])["wrist"])
+
+
+def test_images_that_are_not_square_are_not_distorted(published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published, tmp_path / "wide")
+    info = tmp_path / "wide/meta/info.json"
+    info.write_text(info.read_text().replace(f"[{SIZE}, {SIZE}, 3]", f"[{SIZE}, {2 * SIZE}, 3]"))
+    with pytest.raises(ConfigError, match="64x32"):
+        opened(tmp_path / "wide", image_size=16)
+
+
+def test_old_versions_name_the_converter(tmp_path: Path) -> None:
+    old = write_published(tmp_path / "old", kind="image", version="v2.1")
+    with pytest.raises(DatasetError, match=r"'v2\.1'.*lerobot\.scripts\.convert_dataset_v21_to_v30.*--root"):
+        opened(old)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_pictures_against_pillow(kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pictures(0)[0]).save(buffer, kind)
+    found = RGBConverter()(decode_picture(buffer.getvalue())).astype(int)
+    assert np.abs(found - np.asarray(Image.open(buffer))).mean() <= (0 if kind == "PNG" else 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n"])
+def test_damaged_pictures_are_refused(content: bytes) -> None:
+    with pytest.raises((ValueError, OSError)):
+        decode_picture(content)
+
+
+# --- the hub ---
+
+Download = Callable[..., str]
+
+
+class Hub:
+    """Stands in for the hub: datasets by id and revision, and a record of what was asked for."""
+
+    def __init__(self, datasets: dict[tuple[str, str | None], Path]) -> None:
+        self.datasets = datasets
+        self.asked: list[tuple[str | None, tuple[str, ...]]] = []
+        self.error: Exception | None = None
+
+    def snapshot_download(
+        self, repository: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]
+    ) -> str:
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        assert repo_type == "dataset"
+        self.asked.append((revision, tuple(allow_patterns)))
+        if self.error is not None:
+            raise self.error
+        if (repository, revision) not in self.datasets:
+            raise http_error(RevisionNotFoundError)
+        return str(self.datasets[repository, revision])
+
+
+def http_error(kind: type[Exception]) -> Exception:
+    error = kind.__new__(kind)
+    Exception.__init__(error, "said by the hub")
+    return error
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    standing_in = Hub({})
+    monkeypatch.setattr("huggingface_hub.snapshot_download", standing_in.snapshot_download)
+    return standing_in
+
+
+def test_a_hub_id_takes_the_tag_or_the_main_branch(published: Path, hub: Hub, tmp_path: Path) -> None:
+    hub.datasets = {("lerobot/libero", None): published}
+    assert opened("lerobot/libero").num_rows == sum(LENGTHS)
+    assert [revision for revision, _ in hub.asked] == ["v3.0", None, None]
+    hub.datasets = {("lerobot/libero", "v3.0"): published}
+    assert opened("lerobot/libero").num_rows == sum(LENGTHS)
+    hub.datasets = {("lerobot/libero", "fixed/labels"): published}
+    joint = opened(f"lerobot/libero@fixed/labels,{published}")
+    assert joint.num_rows == 2 * sum(LENGTHS)
+
+
+def test_an_old_version_is_noticed_before_it_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    hub.datasets = {("user/old", None): write_published(tmp_path / "old", kind="video", version="v2.0")}
+    with pytest.raises(DatasetError, match=r"user/old.*'v2\.0'"):
+        opened("user/old")
+    assert {files for _, files in hub.asked} == {("meta/info.json",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("GatedRepoError", "grants access.*https://huggingface.co/datasets/user/name"),
+        ("RepositoryNotFoundError", "no such dataset, or it is private"),
+        ("LocalEntryNotFoundError", "cannot be reached"),
+        ("RevisionNotFoundError", "no revision 'v9'"),
+        ("HfHubHTTPError", "said by the hub"),
+    ],
+)
+def test_why_a_download_failed(hub: Hub, name: str, message: str) -> None:
+    from huggingface_hub import errors
+
+    hub.error = http_error(getattr(errors, name))
+    with pytest.raises(DatasetError, match=f"user/name is no local folder.*{message}"):
+        opened("user/name@v9")
+
+
+def test_a_downloaded_dataset_opens_offline(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the hub's own client: a cache folder as a download leaves it, and no connection."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    commit = "0" * 40
+    stored = tmp_path / "datasets--lerobot--libero"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs/main").write_text(commit)
+    shutil.copytree(published, stored / "snapshots" / commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert huggingface_hub.constants.HF_HUB_OFFLINE
+    assert opened("lerobot/libero").num_rows == sum(LENGTHS)
+    with pytest.raises(DatasetError, match="cannot be reached"):
+        opened("lerobot/another")
