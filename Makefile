@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PYTEST := $(BIN)/python -m pytest
 SOURCES := src tests benchmarks
 
-.PHONY: help setup demo reproduce test test-slow lint format bench clean
+.PHONY: help setup demo reproduce libero test test-slow lint format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,30 @@ runs/reproduce/%/policy/config.json: | $(PERCEPTION)
 $(RESULTS): runs/reproduce/eval_%/results.json: | runs/reproduce/%/policy/config.json
 	$(BIN)/rdvla eval --config $(REPRODUCE)/eval_$*.yaml
 
-.PRECIOUS: runs/reproduce/%/policy/config.json
+# The same for LIBERO's four suites, one policy each; `make runs/libero/eval_goal/results.json` does one of them.
+LIBERO := configs/libero
+LIBERO_RESULTS := $(patsubst %,runs/libero/eval_%/results.json,spatial object goal 10)
+
+libero: $(LIBERO_RESULTS) ## the same on LIBERO's suites spatial, object, goal and 10 (many hours)
+	$(BIN)/rdvla report $(LIBERO_RESULTS) --output runs/libero/report.html
+
+datasets/libero_%/meta/info.json: | $(STAMP)
+	$(BIN)/rdvla demos --config $(LIBERO)/demos.yaml --env libero_$* --output datasets/libero_$*
+
+runs/libero/perception_%/policy/config.json: | datasets/libero_%/meta/info.json
+	$(BIN)/rdvla train --config $(LIBERO)/perception.yaml --dataset datasets/libero_$* \
+		--output_dir runs/libero/perception_$* --resume true
+
+runs/libero/recurrent_%/policy/config.json: | runs/libero/perception_%/policy/config.json
+	$(BIN)/rdvla train --config $(LIBERO)/recurrent.yaml --dataset datasets/libero_$* \
+		--init_from runs/libero/perception_$*/policy --output_dir runs/libero/recurrent_$* --resume true
+
+$(LIBERO_RESULTS): runs/libero/eval_%/results.json: | runs/libero/recurrent_%/policy/config.json
+	$(BIN)/rdvla eval --config $(LIBERO)/eval.yaml --env libero_$* --label libero-$* \
+		--policy runs/libero/recurrent_$*/policy --output runs/libero/eval_$*
+
+.PRECIOUS: runs/reproduce/%/policy/config.json datasets/libero_%/meta/info.json \
+	runs/libero/perception_%/policy/config.json runs/libero/recurrent_%/policy/config.json
 
 test test-slow: export OMP_NUM_THREADS := 1  # the processes of pytest-xdist share the cores
 

@@ -51,12 +51,23 @@ def test_heads_are_compared_on_equal_terms():
             assert getattr(other, name) == getattr(recurrent, name), name
 
 
+def test_both_stages_on_libero_build_the_same_policy():
+    perception, head = (
+        load_config(TrainConfig, ["--config", str(ROOT / "configs" / "libero" / f"{name}.yaml")])
+        for name in ("perception", "recurrent")
+    )
+    assert perception.policy == head.policy and perception.data == head.data
+    assert head.init_from == f"{perception.output_dir}/policy"
+
+
 def test_makefile_names_files_that_exist():
     makefile = (ROOT / "Makefile").read_text()
     for name in re.findall(r"configs/[\w/]+\.yaml|scripts/\w+\.sh", makefile):
         assert (ROOT / name).is_file(), name
     for name in re.findall(r"\$\(REPRODUCE\)/(\w+\.yaml)", makefile):
         assert (ROOT / "configs" / "reproduce" / name).is_file(), name
+    for name in re.findall(r"\$\(LIBERO\)/(\w+\.yaml)", makefile):
+        assert (ROOT / "configs" / "libero" / name).is_file(), name
     for head in re.search(r"^HEADS := (.*)$", makefile, re.MULTILINE)[1].split():
         assert reproduce(head, TrainConfig).output_dir == f"runs/reproduce/{head}"
         assert reproduce(f"eval_{head}", EvaluationConfig).policy == f"runs/reproduce/{head}/policy"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, MissingExtraError
 from rdvla.simulation import (
     default_tasks,
     make,
@@ -189,3 +189,13 @@ def test_the_expert_solves_a_task_of_each_suite(suite):
     assert any(env.step(expert.action(env))[-1]["success"] for _ in range(step_limit(suite)))
     assert {image.shape for image in env.render_cameras().values()} == {(32, 32, 3)}
     env.close()
+
+
+def test_without_the_extra_a_message_says_what_to_install(monkeypatch):
+    import sys
+
+    for module in [name for name in sys.modules if name.split(".")[0] == "libero"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "libero", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'rdvla\[libero\]'"):
+        make("libero_spatial", BOWL_ON_STOVE)

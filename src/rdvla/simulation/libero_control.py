@@ -136,7 +136,8 @@ def _rotation(axis_angle: Vector) -> Vector:
         return np.eye(3)
     x, y, z = axis_angle / angle
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * (cross @ cross)
+    rotation: Vector = np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * (cross @ cross)
+    return rotation
 
 
 def _rotation_error(goal: Vector, present: Vector) -> Vector:
