@@ -15,11 +15,16 @@ from rdvla.data import EpisodeDataset, split_episodes
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
 
+# Positions in the environment's state, by its length: MetaWorld's and LIBERO's.
 PARTS = {
-    "object - hand": slice(0, 3),
-    "object": slice(3, 6),
-    "goal": slice(6, 9),
-}  # of the environment's state
+    9: {"object - hand": slice(0, 3), "object": slice(3, 6), "goal": slice(6, 9)},
+    18: {
+        "subject": slice(0, 3),
+        "target": slice(3, 6),
+        "second subject": slice(6, 9),
+        "second target": slice(9, 12),
+    },
+}
 
 
 def main() -> None:
@@ -36,18 +41,19 @@ def main() -> None:
     rows = dataset.subset(held_out).sample_index[:: options.every]
     errors = 100 * torch.cat([_errors(policy, dataset, rows[i : i + 64]) for i in range(0, len(rows), 64)])
     instructions = dataset.instructions(rows)
-    print(f"{'instruction':<62}{'n':>5}" + "".join(f"{name + ' (median, 90%)':>28}" for name in PARTS))
+    parts = PARTS[errors.shape[1]]
+    print(f"{'instruction':<92}{'n':>5}" + "".join(f"{name + ' (median, 90%)':>30}" for name in parts))
     for sentence in sorted(set(instructions)):
         own = errors[[found == sentence for found in instructions]]
         cells = [
-            own[:, part].norm(dim=1).quantile(torch.tensor([0.5, 0.9])).tolist() for part in PARTS.values()
+            own[:, part].norm(dim=1).quantile(torch.tensor([0.5, 0.9])).tolist() for part in parts.values()
         ]
-        print(f"{sentence:<62}{len(own):>5}" + "".join(f"{f'{a:.1f}, {b:.1f} cm':>28}" for a, b in cells))
+        print(f"{sentence:<92}{len(own):>5}" + "".join(f"{f'{a:.1f}, {b:.1f} cm':>30}" for a, b in cells))
 
 
 @torch.no_grad()
 def _errors(policy: RDVLAPolicy, dataset: EpisodeDataset, rows: Tensor) -> Tensor:
-    """(n, 9) metres."""
+    """(n, E) metres."""
     statistics = policy.statistics["observation.environment_state"]
     observation = Observation(
         images=dataset.images(rows), state=dataset.state(rows), instruction=dataset.instructions(rows)
