@@ -73,7 +73,7 @@ runs/libero/recurrent_%/policy/config.json: | runs/libero/perception_%/policy/co
 		--init_from runs/libero/perception_$*/policy --output_dir runs/libero/recurrent_$* --resume true
 
 $(LIBERO_RESULTS): runs/libero/eval_%/results.json: | runs/libero/recurrent_%/policy/config.json
-	$(BIN)/rdvla eval --config $(LIBERO)/eval.yaml --env libero_$* --label libero-$* \
+	$(BIN)/rdvla eval --config $(LIBERO)/eval.yaml --env libero_$* --label recurrent \
 		--policy runs/libero/recurrent_$*/policy --output runs/libero/eval_$*
 
 .PRECIOUS: runs/reproduce/%/policy/config.json datasets/libero_%/meta/info.json \

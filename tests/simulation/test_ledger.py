@@ -56,7 +56,7 @@ def test_the_first_successes_are_kept_in_any_order_and_after_any_interruption(fa
 
 def test_a_hopeless_task_is_given_up_by_name():
     account = Ledger(tasks=TASKS, episodes_per_task=2, max_attempts_per_episode=2, outcomes={})
-    with pytest.raises(RDVLAError, match="a: the expert failed in 3 attempts"):
+    with pytest.raises(RDVLAError, match="a: the expert failed in 3 attempts and succeeded in 0"):
         for _ in range(10):
             account.record(account.next_attempt(None), success=False)
 

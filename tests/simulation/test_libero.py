@@ -2,12 +2,13 @@
 
 import contextlib
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rdvla.errors import ConfigError, MissingExtraError
+from rdvla.errors import ConfigError, MissingExtraError, RDVLAError
 from rdvla.simulation import (
     default_tasks,
     make,
@@ -24,7 +25,7 @@ REST = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
 BOWL_ON_STOVE = "pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate"
 
 
-@pytest.mark.parametrize(("suite", "limit"), zip(SUITES, (220, 280, 300, 520, 400), strict=True))
+@pytest.mark.parametrize(("suite", "limit"), list(zip(SUITES, (220, 280, 300, 520, 400), strict=True)))
 def test_the_published_protocol_is_the_default(suite, limit):
     assert step_limit(suite) == limit
     assert official_states(suite) == 50
@@ -40,6 +41,7 @@ def test_lerobots_limits_can_be_named():
 pytest.importorskip("libero")
 
 from rdvla.simulation import libero  # noqa: E402
+from rdvla.simulation.libero_problem import task_file  # noqa: E402
 
 
 def benchmark(suite):
@@ -51,14 +53,12 @@ def benchmark(suite):
 
 def stock_environment(suite, task, **arguments):
     """The benchmark's own environment, and the task's official initial states."""
-    from libero.libero import get_libero_path
     from libero.libero.envs.env_wrapper import ControlEnv
 
     with contextlib.redirect_stdout(io.StringIO()):
         found = benchmark(suite)
-        number = found.get_task_names().index(task)
-        file = Path(get_libero_path("bddl_files")) / suite / found.get_task(number).bddl_file
-        return ControlEnv(bddl_file_name=str(file), **arguments), found.get_task_init_states(number)
+        states = found.get_task_init_states(found.get_task_names().index(task))
+        return ControlEnv(bddl_file_name=str(task_file(suite, task)), **arguments), states
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -180,22 +180,72 @@ def test_motion_and_images_are_those_of_the_benchmarks_own_environment():
     env.close()
 
 
+def solves(suite, env, seed):
+    env.reset(seed=seed)
+    expert = make_expert(suite, env.task)
+    return any(env.step(expert.action(env))[-1]["success"] for _ in range(step_limit(suite)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_expert_solves_a_task_of_each_suite(suite):
     env = make(suite, tasks(suite)[0], image_size=32)
-    env.reset(seed=1)
-    expert = make_expert(suite, env.task)
-    assert any(env.step(expert.action(env))[-1]["success"] for _ in range(step_limit(suite)))
+    assert any(solves(suite, env, seed) for seed in (1, 2))
     assert {image.shape for image in env.render_cameras().values()} == {(32, 32, 3)}
     env.close()
 
 
 def test_without_the_extra_a_message_says_what_to_install(monkeypatch):
-    import sys
-
     for module in [name for name in sys.modules if name.split(".")[0] == "libero"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "libero", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'rdvla\[libero\]'"):
         make("libero_spatial", BOWL_ON_STOVE)
+
+
+def test_a_library_that_is_missing_is_not_mistaken_for_a_missing_package(monkeypatch):
+    def fail(*_, **__):
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("builtins.__import__", fail)
+    with pytest.raises(RDVLAError, match=r"libGL\.so\.1.*apt-get install libgl1"):
+        task_file("libero_spatial", BOWL_ON_STOVE)
+
+
+def test_a_libero_that_asks_where_its_data_is_gets_no_for_an_answer(tmp_path, monkeypatch):
+    package = tmp_path / "libero" / "libero"
+    package.mkdir(parents=True)
+    (tmp_path / "libero" / "__init__.py").touch()
+    ask = 'assert input("elsewhere? (Y/N)") == "n"\n'
+    (package / "__init__.py").write_text(ask + "def get_libero_path(name):\n    return name\n")
+    for module in [name for name in sys.modules if name.split(".")[0] == "libero"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert task_file("libero_spatial", "turn") == Path("bddl_files/libero_spatial/turn.bddl")
+    for module in ("libero", "libero.libero"):
+        monkeypatch.delitem(sys.modules, module)
+
+
+def test_a_reset_without_a_seed_draws_a_layout_of_its_own(env):
+    env.reset(seed=4)
+    env.reset()
+    first = env.simulation_data.qpos.copy()
+    env.reset()
+    assert np.abs(env.simulation_data.qpos - first).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_a_lit_stove_is_lit_in_its_own_moments_only():
+    env = make("libero_goal", "turn_on_the_stove", image_size=64)
+    env.reset(seed=1)
+    cold, image = env.snapshot(), env.render_cameras()["agentview"]
+    env.problem.object_states_dict["flat_stove_1"].set_joint(1.0)
+    _, _, _, _, info = env.step(REST)
+    assert info["success"]
+    env.step(REST)
+    lit = env.render_cameras()["agentview"]
+    np.testing.assert_array_equal(env.render_cameras(cold)["agentview"], image)
+    np.testing.assert_array_equal(env.render_cameras(env.snapshot())["agentview"], lit)
+    redder = lit[..., 0].astype(int) - image[..., 0] > 30
+    assert redder.sum() > 5
+    env.close()

@@ -45,7 +45,8 @@ class DemonstrationConfig:
             (action units; 1 is the full range); none named means the simulator's.
         burst_probability: chance a step that a burst of a constant random action starts; None means the
             simulator's.
-        max_steps: control steps after which an attempt has failed; None means the simulator's step limit.
+        max_steps: control steps after which an attempt has failed; None means the simulator's default
+            step limit (see `TaskSuite`).
         steps_after_success: control steps recorded after the first success.
         max_attempts_per_episode: give up when a task needs more attempts an episode than this on average.
         workers: processes; None means one for each core, 1 means no extra process.

@@ -100,10 +100,10 @@ class SimulatedTask(gymnasium.Env[State, NDArray[np.float32]], ABC):
         """Start an episode. The same seed gives the same scene, whatever was simulated before.
 
         Without a seed the scene is drawn from the environment's own generator (Gymnasium's rule), which an
-        earlier seed determines.
+        earlier seed determines; it is never an evaluation's.
         """
         super().reset(seed=seed)
-        scene_seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        scene_seed = int(self.np_random.integers(FIRST_EVALUATION_SEED)) if seed is None else seed
         self._reset_scene(scene_seed)
         self._steps = 0
         return {"state": self._proprioception()}, {"success": False}

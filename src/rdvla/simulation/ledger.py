@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from rdvla.errors import RDVLAError
 from rdvla.simulation.attempts import Attempt
 
+_HOPELESS = 20  # failures without any success after which a task is given up
+
 
 @dataclass(frozen=True)
 class TaskReport:
@@ -76,11 +78,12 @@ class Ledger:
 
     def _needed(self, task: str) -> int:
         needed = self._episodes + self._failures[task]
-        if needed > self._limit:
+        hopeless = self._failures[task] >= _HOPELESS and self._successes[task] == 0
+        if hopeless or needed > self._limit:
             raise RDVLAError(
-                f"{task}: the expert failed in {self._failures[task]} attempts, so {self._episodes} "
-                f"episodes would need more than {self._limit}. Raise max_steps, lower noise_levels, "
-                "or leave the task out"
+                f"{task}: the expert failed in {self._failures[task]} attempts and succeeded in "
+                f"{self._successes[task]}, which is too seldom for {self._episodes} episodes in at most "
+                f"{self._limit}. Raise max_steps, lower noise_levels, or leave the task out of tasks"
             )
         return needed
 

@@ -5,6 +5,7 @@ Source: Liu et al., "LIBERO: Benchmarking Knowledge Transfer for Lifelong Robot 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -123,8 +124,11 @@ class LiberoEnv(SimulatedTask):
     def close(self) -> None:
         """Free the renderer and the simulator."""
         self._renderer.close()
-        self._replay_data = None
         self.problem.close()
+        # robosuite's objects hold each other in circles, and 1.5 GB with them.
+        del self.problem, self.simulation_model, self.simulation_data
+        del self._controller, self._points, self._replay_data
+        gc.collect()
 
     def _reset_scene(self, seed: int) -> None:
         import mujoco
@@ -136,8 +140,8 @@ class LiberoEnv(SimulatedTask):
                 f"{FIRST_EVALUATION_SEED} to {FIRST_EVALUATION_SEED + len(self._official_states) - 1}, "
                 f"got {seed}. Evaluate at most that many episodes a task"
             )
-        # Of an official state, the seed still places the fixtures (within a centimetre): it holds no model.
-        lay_out(self.problem, seed if official < 0 else official)
+        # An official state holds no fixtures: the seed still draws their place, within a centimetre or two.
+        lay_out(self.problem, seed)
         self._controller.reset()
         if official >= 0:
             self.problem.sim.set_state_from_flattened(self._official_states[official])
@@ -174,9 +178,10 @@ class LiberoEnv(SimulatedTask):
         mujoco.mj_camlight(model, self._replay_data)
         present = model.site_rgba.copy()
         model.site_rgba[:] = colours
-        images = self._renderer.render(self._replay_data)
-        model.site_rgba[:] = present
-        return images
+        try:
+            return self._renderer.render(self._replay_data)
+        finally:
+            model.site_rgba[:] = present
 
 
 def axis_angle(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:

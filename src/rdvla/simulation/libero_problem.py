@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,34 +22,57 @@ _TRIES = 100
 def open_problem(suite: str, task: str) -> tuple[Any, NDArray[np.float64]]:
     """Return robosuite's environment of a task, without cameras, and the official initial states (N, n).
 
-    Raises `MissingExtraError` when no LIBERO is installed.
+    Raises `MissingExtraError` when no LIBERO is installed, `RDVLAError` when it cannot be imported.
     """
     choose_gl_backend()
-    # Both packages report on standard output, and robosuite warns of a file that nobody needs.
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()):
-        try:
-            from libero.libero import benchmark, get_libero_path
-            from libero.libero.envs.env_wrapper import ControlEnv
-        except ImportError as error:
-            raise missing_extra(error.name or "libero", "libero") from error
+    with _quiet_import():
+        from libero.libero import benchmark
+        from libero.libero.envs.env_wrapper import ControlEnv
+    with contextlib.redirect_stdout(io.StringIO()), random_numbers(0):  # it is laid out once on opening
         tasks = benchmark.get_benchmark(suite)()
         number = tasks.get_task_names().index(task)
-        found = tasks.get_task(number)
-        file = Path(get_libero_path("bddl_files")) / found.problem_folder / found.bddl_file
-        with random_numbers(0):  # it is laid out once on opening
-            problem = ControlEnv(
-                bddl_file_name=str(file),
-                use_camera_obs=False,
-                has_renderer=False,
-                has_offscreen_renderer=False,
-                ignore_done=True,
-                # A reset puts everything elsewhere in the model at hand instead of compiling it anew, which
-                # takes seconds and changes nothing.
-                hard_reset=False,
-            ).env
+        problem = ControlEnv(
+            bddl_file_name=str(task_file(suite, task)),
+            use_camera_obs=False,
+            has_renderer=False,
+            has_offscreen_renderer=False,
+            ignore_done=True,
+            # A reset puts everything elsewhere in the model at hand instead of compiling it anew, which
+            # takes seconds and changes nothing.
+            hard_reset=False,
+        ).env
         states = np.asarray(tasks.get_task_init_states(number), dtype=np.float64)
     return problem, states
+
+
+def task_file(suite: str, task: str) -> Path:
+    """Return the file that defines a task in the installed LIBERO. Raises like `open_problem`."""
+    with _quiet_import():
+        from libero.libero import get_libero_path
+    return Path(get_libero_path("bddl_files")) / suite / f"{task}.bddl"
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Import LIBERO without its reports and questions, and say what to do where it cannot be imported."""
+    # robosuite warns of a file that nobody needs.
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    stdin = sys.stdin
+    # LIBERO as it was published asks, the first time, whether its data is anywhere but in its own folder.
+    sys.stdin = io.StringIO("n\n")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "libero", "libero") from error
+    except (ImportError, OSError) as error:
+        raise RDVLAError(
+            f"LIBERO is installed but cannot be imported: {error}. A library ending in .so that is missing "
+            "comes with the system: on Debian or Ubuntu, apt-get install libgl1 libglib2.0-0. robosuite "
+            "writes /tmp/robosuite.log, which must not belong to somebody else"
+        ) from error
+    finally:
+        sys.stdin = stdin
 
 
 def lay_out(problem: Any, seed: int) -> None:

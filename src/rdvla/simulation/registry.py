@@ -133,7 +133,7 @@ def make(
         task: one task's name, see `tasks(env)`.
         cameras: what `render_cameras` renders; None means all of the simulator's cameras.
         image_size: height and width of the images in pixels.
-        max_steps: time limit in control steps; None means the benchmark's own.
+        max_steps: time limit in control steps; None means the published protocol's.
         stop_on_success: end the episode at the first success.
         render_mode: None or "rgb_array", for Gymnasium's wrappers.
         rendering: "fast", or "full" for what policies trained on a benchmark's own images need.

@@ -122,8 +122,10 @@ class CameraRenderer:
         groups = self._model.geom_group.copy()
         if self._fast:
             self._model.geom_group[out_of_view(camera, model=self._model, data=data)] = _HIDDEN_GROUP
-        self._renderer.update_scene(data, camera=view, scene_option=self._options)
-        self._model.geom_group[:] = groups
+        try:
+            self._renderer.update_scene(data, camera=view, scene_option=self._options)
+        finally:
+            self._model.geom_group[:] = groups
 
     def close(self) -> None:
         """Free the OpenGL context. Rendering again opens a new one."""

@@ -1,0 +1,138 @@
+"""How often the scripted LIBERO experts succeed: `python -m benchmarks.libero_experts --env libero_goal`.
+
+Runs every task of the suites on random layouts, with the disturbance that demonstrations have, and writes for
+each task and suite the successes, control steps and seconds as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from rdvla.files import write_json
+from rdvla.simulation import make, make_expert, tasks
+from rdvla.simulation.environment import SimulatedTask
+from rdvla.simulation.recording import ActionNoise, AttemptSeeds, NoiseConfig
+
+SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
+
+
+@dataclass
+class TaskResult:
+    """One task's episodes.
+
+    Attributes:
+        env: the suite.
+        task: the task's name.
+        steps: control steps until the first success, one number for each solved episode.
+        failed: scene seeds of the episodes that were not solved.
+        seconds: time for all episodes, without opening the simulator.
+        planning_seconds: the part of it that the expert took.
+    """
+
+    env: str
+    task: str
+    steps: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    planning_seconds: float = 0.0
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes were run."""
+        return len(self.steps) + len(self.failed)
+
+    def row(self) -> dict[str, Any]:
+        """Return the result as numbers for a table."""
+        means = {"mean_steps": mean(self.steps), "most_steps": max(self.steps)} if self.steps else {}
+        return {"solved": len(self.steps), "episodes": self.episodes, **means, **asdict(self)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", nargs="+", default=list(SUITES[:4]), choices=SUITES)
+    parser.add_argument("--tasks", nargs="+", help="numbers of the tasks within their suite; all by default")
+    parser.add_argument("--episodes", type=int, default=10, help="random layouts a task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--noise", type=float, default=0.1, help="standard deviation in action units")
+    parser.add_argument("--bursts", type=float, default=0.01, help="chance a step that a burst starts")
+    parser.add_argument("--max-steps", type=int, default=600)
+    parser.add_argument("--output", type=Path, default=Path("runs/bench/libero_experts.json"))
+    options = parser.parse_args(arguments)
+    noise = NoiseConfig(levels=(options.noise,), burst_probability=options.bursts)
+    numbers = None if options.tasks is None else {int(number) for number in options.tasks}
+    results = []
+    for env in options.env:
+        chosen = [name for number, name in enumerate(tasks(env)) if numbers is None or number in numbers]
+        for task in chosen:
+            results.append(
+                measure(
+                    env,
+                    task,
+                    episodes=options.episodes,
+                    seed=options.seed,
+                    noise=noise,
+                    max_steps=options.max_steps,
+                )
+            )
+            print(_line(results[-1]), flush=True)
+        own = [result for result in results if result.env == env]
+        solved, run = sum(len(result.steps) for result in own), sum(result.episodes for result in own)
+        print(f"{env}: {solved} of {run}", flush=True)
+    settings = {"noise": options.noise, "bursts": options.bursts, "seed": options.seed}
+    rows = [result.row() for result in results]
+    write_json(options.output, {**settings, "max_steps": options.max_steps, "tasks": rows})
+
+
+def measure(
+    env: str, task: str, *, episodes: int, seed: int, noise: NoiseConfig, max_steps: int
+) -> TaskResult:
+    """Let the expert solve a task on `episodes` random layouts."""
+    result = TaskResult(env, task)
+    simulator = make(env, task, max_steps=max_steps)
+    for attempt in range(episodes):
+        seeds = AttemptSeeds.derive(seed=seed, task=task, attempt=attempt)
+        disturbance = ActionNoise(noise, simulator.noise_scale, np.random.default_rng(seeds.noise))
+        simulator.reset(seed=seeds.scene)
+        started = time.perf_counter()
+        steps, planning = _episode(simulator, make_expert(env, task, seed=seeds.expert), disturbance)
+        result.seconds += time.perf_counter() - started
+        result.planning_seconds += planning
+        if steps is None:
+            result.failed.append(seeds.scene)
+        else:
+            result.steps.append(steps)
+    simulator.close()
+    return result
+
+
+def _episode(simulator: SimulatedTask, expert: Any, disturbance: ActionNoise) -> tuple[int | None, float]:
+    """Return the control steps until success, None without, and the seconds that the expert took."""
+    planning, truncated, steps = 0.0, False, 0
+    while not truncated:
+        started = time.perf_counter()
+        action = expert.action(simulator)
+        planning += time.perf_counter() - started
+        *_, truncated, info = simulator.step(disturbance.disturb(action))
+        steps += 1
+        if info["success"]:
+            return steps, planning
+    return None, planning
+
+
+def _line(result: TaskResult) -> str:
+    row = result.row()
+    steps = f"{row['mean_steps']:5.0f} steps" if result.steps else ""
+    return f"{result.task[:90]:<90} {row['solved']:>3} of {row['episodes']:<3} {steps}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Picking an object up and putting it somewhere."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from rdvla.simulation.experts.libero.grasps import Grasp, Preference, plan_grasps
+from rdvla.simulation.experts.libero.motion import OPEN, Arm, Motion, Slack, funnel, rise_first
+from rdvla.simulation.experts.libero.rotations import Array, nearer_finger_order, pointing_down
+from rdvla.simulation.experts.libero.world import Cloud
+
+_LOG = logging.getLogger(__name__)
+
+CLEARANCE = 0.05  # between what is carried, or the fingertips, and what is passed over
+_EMPTY = 0.0015  # the fingers' opening with nothing between them
+_TOO_FAR = 0.03  # metres from the grasp, from which closing the hand is of no use
+_FURTHEST_OUT = 0.16
+_ANGLES = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+_DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+_LOST = 0.03  # metres between the fingertips and the nearest point of an object that has been lost
+
+
+def best_grasps(arm: Arm, name: str, preference: Preference | None = None) -> list[Grasp]:
+    """Return the possible grasps of an object as it lies now, the best first."""
+    cloud = arm.world.cloud()
+    mine = cloud.owners == arm.world.body_of(name)
+    return plan_grasps(cloud.points, mine, table_height=cloud.floor, preference=preference)
+
+
+def pick(arm: Arm, name: str, *, grasp: Grasp) -> Motion:
+    """Close the hand around an object; returns whether something is between the fingers."""
+    cloud, hand = arm.world.cloud(), arm.world.hand
+    height = max(cloud.highest_along(hand[0], grasp.position) + CLEARANCE, grasp.position[2] + 0.06)
+    down = pointing_down(grasp.yaw)
+    _LOG.debug("grasp %s at %s yaw %.2f score %.2f", name, grasp.position.round(3), grasp.yaw, grasp.score)
+    yield from arm.reach(grasp.position, down, height=height, gripper=OPEN)
+    if arm.error(grasp.position)[0] > _TOO_FAR:
+        return False
+    yield from arm.close(grasp.position)
+    shift = way_out(cloud, arm.world.body_of(name))
+    if shift.any():
+        yield from arm.move(arm.world.hand[0] + [*shift, 0.01], tolerance=0.015, limit=25)
+    return arm.world.opening > _EMPTY
+
+
+def way_out(cloud: Cloud, body: int) -> Array:
+    """Return the shortest horizontal movement (2,) after which nothing hangs over an object; zero if free.
+
+    Zero, too, if there is no way out within reach.
+    """
+    own = cloud.of(body)
+    center = (own.min(axis=0) + own.max(axis=0))[:2] / 2
+    radius = np.linalg.norm(own[:, :2] - center, axis=1).max() + 0.01
+    over = cloud.points[(cloud.owners != body) & (cloud.points[:, 2] > own[:, 2].max()), :2] - center
+    over = over[np.linalg.norm(over, axis=1) < radius + _FURTHEST_OUT]
+    if not (np.linalg.norm(over, axis=1) < radius).any():
+        return np.zeros(2)
+    for distance in np.arange(0.01, _FURTHEST_OUT, 0.01):
+        shifts = distance * _DIRECTIONS
+        free = [shift for shift in shifts if not (np.linalg.norm(over - shift, axis=1) < radius).any()]
+        if free:  # of several, the middle one leads straight away
+            return np.asarray(free[len(free) // 2])
+    return np.zeros(2)
+
+
+def place(arm: Arm, name: str, goal: Array, *, bottom: float) -> Motion:
+    """Carry the held object until its origin is over `goal` (2,), lower it and let go.
+
+    Args:
+        name: the held object.
+        goal: where its origin goes in the plane.
+        bottom: height of its lowest point at release.
+
+    Returns:
+        False if the object was lost on the way.
+    """
+    if not (yield from carry(arm, name, goal, bottom=bottom)):
+        return False
+    yield from arm.release()
+    return True
+
+
+def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = True) -> Motion:
+    """Carry the held object over to `goal` (2,) and let it down until its lowest point is at `bottom`.
+
+    It also ends where the object comes to rest on something above that.
+
+    Args:
+        name: the held object.
+        goal: where its origin goes in the plane.
+        bottom: height of its lowest point at the end.
+        precise: come as near as a centimetre; otherwise three are enough.
+
+    Returns:
+        False if the object was lost on the way.
+    """
+    world = arm.world
+    hand, held = world.hand[0], world.position(name)
+    arm.settle()
+    highest = world.cloud().highest_along(held, goal, without=world.body_of(name))
+    cross = max(highest, bottom, world.lowest(name)) + CLEARANCE
+    resting, previous, slack = 0, np.inf, Slack(0.010)
+    near, level = (0.012, 0.004) if precise else (0.03, 0.02)
+    for _ in range(200):
+        hand, held, surface = world.hand[0], world.position(name), world.surface(name)
+        low, away = surface[:, 2].min(), np.linalg.norm(surface - hand, axis=1).min()
+        if world.opening < _EMPTY or away > _LOST:
+            _LOG.debug("lost %s: opening %.4f, %.3f away", name, world.opening, away)
+            return False
+        beside = goal - held[:2]
+        distance = float(np.linalg.norm(beside))
+        if distance < near and low < bottom + level:
+            break
+        resting = resting + 1 if distance < near + 0.003 and abs(low - previous) < 4e-4 else 0
+        if resting > 5:
+            break
+        previous = low
+        wanted = min(bottom + funnel(distance, slack=slack.of(distance)), cross)
+        target = np.array([*(hand[:2] + beside), hand[2] + wanted - low - 0.004])
+        yield arm.servo(rise_first(hand, target), speed=1.0 if distance > 0.02 else 0.7)
+    return True
+
+
+def straighten(arm: Arm) -> None:
+    """Let the coming motions turn the hand to point down, fingers along the world's y axis."""
+    arm.rotation = nearer_finger_order(pointing_down(0.0), arm.world.hand[1])
