@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset, split_episodes
+from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
 
@@ -37,11 +38,11 @@ def main() -> None:
     torch.set_num_threads(1)
     policy = RDVLAPolicy.from_pretrained(options.policy)
     dataset = EpisodeDataset(options.dataset, chunk_size=1, cameras=policy.config.cameras)
+    parts = _parts(dataset)
     _, held_out = split_episodes(dataset, 0.1, 0)
     rows = dataset.subset(held_out).sample_index[:: options.every]
     errors = 100 * torch.cat([_errors(policy, dataset, rows[i : i + 64]) for i in range(0, len(rows), 64)])
     instructions = dataset.instructions(rows)
-    parts = PARTS[errors.shape[1]]
     print(f"{'instruction':<92}{'n':>5}" + "".join(f"{name + ' (median, 90%)':>30}" for name in parts))
     for sentence in sorted(set(instructions)):
         own = errors[[found == sentence for found in instructions]]
@@ -49,6 +50,19 @@ def main() -> None:
             own[:, part].norm(dim=1).quantile(torch.tensor([0.5, 0.9])).tolist() for part in parts.values()
         ]
         print(f"{sentence:<92}{len(own):>5}" + "".join(f"{f'{a:.1f}, {b:.1f} cm':>30}" for a, b in cells))
+
+
+def _parts(dataset: EpisodeDataset) -> dict[str, slice]:
+    """The positions in the environment's state of a dataset, which is told by its length."""
+    state = dataset.environment_state([0])
+    size = 0 if state is None else state.shape[1]
+    if size not in PARTS:
+        known = " or ".join(map(str, PARTS))
+        raise ConfigError(
+            f"observation.environment_state of {dataset.name} has {size} numbers; this benchmark knows what "
+            f"{known} numbers are. Name them in PARTS."
+        )
+    return PARTS[size]
 
 
 @torch.no_grad()

@@ -120,6 +120,7 @@ class Hub:
         self.datasets = datasets
         self.asked: list[tuple[str | None, tuple[str, ...]]] = []
         self.error: Exception | None = None
+        self.tag_error: Exception | None = None  # for the default tag alone
 
     def snapshot_download(
         self, repository: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]
@@ -128,8 +129,9 @@ class Hub:
 
         assert repo_type == "dataset"
         self.asked.append((revision, tuple(allow_patterns)))
-        if self.error is not None:
-            raise self.error
+        error = self.tag_error if revision == "v3.0" and self.tag_error else self.error
+        if error is not None:
+            raise error
         if (repository, revision) not in self.datasets:
             raise http_error(RevisionNotFoundError)
         return str(self.datasets[repository, revision])
@@ -157,6 +159,18 @@ def test_a_hub_id_takes_the_tag_or_the_main_branch(published: Path, hub: Hub, tm
     hub.datasets = {("lerobot/libero", "fixed/labels"): published}
     joint = opened(f"lerobot/libero@fixed/labels,{published}")
     assert joint.num_rows == 2 * sum(LENGTHS)
+
+
+@pytest.mark.parametrize("name", ["LocalEntryNotFoundError", "HfHubHTTPError", "TimeoutError"])
+def test_a_failure_at_the_tag_does_not_choose_the_main_branch(published: Path, hub: Hub, name: str) -> None:
+    """The client makes a LocalEntryNotFoundError of a timeout where the cache lacks the tag."""
+    from huggingface_hub import errors
+
+    hub.datasets = {("lerobot/libero", None): published}
+    hub.tag_error = TimeoutError() if name == "TimeoutError" else http_error(getattr(errors, name))
+    with pytest.raises(DatasetError, match="lerobot/libero is no local folder and cannot be downloaded"):
+        opened("lerobot/libero")
+    assert [revision for revision, _ in hub.asked] == ["v3.0"]
 
 
 def test_an_old_version_is_noticed_before_it_is_downloaded(hub: Hub, tmp_path: Path) -> None:
@@ -188,7 +202,6 @@ def test_a_downloaded_dataset_opens_offline(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the hub's own client: a cache folder as a download leaves it, and no connection."""
-    import huggingface_hub
     from huggingface_hub import constants
 
     commit = "0" * 40
@@ -197,8 +210,10 @@ def test_a_downloaded_dataset_opens_offline(
     (stored / "refs/main").write_text(commit)
     shutil.copytree(published, stored / "snapshots" / commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+    with pytest.raises(DatasetError, match="cannot be downloaded"):  # is there a tag by now?
+        opened("lerobot/libero")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert huggingface_hub.constants.HF_HUB_OFFLINE
     assert opened("lerobot/libero").num_rows == sum(LENGTHS)
     with pytest.raises(DatasetError, match="cannot be reached"):
         opened("lerobot/another")

@@ -5,7 +5,9 @@ import av
 import numpy as np
 import pytest
 
-from rdvla.evaluation import ResultsError, write_report
+from rdvla.evaluation import Interval, PairedTest, ResultsError, write_report
+from rdvla.evaluation.comparisons import Comparison
+from rdvla.evaluation.report.content import comparison_sentence
 from rdvla.evaluation.video import SIZE, Frame, draw_frame, read_frames, write_video
 from tests.evaluation.sample import META, make_results
 
@@ -96,6 +98,29 @@ def test_a_page_holds_a_limited_number_of_videos(tmp_path, monkeypatch):
     for task in ("push", "reach"):  # the first and the last setting's are among them
         last = next(one for one in results.episodes if one.task == task and one.depth is None)
         assert f"action_change:0.001 · {np.mean(last.depths):.1f} iterations" in text
+
+
+@pytest.mark.parametrize(
+    ("p_value", "low", "sentence"),
+    [
+        (0.01, -0.1, "better (p = 0.01)"),
+        (0.2, 0.1, "not told apart (p = 0.2)"),
+        (None, 0.1, "better (by the interval)"),
+        (None, -0.1, "not told apart (by the interval)"),
+    ],
+)
+def test_a_comparison_in_words(p_value, low, sentence):
+    test = PairedTest(
+        pairs=20,
+        first_success=0.6,
+        second_success=0.4,
+        only_first=5,
+        only_second=1,
+        p_value=p_value,
+        difference=0.2,
+        interval=Interval(low, 0.5),
+    )
+    assert comparison_sentence(Comparison("", first=None, second=None, test=test)) == sentence
 
 
 def test_messages_are_escaped(page_and_results):

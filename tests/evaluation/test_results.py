@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from rdvla.errors import RDVLAError
-from rdvla.evaluation import ResultsError, load_results, print_table
+from rdvla.evaluation import ResultsError, Row, load_results, print_table
 from rdvla.evaluation.aggregate import best_fixed, suite_summaries, summaries, summarise
 from rdvla.evaluation.comparisons import standard_comparisons
 from rdvla.evaluation.results import merge
@@ -76,6 +77,50 @@ def test_summaries_add_up(results):
         assert one.episodes + one.errors == 12
         assert one.success == pytest.approx(sum(row.success for row in one.rows) / 2)
     assert sum(one.errors for one in summaries(results.rows)) == 2
+
+
+def uneven_row(task, *, env="metaworld", episodes, successes, errors=0, depth=4.0):
+    ended = episodes > 0
+    return Row(
+        env=env,
+        task=task,
+        policy="p",
+        rule="action_change:0.001",
+        depth=None,
+        execution="fixed:8",
+        episodes=episodes,
+        successes=successes,
+        errors=errors,
+        success_low=0.0,
+        success_high=1.0,
+        mean_depth=depth if ended else None,
+        mean_executed=8.0 if ended else None,
+        mean_steps=96.0 if ended else None,
+        query_ms=15.0 if ended else None,
+    )
+
+
+def test_success_lies_in_its_interval_however_uneven_exceptions_leave_the_tasks():
+    rows = [
+        uneven_row("push", episodes=1, successes=0, errors=99, depth=10.0),
+        uneven_row("reach", episodes=100, successes=100, depth=2.0),
+    ]
+    (one,) = summaries(rows)
+    assert one.success == 100 / 101  # the mean over tasks, 0.5, is far outside the interval
+    assert one.success in one.interval
+    assert one.interval == wilson_interval(100, 101)
+    assert one.mean_depth == pytest.approx((10 + 100 * 2) / 101)
+    assert one.errors == 99
+
+
+def test_what_was_not_played_is_not_left_out_of_a_mean_unseen():
+    none = uneven_row("push", episodes=0, successes=0, errors=5)
+    played = uneven_row("reach", episodes=4, successes=3)
+    (pooled,) = summaries([none, played])  # the task has no episode to pool; its exceptions are counted
+    assert (pooled.success, pooled.mean_depth, pooled.errors) == (0.75, 4.0, 5)
+    (average,) = summaries([played, dataclasses.replace(none, env="another")])
+    assert (average.success, average.mean_depth) == (None, None)
+    assert (average.interval.low, average.interval.high) == (0.0, 1.0)
 
 
 def test_the_smallest_of_equally_good_depths_is_best(results):

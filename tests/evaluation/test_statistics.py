@@ -140,3 +140,29 @@ def test_environments_have_equal_weight():
     test = paired_test(first, second)
     assert (test.pairs, test.only_first) == (92, 2)
     assert (test.first_success, test.difference) == (0.5, 0.5)
+
+
+def grown(env, *, only_first, only_second, neither):
+    """Outcomes of both sides in one environment."""
+    sides = [(True, False)] * only_first + [(False, True)] * only_second + [(False, False)] * neither
+    return [{(env, "a", seed): pair[side] for seed, pair in enumerate(sides)} for side in (0, 1)]
+
+
+def test_no_p_that_contradicts_the_difference():
+    """The first is better in the small environment, the second in the large one, which has more pairs."""
+    small = grown("small", only_first=8, only_second=0, neither=2)
+    large = grown("large", only_first=0, only_second=30, neither=170)
+    test = paired_test(small[0] | large[0], small[1] | large[1])
+    assert test.difference > 0 and test.only_first < test.only_second
+    assert mcnemar_exact(test.only_first, test.only_second) < 0.001  # in favour of the second
+    assert test.p_value is None
+    alone = [paired_test(*one) for one in (small, large)]
+    assert [one.p_value for one in alone] == [mcnemar_exact(8, 0), mcnemar_exact(0, 30)]
+
+
+def test_equal_counts_of_pairs_are_pooled():
+    one = grown("one", only_first=5, only_second=1, neither=14)
+    other = grown("other", only_first=4, only_second=2, neither=14)
+    test = paired_test(one[0] | other[0], one[1] | other[1])
+    assert test.p_value == mcnemar_exact(9, 3)
+    assert test.difference == pytest.approx((9 - 3) / 40)

@@ -13,8 +13,10 @@ from rdvla.data import DatasetWriter, Episode
 from rdvla.data.layout import KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.training.batches import BatchSource
+from rdvla.training.config import LossConfig
 from rdvla.training.objectives import PerceptionObjective
 from tests.training.test_parts import _batch, _policy
+from tests.training.tiny import train_config
 
 SMALL = CompactConfig(num_cameras=2, image_size=32, slots=3)
 
@@ -85,6 +87,16 @@ def test_the_weight_adds_the_keypoint_loss() -> None:
         PerceptionObjective(keypoint_weight=0.5).loss(
             policy, replace(batch, keypoints=None), depth=1, generator=torch.Generator()
         )
+
+
+def test_a_weight_without_effect_is_refused(tmp_path: Path) -> None:
+    keypoints = LossConfig(keypoint_weight=0.1)
+    with pytest.raises(ConfigError, match=r"loss\.keypoint_weight.*objective=perception"):
+        train_config(tmp_path, tmp_path, loss=keypoints)
+    with pytest.raises(ConfigError, match=r"loss\.keypoint_weight"):
+        train_config(tmp_path, tmp_path, loss=keypoints, freeze_backbone=True)
+    train_config(tmp_path, tmp_path, loss=keypoints, objective="perception")
+    train_config(tmp_path, tmp_path, loss=replace(keypoints, perception_weight=0.1))
 
 
 def test_cameras_are_taken_in_the_policys_order(tmp_path: Path) -> None:

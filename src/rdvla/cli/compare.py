@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rdvla.evaluation import Results
     from rdvla.evaluation.paired_runs import PairedRuns
+    from rdvla.evaluation.statistics import PairedTest
 
 
 def run(argv: Sequence[str]) -> None:
@@ -17,12 +19,16 @@ def run(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="rdvla compare",
         description=f"{run.__doc__} Episodes are paired by environment, task and seed. Differences are the "
-        "first's success minus the second's, with Newcombe's 95%% interval for paired proportions; p is "
-        "McNemar's exact test. Environments count alike in the total. Name one evaluation twice to compare "
-        "two of its settings.",
+        "first's success minus the second's, with Newcombe's 95% interval for paired proportions; p is "
+        "McNemar's exact test. Environments count alike in the total, which has a p only where all have "
+        "equally many pairs. Name one evaluation twice to compare two of its settings.",
     )
-    parser.add_argument("first", type=Path, help="results.json, or the run directory that holds it")
-    parser.add_argument("second", type=Path, help="what it is compared with")
+    parser.add_argument(
+        "first",
+        help="results.json, or the run directory that holds it; or several of one policy, such as one for "
+        "each environment: runs/a_goal,runs/a_object",
+    )
+    parser.add_argument("second", help="what it is compared with, named likewise")
     setting = "RULE or RULE/EXECUTION, such as 8 or action_change:1e-3/fixed:8"
     parser.add_argument("--a-setting", metavar="SETTING", help=f"setting of the first: {setting}")
     parser.add_argument(
@@ -32,27 +38,38 @@ def run(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the same as JSON")
     options = parser.parse_args(argv)
-    from rdvla.evaluation import compare_runs, find_setting, load_results
+    from rdvla.evaluation import compare_runs, find_setting
 
-    first, second = load_results(options.first), load_results(options.second)
+    first, second = _load(options.first), _load(options.second)
     named = [
         None if text is None else find_setting(text, [row.setting for row in results.rows])
         for text, results in ((options.a_setting, first), (options.b_setting, second))
     ]
     compared = compare_runs(first, second, first_setting=named[0], second_setting=named[1])
     if options.json:
-        print(json.dumps([one.to_dict() for one in compared], indent=2))
+        print(json.dumps(compared.to_dict(), indent=2))
         return
-    for one in compared:
+    for one in compared.pairs:
         _show(one)
+    if compared.left_out:
+        names = ", ".join(setting.name for setting in compared.left_out)
+        print(f"Left out, as no episode was played under them by both: {names}.")
+
+
+def _load(text: str) -> Results:
+    """The results of one run, or of several with commas between (a path that exists wins)."""
+    from rdvla.evaluation import ResultsError, join, load_results
+
+    paths = [text] if Path(text).exists() else [part.strip() for part in text.split(",")]
+    if "" in paths:
+        raise ResultsError(f"{text!r}: name one or several runs, with commas between")
+    return join([load_results(path) for path in paths])
 
 
 def _show(one: PairedRuns) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
-
-    from rdvla.evaluation.table import percent
 
     table = Table(
         title=f"A: {one.first.name}\nB: {one.second.name}", title_justify="left", box=SIMPLE_HEAD, padding=0
@@ -64,20 +81,11 @@ def _show(one: PairedRuns) -> None:
     if len(lines) > 1:
         lines["all, equal weight"] = one.total
     for name, test in lines.items():
-        low, high = 100 * test.interval.low, 100 * test.interval.high
-        table.add_row(
-            name,
-            str(test.pairs),
-            percent(test.first_success),
-            percent(test.second_success),
-            f"{100 * test.difference:+.1f}",
-            f"{low:+.1f} to {high:+.1f}",
-            str(test.only_first),
-            str(test.only_second),
-            f"{test.p_value:.2g}",
-        )
+        table.add_row(name, *_cells(test))
     console = Console()
     console.print(table)
+    if one.total.p_value is None:
+        console.print("No p in all: environments count alike in A - B, and differ in their number of pairs.")
     for letter, side in (("A", one.first), ("B", one.second)):
         if side.unpaired or side.errors:
             console.print(
@@ -85,3 +93,18 @@ def _show(one: PairedRuns) -> None:
                 "exception are left out.",
                 highlight=False,
             )
+
+
+def _cells(test: PairedTest) -> list[str]:
+    from rdvla.evaluation.table import percent
+
+    return [
+        str(test.pairs),
+        percent(test.first_success),
+        percent(test.second_success),
+        f"{100 * test.difference:+.1f}",
+        f"{100 * test.interval.low:+.1f} to {100 * test.interval.high:+.1f}",
+        str(test.only_first),
+        str(test.only_second),
+        "-" if test.p_value is None else f"{test.p_value:.2g}",
+    ]

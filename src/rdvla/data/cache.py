@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdvla.data.dataset import EpisodeDataset
+from rdvla.data.feature_encoder import Encode, FeatureEncoder, Images
 from rdvla.data.parts import split_by_part
 from rdvla.data.rows import Rows
 from rdvla.data.shards import map_shard, write_shard
 from rdvla.errors import ConfigError, DatasetError, RDVLAError
 from rdvla.files import read_json, write_json
 
-Images = Callable[[NDArray[np.int64]], dict[str, Tensor]]
-Encode = Callable[[dict[str, Tensor], list[str]], dict[str, Tensor]]
 Progress = Callable[[int, int], None]
 
 SHARD_ROWS = 512
@@ -86,7 +85,7 @@ class FeatureCache:
             ConfigError: the encoder's output has the wrong number of rows, or does not fit `dtype`.
         """
         fresh, folders = _plan(dataset, rows, key=key, directory=Path(directory), dtype=dtype)
-        encoder = _Encoder(dataset, images or dataset.images, encode, batch_size, dtype)
+        encoder = FeatureEncoder(dataset, images or dataset.images, encode, batch_size, dtype)
         report = progress or (lambda _done, _total: None)
         shards: list[dict[str, Tensor]] = []
         done = 0
@@ -148,9 +147,8 @@ class FeatureCache:
         kept_as = dtype if dtype is not None and first.is_floating_point() else first.dtype
         gathered = torch.empty(len(place), *first.shape[1:], dtype=kept_as)
         wanted = zip(self._shard_of[place].tolist(), self._place_of[place].tolist(), strict=True)
-        for target, (shard, source) in enumerate(
-            wanted
-        ):  # converts while it copies: one pass over the memory
+        for target, (shard, source) in enumerate(wanted):
+            # Converts while it copies: one pass over the memory.
             gathered[target] = self._shards[shard][name][source]
         return gathered
 
@@ -169,40 +167,6 @@ class _Folder:
             (self.path / f"shard-{number:05d}.safetensors", self.rows[start : start + SHARD_ROWS])
             for number, start in enumerate(starts)
         ]
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """Computes the features of rows, batch by batch."""
-
-    dataset: EpisodeDataset
-    images: Images
-    encode: Encode
-    batch_size: int
-    dtype: torch.dtype
-
-    def features(self, rows: NDArray[np.int64], report: Callable[[int], None]) -> dict[str, Tensor]:
-        """Features of ascending rows; `report` gets the number of rows done after each batch but the last."""
-        parts: list[dict[str, Tensor]] = []
-        for start in range(0, len(rows), self.batch_size):
-            if start:
-                report(start)
-            batch = rows[start : start + self.batch_size]
-            with torch.no_grad():
-                features = self.encode(self.images(batch), self.dataset.instructions(batch))
-            parts.append({name: self._kept(name, tensor, len(batch)) for name, tensor in features.items()})
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def _kept(self, name: str, tensor: Tensor, rows: int) -> Tensor:
-        if tensor.shape[:1] != (rows,):
-            raise ConfigError(f"the encoder's {name!r} has shape {tuple(tensor.shape)} for {rows} rows")
-        tensor = tensor.detach().cpu()
-        kept = tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-        if kept.is_floating_point() and not torch.isfinite(kept).all():
-            raise ConfigError(
-                f"the encoder's {name!r} is not finite in {self.dtype} (float16 ends at 65504; try float32)"
-            )
-        return kept
 
 
 def _plan(

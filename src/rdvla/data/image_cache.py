@@ -1,7 +1,7 @@
 """The images of a dataset, decoded once for everything that is trained on them.
 
 Decoding video takes far longer than reading the same pixels from a mapped file. The cache depends on the
-dataset and the cameras only, so policies of any kind share it.
+dataset, the cameras, the size of their images and `sample_every` only, so policies of any kind share it.
 """
 
 from __future__ import annotations

@@ -32,8 +32,7 @@ MAX_FILES_PER_CHUNK = 1000
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
 # LeRobot compares timestamps as float32 with a tolerance of 1e-4 s. Neighbouring float32 numbers are 6e-5
-# apart
-# below 1024 and 1.2e-4 above, so a longer file would fail the check by rounding alone.
+# apart below 1024 and 1.2e-4 above, so a longer file would fail the check by rounding alone.
 VIDEO_FILE_SECONDS = 1000.0
 
 Feature = dict[str, Any]

@@ -58,11 +58,22 @@ def locate(root: Path | str) -> Path:
 
 
 def _default_revision(repository: str) -> str | None:
-    """The tag that LeRobot gives to datasets of this format, where there is one; None: the main branch."""
+    """The tag that LeRobot gives to datasets of this format, where there is one; None: the main branch.
+
+    Offline there is one where the cache holds it. Any other failure is an error: the main branch may hold
+    other data than the tag, and which of them is read must not depend on how the connection is today.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
+
     try:
-        _snapshot(repository, CODEBASE_VERSION, [INFO_PATH])
-    except Exception:  # noqa: BLE001  # a missing tag; all else comes again, explained, at the download
-        return None
+        _download(repository, CODEBASE_VERSION, [INFO_PATH])
+    except DatasetError as error:
+        # A connection that fails gives a LocalEntryNotFoundError too, and does not say that there is no tag.
+        missing = (RevisionNotFoundError, *([LocalEntryNotFoundError] if constants.HF_HUB_OFFLINE else []))
+        if isinstance(error.__cause__, missing):
+            return None
+        raise
     return CODEBASE_VERSION
 
 
@@ -90,8 +101,9 @@ def _download(repository: str, revision: str | None, files: list[str]) -> Path:
         raise DatasetError(f"{failed}: it has no revision {revision!r}") from error
     except LocalEntryNotFoundError as error:
         raise DatasetError(
-            f"{failed}: the hub cannot be reached, and the local cache does not hold the dataset. Connect, "
-            "or name a local folder"
+            f"{failed}: the hub cannot be reached, and the local cache does not hold its "
+            f"{revision or 'main branch'}. Connect, name a local folder, or set HF_HUB_OFFLINE=1 to read "
+            "what an earlier download left there"
         ) from error
     except Exception as error:  # the client also raises requests' and the system's errors
         raise DatasetError(f"{failed}: {error}") from error

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rdvla.evaluation.protocol import Suite, resolve_suites
     from rdvla.evaluation.records import Episode, EpisodeError, ResultsError, Row
     from rdvla.evaluation.report import write_report
-    from rdvla.evaluation.results import Results, load_results
+    from rdvla.evaluation.results import Results, join, load_results
     from rdvla.evaluation.run import evaluate, evaluate_policy
     from rdvla.evaluation.setting import Setting
     from rdvla.evaluation.statistics import (
@@ -35,7 +35,7 @@ _MODULES = {
     "protocol": ("Suite", "resolve_suites"),
     "records": ("Episode", "EpisodeError", "ResultsError", "Row"),
     "report": ("write_report",),
-    "results": ("Results", "load_results"),
+    "results": ("Results", "join", "load_results"),
     "run": ("evaluate", "evaluate_policy"),
     "setting": ("Setting",),
     "statistics": ("Interval", "PairedTest", "mcnemar_exact", "paired_test", "wilson_interval"),
@@ -58,6 +58,7 @@ __all__ = [
     "evaluate",
     "evaluate_policy",
     "find_setting",
+    "join",
     "load_results",
     "mcnemar_exact",
     "paired_test",

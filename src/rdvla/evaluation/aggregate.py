@@ -20,9 +20,9 @@ class Summary:
     setting: Setting
     env: str | None  # None: the average over all environments
     rows: tuple[Row, ...]
-    success: float | None  # mean over tasks; over environments the mean of their means
+    success: float | None  # of an environment's episodes together; over environments the mean of theirs
     interval: Interval  # Wilson 95% of an environment's episodes together; see `mean_interval` for several
-    mean_depth: float | None  # means like success
+    mean_depth: float | None  # mean of the tasks, weighted by their episodes; then as success
     mean_executed: float | None
     query_ms: float | None
 
@@ -61,17 +61,22 @@ def summaries(rows: Iterable[Row]) -> list[Summary]:
 
 
 def suite_summary(rows: Sequence[Row]) -> Summary:
-    """The summary of rows that share policy, setting and environment; at least one."""
+    """The summary of rows that share policy, setting and environment; at least one.
+
+    Every episode that ended by itself has the same weight, in the values as in the interval. Where all tasks
+    have equally many this is the mean over tasks.
+    """
+    episodes, successes = sum(row.episodes for row in rows), sum(row.successes for row in rows)
     return Summary(
         policy=rows[0].policy,
         setting=rows[0].setting,
         env=rows[0].env,
         rows=tuple(rows),
-        success=_mean([row.success for row in rows]),
-        interval=wilson_interval(sum(row.successes for row in rows), sum(row.episodes for row in rows)),
-        mean_depth=_mean([row.mean_depth for row in rows]),
-        mean_executed=_mean([row.mean_executed for row in rows]),
-        query_ms=_mean([row.query_ms for row in rows]),
+        success=successes / episodes if episodes else None,
+        interval=wilson_interval(successes, episodes),
+        mean_depth=_weighted_mean([(row.episodes, row.mean_depth) for row in rows]),
+        mean_executed=_weighted_mean([(row.episodes, row.mean_executed) for row in rows]),
+        query_ms=_weighted_mean([(row.episodes, row.query_ms) for row in rows]),
     )
 
 
@@ -88,14 +93,14 @@ def best_fixed(candidates: Sequence[Summary]) -> Summary | None:
 
 
 def _average(suites: Sequence[Summary]) -> Summary:
-    played = [(one.success, one.interval) for one in suites if one.success is not None]
+    estimates = [(one.success, one.interval) for one in suites if one.success is not None]
     return Summary(
         policy=suites[0].policy,
         setting=suites[0].setting,
         env=None,
         rows=tuple(row for one in suites for row in one.rows),
         success=_mean([one.success for one in suites]),
-        interval=mean_interval(played) if played else Interval(0.0, 1.0),
+        interval=mean_interval(estimates) if len(estimates) == len(suites) else Interval(0.0, 1.0),
         mean_depth=_mean([one.mean_depth for one in suites]),
         mean_executed=_mean([one.mean_executed for one in suites]),
         query_ms=_mean([one.query_ms for one in suites]),
@@ -126,8 +131,17 @@ def _row(group: Sequence[Episode]) -> Row:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return statistics.fmean(present) if present else None
+    """None without values, and where one is missing: that of the others would be of something else."""
+    return _weighted_mean([(1, value) for value in values])
+
+
+def _weighted_mean(weighted: Iterable[tuple[int, float | None]]) -> float | None:
+    """The mean of (weight, value), as `_mean`; what has no weight need not have a value."""
+    counted = [(weight, value) for weight, value in weighted if weight]
+    present = [(weight, value) for weight, value in counted if value is not None]
+    if not present or len(present) < len(counted):
+        return None
+    return statistics.fmean([value for _, value in present], [weight for weight, _ in present])
 
 
 Key = TypeVar("Key", bound=Hashable)

@@ -36,7 +36,7 @@ def find_setting(text: str, known: Sequence[Setting]) -> Setting:
     meant = [parse_setting(rule, one) for one in executions]
     found = [one for one in dict.fromkeys(known) if one in meant]
     if len(found) != 1:
-        names = ", ".join(f"{one.rule_text}/{one.execution}" for one in dict.fromkeys(known))
+        names = ", ".join(one.name for one in dict.fromkeys(known))
         raise ConfigError(f"{len(found)} settings are called {text!r}; name one of: {names or 'none'}")
     return found[0]
 

@@ -1,4 +1,4 @@
-"""Two evaluations compared on the episodes that both played: same environment, task, seed and step limit."""
+"""Two evaluations compared on the episodes that both played: same environment, task, seed and conditions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from rdvla.evaluation.comparisons import outcomes
 from rdvla.evaluation.records import Episode, ResultsError
-from rdvla.evaluation.results import Results
+from rdvla.evaluation.results import Results, check_alike
 from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.statistics import PairedTest, paired_test
 
@@ -38,6 +38,14 @@ class PairedRuns:
     suites: dict[str, PairedTest]  # by environment
     total: PairedTest  # environments with equal weight
 
+
+@dataclass(frozen=True)
+class Compared:
+    """What two evaluations have in common."""
+
+    pairs: list[PairedRuns]
+    left_out: list[Setting]  # of either evaluation, without an episode that the other played under the same
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return dataclasses.asdict(self)
@@ -49,20 +57,24 @@ def compare_runs(
     *,
     first_setting: Setting | None = None,
     second_setting: Setting | None = None,
-) -> list[PairedRuns]:
+) -> Compared:
     """Compare two evaluations by paired tests.
 
     Args:
         first: one evaluation; differences are its success minus the other's.
         second: the other; the same results twice compare two settings of one evaluation.
         first_setting: the setting of `first` to compare. If just one of the two is given, it holds for both;
-            if neither is, every setting that both evaluations have is compared with itself.
+            if neither is, every setting that both evaluations have is compared with itself, and those that
+            share no episode are left out.
         second_setting: the setting of `second`.
 
     Raises:
-        ResultsError: the evaluations share no setting or no episode, or had different step limits.
+        ResultsError: the evaluations share no setting or no episode, or differ in step limits, rendering or
+            another part of the protocol; or one of them holds several policies.
     """
-    _check_limits(first, second)
+    check_alike(first, second)
+    for one in (first, second):
+        _check_one_policy(one.episodes)
     compared = [
         _pair(first, second, settings=pair)
         for pair in _setting_pairs(first, second, named=(first_setting, second_setting))
@@ -73,7 +85,11 @@ def compare_runs(
             "the two evaluations share no episode (same environment, task and seed): "
             f"the first has {_extent(first)}, the second {_extent(second)}"
         )
-    return found
+    if first_setting is not None or second_setting is not None:
+        return Compared(pairs=found, left_out=[])
+    settings = dict.fromkeys(row.setting for row in [*first.rows, *second.rows])
+    kept = {one.first.setting for one in found}
+    return Compared(pairs=found, left_out=[setting for setting in settings if setting not in kept])
 
 
 def _setting_pairs(
@@ -102,8 +118,6 @@ def _pair(first: Results, second: Results, *, settings: tuple[Setting, Setting])
         [episode for episode in one.episodes if episode.setting == setting]
         for one, setting in zip((first, second), settings, strict=True)
     ]
-    for episodes in own:
-        _check_one_policy(episodes)
     played = [outcomes(episodes) for episodes in own]
     total = paired_test(*played)
     if total is None:
@@ -125,20 +139,10 @@ def _pair(first: Results, second: Results, *, settings: tuple[Setting, Setting])
     return PairedRuns(first=sides[0], second=sides[1], suites=suites, total=total)
 
 
-def _check_limits(first: Results, second: Results) -> None:
-    ours, theirs = first.step_limits, second.step_limits
-    for env in ours.keys() & theirs.keys():
-        if ours[env] != theirs[env]:
-            raise ResultsError(
-                f"the first evaluation ends episodes of {env} after {ours[env]} steps, the second after "
-                f"{theirs[env]}: evaluate both with the same step_limits to compare them"
-            )
-
-
 def _check_one_policy(episodes: Sequence[Episode]) -> None:
     policies = sorted({episode.policy for episode in episodes})
     if len(policies) > 1:
-        raise ResultsError(f"results of several policies are in one file: {', '.join(policies)}")
+        raise ResultsError(f"one side holds results of several policies: {', '.join(policies)}")
 
 
 def _extent(results: Results) -> str:
@@ -148,4 +152,4 @@ def _extent(results: Results) -> str:
 
 
 def _names(settings: Sequence[Setting]) -> str:
-    return ", ".join(f"{one.rule_text}/{one.execution}" for one in settings) or "none"
+    return ", ".join(one.name for one in settings) or "none"

@@ -16,6 +16,7 @@ from rdvla.files import read_json, write_json
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, SCHEMA_VERSION)
+OLD_RENDERING = "fast"  # of files that do not name it
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,22 @@ class Results:
         """Steps after which an episode ended, by environment; empty where the file does not say."""
         config = self.meta.get("config", {})
         if "protocol" in self.meta:
-            return {env: one["max_steps"] for env, one in self.meta["protocol"].items()}
+            protocol = self.meta["protocol"]
+            return {env: one["max_steps"] for env, one in protocol.items() if "max_steps" in one}
         known = "env" in config and "max_steps" in config  # schema 1: one environment
         return {config["env"]: config["max_steps"]} if known else {}
+
+    @property
+    def conditions(self) -> dict[str, dict[str, Any]]:
+        """What every episode was played under, by environment: step limit, rendering; not which tasks."""
+        rendering = self.meta.get("config", {}).get("rendering", OLD_RENDERING)
+        limits, protocol = self.step_limits, self.meta.get("protocol", {})
+        found: dict[str, dict[str, Any]] = {}
+        for env in dict.fromkeys(one.env for one in self.episodes):
+            limit = {"max_steps": limits[env]} if env in limits else {}
+            found[env] = {"rendering": rendering, **limit, **protocol.get(env, {})}
+            found[env].pop("tasks", None)
+        return found
 
     def write(self, path: Path) -> None:
         """Write `results.json`, atomically."""
@@ -94,6 +108,41 @@ def merge(results: Sequence[Results]) -> tuple[list[Row], list[Episode]]:
             )
         seen.add(key)
     return rows, [episode for one in results for episode in one.episodes]
+
+
+def join(results: Sequence[Results]) -> Results:
+    """One evaluation that was done in parts, such as one for each environment; not meant to be written.
+
+    Raises:
+        ResultsError: as `merge` and `check_alike`.
+    """
+    if len(results) == 1:
+        return results[0]
+    rows, episodes = merge(results)
+    protocol: dict[str, dict[str, Any]] = {}
+    for number, one in enumerate(results):
+        for earlier in results[:number]:
+            check_alike(earlier, one)
+        for env, conditions in one.conditions.items():
+            protocol[env] = {**protocol.get(env, {}), **conditions}
+    return Results(rows=rows, episodes=episodes, meta={"protocol": protocol})
+
+
+def check_alike(first: Results, second: Results) -> None:
+    """Check that both played the environments that they share under the same conditions, as far as they say.
+
+    Raises:
+        ResultsError: step limit, rendering or another part of the protocol differs. Tasks may differ.
+    """
+    theirs = second.conditions
+    for env, ours in first.conditions.items():
+        for name, value in ours.items():
+            other = theirs.get(env, {}).get(name, value)
+            if other != value:
+                raise ResultsError(
+                    f"one evaluation has {name} {value!r} in {env}, the other {other!r}: "
+                    f"evaluate both with the same {name} to compare or join them"
+                )
 
 
 def _summary_entry(one: Summary) -> dict[str, Any]:

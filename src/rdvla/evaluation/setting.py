@@ -18,6 +18,11 @@ class Setting:
         """The stop rule as `rdvla.head.parse_rule` reads it."""
         return self.rule if self.depth is None else str(self.depth)
 
+    @property
+    def name(self) -> str:
+        """What `rdvla.evaluation.find_setting` reads it from, e.g. ``8/fixed:8``."""
+        return f"{self.rule_text}/{self.execution}"
+
     def describe(self) -> str:
         """A short name for tables, e.g. ``depth 8`` or ``action_change:0.001``."""
         return self.rule if self.depth is None else f"depth {self.depth}"

@@ -38,7 +38,7 @@ class PairedTest:
     second_success: float
     only_first: int  # pairs in which only the first setting succeeded
     only_second: int
-    p_value: float  # exact McNemar, two-sided
+    p_value: float | None  # exact McNemar, two-sided; None where `paired_test` says that it would mislead
     difference: float  # success of the first minus success of the second
     interval: Interval  # 95%, of the difference: Newcombe's
 
@@ -126,6 +126,9 @@ def paired_test(first: Outcomes, second: Outcomes) -> PairedTest | None:
     """Compare the outcomes of the episodes that both hold; None when there is none.
 
     Several environments have equal weight in success and difference, however many episodes each has.
+    McNemar's test counts pairs alike, whichever environment they are from, so it asks the same question only
+    where all environments have equally many pairs. Elsewhere its p could contradict the difference, and there
+    is none: read the interval, as zero inside it means that the two are not told apart.
     """
     shared = first.keys() & second.keys()
     if not shared:
@@ -145,7 +148,7 @@ def paired_test(first: Outcomes, second: Outcomes) -> PairedTest | None:
         second_success=math.fsum((one[0] + one[2]) / sum(one) for one in suites) / len(suites),
         only_first=only_first,
         only_second=only_second,
-        p_value=mcnemar_exact(only_first, only_second),
+        p_value=mcnemar_exact(only_first, only_second) if len({sum(one) for one in suites}) == 1 else None,
         difference=math.fsum(difference for difference, _ in differences) / len(suites),
         interval=mean_interval(differences),
     )

@@ -35,18 +35,12 @@ class DataConfig:
 
     validation_fraction: float = 0.1  # share of the episodes of every task that is held out, 0..1
     split_seed: int = 0  # of the episode split; apart from `seed`, so that seeds share one validation set
-    cameras: dict[str, str] = field(
-        default_factory=dict
-    )  # the dataset's name of a camera: the policy's name, e.g. {image: agentview, image2: wrist}
+    cameras: dict[str, str] = field(default_factory=dict)  # dataset's name: policy's, as {image: agentview}
     resize: bool = False  # scale square images to policy.image_size; false: they must have that size
     sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
-    cache_dir: str = (
-        ""  # where frozen inputs are cached; empty: <output_dir>/cache, shared caches save the time
-    )
+    cache_dir: str = ""  # where frozen inputs are cached; empty: <output_dir>/cache; sharing one saves time
     cache_batch_size: int = 64  # observations encoded at once while the cache is filled
-    memory_limit_gb: float = (
-        2.0  # caches up to this size are held in memory, larger ones are mapped from the disk
-    )
+    memory_limit_gb: float = 2.0  # caches up to this size are held in memory, larger ones stay on the disk
     image_shift: int = 0  # pixels; random shift of images that a trainable encoder reads, 0 switches it off
 
     def __post_init__(self) -> None:
@@ -87,9 +81,7 @@ class OptimizerConfig:
 class DepthConfig:
     """How many iterations r an update runs; one draw for each update."""
 
-    distribution: Literal["lognormal_poisson", "constant"] = (
-        "lognormal_poisson"  # the paper's, or always `mean`
-    )
+    distribution: Literal["lognormal_poisson", "constant"] = "lognormal_poisson"  # the paper's, or `mean`
     mean: float | None = None  # m, iterations; not set: policy.head.mean_depth
     minimum: int = 1  # smallest r
     maximum: int = 64  # largest r
@@ -127,9 +119,7 @@ class EMAConfig:
     """Exponential moving average of the weights: what is validated and saved as the policy."""
 
     decay: float = 0.995  # reached after the warm-up; 0 switches averaging off
-    warmup: int = (
-        10  # after n updates the decay is at most (1 + n) / (warmup + n), so early weights fade fast
-    )
+    warmup: int = 10  # after n updates decay is at most (1 + n) / (warmup + n), so early weights fade fast
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -142,14 +132,7 @@ class ValidationConfig:
     """The loss on held-out episodes."""
 
     every: int = 500  # steps between validations; 0: only at the end
-    depths: tuple[int, ...] = (
-        1,
-        2,
-        4,
-        8,
-        12,
-        32,
-    )  # iterations r; the last one decides which checkpoint is best
+    depths: tuple[int, ...] = (1, 2, 4, 8, 12, 32)  # iterations r; the last decides which step is best
     max_samples: int = 1024  # held-out samples that are used, evenly spread
     batch_size: int = 256  # samples at once
 
@@ -184,17 +167,13 @@ class TrainConfig:
     dataset: str  # LeRobot v3.0: a folder or hub id (user/name, user/name@revision), or several: a,b,c
     output_dir: str  # run directory; new or empty unless resuming
     policy: PolicyConfig = field(default_factory=PolicyConfig)
-    objective: Literal["actions", "perception"] = (
-        "actions"  # behaviour cloning, or environment-state regression
-    )
+    objective: Literal["actions", "perception"] = "actions"  # cloning, or environment-state regression
     steps: int = 3000  # updates; the schedule ends there
     batch_size: int = 128  # samples an update, B
     seed: int = 0  # with the step number it decides every random draw
     init_from: str = ""  # policy folder or hub id whose weights the run starts from; empty: from nothing
     init_parts: tuple[str, ...] = ("backbone",)  # what is taken from init_from: backbone, head or both
-    freeze_backbone: bool = (
-        False  # train the head alone; what the backbone yields is computed once and cached
-    )
+    freeze_backbone: bool = False  # train the head alone; what the backbone yields is computed once
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
@@ -205,9 +184,7 @@ class TrainConfig:
     log_every: int = 10  # steps between lines of metrics.jsonl and TensorBoard points
     threads: int = 1  # torch threads; one was 6x faster than two on a busy two-core machine
     device: Literal["auto", "cpu"] = "auto"  # auto: an accelerator where there is one
-    mixed_precision: Literal["no", "bf16"] = (
-        "no"  # bf16 pays for wide models; a small one on a CPU is slower with it
-    )
+    mixed_precision: Literal["no", "bf16"] = "no"  # bf16 pays for wide models; small ones are slower
     resume: bool = False  # go on from the latest checkpoint of output_dir
     resume_from_previous: bool = False  # where the latest checkpoint is damaged, use the newest intact one
 
@@ -239,6 +216,12 @@ class TrainConfig:
         if self.freeze_backbone and self.loss.perception_weight > 0:
             raise ConfigError(
                 "loss.perception_weight acts on the backbone only, but freeze_backbone=true; set it to 0."
+            )
+        without_perception = self.objective == "actions" and self.loss.perception_weight == 0
+        if without_perception and self.loss.keypoint_weight > 0:
+            raise ConfigError(
+                "loss.keypoint_weight acts within the perception loss, which this run does not have; "
+                "set it to 0, or train with objective=perception or loss.perception_weight above 0."
             )
         if self.optimizer.warmup_steps >= self.steps:
             raise ConfigError(

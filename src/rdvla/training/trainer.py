@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped, unused-ignore]
-from accelerate.state import AcceleratorState  # type: ignore[import-untyped, unused-ignore]
 from rich.console import Console
 from torch import Tensor
 
 from rdvla.configuration import encode_config
 from rdvla.data import split_episodes
-from rdvla.errors import ConfigError
+from rdvla.training.accelerator import make_accelerator
 from rdvla.training.batches import BatchSource
 from rdvla.training.checkpoint import Best, CheckpointStore
 from rdvla.training.config import TrainConfig
@@ -61,7 +59,7 @@ class Trainer:
         self.config = config
         self.console = console or Console()
         torch.set_num_threads(config.threads)
-        self.accelerator = _accelerator(config)
+        self.accelerator = make_accelerator(config)
         self.dataset = open_dataset(config)
         self.policy = build_policy(config, self.dataset.statistics).to(self.accelerator.device)
         self.run_directory = RunDirectory(config)
@@ -241,12 +239,3 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
         as `Trainer` and `Trainer.run`.
     """
     return Trainer(config, console=console).run()
-
-
-def _accelerator(config: TrainConfig) -> Accelerator:
-    # Accelerate keeps its device and precision for the whole process; a second run may want others.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
-    if accelerator.num_processes > 1:
-        raise ConfigError("A run trains in one process; start it without a multi-process launcher.")
-    return accelerator

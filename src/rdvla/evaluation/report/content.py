@@ -166,10 +166,12 @@ def _ticks(values: Sequence[float]) -> list[float]:
 
 def comparison_sentence(one: Comparison) -> str:
     """What a paired test says, in words."""
-    points = one.test.difference
-    if one.test.p_value >= 0.05:
-        return f"not told apart (p = {one.test.p_value:.2g})"
-    return f"{'better' if points > 0 else 'worse'} (p = {one.test.p_value:.2g})"
+    test = one.test
+    if test.p_value is None:
+        apart, by = 0.0 not in test.interval, "by the interval"
+    else:
+        apart, by = test.p_value < 0.05, f"p = {test.p_value:.2g}"
+    return f"{('better' if test.difference > 0 else 'worse') if apart else 'not told apart'} ({by})"
 
 
 def suite_cells(one: Summary, envs: Sequence[str]) -> list[str]:
