@@ -147,6 +147,7 @@ def http_error(kind: type[Exception]) -> Exception:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     standing_in = Hub({})
     monkeypatch.setattr("huggingface_hub.snapshot_download", standing_in.snapshot_download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # whatever the tests are run with
     return standing_in
 
 
@@ -209,6 +210,7 @@ def test_a_downloaded_dataset_opens_offline(
     (stored / "refs").mkdir(parents=True)
     (stored / "refs/main").write_text(commit)
     shutil.copytree(published, stored / "snapshots" / commit)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # whatever the tests are run with
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
     with pytest.raises(DatasetError, match="cannot be downloaded"):  # is there a tag by now?
