@@ -25,10 +25,6 @@ def test_the_highest_thing_on_the_way_counts_and_nothing_beside_or_behind_it():
     assert scene.highest_along(start, np.array([0.4, 0.6, 0.0])) == pytest.approx(0.3)
 
 
-def test_the_floor_is_under_everything():
-    assert cloud((1, [0, 0, 0.5], [0.1, 0.1, 0.1]), (2, [1, 0, 0.7], [0.1] * 3)).floor == pytest.approx(0.4)
-
-
 def test_nothing_overhead_needs_no_way_out():
     scene = cloud((1, [0, 0, 0.02], [0.03, 0.03, 0.02]), (2, [0.05, 0, 0.01], [0.01, 0.05, 0.01]))
     np.testing.assert_array_equal(way_out(scene, 1), 0)

@@ -19,7 +19,7 @@ def standing(points, x=0.0, y=0.0):
 
 def plan(thing, *others, **options):
     points = np.concatenate([thing, *others])
-    return plan_grasps(points, np.arange(len(points)) < len(thing), table_height=0.0, **options)
+    return plan_grasps(points, np.arange(len(points)) < len(thing), **options)
 
 
 def touches(points, grasp):
@@ -94,6 +94,15 @@ def test_preferences_choose_the_yaw_and_the_end():
         assert abs(np.cos(chosen - yaw)) > 0.99
 
 
-def test_fingertips_stay_above_the_table():
-    flat = standing(box_surface(np.array([0.02, 0.04, 0.009])))
-    assert all(grasp.position[2] >= 0.012 for grasp in plan(flat))
+def test_fingertips_stay_above_what_the_object_stands_on():
+    for height in (0.009, 0.03):
+        thing = standing(box_surface(np.array([0.02, 0.04, height])))
+        grasps = plan(thing)
+        assert grasps
+        assert all(grasp.position[2] >= 0.012 for grasp in grasps)
+
+
+def test_a_knob_is_not_held_by_its_very_top_where_the_body_can_be_held():
+    body = standing(cylinder_surface(0.03, 0.05))
+    knob = standing(cylinder_surface(0.006, 0.008)) + np.array([0, 0, 0.10])
+    assert plan(np.concatenate([body, knob]))[0].position[2] < 0.105

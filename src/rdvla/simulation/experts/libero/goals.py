@@ -25,7 +25,7 @@ _STAGES = {"close": 0, "open": 1, "turnon": 2, "turnoff": 2, "in": 3, "on": 3}
 _LAST = 4
 _MOST_ATTEMPTS = 6  # at one conjunct
 _AJAR = -1.0  # radians that a microwave's door must be open
-_BUTTONS = 0.015  # metres that the microwave's compartment lies beside its middle
+_BUTTONS = 0.02  # metres that the microwave's compartment lies beside its middle
 _OPEN_ENOUGH = 0.10  # metres that a drawer must be open to put something into it
 
 
@@ -134,7 +134,9 @@ def _put_in_microwave(arm: Arm, name: str, target: str, attempt: int) -> Motion:
     # The region's box is wider than the compartment, which ends before the panel with the buttons.
     sideways = np.array([inward[1], -inward[0]])
     goal = center[:2] - _BUTTONS * sideways - 0.08 * inward
-    return (yield from insert(arm, name, Opening(inward, goal, float(center[2] - half[2]) + 0.008)))
+    entry = goal - 0.13 * inward + 0.03 * sideways
+    opening = Opening(inward, goal, entry, floor=float(center[2] - half[2]) + 0.008)
+    return (yield from insert(arm, name, opening))
 
 
 def _is_drawer(world: World, region: str) -> bool:

@@ -19,7 +19,9 @@ _PALM_HALF_LENGTH, _PALM_HALF_WIDTH = 0.10, 0.032
 _CELL = 0.004  # of the occupancy images
 _CELLS = 120  # along each side of an image
 _DEPTHS = (0.004, 0.010, 0.016, 0.024, 0.032, 0.040)  # of the fingertips below the object's top
+_ABOVE_SUPPORT = 0.012  # of the fingertips, so that they do not touch what the object stands on
 _YAWS = tuple(np.deg2rad(np.arange(-90.0, 90.0, 15.0)))
+_DEEP, _THIN = 0.018, 0.02  # below the top, and between the object's faces, in metres
 _CANDIDATES = 60  # looked at closely for each yaw and height
 
 
@@ -41,12 +43,15 @@ class Preference:
         center_cost: loss for each metre between grasp and object centre.
         side: gain for each metre of the grasp's offset from the centre along (x, y): it makes the choice
             between the equally good sides of a symmetric object, so that it is always the same.
+        deeper: gain for each metre that the fingertips are further than 18 mm below the top of an object that
+            is not held at its centre. A bowl slips along its sloping wall when it is held low.
     """
 
     yaw: float = 0.0
     yaw_cost: float = 0.25
     center_cost: float = 12.0
     side: tuple[float, float] = (-1.0, 3.0)
+    deeper: float = -12.0
 
     def value(self, offset: Array, distance: float, yaw: float) -> float:
         """Return what a grasp `offset` (2,) and `distance` from the centre with this yaw gains or loses."""
@@ -59,7 +64,6 @@ def plan_grasps(
     points: Array,
     is_object: NDArray[np.bool_],
     *,
-    table_height: float,
     preference: Preference | None = None,
     yaws: Sequence[float] = _YAWS,
     lowest: float = -np.inf,
@@ -70,7 +74,6 @@ def plan_grasps(
     Args:
         points: surface points (N, 3) of the object and of whatever is around it.
         is_object: which of them (N,) belong to the object; at least one.
-        table_height: height of the surface below everything, which the fingertips must not touch.
         preference: what to prefer among the possible grasps.
         yaws: the hand's yaws to try, in radians.
         lowest: the fingertips stay above this height.
@@ -79,7 +82,7 @@ def plan_grasps(
     own = points[is_object]
     top, bottom = own[:, 2].max(), own[:, 2].min()
     center = (own.max(axis=0) + own.min(axis=0))[:2] / 2
-    floor = max(table_height + 0.012, bottom + 0.006 if top - bottom > 0.02 else -np.inf, lowest)
+    floor = max(bottom + _ABOVE_SUPPORT, lowest)
     heights = sorted({round(max(top - depth, floor), 4) for depth in _DEPTHS if top - depth > floor - 0.012})
     near = np.abs(points[:, :2] - center).max(axis=1) < _CELLS * _CELL / 2 + _PALM_HALF_LENGTH
     grasps: list[Grasp] = []
@@ -161,9 +164,13 @@ def _grasps_at(view: _View, height: float, depth: float, preference: Preference)
         uneven = middle - u  # one finger would touch first
         slope = np.ptp(near) + np.ptp(far)  # the faces are not perpendicular to the closing axis
         distance = float(np.hypot(middle, v))
-        deep = 12 * min(depth, 0.018) + (2 if distance < 0.015 else -12) * max(0.0, depth - 0.018)
+        width = far.max() - near.min()
+        score = -60 * abs(uneven) - 25 * slope - 4 * max(0.0, width - 0.06)
+        score += 12 * min(depth, _DEEP)
+        score += (2 if distance < 0.015 else preference.deeper) * max(0.0, depth - _DEEP)
+        if width < _THIN:  # the fingers press least on thin parts, and slip off their ends
+            score -= 150 * max(0.0, 0.010 - depth)
         position = view.world(u + uneven / 2, v)
-        score = deep - 60 * abs(uneven) - 25 * slope - 4 * max(0.0, far.max() - near.min() - 0.06)
         score += preference.value(position - view.center, distance, view.yaw)
         yield Grasp(np.array([*position, height]), view.yaw, float(score))
 

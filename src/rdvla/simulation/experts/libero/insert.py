@@ -15,7 +15,6 @@ from rdvla.simulation.experts.libero.rotations import Array
 _LOG = logging.getLogger(__name__)
 
 _LIFT = 0.012  # above the compartment's floor on the way in
-_RUN_UP = 0.13  # metres before the goal, from which it is slid in
 _IN = 0.02  # metres before the goal that are near enough
 _ATTEMPTS = 3
 
@@ -27,33 +26,36 @@ class Opening:
     Attributes:
         inward: unit direction (2,) in the plane that leads in.
         goal: where the object's origin goes (2,).
+        entry: where it comes down (2,) before it is slid in. Beside the straight way in, away from
+            an open door: the hand then pushes the door aside instead of coming down on it.
         floor: height of the compartment's floor.
     """
 
     inward: Array
     goal: Array
+    entry: Array
     floor: float
 
 
 def side_grasps(arm: Arm, name: str, inward: Array) -> list[Grasp]:
     """Return grasps at the object's rear end as seen along `inward` (2,), closing across it; best first.
 
-    Held there, the object is inside while the hand is still outside.
+    Held there, the object is inside while the hand is still outside. Deep grasps are preferred: they keep its
+    weight from turning it.
     """
     cloud = arm.world.cloud()
     mine = cloud.owners == arm.world.body_of(name)
     across = float(np.arctan2(inward[1], inward[0]))
     rear = (-30.0 * inward[0], -30.0 * inward[1])
-    preference = Preference(yaw=across, yaw_cost=0.0, center_cost=0.0, side=rear)
-    return plan_grasps(cloud.points, mine, table_height=cloud.floor, preference=preference, yaws=(across,))
+    preference = Preference(yaw=across, yaw_cost=0.0, center_cost=0.0, side=rear, deeper=12.0)
+    return plan_grasps(cloud.points, mine, preference=preference, yaws=(across,))
 
 
 def insert(arm: Arm, name: str, opening: Opening) -> Motion:
     """Carry the held object before the opening, slide it in and let go; False if it was lost or is not in."""
     world, inward = arm.world, opening.inward
-    outside = opening.goal - _RUN_UP * inward
     for _ in range(_ATTEMPTS):
-        if not (yield from carry(arm, name, outside, bottom=opening.floor + _LIFT, precise=False)):
+        if not (yield from carry(arm, name, opening.entry, bottom=opening.floor + _LIFT, precise=False)):
             return False
         if (yield from _slide_in(arm, name, opening)):
             break

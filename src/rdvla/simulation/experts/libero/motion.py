@@ -27,7 +27,7 @@ _FUNNEL = 6.0  # height kept above a goal for each metre beside it
 _ROTATION_FUNNEL = 0.4  # and for each radian still to turn
 _NEAR = 0.04  # metres within which errors are summed up
 _PUSHED_AWAY = 0.02  # metres lost by a disturbance, after which progress is counted anew
-_INTEGRAL_GAIN, _MOST_DROOP = 0.15, 0.03
+_INTEGRAL_GAIN, _MOST_DROOP = 0.1, 0.03
 
 
 class Arm:
@@ -99,7 +99,7 @@ class Arm:
         *,
         height: float,
         gripper: float | None = None,
-        tolerance: float = 0.005,
+        tolerance: float = 0.006,
         turn_tolerance: float = 0.08,
         limit: int = 140,
     ) -> Motion:

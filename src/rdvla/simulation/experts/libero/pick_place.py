@@ -19,14 +19,14 @@ _TOO_FAR = 0.03  # metres from the grasp, from which closing the hand is of no u
 _FURTHEST_OUT = 0.16
 _ANGLES = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-_LOST = 0.03  # metres between the fingertips and the nearest point of an object that has been lost
+_LOST = 0.04  # metres between the fingertips and the nearest point of an object that has been lost
 
 
 def best_grasps(arm: Arm, name: str, preference: Preference | None = None) -> list[Grasp]:
     """Return the possible grasps of an object as it lies now, the best first."""
     cloud = arm.world.cloud()
     mine = cloud.owners == arm.world.body_of(name)
-    return plan_grasps(cloud.points, mine, table_height=cloud.floor, preference=preference)
+    return plan_grasps(cloud.points, mine, preference=preference)
 
 
 def pick(arm: Arm, name: str, *, grasp: Grasp) -> Motion:
@@ -76,10 +76,9 @@ def place(arm: Arm, name: str, goal: Array, *, bottom: float) -> Motion:
     Returns:
         False if the object was lost on the way.
     """
-    if not (yield from carry(arm, name, goal, bottom=bottom)):
-        return False
+    held = yield from carry(arm, name, goal, bottom=bottom)
     yield from arm.release()
-    return True
+    return held
 
 
 def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = True) -> Motion:

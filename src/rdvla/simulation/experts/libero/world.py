@@ -33,11 +33,6 @@ class Cloud:
         own: Array = self.points[self.owners == body]
         return own
 
-    @property
-    def floor(self) -> float:
-        """Height of the table: that of the lowest point of what stands on it."""
-        return float(self.points[:, 2].min())
-
     def highest_along(self, start: Array, end: Array, *, reach: float = 0.10, without: int = -1) -> float:
         """Return the greatest height within `reach` of the straight way in the plane, -inf if it is free.
 
