@@ -59,8 +59,13 @@ def solve(arm: Arm) -> Motion:
             return True
         goal = missing[0]
         _LOG.debug("attempt %d: %s", attempts[goal], goal)
-        yield from achieve(arm, goal, attempts[goal])
+        closed = yield from achieve(arm, goal, attempts[goal])
         attempts[goal] += 1
+        if goal[0] == "close" and not closed:
+            # What was put in may stand out and be in the way.
+            for filling in world.goals:
+                if filling[0] == "in" and filling[2].startswith(goal[1]):
+                    yield from achieve(arm, filling, attempts[filling])
     return all(world.holds(goal) for goal in world.goals)
 
 

@@ -66,7 +66,6 @@ def plan_grasps(
     *,
     preference: Preference | None = None,
     yaws: Sequence[float] = _YAWS,
-    lowest: float = -np.inf,
     count: int = 6,
 ) -> list[Grasp]:
     """Return up to `count` different grasps, the best first; none if the hand fits nowhere.
@@ -76,13 +75,12 @@ def plan_grasps(
         is_object: which of them (N,) belong to the object; at least one.
         preference: what to prefer among the possible grasps.
         yaws: the hand's yaws to try, in radians.
-        lowest: the fingertips stay above this height.
     """
     preference = preference or Preference()
     own = points[is_object]
     top, bottom = own[:, 2].max(), own[:, 2].min()
     center = (own.max(axis=0) + own.min(axis=0))[:2] / 2
-    floor = max(bottom + _ABOVE_SUPPORT, lowest)
+    floor = bottom + _ABOVE_SUPPORT
     heights = sorted({round(max(top - depth, floor), 4) for depth in _DEPTHS if top - depth > floor - 0.012})
     near = np.abs(points[:, :2] - center).max(axis=1) < _CELLS * _CELL / 2 + _PALM_HALF_LENGTH
     grasps: list[Grasp] = []
