@@ -26,6 +26,7 @@ _LAST = 4
 _MOST_ATTEMPTS = 6  # at one conjunct
 _AJAR = -1.0  # radians that a microwave's door must be open
 _BUTTONS = 0.02  # metres that the microwave's compartment lies beside its middle
+_FROM_HANDLES = 0.016  # metres from a drawer's middle towards its front
 _OPEN_ENOUGH = 0.10  # metres that a drawer must be open to put something into it
 
 
@@ -162,6 +163,8 @@ def _destination(world: World, goal: Goal) -> tuple[Array, float]:
         return spot, float(center[2] + half[2]) + 0.004
     if "basket" in target:  # the hand does not fit between its walls
         return spot, float(center[2]) - 0.02
+    if _is_drawer(world, target):  # the handles of the drawers above stand out over its rear
+        spot = spot + _FROM_HANDLES * drawer_of(world, target).outward[:2]
     return spot, float(center[2] - half[2]) + 0.015
 
 
