@@ -54,9 +54,8 @@ class ArmController:
         self._fingers = np.zeros(2)
         self._goal_rotation = np.eye(3)
         self.seen = self._data.qpos.copy()
-        self._initial: tuple[Vector, Vector] | None = (
-            None  # hand and torques at the start, until the first step
-        )
+        # Where the hand starts and the torques that hold it there, until the first step.
+        self._initial: tuple[Vector, Vector] | None = None
         self._rest = np.asarray(robot.init_qpos)
 
     def reset(self) -> None:
@@ -83,7 +82,7 @@ class ArmController:
             self._initial = None
         goal_position = position + MAX_MOVE * action[:3]
         if action[3:6].any():  # otherwise it keeps turning to where it was told to before
-            self._goal_rotation = _rotation(MAX_TURN * action[3:6]) @ rotation
+            self._goal_rotation = rotation_matrix(MAX_TURN * action[3:6]) @ rotation
         direction = np.sign(action[6])
         for substep in range(self._substeps):
             if substep > 0:
@@ -129,8 +128,8 @@ class ArmController:
         return torques
 
 
-def _rotation(axis_angle: Vector) -> Vector:
-    """Rotation matrix (3, 3) of a rotation vector (3,) in radians, by Rodrigues' formula."""
+def rotation_matrix(axis_angle: Vector) -> Vector:
+    """Return the rotation matrix (3, 3) of a rotation vector (3,) in radians, by Rodrigues' formula."""
     angle = float(np.linalg.norm(axis_angle))
     if angle < 1e-12:
         return np.eye(3)

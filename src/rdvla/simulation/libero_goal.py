@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,79 +10,60 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Condition:
-    """One of the conditions that make up a goal.
-
-    Attributes:
-        predicate: "on", "in", "open", "close", "turnon" or "turnoff".
-        subject: what is moved: an object, a region of a fixture, or a fixture.
-        target: where it belongs; the subject itself where the predicate has no second argument.
-    """
-
-    predicate: str
-    subject: str
-    target: str
+# One of the conditions to achieve, such as ("on", "akita_black_bowl_1", "plate_1").
+Goal = tuple[str, ...]
 
 
-def read_goal(problem: Any) -> list[Condition]:
-    """Return the goal's conditions in the order of the task's file, those that close something last."""
-    conditions = []
-    for entry in problem.parsed_problem["goal_state"]:
-        predicate, subject, *rest = (str(part) for part in entry)
-        conditions.append(Condition(predicate.lower(), subject, rest[0] if rest else subject))
-    return sorted(conditions, key=lambda condition: condition.predicate == "close")
+def read_goals(problem: Any) -> list[Goal]:
+    """Return the conditions that make up a task's goal, in the order of its file: predicate, then names."""
+    goals = problem.parsed_problem["goal_state"]
+    return [(str(predicate).lower(), *map(str, names)) for predicate, *names in goals]
 
 
-def is_met(problem: Any, condition: Condition) -> bool:
-    """Whether the condition holds now, by the benchmark's own predicates."""
-    arguments = [condition.subject]
-    if condition.target != condition.subject:
-        arguments.append(condition.target)
-    return bool(problem._eval_predicate([condition.predicate, *arguments]))
+def holds(problem: Any, goal: Goal) -> bool:
+    """Whether a condition is true now, by the benchmark's own predicates."""
+    return bool(problem._eval_predicate(list(goal)))
 
 
 class PointsOfInterest:
     """Where the first two conditions' subjects and targets are: four points of the scene.
 
-    A target of an open or close condition is the region, its subject the part to pull or push. With one
-    condition, the second pair is the part that opens its target, or else the first pair again.
+    The subject is what a condition names first, the target what it names last; conditions that close
+    something come last. A target of an open or close condition is the region, its subject the part to pull
+    or push. With one condition, the second pair is the part that opens its target, or else the first pair.
     """
 
     def __init__(self, problem: Any) -> None:
         self._problem = problem
-        self.conditions = read_goal(problem)[:2]
-        self._moving = {
-            name: _moving_part(problem, name)
-            for condition in self.conditions
-            for name in (condition.subject, condition.target)
-        }
+        goals = sorted(read_goals(problem), key=lambda goal: goal[0] == "close")
+        self._goals = goals[:2]
+        self._moving = {name: _moving_part(problem, name) for goal in self._goals for name in goal[1:]}
 
     def positions(self) -> Vector:
         """Return (4, 3) metres: subject, target, second subject, second target."""
-        pairs = [self._pair(condition) for condition in self.conditions]
+        pairs = [self._pair(goal) for goal in self._goals]
         if len(pairs) == 1:
             subject, target = pairs[0]
-            handle = self._moving[self.conditions[0].target]
+            handle = self._moving[self._goals[0][-1]]
             pairs.append((subject if handle is None else self._geom(handle), target))
         return np.array([point for pair in pairs for point in pair])
 
     def directions(self) -> Vector:
         """Return (2, 2): where the subjects' own x axes point in the horizontal plane, not normalised."""
-        found = [self._axis(condition.subject) for condition in self.conditions]
+        found = [self._axis(goal[1]) for goal in self._goals]
         return np.array([found[0], found[-1]])
 
     def met(self) -> Vector:
         """Return (2,): 1 where a condition holds; with one condition, it twice."""
-        found = [float(is_met(self._problem, condition)) for condition in self.conditions]
+        found = [float(holds(self._problem, goal)) for goal in self._goals]
         return np.array([found[0], found[-1]])
 
-    def _pair(self, condition: Condition) -> tuple[Vector, Vector]:
-        target = self._place(condition.target)
-        handle = self._moving[condition.subject]
-        if condition.predicate in ("on", "in") or handle is None:
-            return self._place(condition.subject), target
-        return self._geom(handle), target
+    def _pair(self, goal: Goal) -> tuple[Vector, Vector]:
+        predicate, subject, target = goal[0], goal[1], goal[-1]
+        handle = self._moving[subject]
+        if predicate in ("on", "in") or handle is None:
+            return self._place(subject), self._place(target)
+        return self._geom(handle), self._place(target)
 
     def _place(self, name: str) -> Vector:
         problem = self._problem
@@ -104,8 +84,7 @@ class PointsOfInterest:
 def _moving_part(problem: Any, name: str) -> int | None:
     """The handle: the geom of a drawer that is furthest out, or of a door or knob furthest from its axis.
 
-    None for what does not move.
-    Free objects have a joint too, but nothing in them moves against the rest.
+    None for what does not move. Free objects have a joint too, but nothing in them moves against the rest.
     """
     known = problem.object_sites_dict.get(name) or problem.fixtures_dict.get(name)
     joints = list(getattr(known, "joints", None) or [])

@@ -11,6 +11,7 @@ from rdvla.simulation.experts.libero.motion import CLOSED, OPEN, Arm, Motion
 from rdvla.simulation.experts.libero.pick_place import CLEARANCE
 from rdvla.simulation.experts.libero.rotations import Array, pointing_down
 from rdvla.simulation.experts.libero.world import World
+from rdvla.simulation.libero_control import rotation_matrix
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def open_door(arm: Arm, fixture: str) -> Motion:
         door = door_of(world, fixture)
         if door.angle < _OPENED:
             break
-        ahead = _about(_UP, -_TURN_A_STEP)
+        ahead = rotation_matrix(-_TURN_A_STEP * _UP)
         arm.rotation = pointing_down(yaw + door.angle - first.angle - _TURN_A_STEP)
         goal_place = door.hinge + ahead @ (door.bar - door.hinge)
         yield arm.servo(np.array([*goal_place[:2], place[2]]), speed=0.8)
@@ -113,11 +114,3 @@ def _outside(door: Door, distance: float) -> Array:
     """Return a place (3,) for the fingertips before the door's outer face, between hinge and handle."""
     place = door.hinge + 0.7 * door.width * door.along + (0.025 + distance) * door.outward
     return np.array([*place[:2], door.top - _BELOW_TOP])
-
-
-def _about(axis: Array, angle: float) -> Array:
-    """Return the rotation matrix (3, 3) about a unit axis."""
-    x, y, z = axis
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    rotation: Array = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-    return rotation

@@ -17,7 +17,8 @@ from rdvla.simulation.experts.libero.motion import OPEN, Arm, Motion
 from rdvla.simulation.experts.libero.pick_place import best_grasps, pick, place, straighten
 from rdvla.simulation.experts.libero.push import push
 from rdvla.simulation.experts.libero.rotations import Array
-from rdvla.simulation.experts.libero.world import Goal, World
+from rdvla.simulation.experts.libero.world import World
+from rdvla.simulation.libero_goal import Goal
 
 _LOG = logging.getLogger(__name__)
 

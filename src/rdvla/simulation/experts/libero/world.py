@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from rdvla.simulation.experts.libero.rotations import Array
 from rdvla.simulation.experts.libero.surfaces import box_surface, cylinder_surface, mesh_surface
+from rdvla.simulation.libero_goal import Goal, holds, read_goals
 
 if TYPE_CHECKING:
     from rdvla.simulation.libero import LiberoEnv
-
-Goal = tuple[str, ...]
 
 # mujoco.mjtGeom, written out so that this module can be read without mujoco.
 _PLANE, _SPHERE, _CAPSULE, _ELLIPSOID, _CYLINDER, _BOX, _MESH = 0, 2, 3, 4, 5, 6, 7
@@ -69,12 +68,11 @@ class World:
     @property
     def goals(self) -> list[Goal]:
         """The task's conjuncts, such as ("on", "akita_black_bowl_1", "plate_1")."""
-        goals = self.problem.parsed_problem["goal_state"]
-        return [(str(kind).lower(), *map(str, names)) for kind, *names in goals]
+        return read_goals(self.problem)
 
     def holds(self, goal: Goal) -> bool:
         """Whether a conjunct is true now."""
-        return bool(self.problem._eval_predicate(list(goal)))
+        return holds(self.problem, goal)
 
     @property
     def hand(self) -> tuple[Array, Array]:
