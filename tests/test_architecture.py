@@ -25,11 +25,12 @@ ALLOWED = {
     "backbone": {"errors", "head"},
     "processing": {"errors"},
     "execution": {"errors"},
+    "progress": set(),
     "policy": FOUNDATIONS | {"head", "backbone", "processing", "execution"},
     "data": FOUNDATIONS,
-    "training": FOUNDATIONS | {"head", "backbone", "processing", "execution", "policy", "data"},
-    "simulation": FOUNDATIONS | {"data"},
-    "evaluation": FOUNDATIONS | {"head", "processing", "execution", "policy", "simulation"},
+    "training": FOUNDATIONS | {"head", "backbone", "processing", "execution", "policy", "data", "progress"},
+    "simulation": FOUNDATIONS | {"data", "progress"},
+    "evaluation": FOUNDATIONS | {"head", "processing", "execution", "policy", "simulation", "progress"},
     "interop": FOUNDATIONS | {"head", "backbone", "processing", "policy"},
 }
 TOP = {"__init__", "cli"}  # may import everything

@@ -22,6 +22,7 @@ from rdvla.simulation.environment import FIRST_EVALUATION_SEED as OFFICIAL
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 REST = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)
+BOWL_BY_PLATE = "pick_up_the_black_bowl_next_to_the_plate_and_place_it_on_the_plate"
 BOWL_ON_STOVE = "pick_up_the_black_bowl_on_the_stove_and_place_it_on_the_plate"
 
 
@@ -111,6 +112,15 @@ def test_things_on_a_fixture_stand_on_it_in_every_layout(env):
     official = bowl_from_stove(OFFICIAL)
     for seed in (1, 2, 3):
         np.testing.assert_allclose(bowl_from_stove(seed), official, atol=0.04)
+
+
+def test_a_layout_that_throws_something_off_the_table_is_drawn_again():
+    """The bowl and the plate of this seed's first layout overlap: the bowl ends on the floor, 0.9 m below."""
+    env = make("libero_spatial", BOWL_BY_PLATE, image_size=64)
+    env.reset(seed=977604)
+    table = min(env.simulation_data.xpos[body][2] for body in env.problem.obj_body_id.values())
+    env.close()
+    assert table > 0.85
 
 
 def test_evaluation_seeds_are_the_official_states_and_no_layout_of_a_demonstration_is(env, monkeypatch):

@@ -15,14 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from rdvla.evaluation.aggregate import summarise
 from rdvla.evaluation.config import EvaluationConfig
@@ -38,6 +30,7 @@ from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.table import print_table, readable
 from rdvla.execution import check_fits, parse_execution
 from rdvla.policy import RDVLAPolicy
+from rdvla.progress import Progress
 
 DESCRIPTION_WIDTH = 48  # of the progress line; LIBERO's tasks have long names
 SPEED_PERIOD = 900.0  # seconds that the time left is estimated from: episodes may take minutes
@@ -174,15 +167,7 @@ def _play(
 ) -> None:
     if not jobs:
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, speed_estimate_period=SPEED_PERIOD) as progress:
+    with Progress(console, speed_estimate_period=SPEED_PERIOD) as progress:
         bar = progress.add_task("episodes", total=len(jobs))
         for outcome in roll_out(policy, jobs, make=make, workers=config.workers):
             episode = _episode(config, outcome)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, RDVLAError
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED, Images, SimulatedTask, check_cameras
 from rdvla.simulation.libero_control import ArmController
 from rdvla.simulation.libero_goal import PointsOfInterest
@@ -25,6 +25,8 @@ CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 SETTLING_STEPS = 10  # of the published protocol: objects of the initial states fall into place
 _SETTLE = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _VISUAL_GEOMS = 1  # robosuite's group of the geometry that is seen; group 0 collides
+_FALLEN = 0.25  # metres; everything is drawn some 7 to 11 cm above its place
+_LAYOUTS = 20
 _LOST_DETAIL = 0.006  # metres; a pixel of the overview camera at 128 pixels shows about a centimetre
 
 
@@ -131,8 +133,6 @@ class LiberoEnv(SimulatedTask):
         gc.collect()
 
     def _reset_scene(self, seed: int) -> None:
-        import mujoco
-
         official = seed - FIRST_EVALUATION_SEED
         if official >= len(self._official_states):
             raise ConfigError(
@@ -140,14 +140,42 @@ class LiberoEnv(SimulatedTask):
                 f"{FIRST_EVALUATION_SEED} to {FIRST_EVALUATION_SEED + len(self._official_states) - 1}, "
                 f"got {seed}. Evaluate at most that many episodes a task"
             )
-        # An official state holds no fixtures: the seed still draws their place, within a centimetre or two.
-        lay_out(self.problem, seed)
+        if official < 0:
+            self._draw_scene(seed)
+        else:
+            # It holds no fixtures: the seed still draws their place, within a centimetre or two.
+            lay_out(self.problem, seed)
+            self._settle(self._official_states[official])
+
+    def _draw_scene(self, seed: int) -> None:
+        """Draw a layout in which everything stays where it was put.
+
+        The benchmark draws some in which two things overlap: the simulator throws one of them off the table.
+        """
+        for attempt in range(_LAYOUTS):
+            lay_out(self.problem, (seed, attempt) if attempt else seed)
+            if self._settle() < _FALLEN:
+                return
+        raise RDVLAError(f"{self.task}: something falls off the table in {_LAYOUTS} layouts of seed {seed}")
+
+    def _settle(self, state: NDArray[np.float64] | None = None) -> float:
+        """Let everything come to rest, from a state of the simulator or as it is; return the deepest fall."""
+        import mujoco
+
         self._controller.reset()
-        if official >= 0:
-            self.problem.sim.set_state_from_flattened(self._official_states[official])
+        if state is not None:
+            self.problem.sim.set_state_from_flattened(state)
         mujoco.mj_forward(self.simulation_model, self.simulation_data)
+        before = self._heights()
         for _ in range(SETTLING_STEPS):
             self._advance(_SETTLE)
+        return float((before - self._heights()).max())
+
+    def _heights(self) -> NDArray[np.float64]:
+        """Return where the movable things are above the floor, in metres."""
+        bodies = [self.problem.obj_body_id[name] for name in self.problem.objects_dict]
+        heights: NDArray[np.float64] = self.simulation_data.xpos[bodies, 2].copy()
+        return heights
 
     def _advance(self, action: NDArray[Any]) -> tuple[float, bool]:
         self._controller.execute(action.astype(np.float64))

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def _quiet_import() -> Iterator[None]:
         sys.stdin = stdin
 
 
-def lay_out(problem: Any, seed: int) -> None:
+def lay_out(problem: Any, seed: int | Sequence[int]) -> None:
     """Put the robot into its initial pose and draw everything's place from `seed` alone.
 
     Raises `RDVLAError` if the benchmark's sampler finds no room for everything, which is rare, many times.
@@ -106,7 +106,7 @@ def _unplace_fixtures(problem: Any) -> None:
 
 
 @contextlib.contextmanager
-def random_numbers(seed: int) -> Iterator[None]:
+def random_numbers(seed: int | Sequence[int]) -> Iterator[None]:
     """Seed numpy's global generator, which LIBERO's layouts come from, and restore it afterwards."""
     before = np.random.get_state()
     np.random.seed(seed)

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset, FeatureCache, ImageCache
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
+from rdvla.progress import Progress
 
 
 def is_image(value: Tensor) -> bool:
@@ -92,7 +92,7 @@ def _encode(policy: RDVLAPolicy, images: dict[str, Tensor], instructions: list[s
 
 
 def _cached_images(dataset: EpisodeDataset, options: CacheOptions, *, in_memory: bool) -> ImageCache:
-    with _progress(options.console) as progress:
+    with Progress(options.console, transient=True) as progress:
         task = progress.add_task("decoding images", total=len(dataset))
         return ImageCache.open_or_build(
             dataset,
@@ -117,7 +117,7 @@ def _cached_features(
         features = _encode(policy, shown, instructions)
         return {name: features[name] for name in kept}
 
-    with _progress(options.console) as progress:
+    with Progress(options.console, transient=True) as progress:
         task = progress.add_task("caching frozen inputs", total=len(dataset))
         return FeatureCache.open_or_build(
             dataset,
@@ -130,10 +130,6 @@ def _cached_features(
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             in_memory=_fits(size, dataset, options),
         )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(console=console, disable=not console.is_terminal, transient=True)
 
 
 def _fits(row_bytes: int, dataset: EpisodeDataset, options: CacheOptions) -> bool:

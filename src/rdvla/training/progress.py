@@ -6,21 +6,16 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TextColumn
+
+from rdvla.progress import Progress
 
 
 class TrainingProgress:
     """A bar with loss, depth, milliseconds a step and time left; a line for each validation.
 
     Args:
-        console: where to show it; a console that is no terminal gets the lines only.
+        console: where to show it.
         steps: updates of the whole run.
         start: updates done before.
     """
@@ -28,21 +23,14 @@ class TrainingProgress:
     def __init__(self, console: Console, *, steps: int, start: int) -> None:
         self.console = console
         self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            console,
             TextColumn(
                 "loss {task.fields[loss]:.4f}  depth {task.fields[depth]:2d}  {task.fields[ms]:.0f} ms/step"
             ),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
-            console=console,
             refresh_per_second=2,  # drawing takes time from training
-            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task(
-            "", total=steps, completed=start, loss=float("nan"), depth=0, ms=0.0
+            "training", total=steps, completed=start, loss=float("nan"), depth=0, ms=0.0
         )
 
     def __enter__(self) -> TrainingProgress:

@@ -1,0 +1,67 @@
+"""How far long work has come, and the time left."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+SECONDS_BETWEEN_LINES = 30.0  # where output goes to a file
+
+
+class Progress(RichProgress):
+    """A bar on a terminal; a line now and then where a bar cannot be drawn, as in a log file."""
+
+    def __init__(
+        self,
+        console: Console,
+        *columns: ProgressColumn,
+        show: bool = True,
+        speed_estimate_period: float = 30.0,
+        refresh_per_second: float = 10.0,
+        transient: bool = False,
+    ) -> None:
+        """Show it on a console.
+
+        Args:
+            console: where to show it.
+            columns: what to say between the count and the times.
+            show: False says nothing.
+            speed_estimate_period: seconds that the time left is judged by.
+            refresh_per_second: how often a bar is drawn anew.
+            transient: a finished bar disappears.
+        """
+        super().__init__(
+            TextColumn("{task.description}"),
+            *([BarColumn()] if console.is_terminal else []),
+            MofNCompleteColumn(),
+            *columns,
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=speed_estimate_period,
+            refresh_per_second=refresh_per_second,
+            transient=transient,
+            disable=not (show and console.is_terminal),
+        )
+        self._lines = show and not console.is_terminal
+        self._last_line = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a task as `rich.progress.Progress.update` does."""
+        super().update(task_id, **changes)
+        if self._lines and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.console.print(self.make_tasks_table(self.tasks))
