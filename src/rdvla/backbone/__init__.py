@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from rdvla.backbone.base import Backbone, BackboneConfig, Features
 from rdvla.backbone.compact import CompactBackbone, CompactConfig
+from rdvla.backbone.huggingface import HuggingFaceBackbone, HuggingFaceConfig
+from rdvla.backbone.lora import LoraSettings
 
-__all__ = ["Backbone", "BackboneConfig", "CompactBackbone", "CompactConfig", "Features", "make_backbone"]
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "CompactBackbone",
+    "CompactConfig",
+    "Features",
+    "HuggingFaceBackbone",
+    "HuggingFaceConfig",
+    "LoraSettings",
+    "make_backbone",
+]
 
 
 def make_backbone(config: BackboneConfig) -> Backbone:
     """The backbone that a configuration describes."""
     if isinstance(config, CompactConfig):
         return CompactBackbone(config)
+    if isinstance(config, HuggingFaceConfig):
+        return HuggingFaceBackbone(config)
     raise TypeError(f"there is no backbone for {type(config).__name__}")
