@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rdvla.backbone.families import Family, make_family
+from rdvla.backbone.image_encoders import image_scale
 from rdvla.backbone.language import LanguageReader
 from rdvla.errors import ConfigError
 
@@ -103,7 +104,7 @@ def load_published(
     Raises:
         ConfigError: there is no such model, its family is not supported, or a setting does not fit it.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
     if not name_or_path:
         raise ConfigError("backbone.name_or_path is empty; name a vision-language model, or its folder")
@@ -116,7 +117,7 @@ def load_published(
         _check_layers(layers, config.get_text_config().num_hidden_layers)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **at)
         _check_tokens(family, tokenizer, name_or_path)
-        scale = AutoImageProcessor.from_pretrained(name_or_path, **at)  # type: ignore[no-untyped-call]
+        mean, std = image_scale(name_or_path, revision=revision)
         full: Any = AutoModelForImageTextToText.from_pretrained(
             name_or_path, dtype=dtype, use_safetensors=True, **at
         )
@@ -130,8 +131,8 @@ def load_published(
         tokenizer=tokenizer,
         family=family,
         image_size=size,
-        mean=tuple(scale.image_mean),
-        std=tuple(scale.image_std),
+        mean=mean,
+        std=std,
         ends=_ends(full.generation_config, tokenizer),
     )
     if not text:

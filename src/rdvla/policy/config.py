@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rdvla.backbone import BackboneConfig, CompactConfig
+from rdvla.backbone import BackboneConfig, CompactConfig, HuggingFaceConfig
 from rdvla.errors import ConfigError
 from rdvla.execution import check_fits, parse_execution
 from rdvla.head import HeadConfig, parse_rule
@@ -42,6 +42,14 @@ class PolicyConfig:
                 "number of cameras", len(self.cameras), "backbone.num_cameras", self.backbone.num_cameras
             )
             must_match("policy.image_size", self.image_size, "backbone.image_size", self.backbone.image_size)
+        if isinstance(self.backbone, HuggingFaceConfig):
+            unknown = [level for level in self.head.levels if level not in self.backbone.layers]
+            if unknown:  # said before gigabytes are loaded
+                raise ConfigError(
+                    f"the head reads the level {unknown[0]!r}, backbone.layers are "
+                    f"{list(self.backbone.layers)}: name the head's levels (head.prelude, head.core, "
+                    "head.coda) by these numbers"
+                )
 
 
 def must_match(name: str, value: int, other_name: str, other: int) -> None:
