@@ -5,7 +5,7 @@ from __future__ import annotations
 from rdvla.backbone.base import Backbone, BackboneConfig, Features
 from rdvla.backbone.compact import CompactBackbone, CompactConfig
 from rdvla.backbone.huggingface import HuggingFaceBackbone, HuggingFaceConfig
-from rdvla.backbone.lora import LoraSettings
+from rdvla.backbone.lora import LoraSettings, is_lora
 
 __all__ = [
     "Backbone",
@@ -16,6 +16,7 @@ __all__ = [
     "HuggingFaceBackbone",
     "HuggingFaceConfig",
     "LoraSettings",
+    "is_lora",
     "make_backbone",
 ]
 

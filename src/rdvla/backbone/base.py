@@ -83,6 +83,10 @@ class Backbone(nn.Module, ABC):
         """Starts of the names of published encoders' parameters: a saved policy only names such encoders."""
         return ()
 
+    def base_models(self) -> tuple[str, ...]:
+        """Hub ids or folders of the published models that it stands on; their licences go with a policy."""
+        return ()
+
     def freeze(self) -> None:
         """Stop training: every parameter is constant from now on."""
         self.requires_grad_(False)

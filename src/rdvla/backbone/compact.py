@@ -218,6 +218,11 @@ class CompactBackbone(Backbone):
         }
         return tuple(prefix for prefix, is_external in pretrained.items() if is_external)
 
+    def base_models(self) -> tuple[str, ...]:
+        """The published encoders."""
+        named = (self.config.pretrained_image_encoder, self.config.pretrained_text_encoder)
+        return tuple(name for name in named if name is not None)
+
     def _image_tokens(self, prepared: Mapping[str, Tensor]) -> Tensor:
         if "image_tokens" in prepared:
             return prepared["image_tokens"].to(self.latents.dtype)

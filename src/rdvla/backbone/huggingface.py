@@ -144,6 +144,10 @@ class HuggingFaceBackbone(Backbone):
         published = ("model.", "vocabulary.")
         return tuple(name for name in self.state_dict() if name.startswith(published) and not is_lora(name))
 
+    def base_models(self) -> tuple[str, ...]:
+        """The published vision-language model."""
+        return (self.config.name_or_path,)
+
     def train(self, mode: bool = True) -> HuggingFaceBackbone:  # noqa: FBT001
         """What is frozen always says the same: its dropout stays off."""
         super().train(mode and not self.frozen)
