@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 KINDS = ("all", "frozen", "lora", "trained")
@@ -17,10 +16,10 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("policy", help="folder or hub id of a policy")
     parser.add_argument("--json", action="store_true", help="print the same as JSON, and the configuration")
     options = parser.parse_args(argv)
-    from rdvla.policy import RDVLAPolicy, describe, policy_folder
+    from rdvla.policy import TRAINING, RDVLAPolicy, describe
 
-    folder = policy_folder(options.policy)
-    facts = describe(RDVLAPolicy.from_pretrained(folder)) | {"provenance": _provenance(folder)}
+    policy = RDVLAPolicy.from_pretrained(options.policy)
+    facts = describe(policy) | {"provenance": policy.records.get(TRAINING, {})}
     print(json.dumps(facts, indent=2) if options.json else format_facts(facts))
 
 
@@ -44,15 +43,6 @@ def format_facts(facts: dict[str, Any]) -> str:
     told = {name: value for name, value in facts["provenance"].items() if name != "config"}
     lines += [f"  {name:<36}{_text(value)}" for name, value in told.items()] or ["  not recorded"]
     return "\n".join(lines)
-
-
-def _provenance(folder: Path) -> dict[str, Any]:
-    """Read what `rdvla train` wrote beside the weights; a policy from elsewhere has none."""
-    from rdvla.files import read_json
-
-    record = folder / "training.json"
-    found: dict[str, Any] = read_json(record) if record.is_file() else {}
-    return found
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,16 @@
 
 from rdvla.policy.config import PolicyConfig, compact_head
 from rdvla.policy.facts import describe
-from rdvla.policy.files import policy_folder
+from rdvla.policy.parameters import fingerprint
 from rdvla.policy.policy import RDVLAPolicy
+from rdvla.policy.records import RESULTS, TRAINING
 
-__all__ = ["PolicyConfig", "RDVLAPolicy", "compact_head", "describe", "policy_folder"]
+__all__ = [
+    "RESULTS",
+    "TRAINING",
+    "PolicyConfig",
+    "RDVLAPolicy",
+    "compact_head",
+    "describe",
+    "fingerprint",
+]

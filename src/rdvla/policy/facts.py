@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rdvla.backbone import is_lora
 from rdvla.configuration import encode_config
+from rdvla.policy.parameters import count_parameters
 from rdvla.policy.policy import RDVLAPolicy
 from rdvla.processing import Observation
 
@@ -23,8 +23,9 @@ def describe(policy: RDVLAPolicy) -> dict[str, Any]:
     """
     head = policy.config.head
     return {
-        "parts": {name: count(part) for name, part in policy.named_children()} | {"total": count(policy)},
-        "head": {name: count(part) for name, part in policy.head.named_children()},
+        "parts": {name: count_parameters(part) for name, part in policy.named_children()}
+        | {"total": count_parameters(policy)},
+        "head": {name: count_parameters(part) for name, part in policy.head.named_children()},
         "base_models": list(policy.backbone.base_models()),
         "levels": {part: list(getattr(head, part)) for part in ("prelude", "core", "coda")},
         "sizes": {
@@ -46,16 +47,6 @@ def describe(policy: RDVLAPolicy) -> dict[str, Any]:
         },
         "config": encode_config(policy.config),
     }
-
-
-def count(module: nn.Module) -> dict[str, int]:
-    """Numbers of parameters: all, and which of them are frozen, low-rank pairs, or trained as they are."""
-    sizes = {"all": 0, "frozen": 0, "lora": 0, "trained": 0}
-    for name, parameter in module.named_parameters():
-        kind = "lora" if is_lora(name) else "trained" if parameter.requires_grad else "frozen"
-        sizes["all"] += parameter.numel()
-        sizes[kind] += parameter.numel()
-    return sizes
 
 
 @torch.no_grad()
