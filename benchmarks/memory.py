@@ -3,7 +3,7 @@
     python -m benchmarks.memory
 
 Models of the published sizes are built on the meta device, where tensors have a shape and no memory, and
-one sample goes through the language model: parameters are counted, and so are the bytes that autograd keeps for
+one sample goes through the language model: parameters are counted, and the bytes that autograd keeps for
 the backward pass, with attention as a fused kernel does it. See docs/backbones.md for the formula.
 Fragmentation and the libraries' own buffers are not in it.
 """
