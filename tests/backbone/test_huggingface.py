@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rdvla.backbone import HuggingFaceBackbone, HuggingFaceConfig, LoraSettings
@@ -304,6 +305,16 @@ def test_bfloat16_is_close_and_what_is_trained_is_float32(folders: dict[str, str
     assert (ours - theirs).norm() / theirs.norm() < 0.1
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_mixed_precision_reads_padded_prompts(folders: dict[str, str], name: str) -> None:
+    backbone = awake(build(folders[name], lora=LoraSettings(rank=2), reasoning_tokens=2)).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gradients(
+            backbone, {k: v.detach() for k, v in backbone.prepare(make_images(2), SENTENCES).items()}
+        )
+    assert all(bool(gradient.isfinite().all()) for gradient in found.values())
+
+
 def test_freezing_yields_constant_features(folders: dict[str, str]) -> None:
     backbone = build(folders["smolvlm"], lora=LoraSettings(rank=2, dropout=0.5))
     with torch.no_grad():
@@ -363,8 +374,23 @@ def test_a_tokenizer_of_another_model_is_refused(folders: dict[str, str], tmp_pa
         build(folder)
 
 
+def test_a_model_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_vlm(tmp_path, "smolvlm")
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = next(name for name in weights if "q_proj" in name)
+    del weights[lost]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks 1 of the model's weights, such as .*q_proj"):
+        build(folder)
+
+
+def test_an_instruction_cannot_pass_for_an_image(folders: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="own token for images"):
+        build(folders["smolvlm"]).prepare(make_images(1), ["push <image>"])
+
+
 def test_a_prompt_that_is_too_long_is_refused(folders: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="max_text_tokens is 120"):
+    with pytest.raises(ConfigError, match="max_text_tokens is 120"):
         build(folders["smolvlm"]).prepare(make_images(1), ["push " * 40])
 
 

@@ -199,7 +199,8 @@ class PaliGemma(Family):
         key = torch.arange(length, device=mask.device)
         query = key[length - queries :, None]
         allowed = (key <= query) | ((key < prefix) & (query < prefix))
-        allowed = allowed & mask[:, None, None, :]
+        # Padding looks at itself: a row in which nothing may be looked at would not be a number.
+        allowed = (allowed & mask[:, None, None, :]) | (key == query)
         additive = torch.zeros(allowed.shape, dtype=dtype, device=mask.device)
         additive = additive.masked_fill(~allowed, torch.finfo(dtype).min)
         window = getattr(language.config, "sliding_window", None)  # of every other layer of Gemma 2

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rdvla.backbone.families import Family
 from rdvla.backbone.language import PADDING
+from rdvla.errors import ConfigError
 
 
 class PromptWriter:
@@ -43,7 +44,7 @@ class PromptWriter:
         """B instructions -> (B, max_text_tokens + image tokens) int64, `PADDING` on the left.
 
         Raises:
-            ValueError: a prompt has more text than `max_text_tokens`.
+            ConfigError: a prompt has more text than `max_text_tokens`, or names the model's image token.
         """
         return torch.stack([self._row(instruction, images) for instruction in instructions])
 
@@ -64,10 +65,12 @@ class PromptWriter:
         ]
         text = sum(len(piece) for piece in ids)
         if text > self._max_text_tokens:
-            raise ValueError(
+            raise ConfigError(
                 f"the prompt has {text} tokens of text, backbone.max_text_tokens is {self._max_text_tokens}: "
                 f"{question!r}"
             )
+        if any(self._image[0] in piece for piece in ids):
+            raise ConfigError(f"the prompt must not hold the model's own token for images: {question!r}")
         row = list(ids[0])
         for piece in ids[1:]:
             row += [*self._image, *piece]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,9 +119,11 @@ def load_published(
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **at)
         _check_tokens(family, tokenizer, name_or_path)
         mean, std = image_scale(name_or_path, revision=revision)
-        full: Any = AutoModelForImageTextToText.from_pretrained(
-            name_or_path, dtype=dtype, use_safetensors=True, **at
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            name_or_path, dtype=dtype, use_safetensors=True, output_loading_info=True, **at
         )
+        full, found = loaded
+        _check_complete(found, name_or_path)
     except ConfigError:
         raise
     except (OSError, ValueError) as error:
@@ -152,6 +155,15 @@ def _check_layers(layers: tuple[int, ...], count: int) -> None:
         raise ConfigError(
             f"backbone.layers names hidden state {max(layers)}, but the model has {count} layers: "
             f"0 (the embeddings) to {count}"
+        )
+
+
+def _check_complete(found: Mapping[str, Any], name: str) -> None:
+    """What a file lacks would be drawn at random."""
+    lacking = sorted(map(str, (*found["missing_keys"], *found["mismatched_keys"])))
+    if lacking:
+        raise ConfigError(
+            f"backbone.name_or_path: {name} lacks {len(lacking)} of the model's weights, such as {lacking[0]}"
         )
 
 

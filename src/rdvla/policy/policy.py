@@ -177,7 +177,7 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         for name, value in sorted(self.backbone.state_dict().items()):
             if name.startswith(constant):
                 digest.update(name.encode())
-                digest.update(value.detach().cpu().float().numpy().tobytes())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
     def freeze_backbone(self) -> None:
