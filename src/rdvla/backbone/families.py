@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from rdvla.backbone.pixels import stack_images, to_patches
 from rdvla.errors import ConfigError, nearest
 
 IMAGE = "image"  # name of the image features that replace the image tokens
@@ -60,7 +61,7 @@ class Family:
     def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
         """(N, 3, S, S) normalised pixels -> name -> (N, image tokens, D); `IMAGE` is among the names."""
         features = model.get_image_features(pixel_values=pixels).pooler_output
-        return {IMAGE: _stack(features, len(pixels))}
+        return {IMAGE: stack_images(features, len(pixels))}
 
     def positions(self, mask: Tensor, is_image: Tensor, grid: int) -> Tensor:
         """Positions of a sequence's tokens, (B, T) or (3, B, T), as if padding were not there.
@@ -132,7 +133,7 @@ class Qwen2VL(Family):
     def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
         """See `Family.encode`."""
         output = self._encoded(model, pixels)
-        return {IMAGE: _stack(output.pooler_output, len(pixels))}
+        return {IMAGE: stack_images(output.pooler_output, len(pixels))}
 
     def positions(self, mask: Tensor, is_image: Tensor, grid: int) -> Tensor:
         """(3, B, T): time, row and column. Text counts on along all three; an image takes `grid` numbers."""
@@ -145,7 +146,7 @@ class Qwen2VL(Family):
 
     def _encoded(self, model: Any, pixels: Tensor) -> Any:
         vision = model.config.vision_config
-        patches = _patches(
+        patches = to_patches(
             pixels,
             size=vision.patch_size,
             merge=vision.spatial_merge_size,
@@ -165,10 +166,10 @@ class Qwen3VL(Qwen2VL):
         """See `Family.encode`; ``deepstack/<i>`` goes in behind layer i."""
         output = self._encoded(model, pixels)
         deep = {
-            f"deepstack/{layer}": _stack(features, len(pixels))
+            f"deepstack/{layer}": stack_images(features, len(pixels))
             for layer, features in enumerate(output.deepstack_features)
         }
-        return {IMAGE: _stack(output.pooler_output, len(pixels))} | deep
+        return {IMAGE: stack_images(output.pooler_output, len(pixels))} | deep
 
     def inputs(self, features: Mapping[str, Tensor], is_image: Tensor) -> dict[str, Any]:
         """See `Family.inputs`."""
@@ -233,20 +234,3 @@ def make_family(model_type: str) -> Family:
             f"{nearest(model_type, FAMILIES)} Supported: {', '.join(FAMILIES)}"
         )
     return FAMILIES[model_type]()
-
-
-def _stack(features: Any, images: int) -> Tensor:
-    """Image features as (N, tokens, D), whether they come image by image or in one tensor."""
-    joined = features if isinstance(features, Tensor) else torch.cat(list(features))
-    return joined.reshape(images, -1, joined.shape[-1])
-
-
-def _patches(pixels: Tensor, *, size: int, merge: int, frames: int) -> Tensor:
-    """(N, 3, S, S) -> (N x patches, 3 x frames x size x size), the patches of one image token side by side.
-
-    A still image is a film of `frames` equal frames.
-    """
-    count = pixels.shape[-1] // (size * merge)
-    x = pixels.reshape(len(pixels), 3, count, merge, size, count, merge, size)
-    x = x.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)  # (N, rows, columns, merge, merge, 3, 1, size, size)
-    return x.expand(*x.shape[:6], frames, size, size).flatten(5).flatten(0, 4)
