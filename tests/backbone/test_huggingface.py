@@ -26,6 +26,7 @@ from tests.tiny_vlms import (
     vlm_config,
 )
 
+pytest.importorskip("peft")
 NO_LORA = LoraSettings(where="none")
 SENTENCES = ["Open the  drawer", "push"]
 FAMILIES = sorted(MAKERS)

@@ -72,6 +72,21 @@ def test_what_was_trained_is_saved_and_the_model_only_named(
     assert torch.equal(found.actions, expected.actions)
 
 
+@pytest.mark.parametrize("name", ["idefics3", "qwen2_5_vl", "qwen3_vl", "paligemma", "paligemma2"])
+def test_every_family_is_fine_tuned_and_comes_back(dataset: Path, tmp_path: Path, name: str) -> None:
+    model = save_tiny_vlm(tmp_path / "model", name)
+    config = vlm_train(dataset, tmp_path / "run", model, steps=2, optimizer=OptimizerConfig(warmup_steps=1))
+    trainer = Trainer(config, console=QUIET)
+    folder = trainer.run().policy_dir
+    assert folder is not None
+    with trainer.state.ema.applied():
+        expected = trainer.policy.eval().predict(observe(dataset), generator=torch.Generator().manual_seed(0))
+    found = RDVLAPolicy.from_pretrained(folder).predict(
+        observe(dataset), generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(found.actions, expected.actions)
+
+
 def test_features_before_anything_trained_are_cached(dataset: Path, tmp_path: Path, model: str) -> None:
     def cached(name: str, **backbone: Any) -> set[str]:
         config = vlm_train(dataset, tmp_path / name, model, policy=vlm_policy(model, **backbone))
