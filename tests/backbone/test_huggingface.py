@@ -264,17 +264,26 @@ def test_what_is_trained_gets_a_gradient_and_nothing_else(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_checkpointing_changes_memory_and_not_the_gradient(folders: dict[str, str], name: str) -> None:
-    plain, checkpointed = (
-        awake(build(folders[name], lora=LoraSettings(rank=2), gradient_checkpointing=on)).train()
-        for on in (False, True)
-    )
-    with torch.no_grad():
-        prepared = plain.prepare(make_images(2), SENTENCES)
-    expected, found = gradients(plain, prepared), gradients(checkpointed, prepared)
-    assert expected.keys() == found.keys()
-    for parameter, gradient in expected.items():
-        torch.testing.assert_close(found[parameter], gradient, atol=1e-5, rtol=1e-3)
+@pytest.mark.parametrize("where", ["language", "all"])
+def test_checkpointing_computes_twice_and_the_same(folders: dict[str, str], name: str, where: Any) -> None:
+    calls = {False: 0, True: 0}
+    found: dict[bool, dict[str, Tensor]] = {}
+    for checkpointing in (False, True):
+        backbone = awake(
+            build(folders[name], lora=LoraSettings(where=where, rank=2), gradient_checkpointing=checkpointing)
+        ).train()
+
+        def count(*_: Any, checkpointing: bool = checkpointing) -> None:
+            calls[checkpointing] += 1
+
+        backbone.published.language.layers[0].mlp.register_forward_pre_hook(count)
+        with torch.no_grad():
+            prepared = backbone.prepare(make_images(2), SENTENCES)
+        found[checkpointing] = gradients(backbone, prepared)
+    assert calls == {False: 1, True: 2}
+    assert found[False].keys() == found[True].keys()
+    for parameter, gradient in found[False].items():
+        torch.testing.assert_close(found[True][parameter], gradient, atol=1e-5, rtol=1e-3)
 
 
 def test_checkpointing_and_reasoning_go_together(folders: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from rdvla.cli import main
 from rdvla.errors import RDVLAError
 from rdvla.policy import RESULTS, TRAINING, RDVLAPolicy, fingerprint
 from rdvla.policy import files as policy_files
+from tests.evaluation.sample import make_results
 from tests.tiny_models import (
     CONFIG,
     STATISTICS,
@@ -116,6 +117,19 @@ def test_the_card_says_configuration_data_results_and_licence(hub: Hub) -> None:
     ):
         assert words in text, words
     assert "/home" not in text
+
+
+def test_what_an_evaluation_writes_is_read(tmp_path: Path) -> None:
+    results = make_results(tmp_path, envs=("libero_goal", "libero_object"), depths=(1, 8), videos=0)
+    results.write(tmp_path / RESULTS)
+    content = json.loads((tmp_path / RESULTS).read_text())
+    policy = make_policy()
+    content["meta"]["policy"]["fingerprint"] = fingerprint(policy)
+    policy.records = {RESULTS: content}
+    lines = [line for line in str(policy.generate_model_card()).splitlines() if line.startswith("| libero_")]
+    assert len(lines) == 2 * 3  # two suites; depth 1, 8 and an adaptive rule
+    # 2 tasks of 6 episodes each
+    assert all(line.split("|")[4].strip() == "12" for line in lines)
 
 
 def test_results_of_other_weights_are_refused(hub: Hub) -> None:

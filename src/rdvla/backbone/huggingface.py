@@ -146,7 +146,8 @@ class HuggingFaceBackbone(Backbone):
 
     def base_models(self) -> tuple[str, ...]:
         """The published vision-language model."""
-        return (self.config.name_or_path,)
+        at = f"@{self.config.revision}" if self.config.revision else ""
+        return (self.config.name_or_path + at,)
 
     def train(self, mode: bool = True) -> HuggingFaceBackbone:  # noqa: FBT001
         """What is frozen always says the same: its dropout stays off."""
