@@ -64,6 +64,16 @@ def test_commands_in_the_documents_are_understood():
         assert set(config.policy.head.levels) == set(config.policy.backbone.layers)
 
 
+def test_help_tells_equal_names_of_backbones_apart(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        load_config(TrainConfig, ["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    compact, published = shown.split("HuggingFaceConfig ['policy.backbone']")
+    assert "backbone.layers int layers of the latent transformer" in compact
+    assert "backbone.layers int [int, ...] hidden states that the head may read" in published
+    assert "LoraSettings ['policy.backbone.lora']: How a published model is fine-tuned" in published
+
+
 def test_both_stages_on_libero_build_the_same_policy():
     perception, head = (
         load_config(TrainConfig, ["--config", str(ROOT / "configs" / "libero" / f"{name}.yaml")])

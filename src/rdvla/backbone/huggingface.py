@@ -31,6 +31,7 @@ QUESTION = "What action should the robot take to {instruction}?"
 class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     """Configuration of `HuggingFaceBackbone`."""
 
+    lora: LoraSettings = field(default_factory=LoraSettings)
     name_or_path: str = ""  # hub id or folder of a vision-language model in transformers' layout
     revision: str | None = None  # commit, branch or tag on the hub; null: its newest
     layers: tuple[int, ...] = (12, 24)  # hidden states that the head may read; 0: the embeddings
@@ -40,7 +41,6 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     max_text_tokens: int = 96  # longest prompt, its image tokens aside
     reasoning_tokens: int = 0  # N, text generated before the latents; the head reads it too
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the published weights; what is trained is float32
-    lora: LoraSettings = field(default_factory=LoraSettings)
     gradient_checkpointing: bool = False  # in training, compute activations twice instead of keeping them
 
     def __post_init__(self) -> None:
