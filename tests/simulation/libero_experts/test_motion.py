@@ -86,6 +86,23 @@ def test_reaching_recovers_from_bursts():
     assert actions[23][2] > 0.3  # pushed aside near the goal, it first rises
 
 
+def test_a_hand_that_comes_to_rest_just_above_its_goal_does_not_press_on():
+    world = FakeWorld()
+    goal = START + np.array([0.2, 0.0, -0.25])
+    palm_on_top = goal[2] + 0.01
+    execute = world.execute
+
+    def held_up(action):
+        execute(action)
+        world.position[2] = max(world.position[2], palm_on_top)
+
+    world.execute = held_up
+    resting = []
+    motion = Arm(world).reach(goal, height=1.15)
+    arrived, _ = run(world, motion, lambda _, action: (resting.append(world.position[2]), action)[1])
+    assert arrived and resting.count(palm_on_top) < 5
+
+
 def test_closing_waits_for_the_fingers_and_releasing_leaves():
     world = FakeWorld()
     arm = Arm(world)

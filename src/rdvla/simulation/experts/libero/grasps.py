@@ -18,7 +18,8 @@ _PALM_HALF_LENGTH, _PALM_HALF_WIDTH = 0.10, 0.032
 
 _CELL = 0.004  # of the occupancy images
 _CELLS = 120  # along each side of an image
-_DEPTHS = (0.004, 0.010, 0.016, 0.024, 0.032, 0.040)  # of the fingertips below the object's top
+# Of the fingertips below the object's top; deeper, the palm would come to press on it.
+_DEPTHS = (0.004, 0.010, 0.016, 0.024, 0.032)
 _ABOVE_SUPPORT = 0.012  # of the fingertips, so that they do not touch what the object stands on
 _YAWS = tuple(np.deg2rad(np.arange(-90.0, 90.0, 15.0)))
 _DEEP, _THIN = 0.018, 0.02  # below the top, and between the object's faces, in metres

@@ -25,6 +25,8 @@ POSITION_UNIT, ROTATION_UNIT = 0.05, 0.5
 _FULL_CLOSING = 8  # control steps in which the gripper's command runs from open to closed
 _FUNNEL = 6.0  # height kept above a goal for each metre beside it
 _ROTATION_FUNNEL = 0.4  # and for each radian still to turn
+_RESTING = 0.0015  # metres a step: a hand that sinks more slowly than this has come down
+_BESIDE = 0.01  # metres beside its goal where it may rest
 _NEAR = 0.04  # metres within which errors are summed up
 _PUSHED_AWAY = 0.02  # metres lost by a disturbance, after which progress is counted anew
 _INTEGRAL_GAIN, _MOST_DROOP = 0.1, 0.03
@@ -106,16 +108,20 @@ class Arm:
         """Go over to `position` and down onto it in one motion.
 
         The hand crosses at `height` and is let down in a funnel: the nearer it is to the vertical above the
-        goal and to the wanted orientation, the lower. Pushed aside, it rises again.
+        goal and to the wanted orientation, the lower. Pushed aside, it rises again. Near the goal it is
+        enough that it sinks no further.
         """
         self._start(rotation, gripper)
-        watch, slack = Progress(), Slack(0.006)
+        watch, slack, before = Progress(), Slack(0.006), np.inf
         for _ in range(limit):
             present = self.world.hand[0]
             distance, angle = self.error(position)
-            if distance < tolerance and angle < turn_tolerance:
-                return True
             beside = float(np.linalg.norm((position - present)[:2]))
+            # Held up by what it touches, it would press on until patience ends, which no camera shows.
+            resting = beside < _BESIDE and distance < 2.5 * tolerance and before - present[2] < _RESTING
+            if angle < turn_tolerance and (distance < tolerance or resting):
+                return True
+            before = present[2]
             above = funnel(beside, angle - turn_tolerance, slack=slack.of(beside))
             target = np.array([*position[:2], position[2] + min(above, max(height - position[2], 0.0))])
             if watch.stuck(distance + 0.05 * angle):
