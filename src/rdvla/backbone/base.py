@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import draccus
 from torch import Tensor, nn
@@ -82,6 +83,28 @@ class Backbone(nn.Module, ABC):
     def external_prefixes(self) -> tuple[str, ...]:
         """Starts of the names of published encoders' parameters: a saved policy only names such encoders."""
         return ()
+
+    def constant_prefixes(self) -> tuple[str, ...]:
+        """Starts of the names of the parameters that `prepare` computes with: a cache depends on them."""
+        return self.external_prefixes()
+
+    def save_files(self, folder: Path) -> None:  # most backbones are all weights
+        """Write what else than weights a saved policy needs, such as a tokenizer, into its folder."""
+
+    def load_files(self, folder: Path) -> None:
+        """Read what `save_files` wrote.
+
+        Raises:
+            ConfigError: something is missing or damaged.
+        """
+
+    def take_over(self, source: Backbone) -> None:
+        """Start from another backbone's weights, of the same configuration.
+
+        Raises:
+            ConfigError: its parameters do not fit this one's.
+        """
+        self.load_state_dict(source.state_dict())
 
     def freeze(self) -> None:
         """Stop training: every parameter is constant from now on."""

@@ -27,6 +27,8 @@ class PolicyConfig:
     image_size: int = 128  # pixels, square
     state_dim: int = 4  # S, proprioception
     unscaled_actions: tuple[int, ...] = (3,)  # action dimensions that are not normalised: the gripper
+    gripper_opening: tuple[int, ...] = ()  # those of them that the head gives as 1 open, 0 closed (LIBERO)
+    clip_state: bool = False  # cut normalised proprioception to [-1, 1], as published policies do
     depth: str = "action_change:0.001"  # stop rule of predict() where none is given
     execution: str = "fixed:8"  # how many actions select_action() runs before the next query
 
@@ -35,6 +37,12 @@ class PolicyConfig:
             raise ConfigError(f"policy.cameras must name at least one camera, each once, got {self.cameras}")
         if self.state_dim < 1:
             raise ConfigError(f"policy.state_dim must be at least 1, got {self.state_dim}")
+        strays = set(self.gripper_opening) - set(self.unscaled_actions)
+        if strays:
+            raise ConfigError(
+                f"policy.gripper_opening names {sorted(strays)}, which must be among policy.unscaled_actions "
+                f"{self.unscaled_actions}"
+            )
         parse_rule(self.depth)
         check_fits(parse_execution(self.execution), chunk_size=self.head.chunk_size)
         if isinstance(self.backbone, CompactConfig):

@@ -56,10 +56,14 @@ class RDVLAPolicy(
         self.config = config
         self.statistics = statistics
         self.action_normalizer = Normalizer.from_statistics(
-            statistics, "action", size=config.head.action_dim, keep=config.unscaled_actions
+            statistics,
+            "action",
+            size=config.head.action_dim,
+            keep=config.unscaled_actions,
+            opening=config.gripper_opening,
         )
         self.state_normalizer = Normalizer.from_statistics(
-            statistics, "observation.state", size=config.state_dim
+            statistics, "observation.state", size=config.state_dim, clip=config.clip_state
         )
         self.backbone = make_backbone(config.backbone)
         self.head = RecurrentDepthHead(config.head)
@@ -180,7 +184,7 @@ class RDVLAPolicy(
         description = [encode_config(self.config.backbone), list(self.config.cameras), self.backbone.frozen]
         digest.update(json.dumps(description, sort_keys=True).encode())
         # Published encoders count by their weights, not just by their name: a folder's content can change.
-        constant = ("",) if self.backbone.frozen else self.backbone.external_prefixes()
+        constant = ("",) if self.backbone.frozen else self.backbone.constant_prefixes()
         for name, value in sorted(self.backbone.state_dict().items()):
             if name.startswith(constant):
                 digest.update(name.encode())
@@ -200,6 +204,7 @@ class RDVLAPolicy(
     def _save_pretrained(self, save_directory: Path) -> None:
         own, state = self._own_weights(), self.state_dict()
         weights = {name: state[name] for name in own}
+        self.backbone.save_files(save_directory)
         write_policy_files(save_directory, config=self.config, statistics=self.statistics, weights=weights)
 
     @classmethod
@@ -232,4 +237,5 @@ class RDVLAPolicy(
         except RDVLAError as error:
             raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} beside it: {error}") from error
         load_weights(policy, folder, wanted=policy._own_weights())
+        policy.backbone.load_files(folder)
         return policy.eval()
