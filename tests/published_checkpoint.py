@@ -134,9 +134,9 @@ def _layer_shapes(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _head_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "action_queries", (8, WIDTH)
     yield from (("gamma_init", (1,)), ("gamma_adapt", (1,)), ("adapter.weight", (WIDTH, 2 * WIDTH)))
-    for norm in ("adapter_norm", "core_norm", "output_norm"):
+    for norm in ("adapter_norm", "recurrent_norm", "output_norm"):
         yield f"{norm}.weight", (WIDTH,)
-    yield from _linear("output", WIDTH, 7)
+    yield from _linear("output_proj", WIDTH, 7)
     square = ("q_self", "k_self", "v_self", "o_self", "q_cross", "o_cross")
     context = ("k_latents", "v_latents", "k_vision", "v_vision")
     for block in ("prelude.0", "recurrent.0", "recurrent.1", "coda.0"):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rdvla.backbone.base import Backbone, Features
 from rdvla.backbone.image_transforms import ImageTransform
-from rdvla.backbone.lora import add_lora, is_lora
+from rdvla.backbone.lora import add_lora, is_lora, merged_pairs
 from rdvla.backbone.prismatic_config import PrismaticConfig
 from rdvla.backbone.prismatic_model import PublishedModel
 from rdvla.backbone.prompt import PADDING, STOP_TOKEN, PromptTokenizer, load_tokenizer
@@ -159,6 +159,17 @@ class PrismaticBackbone(Backbone):
         weights = source.state_dict()
         self.load_state_dict({ours: weights[theirs] for ours, theirs in names.items()}, strict=False)
         self.prompt_tokenizer = source.prompt_tokenizer
+
+    def plain_weights(self) -> dict[str, Tensor]:
+        """All weights as if there were no LoRA: what the pairs add is part of the matrices beside them."""
+        weights = {
+            name.replace(".base_layer.", "."): value
+            for name, value in self.state_dict().items()
+            if not is_lora(name)
+        }
+        for name, added in merged_pairs(self, self.config.lora).items():
+            weights[name] = (weights[name].float() + added).to(weights[name].dtype)
+        return weights
 
     def save_files(self, folder: Path) -> None:
         """Write the tokenizer."""

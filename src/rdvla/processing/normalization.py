@@ -86,7 +86,7 @@ class Normalizer:
         return normalized.clamp(-1, 1) if self.clip else normalized
 
     def unnormalize(self, values: Tensor) -> Tensor:
-        """(..., N) normalised -> (..., N) real units, inverse of `normalize`; -sign(2 g - 1) where `opening`."""
+        """(..., N) normalised -> (..., N) real units: undoes `normalize`; -sign(2 g - 1) where `opening`."""
         centre, scale = self._centre_and_scale(values)
         real = values * scale + centre
         if self.opening:
