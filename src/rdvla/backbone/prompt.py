@@ -77,7 +77,7 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         ConfigError: there is none.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, Qwen2Config
 
     if not (folder / "tokenizer_config.json").is_file():
         raise ConfigError(
@@ -85,6 +85,9 @@ def load_tokenizer(folder: Path) -> Any:
             "published model there"
         )
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # The folder's own config.json is of no kind that transformers knows.
+        return AutoTokenizer.from_pretrained(
+            folder, config=Qwen2Config(), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"the tokenizer in {folder} cannot be read: {error}") from error

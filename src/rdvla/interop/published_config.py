@@ -19,6 +19,7 @@ from rdvla.processing import Statistics
 
 FEATURES = {"action": "action", "proprio": "observation.state"}  # published statistics -> ours
 _CONSTANT = 1e-6  # below this width of the percentiles the published code and ours normalise differently
+_EXECUTED = 5  # actions of a chunk, in the published evaluation
 _LATENTS = "action_queries.weight"
 
 Gripper = Literal["opening", "raw"]
@@ -139,7 +140,7 @@ def _policy(
         unscaled_actions=kept,
         gripper_opening=kept if gripper == "opening" else (),
         clip_state=True,
-        execution="fixed:5",
+        execution=f"fixed:{min(_EXECUTED, head.chunk_size)}",
     )
     return config, statistics
 
