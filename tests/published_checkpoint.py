@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rdvla.backbone import VisionTransformerConfig
+from rdvla.backbone import LanguageConfig, VisionTransformerConfig
+from rdvla.backbone.prismatic_config import dinov2_large, siglip_so400m
 from rdvla.backbone.prompt import PROMPT
 
 DINOV2 = VisionTransformerConfig(
@@ -25,15 +26,31 @@ SIGLIP = VisionTransformerConfig(
 TIMM_IDS = ("vit_tiny_patch14_reg2_dinov2", "vit_tiny_patch14_siglip_28")
 ENCODERS = dict(zip(TIMM_IDS, (DINOV2, SIGLIP), strict=True))
 WIDTH, LAYERS, HEADS, KV_HEADS, MLP_WIDTH, LATENTS, VOCABULARY = 32, 4, 4, 2, 40, 6, 420
-TEXT_CONFIG = {
-    "model_type": "qwen2", "hidden_size": WIDTH, "intermediate_size": MLP_WIDTH, "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "rope_theta": 1_000_000.0,
-    "tie_word_embeddings": True, "use_sliding_window": False, "vocab_size": VOCABULARY,
-    "max_position_embeddings": 32768,
-}  # fmt: skip
+LANGUAGE = LanguageConfig(
+    vocab_size=VOCABULARY, width=WIDTH, mlp_width=MLP_WIDTH, layers=LAYERS, heads=HEADS,
+    key_value_heads=KV_HEADS,
+)  # fmt: skip
 # What training in bfloat16 left in published processor files: ImageNet's numbers, rounded.
 DINOV2_SCALE = {"mean": [0.484375, 0.455078125, 0.40625], "std": [0.228515625, 0.2236328125, 0.224609375]}
 STATISTICS_KEY = "libero_spatial_no_noops"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a checkpoint."""
+
+    dinov2: VisionTransformerConfig
+    siglip: VisionTransformerConfig
+    language: LanguageConfig
+    latents: int
+    timm_ids: tuple[str, str]
+
+
+TINY = Sizes(DINOV2, SIGLIP, LANGUAGE, LATENTS, TIMM_IDS)
+PAPER = Sizes(
+    dinov2_large(), siglip_so400m(), LanguageConfig(), 64,
+    ("vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,25 +62,24 @@ class Published:
 
 
 def make_published(
-    folder: Path, *, levels: tuple[int, int] = (2, 3), dtype: torch.dtype = torch.float32, seed: int = 0
+    folder: Path,
+    *,
+    levels: tuple[int, int] = (2, 3),
+    dtype: torch.dtype = torch.float32,
+    sizes: Sizes = TINY,
 ) -> Published:
     """Write a checkpoint of one prelude, two core and one coda block."""
     folder.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(seed)
-    weights = {name: _draw(shape, generator).to(dtype) for name, shape in merged_shapes()}
+    generator, width = torch.Generator().manual_seed(0), sizes.language.width
+    weights = {name: _draw(shape, generator).to(dtype) for name, shape in merged_shapes(sizes)}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    _write(folder / "config.json", _config())
-    _write(folder / "preprocessor_config.json", _preprocessor())
+    _write(folder / "config.json", _config(sizes))
+    _write(folder / "preprocessor_config.json", _preprocessor(sizes.dinov2.image_size))
     _write(folder / "dataset_statistics.json", {STATISTICS_KEY: _statistics()})
-    _write(folder / "action_head_config--7_checkpoint.json", _head_config(levels))
-    head = {f"module.model.{name}": _draw(shape, generator) for name, shape in _head_shapes()}
+    _write(folder / "action_head_config--7_checkpoint.json", _head_config(levels, width=width))
+    head = {f"module.model.{name}": _draw(shape, generator) for name, shape in _head_shapes(width)}
     torch.save(head, folder / "action_head--7_checkpoint.pt")
-    projector = {
-        "fc1.weight": (WIDTH, 8),
-        "fc1.bias": (WIDTH,),
-        "fc2.weight": (WIDTH, WIDTH),
-        "fc2.bias": (WIDTH,),
-    }
+    projector = dict([*_linear("fc1", 8, width), *_linear("fc2", width, width)])
     torch.save(
         {f"module.{name}": _draw(shape, generator) for name, shape in projector.items()},
         folder / "proprio_projector--7_checkpoint.pt",
@@ -73,20 +89,21 @@ def make_published(
     return Published(folder, weights)
 
 
-def merged_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
+def merged_shapes(sizes: Sizes = TINY) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the merged weights, those that no policy reads included."""
-    yield from _encoder_shapes("vision_backbone.featurizer", DINOV2)
-    yield from _encoder_shapes("vision_backbone.fused_featurizer", SIGLIP)
-    features = DINOV2.width + SIGLIP.width
+    language = sizes.language
+    yield from _encoder_shapes("vision_backbone.featurizer", sizes.dinov2)
+    yield from _encoder_shapes("vision_backbone.fused_featurizer", sizes.siglip)
+    features = sizes.dinov2.width + sizes.siglip.width
     yield from _linear("projector.fc1", features, 4 * features)
-    yield from _linear("projector.fc2", 4 * features, WIDTH)
-    yield from _linear("projector.fc3", WIDTH, WIDTH)
-    yield "language_model.model.embed_tokens.weight", (VOCABULARY, WIDTH)
-    for layer in range(LAYERS):
-        yield from _layer_shapes(f"language_model.model.layers.{layer}")
-    yield "language_model.model.norm.weight", (WIDTH,)
-    yield "language_model.lm_head.weight", (VOCABULARY, WIDTH)
-    yield "action_queries.weight", (LATENTS, WIDTH)
+    yield from _linear("projector.fc2", 4 * features, language.width)
+    yield from _linear("projector.fc3", language.width, language.width)
+    yield "language_model.model.embed_tokens.weight", (language.vocab_size, language.width)
+    for layer in range(language.layers):
+        yield from _layer_shapes(f"language_model.model.layers.{layer}", language)
+    yield "language_model.model.norm.weight", (language.width,)
+    yield "language_model.lm_head.weight", (language.vocab_size, language.width)
+    yield "action_queries.weight", (sizes.latents, language.width)
 
 
 def _encoder_shapes(prefix: str, config: VisionTransformerConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -119,35 +136,36 @@ def _encoder_shapes(prefix: str, config: VisionTransformerConfig) -> Iterator[tu
         yield from _linear(f"{prefix}.attn_pool.mlp.fc2", config.mlp_width, width)
 
 
-def _layer_shapes(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    keys = WIDTH // HEADS * KV_HEADS
-    for part, out in (("q_proj", WIDTH), ("k_proj", keys), ("v_proj", keys)):
-        yield from _linear(f"{name}.self_attn.{part}", WIDTH, out)
-    yield f"{name}.self_attn.o_proj.weight", (WIDTH, WIDTH)
+def _layer_shapes(name: str, language: LanguageConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width, inner = language.width, language.mlp_width
+    keys = width // language.heads * language.key_value_heads
+    for part, out in (("q_proj", width), ("k_proj", keys), ("v_proj", keys)):
+        yield from _linear(f"{name}.self_attn.{part}", width, out)
+    yield f"{name}.self_attn.o_proj.weight", (width, width)
     for part in ("gate_proj", "up_proj"):
-        yield f"{name}.mlp.{part}.weight", (MLP_WIDTH, WIDTH)
-    yield f"{name}.mlp.down_proj.weight", (WIDTH, MLP_WIDTH)
-    yield f"{name}.input_layernorm.weight", (WIDTH,)
-    yield f"{name}.post_attention_layernorm.weight", (WIDTH,)
+        yield f"{name}.mlp.{part}.weight", (inner, width)
+    yield f"{name}.mlp.down_proj.weight", (width, inner)
+    yield f"{name}.input_layernorm.weight", (width,)
+    yield f"{name}.post_attention_layernorm.weight", (width,)
 
 
-def _head_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "action_queries", (8, WIDTH)
-    yield from (("gamma_init", (1,)), ("gamma_adapt", (1,)), ("adapter.weight", (WIDTH, 2 * WIDTH)))
+def _head_shapes(width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "action_queries", (8, width)
+    yield from (("gamma_init", (1,)), ("gamma_adapt", (1,)), ("adapter.weight", (width, 2 * width)))
     for norm in ("adapter_norm", "recurrent_norm", "output_norm"):
-        yield f"{norm}.weight", (WIDTH,)
-    yield from _linear("output_proj", WIDTH, 7)
+        yield f"{norm}.weight", (width,)
+    yield from _linear("output_proj", width, 7)
     square = ("q_self", "k_self", "v_self", "o_self", "q_cross", "o_cross")
     context = ("k_latents", "v_latents", "k_vision", "v_vision")
     for block in ("prelude.0", "recurrent.0", "recurrent.1", "coda.0"):
         for part in (*square, *context):
-            yield f"{block}.{part}.weight", (WIDTH, WIDTH)
+            yield f"{block}.{part}.weight", (width, width)
         for part in ("norm1", "norm2", "norm3"):
-            yield f"{block}.{part}.weight", (WIDTH,)
+            yield f"{block}.{part}.weight", (width,)
         yield f"{block}.gate", (1,)
         for part in ("ffn_gate", "ffn_up"):
-            yield f"{block}.{part}.weight", (4 * WIDTH, WIDTH)
-        yield f"{block}.ffn_down.weight", (WIDTH, 4 * WIDTH)
+            yield f"{block}.{part}.weight", (4 * width, width)
+        yield f"{block}.ffn_down.weight", (width, 4 * width)
 
 
 def _linear(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -166,20 +184,32 @@ def _draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return values if len(shape) > 1 else 1 + 0.2 * values  # norms and scales lie around one
 
 
-def _config() -> dict[str, Any]:
+def _config(sizes: Sizes) -> dict[str, Any]:
     return {
         "model_type": "openvla", "arch_specifier": "no-align+fused-gelu-mlp",
         "image_resize_strategy": "resize-naive",
-        "image_sizes": [28, 28], "timm_model_ids": list(TIMM_IDS), "timm_override_act_layers": [None, None],
-        "use_fused_vision_backbone": True, "text_config": TEXT_CONFIG, "torch_dtype": "bfloat16",
+        "image_sizes": [sizes.dinov2.image_size] * 2, "timm_model_ids": list(sizes.timm_ids),
+        "timm_override_act_layers": [None, None],
+        "use_fused_vision_backbone": True, "text_config": _text_config(sizes.language),
+        "torch_dtype": "bfloat16",
         "auto_map": {"AutoConfig": "configuration_prismatic.OpenVLAConfig"},
     }  # fmt: skip
 
 
-def _preprocessor() -> dict[str, Any]:
+def _text_config(language: LanguageConfig) -> dict[str, Any]:
+    return {
+        "model_type": "qwen2", "hidden_size": language.width, "intermediate_size": language.mlp_width,
+        "num_hidden_layers": language.layers, "num_attention_heads": language.heads,
+        "num_key_value_heads": language.key_value_heads, "rope_theta": language.rotary_base,
+        "tie_word_embeddings": True, "use_sliding_window": False, "vocab_size": language.vocab_size,
+        "max_position_embeddings": 32768,
+    }  # fmt: skip
+
+
+def _preprocessor(size: int) -> dict[str, Any]:
     siglip = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
     return {
-        "image_resize_strategy": "resize-naive", "input_sizes": [[3, 28, 28], [3, 28, 28]],
+        "image_resize_strategy": "resize-naive", "input_sizes": [[3, size, size]] * 2,
         "tvf_normalize_params": [DINOV2_SCALE | {"inplace": False}, siglip | {"inplace": False}],
         "use_fused_vision_backbone": True,
     }  # fmt: skip
@@ -201,10 +231,10 @@ def _statistics() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _head_config(levels: tuple[int, int]) -> dict[str, Any]:
+def _head_config(levels: tuple[int, int], *, width: int) -> dict[str, Any]:
     middle, late = levels
     return {
-        "hidden_dim": WIDTH, "num_heads": 4, "prelude_vlm_layers": [middle],
+        "hidden_dim": width, "num_heads": 4, "prelude_vlm_layers": [middle],
         "recurrent_vlm_layers": [late, late],
         "coda_vlm_layers": [late], "action_chunk_len": 8, "action_dim": 7, "mean_recurrence": 32,
         "backprop_depth": 8, "random_iterations": True, "init_std": 0.632, "rms_norm_eps": 1e-6,

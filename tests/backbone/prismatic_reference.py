@@ -1,6 +1,6 @@
 """The paper's backbone computed plainly from published weights: no modules, no padding, one sample at a time.
 
-Written from timm's and Qwen2's published descriptions, with attention spelled out, in float64.
+Written from timm's and Qwen2's published descriptions, attention spelled out, in the weights' own precision.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Weights = Mapping[str, Tensor]
 
 def encode_image(weights: Weights, prefix: str, pixels: Tensor, *, heads: int, depth: int) -> Tensor:
     """(3, H, W) normalised -> (patches, width) after block `depth - 1` of `depth`."""
-    w = {name.removeprefix(prefix + "."): value for name, value in weights.items() if name.startswith(prefix)}
+    w = _below(weights, f"{prefix}.")
     kernel = w["patch_embed.proj.weight"]
     x = conv2d(pixels[None], kernel, w["patch_embed.proj.bias"], stride=kernel.shape[-1])[0]
     x = x.reshape(len(x), -1).T + w["pos_embed"][0]
@@ -25,7 +25,7 @@ def encode_image(weights: Weights, prefix: str, pixels: Tensor, *, heads: int, d
     extra = sum(len(token) for token in tokens)
     x = torch.cat([*tokens, x])
     for block in range(depth - 1):
-        x = _vision_block({n.removeprefix(f"blocks.{block}."): v for n, v in w.items()}, x, heads=heads)
+        x = _vision_block(_below(w, f"blocks.{block}."), x, heads=heads)
     return x[extra:]
 
 
@@ -40,12 +40,16 @@ def _vision_block(w: Weights, x: Tensor, *, heads: int) -> Tensor:
         scores = query[:, part] @ key[:, part].T / math.sqrt(size)
         seen.append(scores.softmax(dim=-1) @ value[:, part])
     branch = torch.cat(seen, dim=-1) @ w["attn.proj.weight"].T + w["attn.proj.bias"]
-    x = x + branch * w.get("ls1.scale_factor", torch.ones(()))
+    x = x + branch * w.get("ls1.scale_factor", torch.ones((), dtype=x.dtype))
     normed = layer_norm(x, (width,), w["norm2.weight"], w["norm2.bias"], eps=1e-6)
     branch = (
         gelu(normed @ w["mlp.fc1.weight"].T + w["mlp.fc1.bias"]) @ w["mlp.fc2.weight"].T + w["mlp.fc2.bias"]
     )
-    return x + branch * w.get("ls2.scale_factor", torch.ones(()))
+    return x + branch * w.get("ls2.scale_factor", torch.ones((), dtype=x.dtype))
+
+
+def _below(weights: Weights, start: str) -> dict[str, Tensor]:
+    return {name.removeprefix(start): weights[name] for name in weights if name.startswith(start)}
 
 
 def project(weights: Weights, features: Tensor) -> Tensor:
@@ -63,8 +67,7 @@ def hidden_states(
     prefix = "language_model.model"
     states = [x]
     for layer in range(layers):
-        start = f"{prefix}.layers.{layer}."
-        w = {name.removeprefix(start): value for name, value in weights.items() if name.startswith(start)}
+        w = _below(weights, f"{prefix}.layers.{layer}.")
         x = _language_layer(w, x, heads=heads, key_value_heads=key_value_heads, bidirectional=bidirectional)
         states.append(x)
     states[-1] = _rms_norm(x, weights[f"{prefix}.norm.weight"])

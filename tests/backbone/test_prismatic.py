@@ -13,6 +13,8 @@ from torch import Tensor
 from rdvla.backbone import LanguageConfig, LoraSettings, PrismaticBackbone, PrismaticConfig, make_backbone
 from rdvla.backbone.prompt import PADDING, PROMPT
 from rdvla.errors import ConfigError
+from rdvla.head import HeadConfig
+from rdvla.policy import PolicyConfig
 from tests.backbone import prismatic_reference as reference
 from tests.published_checkpoint import (
     DINOV2,
@@ -296,6 +298,12 @@ def test_a_tokenizer_of_another_model_is_refused(tokenizer: Path, tmp_path: Path
 def test_instructions_of_impossible_length_are_refused(tokenizer: Path, sentence: str) -> None:
     with pytest.raises(ValueError, match="an instruction"):
         build(tokenizer).prepare(make_images(1, size=SIZE), [sentence])
+
+
+def test_a_head_must_read_levels_that_the_backbone_yields() -> None:
+    head = HeadConfig(hidden_dim=WIDTH, num_heads=2, prelude=(1,), core=(2,), coda=())
+    with pytest.raises(ConfigError, match=r"the head reads the level 1, backbone\.levels are \(0, 2, 4\)"):
+        PolicyConfig(backbone=CONFIG, head=head)
 
 
 @pytest.mark.parametrize(

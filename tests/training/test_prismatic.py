@@ -13,13 +13,14 @@ from tiny import train_config
 
 from rdvla import cli
 from rdvla.backbone import LoraSettings, PrismaticBackbone
+from rdvla.configuration import load_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.head import HeadConfig
 from rdvla.interop import ConvertOptions, convert_published
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
-from rdvla.training import train
+from rdvla.training import TrainConfig, train
 from rdvla.training.attention_check import compare_attention, format_comparison
 from tests.published_checkpoint import ENCODERS, WIDTH, make_published
 from tests.tiny_models import make_policy
@@ -77,6 +78,14 @@ def test_a_converted_policy_is_fine_tuned(
     assert not any("norm" in name or "embed" in name for name in changed)
     data = EpisodeDataset(dataset, chunk_size=4)
     assert after.predict(observe(data, data.sample_index[:2]), depth=2).actions.shape == (2, 4, 4)
+
+
+def test_a_converted_policy_brings_the_configuration_to_train_it(converted: Path) -> None:
+    options = ["--config", str(converted / "train.yaml"), "--dataset=d", "--output_dir=o"]
+    config = load_config(TrainConfig, [*options, "--policy.backbone.lora.where=all"])
+    policy = RDVLAPolicy.from_pretrained(converted).config
+    backbone = replace(policy.backbone, lora=LoraSettings(where="all"))  # type: ignore[type-var]
+    assert config.policy == replace(policy, backbone=backbone)
 
 
 def observe(data: EpisodeDataset, rows: np.ndarray) -> Observation:

@@ -61,7 +61,7 @@ class LanguageConfig:
 @BackboneConfig.register_subclass("prismatic")
 @dataclass(frozen=True)
 class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
-    """Configuration of `PrismaticBackbone`; the defaults are the paper's (1.25 B parameters)."""
+    """Configuration of `PrismaticBackbone`; the defaults are the paper's (1.21 B parameters)."""
 
     dinov2: VisionTransformerConfig = field(default_factory=dinov2_large)
     siglip: VisionTransformerConfig = field(default_factory=siglip_so400m)

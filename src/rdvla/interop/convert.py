@@ -12,6 +12,7 @@ import torch
 
 import rdvla
 from rdvla.backbone import PrismaticBackbone, PrismaticConfig
+from rdvla.configuration import save_config
 from rdvla.errors import RDVLAError
 from rdvla.files import write_json
 from rdvla.interop.merged_names import NameReport, match_names
@@ -19,9 +20,17 @@ from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_t
 from rdvla.interop.published_config import ConvertOptions, describe_published
 from rdvla.interop.published_folder import MergedWeights, published_folder
 from rdvla.interop.published_head import head_names
-from rdvla.policy import RDVLAPolicy
+from rdvla.policy import PolicyConfig, RDVLAPolicy
 
 REPORT_FILE = "conversion.json"
+TRAINING_FILE = "train.yaml"  # what `rdvla train --config` needs to go on from the policy
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The part of a training's configuration that a converted policy decides."""
+
+    policy: PolicyConfig
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,7 @@ def convert_published(
             "left_out": names.left_out,
         }
         write_json(temporary / REPORT_FILE, report)
+        save_config(temporary / TRAINING_FILE, _Start(policy=conversion.policy.config))
     return conversion
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rdvla.backbone import BackboneConfig, CompactConfig
+from rdvla.backbone import BackboneConfig, CompactConfig, PrismaticConfig
 from rdvla.errors import ConfigError
 from rdvla.execution import check_fits, parse_execution
 from rdvla.head import HeadConfig, parse_rule
@@ -50,6 +50,13 @@ class PolicyConfig:
                 "number of cameras", len(self.cameras), "backbone.num_cameras", self.backbone.num_cameras
             )
             must_match("policy.image_size", self.image_size, "backbone.image_size", self.backbone.image_size)
+        if isinstance(self.backbone, PrismaticConfig):
+            unknown = [level for level in self.head.levels if level not in self.backbone.levels]
+            if unknown:  # said before gigabytes are made
+                raise ConfigError(
+                    f"the head reads the level {unknown[0]!r}, backbone.levels are {self.backbone.levels}: "
+                    "name the head's levels (head.prelude, head.core, head.coda) by these numbers"
+                )
 
 
 def must_match(name: str, value: int, other_name: str, other: int) -> None:
