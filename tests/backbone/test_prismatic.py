@@ -258,6 +258,7 @@ def test_language_model_is_transformers_own(tokenizer: Path) -> None:
 
     backbone = build(tokenizer)
     ours = backbone.published.language_model
+    assert ours.config._attn_implementation == "sdpa"
     theirs = Qwen2ForCausalLM(ours.config).eval()
     theirs.model.load_state_dict(ours.state_dict())
     x = torch.randn(2, 9, WIDTH, generator=torch.Generator().manual_seed(0))

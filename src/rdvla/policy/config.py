@@ -35,8 +35,9 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"policy.cameras must name at least one camera, each once, got {self.cameras}")
-        if self.state_dim < 1:
-            raise ConfigError(f"policy.state_dim must be at least 1, got {self.state_dim}")
+        for name in ("state_dim", "image_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"policy.{name} must be at least 1, got {getattr(self, name)}")
         strays = set(self.gripper_opening) - set(self.unscaled_actions)
         if strays:
             raise ConfigError(
