@@ -61,7 +61,7 @@ def test_commands_in_the_documents_are_understood():
     for command in commands:
         config = load_config(TrainConfig, in_full(shlex.split(command)))
         assert isinstance(config.policy.backbone, HuggingFaceConfig)
-        assert set(config.policy.head.levels) == set(config.policy.backbone.layers)
+        assert set(config.policy.head.levels) == set(config.policy.backbone.levels)
 
 
 def test_help_tells_equal_names_of_backbones_apart(capsys: pytest.CaptureFixture[str]):
@@ -70,7 +70,7 @@ def test_help_tells_equal_names_of_backbones_apart(capsys: pytest.CaptureFixture
     shown = " ".join(capsys.readouterr().out.split())
     compact, published = shown.split("HuggingFaceConfig ['policy.backbone']")
     assert "backbone.layers int layers of the latent transformer" in compact
-    assert "backbone.layers int [int, ...] hidden states that the head may read" in published
+    assert "backbone.levels int [int, ...] hidden states that the head may read" in published
     assert "LoraSettings ['policy.backbone.lora']: How a published model is fine-tuned" in published
 
 

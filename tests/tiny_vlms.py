@@ -139,7 +139,7 @@ def save_tiny_vlm(folder: Path, name: str, *, seed: int = 0) -> str:
 
 def vlm_config(folder: str, **changes: Any) -> HuggingFaceConfig:
     values = {
-        "name_or_path": folder, "layers": (1, 2), "latents": 4, "dtype": "float32", "image_size": IMAGE_SIZE,
+        "name_or_path": folder, "levels": (1, 2), "latents": 4, "dtype": "float32", "image_size": IMAGE_SIZE,
         "question": "do {instruction}?", "max_text_tokens": 120, "lora": LoraSettings(rank=2, alpha=4),
     }  # fmt: skip
     return HuggingFaceConfig(**(values | changes))

@@ -89,7 +89,7 @@ def qwen_processor() -> Any:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_states_are_the_published_models_own(folders: dict[str, str], name: str) -> None:
     """With embeddings of known words as latents, the sequence is one that the model itself can read."""
-    backbone = build(folders[name], layers=(0, 1, LAYERS))
+    backbone = build(folders[name], levels=(0, 1, LAYERS))
     suffix = torch.tensor([VOCABULARY[letter] for letter in "grab"])
     with torch.no_grad():
         backbone.latents.copy_(backbone.reader.embed(suffix))
@@ -134,7 +134,7 @@ def test_image_and_instruction_reach_the_latents(folders: dict[str, str], name: 
 
 
 def test_layers_behind_the_last_one_are_dropped(folders: dict[str, str]) -> None:
-    backbone = build(folders["smolvlm"], layers=(1, 2))
+    backbone = build(folders["smolvlm"], levels=(1, 2))
     assert len(backbone.published.language.layers) == 2
     assert backbone.vocabulary is None  # no logits without text
     assert not any("lm_head" in name for name in backbone.state_dict())
@@ -355,7 +355,7 @@ def test_new_tokens_are_of_the_size_of_words(folders: dict[str, str]) -> None:
     [
         ({"name_or_path": ""}, "name_or_path is empty"),
         ({"name_or_path": "/nowhere"}, "/nowhere"),
-        ({"layers": (1, 9)}, "hidden state 9, but the model has 3 layers"),
+        ({"levels": (1, 9)}, "hidden state 9, but the model has 3 layers"),
         ({"image_size": 40}, "multiple of 16"),
     ],
 )
@@ -407,9 +407,9 @@ def test_a_prompt_that_is_too_long_is_refused(folders: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": ()}, "backbone.layers"),
-        ({"layers": (0,)}, "at least 1"),
-        ({"layers": (2, 2)}, "each layer once"),
+        ({"levels": ()}, "backbone.levels"),
+        ({"levels": (0,)}, "at least 1"),
+        ({"levels": (2, 2)}, "each level once"),
         ({"latents": 0}, "backbone.latents"),
         ({"reasoning_tokens": -1}, "must not be negative"),
         ({"question": "act!"}, r"must hold \{instruction\}"),

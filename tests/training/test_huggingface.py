@@ -156,5 +156,5 @@ def test_the_command_line_takes_the_model_by_name(
 
 
 def test_the_heads_levels_must_be_the_backbones(model: str) -> None:
-    with pytest.raises(ConfigError, match=r"level 'middle', backbone\.layers are \[1, 2\]"):
+    with pytest.raises(ConfigError, match=r"level 'middle', backbone\.levels are \[1, 2\]"):
         replace(policy_config(), backbone=vlm_config(model))

@@ -6,6 +6,9 @@ from rdvla.backbone.base import Backbone, BackboneConfig, Features
 from rdvla.backbone.compact import CompactBackbone, CompactConfig
 from rdvla.backbone.huggingface import HuggingFaceBackbone, HuggingFaceConfig
 from rdvla.backbone.lora import LoraSettings, is_lora
+from rdvla.backbone.prismatic import PrismaticBackbone
+from rdvla.backbone.prismatic_config import LanguageConfig, PrismaticConfig
+from rdvla.backbone.vision_transformer import VisionTransformerConfig
 
 __all__ = [
     "Backbone",
@@ -15,7 +18,11 @@ __all__ = [
     "Features",
     "HuggingFaceBackbone",
     "HuggingFaceConfig",
+    "LanguageConfig",
     "LoraSettings",
+    "PrismaticBackbone",
+    "PrismaticConfig",
+    "VisionTransformerConfig",
     "is_lora",
     "make_backbone",
 ]
@@ -27,4 +34,6 @@ def make_backbone(config: BackboneConfig) -> Backbone:
         return CompactBackbone(config)
     if isinstance(config, HuggingFaceConfig):
         return HuggingFaceBackbone(config)
+    if isinstance(config, PrismaticConfig):
+        return PrismaticBackbone(config)
     raise TypeError(f"there is no backbone for {type(config).__name__}")

@@ -34,7 +34,7 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     lora: LoraSettings = field(default_factory=LoraSettings)
     name_or_path: str = ""  # hub id or folder of a vision-language model in transformers' layout
     revision: str | None = None  # commit, branch or tag on the hub; null: its newest
-    layers: tuple[int, ...] = (12, 24)  # hidden states that the head may read; 0: the embeddings
+    levels: tuple[int, ...] = (12, 24)  # hidden states that the head may read; 0: the embeddings
     latents: int = 64  # L, learned latent tokens
     image_size: int | None = None  # pixels, square, that images are scaled to; null: as the model was trained
     question: str = QUESTION  # {instruction} stands for the instruction in lower case
@@ -51,13 +51,13 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
             raise ConfigError(f"backbone.reasoning_tokens must not be negative, got {self.reasoning_tokens}")
         if self.image_size is not None and self.image_size < 1:
             raise ConfigError(f"backbone.image_size must be at least 1 or null, got {self.image_size}")
-        if not self.layers or min(self.layers) < 0 or max(self.layers) < 1:
+        if not self.levels or min(self.levels) < 0 or max(self.levels) < 1:
             raise ConfigError(
-                "backbone.layers must name hidden states by number, from 0 (the embeddings), one of them at "
-                f"least 1, got {list(self.layers)}"
+                "backbone.levels must name hidden states by number, from 0 (the embeddings), one of them at "
+                f"least 1, got {list(self.levels)}"
             )
-        if len(set(self.layers)) < len(self.layers):
-            raise ConfigError(f"backbone.layers must name each layer once, got {list(self.layers)}")
+        if len(set(self.levels)) < len(self.levels):
+            raise ConfigError(f"backbone.levels must name each level once, got {list(self.levels)}")
         if "{instruction}" not in self.question:
             raise ConfigError(f"backbone.question must hold {{instruction}}, got {self.question!r}")
         if self.dtype not in ("float32", "bfloat16"):
@@ -75,12 +75,12 @@ class HuggingFaceBackbone(Backbone):
     def __init__(self, config: HuggingFaceConfig) -> None:
         super().__init__()
         self.config = config
-        self.levels = config.layers
+        self.levels = config.levels
         self.published = load_published(
             config.name_or_path,
             revision=config.revision,
             dtype=getattr(torch, config.dtype),
-            layers=config.layers,
+            layers=config.levels,
             image_size=config.image_size,
             text=config.reasoning_tokens > 0,
         )
@@ -95,8 +95,8 @@ class HuggingFaceBackbone(Backbone):
         self.context_width = width = self.published.width
         self.latents = nn.Parameter(torch.randn(config.latents, width) * scale)
         # Where reasoning ends early the head's context keeps its size: this stands in the empty places.
-        self.silence = nn.Parameter(torch.zeros(len(config.layers), width)) if self.vocabulary else None
-        self.reader = self.published.reader(config.layers)
+        self.silence = nn.Parameter(torch.zeros(len(config.levels), width)) if self.vocabulary else None
+        self.reader = self.published.reader(config.levels)
         self.prompts = PromptWriter(
             self.published.family,
             self.published.tokenizer,

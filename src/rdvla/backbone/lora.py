@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rdvla.errors import ConfigError, missing_extra
 
@@ -65,6 +66,19 @@ def add_lora(module: nn.Module, settings: LoraSettings, *, language: nn.Module) 
         parameter.requires_grad_(is_lora(name))
         if is_lora(name):
             parameter.data = parameter.data.float()
+
+
+@torch.no_grad()
+def merged_pairs(module: nn.Module, settings: LoraSettings) -> dict[str, Tensor]:
+    """What the low-rank pairs add to each weight, (alpha / r) B A, by the weight's name without LoRA."""
+    state = module.state_dict()
+    down, up = ".lora_A.default.weight", ".lora_B.default.weight"
+    return {
+        name.removesuffix(down) + ".weight": settings.alpha / settings.rank
+        * (state[name.removesuffix(down) + up] @ state[name])
+        for name in state
+        if name.endswith(down)
+    }  # fmt: skip
 
 
 def is_lora(name: str) -> bool:

@@ -153,7 +153,7 @@ def _cut(language: Any, last: int) -> None:
 def _check_layers(layers: tuple[int, ...], count: int) -> None:
     if max(layers) > count:
         raise ConfigError(
-            f"backbone.layers names hidden state {max(layers)}, but the model has {count} layers: "
+            f"backbone.levels names hidden state {max(layers)}, but the model has {count} layers: "
             f"0 (the embeddings) to {count}"
         )
 

@@ -27,10 +27,14 @@ policy = RDVLAPolicy.from_pretrained("this folder, or its id on the hub")
 
 `config.json` holds sizes, cameras and default rules, `statistics.json` the units that it was trained in."""
 NO_BASE = "The weights are under the MIT licence. They were trained from scratch, without published models."
-BASE = """What was trained is in this repository, under the MIT licence as far as the trainer's own rights go.
-It works only with the published model{s} that it stands on, which {are} loaded by name and not part of it.
-Their licences apply to them, and may apply to what is derived from them; read them before you use this policy
-or pass it on:
+NAMED = """What was trained is in this repository, under the MIT licence as far as the trainer's own rights
+go. It works only with the published model{s} that it stands on, which {are} loaded by name and not part of
+it. Their licences apply to them, and may apply to what is derived from them; read them before you use this
+policy or pass it on:
+"""
+INCLUDED = """The weights hold published ones, trained further where the section on data says so. What was
+added is under the MIT licence, as far as the trainer's own rights go. The licences of what is listed here,
+and of what that was made from, apply to the rest; read them before you use this policy or pass it on:
 """
 
 
@@ -39,6 +43,7 @@ def write_card(
     *,
     parameters: Mapping[str, int],
     base_models: Sequence[str],
+    by_name: bool,
     records: Mapping[str, Any],
     summary: Sequence[Mapping[str, Any]],
 ) -> ModelCard:
@@ -48,6 +53,7 @@ def write_card(
         config: of the policy.
         parameters: numbers of parameters: all, frozen, lora, trained.
         base_models: hub ids or folders of the published models that it stands on.
+        by_name: whether it names them only, and does not hold their weights.
         records: what lies beside the weights.
         summary: lines of a results file; empty where there is none.
     """
@@ -68,7 +74,7 @@ def write_card(
         "## Configuration\n\n" + _configuration(config, parameters),
         "## Data\n\n" + _data(training),
         "## Results\n\n" + _results(summary),
-        "## Licence\n\n" + _licence(base_models),
+        "## Licence\n\n" + _licence(base_models, by_name=by_name),
     ]
     front = str(data)  # YAML
     return ModelCard(f"---\n{front}\n---\n\n" + "\n\n".join(sections) + "\n")
@@ -131,18 +137,18 @@ def _results(summary: Sequence[Mapping[str, Any]]) -> str:
     return "In closed loop, by `rdvla eval`:\n\n" + _table(titles, rows)
 
 
-def _licence(base_models: Sequence[str]) -> str:
+def _licence(base_models: Sequence[str], *, by_name: bool) -> str:
     if not base_models:
         return NO_BASE
     several = len(base_models) > 1
-    text = BASE.replace("{s}", "s" if several else "").replace("{are}", "are" if several else "is")
+    text = NAMED.replace("{s}", "s" if several else "").replace("{are}", "are" if several else "is")
     links = [
         f"- [{name}]({HUB}/{name.split('@')[0]})"
         if is_hub_id(name)
         else f"- `{Path(name).name}`, a local folder"
         for name in base_models
     ]
-    return text + "\n" + "\n".join(links)
+    return (text if by_name else INCLUDED) + "\n" + "\n".join(links)
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

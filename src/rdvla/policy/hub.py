@@ -38,6 +38,7 @@ class HubPolicy(ModelHubMixin):
             self.config,
             parameters=count_parameters(self),
             base_models=self.backbone.base_models(),
+            by_name=bool(self.backbone.external_prefixes()),
             records=self.records,
             summary=[] if results is None else results_summary(results, weights=fingerprint(self)),
         )
@@ -50,10 +51,10 @@ class HubPolicy(ModelHubMixin):
             options: `private`, `token`, `branch`, `create_pr`, `commit_message` of the hub's client.
 
         Raises:
-            RDVLAError: it stands on a model in a local folder, or its results are of other weights.
+            RDVLAError: it names a model in a local folder, or its results are of other weights.
         """
         local = [name for name in self.backbone.base_models() if not is_hub_id(name)]
-        if local:
+        if local and self.backbone.external_prefixes():
             raise RDVLAError(
                 f"the policy stands on {local[0]}, which others cannot load by this name: publish that "
                 "model, and name it by its hub id in the policy's config.json"

@@ -48,10 +48,14 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         self.config = config
         self.statistics = statistics
         self.action_normalizer = Normalizer.from_statistics(
-            statistics, "action", size=config.head.action_dim, keep=config.unscaled_actions
+            statistics,
+            "action",
+            size=config.head.action_dim,
+            keep=config.unscaled_actions,
+            opening=config.gripper_opening,
         )
         self.state_normalizer = Normalizer.from_statistics(
-            statistics, "observation.state", size=config.state_dim
+            statistics, "observation.state", size=config.state_dim, clip=config.clip_state
         )
         self.backbone = make_backbone(config.backbone)
         self.head = RecurrentDepthHead(config.head)
@@ -173,7 +177,7 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         description = [encode_config(self.config.backbone), list(self.config.cameras), self.backbone.frozen]
         digest.update(json.dumps(description, sort_keys=True).encode())
         # Published encoders count by their weights, not just by their name: a folder's content can change.
-        constant = ("",) if self.backbone.frozen else self.backbone.external_prefixes()
+        constant = ("",) if self.backbone.frozen else self.backbone.constant_prefixes()
         for name, value in sorted(self.backbone.state_dict().items()):
             if name.startswith(constant):
                 digest.update(name.encode())
@@ -193,6 +197,7 @@ class RDVLAPolicy(nn.Module, HubPolicy):
     def _save_pretrained(self, save_directory: Path) -> None:
         own, state = self._own_weights(), self.state_dict()
         weights = {name: state[name] for name in own}
+        self.backbone.save_files(save_directory)
         write_policy_files(save_directory, config=self.config, statistics=self.statistics, weights=weights)
         write_records(save_directory, self.records)
 
@@ -226,5 +231,6 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         except RDVLAError as error:
             raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} beside it: {error}") from error
         load_weights(policy, folder, wanted=policy._own_weights())
+        policy.backbone.load_files(folder)
         policy.records = read_records(folder)
         return policy.eval()
