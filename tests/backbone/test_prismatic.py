@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.published_checkpoint import (
     merged_shapes,
     save_qwen_tokenizer,
 )
-from tests.tiny_models import make_images
+from tests.tiny_models import make_images, save_tiny_bert
 
 SIZE = DINOV2.image_size
 SENTENCES = (
@@ -285,14 +286,43 @@ def test_without_a_tokenizer_the_message_says_what_to_do(tmp_path: Path) -> None
 
 
 def test_a_tokenizer_of_another_model_is_refused(tokenizer: Path, tmp_path: Path) -> None:
-    from tests.tiny_models import save_tiny_bert
-
     small = replace(CONFIG, language=replace(CONFIG.language, vocab_size=100))
     with pytest.raises(ConfigError, match="knows 100 tokens"):
         PrismaticBackbone(small).load_tokenizer_from(tokenizer)
     save_tiny_bert(tmp_path)
-    with pytest.raises(ConfigError, match=r"splits '<\|im_start\|>'"):
+    with pytest.raises(ConfigError, match="splits texts in another way"):
         PrismaticBackbone(CONFIG).load_tokenizer_from(tmp_path)
+
+
+def edited_tokenizer(source: Path, target: Path, **changes: object) -> Path:
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    stored = json.loads((target / "tokenizer.json").read_text())
+    (target / "tokenizer.json").write_text(json.dumps(stored | changes))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, "splits texts in another way"),
+        ({"model": {"type": "BPE"}}, "cannot be read"),
+    ],
+)
+def test_a_tokenizer_that_transformers_would_change_or_cannot_read_is_refused(
+    tokenizer: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrismaticBackbone(CONFIG).load_tokenizer_from(edited_tokenizer(tokenizer, tmp_path, **changes))
+
+
+def test_a_tokenizer_without_chat_tokens_is_refused(tokenizer: Path, tmp_path: Path) -> None:
+    folder = edited_tokenizer(tokenizer, tmp_path, added_tokens=[])
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    kept = {name: value for name, value in config.items() if "special" not in name and "added" not in name}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kept))
+    with pytest.raises(ConfigError, match=r"splits '<\|im_start\|>' into \d+ tokens"):
+        PrismaticBackbone(CONFIG).load_tokenizer_from(folder)
 
 
 @pytest.mark.parametrize("sentence", ["", "  ", "put it there " * 40])

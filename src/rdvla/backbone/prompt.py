@@ -75,8 +75,9 @@ def load_tokenizer(folder: Path) -> Any:
     """Load the tokenizer whose files lie in a folder; code in the folder is never run.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, it is damaged, or transformers would split texts in another way.
     """
+    from tokenizers import Tokenizer
     from transformers import AutoTokenizer, Qwen2Config
 
     if not (folder / "tokenizer_config.json").is_file():
@@ -84,10 +85,19 @@ def load_tokenizer(folder: Path) -> Any:
             f"{folder} holds no tokenizer (tokenizer_config.json, tokenizer.json): copy the files of the "
             "published model there"
         )
+    stored = folder / "tokenizer.json"
     try:
         # The folder's own config.json is of no kind that transformers knows.
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             folder, config=Qwen2Config(), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
+        original = Tokenizer.from_file(str(stored)) if stored.is_file() else None
+    except Exception as error:  # nothing narrower is raised for a damaged tokenizer.json
         raise ConfigError(f"the tokenizer in {folder} cannot be read: {error}") from error
+    if original is not None:
+        original.no_padding()
+        original.no_truncation()
+        # transformers keeps the vocabulary of that file, but may build rules for splitting texts of its own.
+        if original.encode(PROMPT).ids != tokenizer(PROMPT)["input_ids"]:
+            raise ConfigError(f"transformers reads {stored} as a tokenizer that splits texts in another way")
+    return tokenizer
