@@ -16,6 +16,8 @@ _LOG = logging.getLogger(__name__)
 
 _UP = np.array([0.0, 0.0, 1.0])
 _PULL = 0.17  # metres; LIBERO counts a drawer as open from 0.14
+_CLEAR = 0.02  # metres; an object that would have to move less than this is not under the drawer
+_BESIDE = 0.015  # metres between an opened drawer and what was put beside it
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,26 @@ def drawer_of(world: World, region: str) -> Drawer:
     return Drawer(joint, outward, world.data.geom_xpos[handle].copy(), abs(world.joint(joint)), body)
 
 
-def way_from_under(world: World, name: str, region: str) -> Array:
-    """Return the shortest horizontal movement (2,) of an object so that the drawer will not open over it."""
+def spot_beside(world: World, name: str, region: str) -> Array | None:
+    """Return where (2,) an object goes so that a drawer will not open over it; None where it is clear.
+
+    It is the same place beside the opened drawer's front, whatever lies under the drawer and wherever: who
+    copies this sees where to put it down.
+    """
     drawer = drawer_of(world, region)
-    own = world.surface(name)
+    own, center = world.surface(name), world.position(name)[:2]
     opened = world.part(drawer.body) + (_PULL - drawer.opened) * drawer.outward
     owners = np.concatenate([np.full(len(own), world.body_of(name)), np.full(len(opened), -1)])
-    return way_out(Cloud(np.concatenate([own, opened]), owners), world.body_of(name))
+    needed = way_out(Cloud(np.concatenate([own, opened]), owners), world.body_of(name))
+    if np.linalg.norm(needed) < _CLEAR:
+        return None
+    across = np.cross(_UP, drawer.outward)[:2]
+    side = np.sign((center - drawer.handle[:2]) @ across)
+    half_width = np.ptp(opened[:, :2] @ across) / 2
+    radius = np.linalg.norm(own[:, :2] - center, axis=1).max()
+    front = drawer.handle + (_PULL - drawer.opened) * drawer.outward
+    spot: Array = front[:2] + side * (half_width + radius + _BESIDE) * across
+    return spot
 
 
 def open_drawer(arm: Arm, region: str) -> Motion:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rdvla.simulation.experts.libero.doors import close_door, door_of, open_door
-from rdvla.simulation.experts.libero.drawers import close_drawer, drawer_of, open_drawer, way_from_under
+from rdvla.simulation.experts.libero.drawers import close_drawer, drawer_of, open_drawer, spot_beside
 from rdvla.simulation.experts.libero.grasps import Preference
 from rdvla.simulation.experts.libero.insert import Opening, insert, side_grasps
 from rdvla.simulation.experts.libero.knobs import turn_knob
@@ -93,9 +93,9 @@ def _put(arm: Arm, goal: Goal, attempt: int) -> Motion:
     if kind == "in" and _is_drawer(world, target):
         drawer = drawer_of(world, target)
         if drawer.opened < _OPEN_ENOUGH:
-            shift = way_from_under(world, name, target)
-            if np.linalg.norm(shift) > 0.02:
-                yield from _move_aside(arm, name, shift)
+            spot = spot_beside(world, name, target)
+            if spot is not None:
+                yield from _move_aside(arm, name, spot)
             yield from open_drawer(arm, target)
         # A hand that closes along the cabinet's front does not meet the cabinet above the drawer.
         preference = Preference(yaw=float(np.arctan2(drawer.outward[1], drawer.outward[0])))
@@ -116,13 +116,13 @@ def _put(arm: Arm, goal: Goal, attempt: int) -> Motion:
     return (yield from place(arm, name, spot, bottom=bottom))
 
 
-def _move_aside(arm: Arm, name: str, shift: Array) -> Motion:
-    """Put an object down again `shift` (2,) away from where it is, and a little further."""
+def _move_aside(arm: Arm, name: str, spot: Array) -> Motion:
+    """Put an object down at `spot` (2,), on what it stands on."""
     grasps = best_grasps(arm, name)
     if not grasps or not (yield from pick(arm, name, grasp=grasps[0])):
         return False
-    further = shift * (1 + 0.015 / np.linalg.norm(shift))
-    yield from arm.move(arm.world.hand[0] + [*further, 0.012], tolerance=0.015, limit=30)
+    way = spot - arm.world.position(name)[:2]
+    yield from arm.move(arm.world.hand[0] + [*way, 0.012], tolerance=0.015, limit=40)
     yield from arm.release()
     return True
 
