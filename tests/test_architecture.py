@@ -22,7 +22,7 @@ ALLOWED = {
     "configuration_check": {"errors"},
     "configuration_help": set(),
     "head": {"errors"},
-    "backbone": {"errors", "head"},
+    "backbone": {"errors", "files", "head"},
     "processing": {"errors"},
     "execution": {"errors"},
     "progress": set(),

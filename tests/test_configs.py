@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rdvla.backbone import HuggingFaceConfig
+from rdvla.cli.train import in_full
 from rdvla.configuration import load_config
 from rdvla.evaluation import EvaluationConfig, resolve_suites
 from rdvla.simulation import default_tasks, resolve_tasks
@@ -49,6 +52,26 @@ def test_heads_are_compared_on_equal_terms():
     for other in (one, all_untied):
         for name in ("tasks", "episodes", "seed", "execution", "max_steps"):
             assert getattr(other, name) == getattr(recurrent, name), name
+
+
+def test_commands_in_the_documents_are_understood():
+    text = (ROOT / "docs" / "backbones.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^    rdvla train (.*)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        config = load_config(TrainConfig, in_full(shlex.split(command)))
+        assert isinstance(config.policy.backbone, HuggingFaceConfig)
+        assert set(config.policy.head.levels) == set(config.policy.backbone.levels)
+
+
+def test_help_tells_equal_names_of_backbones_apart(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        load_config(TrainConfig, ["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    compact, published = shown.split("HuggingFaceConfig ['policy.backbone']")
+    assert "backbone.layers int layers of the latent transformer" in compact
+    assert "backbone.levels int [int, ...] hidden states that the head may read" in published
+    assert "LoraSettings ['policy.backbone.lora']: How a published model is fine-tuned" in published
 
 
 def test_both_stages_on_libero_build_the_same_policy():

@@ -81,12 +81,14 @@ class _Parser(ArgumentParser[Any]):
             f"{self.parser.prog} [--config FILE.yaml] [--option value] [--option '[a, b]'] ..."
         )
         texts = option_help(config_class)
-        for action in [action for group in self.parser._action_groups for action in group._group_actions]:
-            if (action.help or "").startswith(("Config file for", "Path for a config file")):
-                action.help = argparse.SUPPRESS
-            elif action.dest in texts:
-                action.help = texts[action.dest].replace("%", "%%")
         for group in self.parser._action_groups:
+            owner = (group.title or "").split(" ")[0]  # the class's name
+            for action in group._group_actions:
+                if (action.help or "").startswith(("Config file for", "Path for a config file")):
+                    action.help = argparse.SUPPRESS
+                    continue
+                text = texts.get(f"{owner}:{action.dest}", texts.get(action.dest))
+                action.help = action.help if text is None else text.replace("%", "%%")
             if group.description:  # a docstring's first paragraph
                 group.description = group.description.strip().split("\n\n")[0]
         self.parser.add_argument(

@@ -18,9 +18,14 @@ from typing import Any
 from draccus.utils import is_choice_type
 
 
-def option_help(cls: type[Any], prefix: str = "") -> dict[str, str]:
-    """Return what is known of every option of the dataclass `cls`: dotted name -> text, groups left out."""
-    texts = {prefix + name: text for name, text in {**_attributes(cls), **_comments(cls)}.items()}
+def option_help(cls: type[Any], prefix: str = "", *, is_choice: bool = False) -> dict[str, str]:
+    """Return what is known of every option of the dataclass `cls`: dotted name -> text, groups left out.
+
+    Options of a class that is one of several to choose from are named ``Class:dotted.name``: the same name
+    may mean something else in another.
+    """
+    start = f"{cls.__name__}:{prefix}" if is_choice else prefix
+    texts = {start + name: text for name, text in {**_attributes(cls), **_comments(cls)}.items()}
     if not dataclasses.is_dataclass(cls):
         return texts
     hints = typing.get_type_hints(cls)
@@ -28,7 +33,7 @@ def option_help(cls: type[Any], prefix: str = "") -> dict[str, str]:
         for kind in (hints[field.name], *typing.get_args(hints[field.name])):
             for group in kind.get_known_choices().values() if is_choice_type(kind) else (kind,):
                 if isinstance(group, type) and dataclasses.is_dataclass(group):
-                    texts |= option_help(group, f"{prefix}{field.name}.")
+                    texts |= option_help(group, f"{prefix}{field.name}.", is_choice=group is not kind)
     return texts
 
 

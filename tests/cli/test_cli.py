@@ -12,6 +12,7 @@ import pytest
 import rdvla
 from rdvla import cli
 from rdvla.cli import bench, report
+from rdvla.cli.train import in_full
 from rdvla.errors import ConfigError, RDVLAError
 
 
@@ -155,3 +156,22 @@ def test_public_names_resolve():
         assert getattr(rdvla, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         rdvla.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["--steps=3"], ["--steps=3"]),
+        (["--backbone.latents", "8"], ["--policy.backbone.latents", "8"]),
+        (
+            ["--backbone.name_or_path=some/model"],
+            ["--policy.backbone.name_or_path=some/model", "--policy.backbone.type=huggingface"],
+        ),
+        (
+            ["--config", "a.yaml", "--backbone.name_or_path", "x"],
+            ["--config", "a.yaml", "--policy.backbone.name_or_path", "x"],
+        ),
+    ],
+)
+def test_short_options_of_the_backbone(given, meant):
+    assert in_full(given) == meant

@@ -10,6 +10,7 @@ from rdvla.backbone import CompactConfig
 from rdvla.cli import main
 from rdvla.head import HeadConfig
 from rdvla.policy import PolicyConfig, RDVLAPolicy
+from tests.tiny_vlms import save_tiny_vlm, vlm_config
 
 STATISTICS = {
     "action": {"q01": [-1.0] * 4, "q99": [1.0] * 4},
@@ -38,6 +39,12 @@ def test_facts(folder, capsys):
     policy = RDVLAPolicy.from_pretrained(folder)
     assert facts["parts"]["total"]["all"] == sum(parameter.numel() for parameter in policy.parameters())
     assert facts["parts"]["head"]["all"] == sum(parameter.numel() for parameter in policy.head.parameters())
+    for part in (*facts["parts"].values(), *facts["head"].values()):
+        assert part["all"] == part["frozen"] + part["lora"] + part["trained"]
+    assert facts["tokens"] == {"vision (M)": 2, "latents (L)": 9, "proprioception": 1}
+    assert facts["memory_mib"]["weights"] == facts["parts"]["total"]["all"] * 4 / 2**20
+    # two keys-and-values of K = V = 8 numbers for 2 + 9 + 1 tokens in the only core block, float32
+    assert facts["memory_mib"]["keys and values of a query"] == 2 * 8 * 12 * 4 / 2**20
     assert facts["levels"] == {"prelude": [], "core": ["late"], "coda": []}
     assert facts["statistics"]["observation.state"] == {"q01": [0.0] * 4, "q99": [0.5] * 4}
     assert facts["provenance"] == {}
@@ -47,10 +54,44 @@ def test_text_shows_provenance(folder, capsys):
     (folder / "training.json").write_text(json.dumps({"dataset": "demos", "steps": 3}))
     assert main(["info", str(folder)]) == 0
     shown = capsys.readouterr().out
-    for word in ("backbone", "action q99", "[late]", "dataset", "demos", "action_change"):
+    for word in (
+        "backbone",
+        "action q99",
+        "[late]",
+        "dataset",
+        "demos",
+        "action_change",
+        "vision (M)",
+        "MiB",
+    ):
         assert word in shown
 
 
 def test_a_folder_without_a_policy_is_named(tmp_path, capsys):
     assert main(["info", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_fine_tuned_model_shows_what_is_its_own(tmp_path, capsys):
+    pytest.importorskip("peft")
+    model = save_tiny_vlm(tmp_path / "model", "smolvlm")
+    head = HeadConfig(
+        hidden_dim=8, num_heads=2, action_dim=4, context_dim=16, prelude=(1,), core=(2,), coda=()
+    )
+    config = PolicyConfig(
+        backbone=vlm_config(model, reasoning_tokens=3), head=head, cameras=("front", "wrist"), image_size=32
+    )
+    policy = RDVLAPolicy(config, STATISTICS)
+    policy.save_pretrained(tmp_path / "policy")
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "policy"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    counts = facts["parts"]["backbone"]
+    adapted = [p for name, p in policy.backbone.named_parameters() if ".lora_" in name]
+    assert counts["lora"] == sum(p.numel() for p in adapted) > 0
+    assert counts["trained"] == 4 * 16 + 2 * 16  # latents, and what stands for silence at two levels
+    assert facts["base_models"] == [model]
+    # 2 x 2 tokens from each of two cameras; 3 of reasoning and 4 latents
+    assert facts["tokens"] == {"vision (M)": 8, "latents (L)": 7, "proprioception": 1}
+    assert main(["info", str(tmp_path / "policy")]) == 0
+    assert model in capsys.readouterr().out

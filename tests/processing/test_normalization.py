@@ -84,3 +84,21 @@ def test_bad_statistics_are_explained(statistics: dict[str, Any], message: str) 
 def test_only_dimensions_that_exist_are_kept(dimension: int) -> None:
     with pytest.raises(RDVLAError, match=f"cannot keep dimension {dimension} of 'action'"):
         Normalizer.from_statistics({"action": GOOD}, "action", size=2, keep=[dimension])
+
+
+def test_a_grippers_opening_is_what_published_policies_see() -> None:
+    """Outside -1 opens and 1 closes; the policy sees 1 open, 0 closed, and its answer is decided."""
+    statistics = {"action": {"q01": [-2.0, 0.0], "q99": [2.0, 1.0]}}
+    normalizer = Normalizer.from_statistics(statistics, "action", size=2, keep=(1,), opening=(1,))
+    seen = normalizer.normalize(torch.tensor([[1.0, -1.0], [-1.0, 1.0], [0.0, 0.25]]))
+    torch.testing.assert_close(seen, torch.tensor([[0.5, 1.0], [-0.5, 0.0], [0.0, 0.75]]))
+    given = torch.tensor([[0.5, 0.9], [-0.5, 0.1], [0.0, 0.51]])
+    expected = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [0.0, -1.0]])
+    torch.testing.assert_close(normalizer.unnormalize(given), expected)
+
+
+def test_clipped_values_stay_in_range() -> None:
+    statistics = {"state": {"q01": [0.0], "q99": [1.0]}}
+    normalizer = Normalizer.from_statistics(statistics, "state", size=1, clip=True)
+    values = normalizer.normalize(torch.tensor([[-3.0], [0.25], [9.0]]))
+    torch.testing.assert_close(values, torch.tensor([[-1.0], [-0.5], [1.0]]))

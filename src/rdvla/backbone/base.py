@@ -10,10 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import draccus
 from torch import Tensor, nn
 
+from rdvla.backbone.lora import is_lora
+from rdvla.errors import ConfigError
 from rdvla.head import Level
 
 
@@ -82,6 +85,46 @@ class Backbone(nn.Module, ABC):
     def external_prefixes(self) -> tuple[str, ...]:
         """Starts of the names of published encoders' parameters: a saved policy only names such encoders."""
         return ()
+
+    def base_models(self) -> tuple[str, ...]:
+        """Hub ids or folders of the published models that it stands on; their licences go with a policy."""
+        return ()
+
+    def constant_prefixes(self) -> tuple[str, ...]:
+        """Starts of the names of the parameters that `prepare` computes with: a cache depends on them."""
+        return self.external_prefixes()
+
+    def save_files(self, folder: Path) -> None:  # most backbones are all weights
+        """Write what else than weights a saved policy needs, such as a tokenizer, into its folder."""
+
+    def load_files(self, folder: Path) -> None:
+        """Read what `save_files` wrote.
+
+        Raises:
+            RDVLAError: something is missing or damaged.
+        """
+
+    def take_over(self, source: Backbone) -> None:
+        """Start from another backbone's weights; one without LoRA may give them to one with it.
+
+        Raises:
+            ConfigError: its parameters do not fit this one's.
+        """
+        own, theirs = self.state_dict(), source.state_dict()
+        names = {}  # ours -> theirs
+        for name in theirs:
+            module, _, parameter = name.rpartition(".")
+            adapted = f"{module}.base_layer.{parameter}"  # what peft calls the weight beside its pair
+            names[adapted if name not in own and adapted in own else name] = name
+        pairs = {name for name in own.keys() - names.keys() if is_lora(name)}
+        other = sorted(own.keys() - names.keys() - pairs | names.keys() - own.keys())
+        other += [name for name in names if name in own and own[name].shape != theirs[names[name]].shape]
+        if type(source) is not type(self) or other:
+            raise ConfigError(
+                f"a {type(self).__name__} can only start from one that has the same parts, sizes and LoRA, "
+                f"or no LoRA; this {type(source).__name__} differs in {other[:3] or 'kind'}"
+            )
+        self.load_state_dict({ours: theirs[name] for ours, name in names.items()}, strict=False)
 
     def freeze(self) -> None:
         """Stop training: every parameter is constant from now on."""

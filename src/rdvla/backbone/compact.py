@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.backbone.base import Backbone, BackboneConfig, Features
+from rdvla.backbone.geometry import bilinear_weights, fourier_features
 from rdvla.backbone.image_encoders import ConvEncoder, ConvEncoders, PretrainedImageEncoder
 from rdvla.backbone.text_encoders import TEXT_HEADS, ByteEncoder, PretrainedTextEncoder
 from rdvla.errors import ConfigError
@@ -112,20 +113,6 @@ class InstructedSlots(nn.Module):
         return self.norm(x + self.mix(x)), attention
 
 
-def fourier_features(points: Tensor) -> Tensor:
-    """(..., 2) in [-1, 1] -> (..., 18): the point, and sine and cosine at four frequencies."""
-    waves = [wave(points * (math.pi * f)) for f in (0.5, 1.0, 2.0, 4.0) for wave in (torch.sin, torch.cos)]
-    return torch.cat([points, *waves], dim=-1)
-
-
-def bilinear_weights(points: Tensor, grid: int) -> Tensor:
-    """(..., 2) in [-1, 1] -> (..., grid x grid): how much of a point each cell holds; sums to 1."""
-    place = (points + 1) / 2 * grid - 0.5  # in cells, from the centre of the first one
-    cells = torch.arange(grid, device=points.device)
-    near = (1 - (place.clamp(0, grid - 1).unsqueeze(-1) - cells).abs()).clamp(min=0)  # (..., 2, grid) x, y
-    return (near[..., 1, :, None] * near[..., 0, None, :]).flatten(-2)
-
-
 class CompactBackbone(Backbone):
     """See the module's description."""
 
@@ -217,6 +204,11 @@ class CompactBackbone(Backbone):
             "text_encoder.": isinstance(self.text_encoder, PretrainedTextEncoder),
         }
         return tuple(prefix for prefix, is_external in pretrained.items() if is_external)
+
+    def base_models(self) -> tuple[str, ...]:
+        """The published encoders."""
+        named = (self.config.pretrained_image_encoder, self.config.pretrained_text_encoder)
+        return tuple(name for name in named if name is not None)
 
     def _image_tokens(self, prepared: Mapping[str, Tensor]) -> Tensor:
         if "image_tokens" in prepared:

@@ -85,13 +85,13 @@ class PretrainedImageEncoder(nn.Module):
 
     def __init__(self, name_or_path: str, *, layer: int, image_size: int) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoImageProcessor, AutoModel
+        from transformers import AutoConfig, AutoModel
 
         try:
             config = AutoConfig.from_pretrained(name_or_path)
             config = getattr(config, "vision_config", config)
             model = AutoModel.from_pretrained(name_or_path, config=config)
-            published = AutoImageProcessor.from_pretrained(name_or_path)  # type: ignore[no-untyped-call]
+            scale = image_scale(name_or_path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"backbone.pretrained_image_encoder: {name_or_path}: {error}") from error
         states = config.num_hidden_layers + 1  # the embeddings come first
@@ -106,7 +106,7 @@ class PretrainedImageEncoder(nn.Module):
         self.grid = self.image_size // config.patch_size
         self.width: int = config.hidden_size
         # Each family was trained on a scale of its own.
-        mean, std = torch.tensor(published.image_mean), torch.tensor(published.image_std)
+        mean, std = (torch.tensor(values) for values in scale)
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("std", std[:, None, None], persistent=False)
 
@@ -129,3 +129,27 @@ class PretrainedImageEncoder(nn.Module):
         tokens: Tensor = output.hidden_states[self.layer]
         patches = tokens[:, tokens.shape[1] - self.grid**2 :]  # class and register tokens come first
         return patches.reshape(*images.shape[:2], self.grid**2, self.width)
+
+
+def image_scale(
+    name_or_path: str, *, revision: str | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each colour, 0..1, as a published model's image processor is configured.
+
+    The file is read directly: some versions of transformers make the processor itself only with torchvision.
+
+    Args:
+        name_or_path: hub id or folder.
+        revision: on the hub.
+
+    Raises:
+        OSError: there is no such model, or it has no image processor.
+        ValueError: the configuration does not say mean or standard deviation.
+    """
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    options = ImageProcessingMixin.get_image_processor_dict(name_or_path, revision=revision)[0]
+    try:
+        return tuple(options["image_mean"]), tuple(options["image_std"])
+    except KeyError as error:
+        raise ValueError(f"the image processor's configuration does not say {error}") from error

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rdvla import __version__
 from rdvla.errors import RDVLAError, nearest
 
-VERBS = ("demos", "train", "eval", "report", "compare", "moments", "info", "bench")
+VERBS = ("demos", "train", "eval", "report", "compare", "moments", "convert", "info", "push", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

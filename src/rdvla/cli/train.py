@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+SHORT = "--backbone."
+FULL = "--policy.backbone."
+
 
 def run(argv: Sequence[str]) -> None:
-    """Train a policy on a LeRobot v3.0 dataset; `--resume true` goes on after an interruption."""
+    """Train a policy on a LeRobot v3.0 dataset; `--resume true` goes on after an interruption.
+
+    `--backbone.x` is short for `--policy.backbone.x`, and `--backbone.name_or_path` chooses the backbone
+    `huggingface` where neither a type nor a configuration file is given.
+    """
     from rdvla.configuration import load_config
     from rdvla.training import TrainConfig, train
 
-    train(load_config(TrainConfig, argv, prog="rdvla train"))
+    train(load_config(TrainConfig, in_full(argv), prog="rdvla train"))
+
+
+def in_full(argv: Sequence[str]) -> list[str]:
+    """Write short options of the backbone in full."""
+    written = [FULL + word.removeprefix(SHORT) if word.startswith(SHORT) else word for word in argv]
+    names = {word.split("=")[0] for word in written}
+    if f"{FULL}name_or_path" in names and not names & {f"{FULL}type", "--config", "--config_path"}:
+        written.append(f"{FULL}type=huggingface")
+    return written

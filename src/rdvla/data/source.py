@@ -24,13 +24,21 @@ def locate_all(roots: Path | str | Sequence[Path | str]) -> list[Path]:
     Raises:
         DatasetError: as `locate`, or no dataset is named.
     """
+    named = _split(roots)
+    if not named or "" in named:
+        raise DatasetError(f"{named}: name one or several folders or hub ids of datasets")
+    return [locate(root) for root in named]
+
+
+def hub_ids(roots: Path | str | Sequence[Path | str]) -> list[str]:
+    """Which of the datasets that `locate_all` finds by these names come from the hub."""
+    return [str(root) for root in _split(roots) if not Path(root).expanduser().is_dir()]
+
+
+def _split(roots: Path | str | Sequence[Path | str]) -> Sequence[Path | str]:
     if isinstance(roots, str) and not Path(roots).expanduser().is_dir():
-        roots = [part.strip() for part in roots.split(",")]
-    elif isinstance(roots, Path | str):
-        roots = [roots]
-    if not roots or "" in roots:
-        raise DatasetError(f"{roots}: name one or several folders or hub ids of datasets")
-    return [locate(root) for root in roots]
+        return [part.strip() for part in roots.split(",")]
+    return [roots] if isinstance(roots, Path | str) else roots
 
 
 def locate(root: Path | str) -> Path:

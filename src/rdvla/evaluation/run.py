@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import re
 import textwrap
 import time
@@ -30,6 +29,7 @@ from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.table import print_table, readable
 from rdvla.execution import check_fits, parse_execution
 from rdvla.policy import RDVLAPolicy
+from rdvla.policy import fingerprint as fingerprint_of
 from rdvla.progress import Progress
 
 DESCRIPTION_WIDTH = 48  # of the progress line; LIBERO's tasks have long names
@@ -62,7 +62,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
         suites=suites,
         make=make,
         provenance=_provenance(config, policy),
-        fingerprint=fingerprint(policy),
+        fingerprint=fingerprint_of(policy),
         console=console,
     )
 
@@ -117,15 +117,6 @@ def _provenance(config: EvaluationConfig, policy: RDVLAPolicy) -> dict[str, Any]
         "head_parameters": sum(p.numel() for p in policy.head.parameters()),
         "core_blocks": len(policy.config.head.core),
     }
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    """A short hash of a module's weights: two policies with the same one act the same."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _jobs(config: EvaluationConfig, suites: Sequence[Suite]) -> list[Job]:

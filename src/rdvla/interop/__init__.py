@@ -1,5 +1,15 @@
 """Published checkpoints in and out."""
 
+from rdvla.interop.convert import Conversion, convert_published, format_report
+from rdvla.interop.published_config import ConvertOptions
 from rdvla.interop.published_head import load_published_head
+from rdvla.interop.write_back import write_published
 
-__all__ = ["load_published_head"]
+__all__ = [
+    "Conversion",
+    "ConvertOptions",
+    "convert_published",
+    "format_report",
+    "load_published_head",
+    "write_published",
+]

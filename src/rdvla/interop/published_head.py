@@ -21,7 +21,8 @@ from rdvla.errors import RDVLAError, nearest
 from rdvla.files import read_json
 from rdvla.head import HeadConfig, ProprioProjector, RecurrentDepthHead
 
-HEAD_TYPE = "ActionHeadRecurrent"
+# Published configurations of one and the same head carry either name.
+HEAD_TYPES = ("ActionHeadRecurrent", "ActionHeadRecurrentPro")
 _HEAD_FILE = re.compile(r"action_head--(\d+|latest)_checkpoint\.pt")
 _PARTS = {"prelude": "prelude", "recurrent": "core", "coda": "coda"}  # published name -> ours
 _OUTSIDE_BLOCKS = {
@@ -79,7 +80,7 @@ def load_published_head(folder: str | Path) -> tuple[RecurrentDepthHead, Proprio
     config = read_published_config(files.config)
     head = RecurrentDepthHead(config)
     published = _read_weights(files.head, prefix="model.")
-    key_map = _key_map(config)
+    key_map = head_names(config)
     ours = {name: _joined(published, names, files.head) for name, names in key_map.items()}
     unexpected = published.keys() - {name for names in key_map.values() for name in names}
     if unexpected:
@@ -126,9 +127,11 @@ def read_published_config(path: Path) -> HeadConfig:
     if not isinstance(published, dict):
         raise RDVLAError(f"{path} must hold one JSON object")
     entries = dict(published)
-    kind = entries.pop("_type", HEAD_TYPE)
-    if kind != HEAD_TYPE:
-        raise RDVLAError(f"{path} describes a head of type {kind!r}; this loader reads {HEAD_TYPE!r}")
+    kind = entries.pop("_type", HEAD_TYPES[0])
+    if kind not in HEAD_TYPES:
+        raise RDVLAError(
+            f"{path} describes a head of type {kind!r}; this loader reads {' and '.join(HEAD_TYPES)}"
+        )
     if not entries.pop("random_iterations", True):
         raise RDVLAError(
             f"{path}: random_iterations is false; only heads trained at random depths are supported"
@@ -171,8 +174,8 @@ def _layers(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _key_map(config: HeadConfig) -> dict[str, tuple[str, ...]]:
-    """Our parameter name -> the published ones that make it up."""
+def head_names(config: HeadConfig) -> dict[str, tuple[str, ...]]:
+    """Our name of a head's parameter -> the published ones that make it up, one below the other."""
     return {ours: (theirs,) for ours, theirs in _OUTSIDE_BLOCKS.items()} | dict(_block_keys(config))
 
 
@@ -183,14 +186,23 @@ def _block_keys(config: HeadConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
                 yield f"{ours}.{index}.{name}", tuple(f"{theirs}.{index}.{part}" for part in parts)
 
 
-def _read_weights(path: Path, *, prefix: str = "") -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a `.pt` file as it is; no code in it is ever run.
+
+    Raises:
+        RDVLAError: it is damaged, or holds something else than named tensors.
+    """
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise RDVLAError(f"{path} cannot be read as weights (no code in it is ever run): {error}") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise RDVLAError(f"{path} must hold a dictionary of tensors")
-    named = {key.removeprefix("module."): value.float() for key, value in weights.items()}
+    return weights
+
+
+def _read_weights(path: Path, *, prefix: str = "") -> dict[str, Tensor]:
+    named = {key.removeprefix("module."): value.float() for key, value in read_tensors(path).items()}
     strays = [key for key in named if not key.startswith(prefix)]
     if strays:
         raise RDVLAError(f"{path}: keys were expected to start with {prefix!r}, found {strays[:3]}")

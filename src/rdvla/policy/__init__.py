@@ -1,6 +1,17 @@
 """The policy: backbone, head and the statistics that tie them to one robot."""
 
 from rdvla.policy.config import PolicyConfig, compact_head
+from rdvla.policy.facts import describe
+from rdvla.policy.parameters import fingerprint
 from rdvla.policy.policy import RDVLAPolicy
+from rdvla.policy.records import RESULTS, TRAINING
 
-__all__ = ["PolicyConfig", "RDVLAPolicy", "compact_head"]
+__all__ = [
+    "RESULTS",
+    "TRAINING",
+    "PolicyConfig",
+    "RDVLAPolicy",
+    "compact_head",
+    "describe",
+    "fingerprint",
+]

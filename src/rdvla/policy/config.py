@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rdvla.backbone import BackboneConfig, CompactConfig
+from rdvla.backbone import BackboneConfig, CompactConfig, HuggingFaceConfig, PrismaticConfig
 from rdvla.errors import ConfigError
 from rdvla.execution import check_fits, parse_execution
 from rdvla.head import HeadConfig, parse_rule
@@ -27,14 +27,23 @@ class PolicyConfig:
     image_size: int = 128  # pixels, square
     state_dim: int = 4  # S, proprioception
     unscaled_actions: tuple[int, ...] = (3,)  # action dimensions that are not normalised: the gripper
+    gripper_opening: tuple[int, ...] = ()  # those of them that the head gives as 1 open, 0 closed (LIBERO)
+    clip_state: bool = False  # cut normalised proprioception to [-1, 1], as published policies do
     depth: str = "action_change:0.001"  # stop rule of predict() where none is given
     execution: str = "fixed:8"  # how many actions select_action() runs before the next query
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"policy.cameras must name at least one camera, each once, got {self.cameras}")
-        if self.state_dim < 1:
-            raise ConfigError(f"policy.state_dim must be at least 1, got {self.state_dim}")
+        for name in ("state_dim", "image_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"policy.{name} must be at least 1, got {getattr(self, name)}")
+        strays = set(self.gripper_opening) - set(self.unscaled_actions)
+        if strays:
+            raise ConfigError(
+                f"policy.gripper_opening names {sorted(strays)}, which must be among policy.unscaled_actions "
+                f"{self.unscaled_actions}"
+            )
         parse_rule(self.depth)
         check_fits(parse_execution(self.execution), chunk_size=self.head.chunk_size)
         if isinstance(self.backbone, CompactConfig):
@@ -42,6 +51,14 @@ class PolicyConfig:
                 "number of cameras", len(self.cameras), "backbone.num_cameras", self.backbone.num_cameras
             )
             must_match("policy.image_size", self.image_size, "backbone.image_size", self.backbone.image_size)
+        if isinstance(self.backbone, HuggingFaceConfig | PrismaticConfig):
+            unknown = [level for level in self.head.levels if level not in self.backbone.levels]
+            if unknown:  # said before gigabytes are loaded
+                raise ConfigError(
+                    f"the head reads the level {unknown[0]!r}, backbone.levels are "
+                    f"{list(self.backbone.levels)}: name the head's levels (head.prelude, head.core, "
+                    "head.coda) by these numbers"
+                )
 
 
 def must_match(name: str, value: int, other_name: str, other: int) -> None:

@@ -20,23 +20,6 @@ from rdvla.processing import Statistics
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 STATISTICS_FILE = "statistics.json"
-MODEL_CARD = """---
-{{ card_data }}
----
-
-# A recurrent-depth vision-language-action policy
-
-From camera images, proprioception and an instruction to a chunk of actions, refined in latent space for
-as many iterations as the moment needs ([paper](https://arxiv.org/abs/2602.07845)).
-
-```python
-from rdvla import RDVLAPolicy
-
-policy = RDVLAPolicy.from_pretrained("this folder, or its id on the hub")
-```
-
-`config.json` holds sizes, cameras and default rules, `statistics.json` the units that it was trained in.
-"""
 
 
 def write_policy_files(

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
 from rdvla.backbone import make_backbone
@@ -21,25 +20,18 @@ from rdvla.policy.action_queue import ActionQueue
 from rdvla.policy.config import PolicyConfig, must_match
 from rdvla.policy.files import (
     CONFIG_FILE,
-    MODEL_CARD,
     STATISTICS_FILE,
     load_weights,
     policy_folder,
     read_description,
     write_policy_files,
 )
+from rdvla.policy.hub import HubPolicy
+from rdvla.policy.records import read_records, write_records
 from rdvla.processing import Normalizer, Observation, Statistics, check_images
 
 
-class RDVLAPolicy(
-    nn.Module,
-    ModelHubMixin,
-    library_name="rdvla",
-    tags=["robotics"],
-    license="mit",
-    pipeline_tag="robotics",
-    model_card_template=MODEL_CARD,
-):
+class RDVLAPolicy(nn.Module, HubPolicy):
     """A backbone, a recurrent-depth head, and the statistics that tie them to one robot.
 
     Args:
@@ -56,10 +48,14 @@ class RDVLAPolicy(
         self.config = config
         self.statistics = statistics
         self.action_normalizer = Normalizer.from_statistics(
-            statistics, "action", size=config.head.action_dim, keep=config.unscaled_actions
+            statistics,
+            "action",
+            size=config.head.action_dim,
+            keep=config.unscaled_actions,
+            opening=config.gripper_opening,
         )
         self.state_normalizer = Normalizer.from_statistics(
-            statistics, "observation.state", size=config.state_dim
+            statistics, "observation.state", size=config.state_dim, clip=config.clip_state
         )
         self.backbone = make_backbone(config.backbone)
         self.head = RecurrentDepthHead(config.head)
@@ -74,6 +70,7 @@ class RDVLAPolicy(
         self.proprio_projector = ProprioProjector(config.state_dim, config.head.context_width)
         self.stop_rule = parse_rule(config.depth)
         self.execution: ExecutionRule = parse_execution(config.execution)
+        self.records = {}
         self._queue = ActionQueue()
         self._generator: torch.Generator | None = None
 
@@ -180,11 +177,11 @@ class RDVLAPolicy(
         description = [encode_config(self.config.backbone), list(self.config.cameras), self.backbone.frozen]
         digest.update(json.dumps(description, sort_keys=True).encode())
         # Published encoders count by their weights, not just by their name: a folder's content can change.
-        constant = ("",) if self.backbone.frozen else self.backbone.external_prefixes()
+        constant = ("",) if self.backbone.frozen else self.backbone.constant_prefixes()
         for name, value in sorted(self.backbone.state_dict().items()):
             if name.startswith(constant):
                 digest.update(name.encode())
-                digest.update(value.detach().cpu().float().numpy().tobytes())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
 
     def freeze_backbone(self) -> None:
@@ -200,7 +197,9 @@ class RDVLAPolicy(
     def _save_pretrained(self, save_directory: Path) -> None:
         own, state = self._own_weights(), self.state_dict()
         weights = {name: state[name] for name in own}
+        self.backbone.save_files(save_directory)
         write_policy_files(save_directory, config=self.config, statistics=self.statistics, weights=weights)
+        write_records(save_directory, self.records)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's **model_kwargs have no use here
@@ -232,4 +231,6 @@ class RDVLAPolicy(
         except RDVLAError as error:
             raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} beside it: {error}") from error
         load_weights(policy, folder, wanted=policy._own_weights())
+        policy.backbone.load_files(folder)
+        policy.records = read_records(folder)
         return policy.eval()

@@ -20,17 +20,36 @@ class Normalizer:
 
     Dimensions in `keep` (a gripper command) are left as they are. A dimension that never changed in the data
     is only shifted, so that it maps to 0 and back to its constant.
+
+    Published LIBERO policies see a gripper command as its opening: 1 is open, 0 closed. Dimensions in
+    `opening` are such: -1 (open) to 1 (close) outside, and what comes back is decided, -1 or 1.
     """
 
     low: Tensor  # (N,) 1st percentile
     high: Tensor  # (N,) 99th percentile
     keep: tuple[int, ...] = ()
+    clip: bool = False  # normalised values are cut to [-1, 1]
+    opening: tuple[int, ...] = ()
 
     @staticmethod
     def from_statistics(
-        statistics: Statistics, feature: str, *, size: int, keep: Sequence[int] = ()
+        statistics: Statistics,
+        feature: str,
+        *,
+        size: int,
+        keep: Sequence[int] = (),
+        clip: bool = False,
+        opening: Sequence[int] = (),
     ) -> Normalizer:
         """Build from the quantiles `q01` and `q99` of a feature.
+
+        Args:
+            statistics: of the data.
+            feature: such as "action".
+            size: N.
+            keep: dimensions that are not scaled.
+            clip: cut normalised values to [-1, 1].
+            opening: dimensions of `keep` that hold a gripper's opening, see the class.
 
         Raises:
             RDVLAError: the feature or a quantile is missing, has another size, or is not finite.
@@ -55,17 +74,25 @@ class Normalizer:
             raise RDVLAError(
                 f"cannot keep dimension {outside[0]} of {feature!r}, which has {size} dimensions"
             )
-        return Normalizer(low=bounds[0], high=bounds[1], keep=tuple(keep))
+        return Normalizer(bounds[0], bounds[1], keep=tuple(keep), clip=clip, opening=tuple(opening))
 
     def normalize(self, values: Tensor) -> Tensor:
         """(..., N) real units -> (..., N) normalised; values outside the percentiles leave [-1, 1]."""
         centre, scale = self._centre_and_scale(values)
-        return (values - centre) / scale
+        normalized = (values - centre) / scale
+        if self.opening:
+            grippers = list(self.opening)
+            normalized[..., grippers] = 1 - values[..., grippers].clamp(0, 1)
+        return normalized.clamp(-1, 1) if self.clip else normalized
 
     def unnormalize(self, values: Tensor) -> Tensor:
-        """(..., N) normalised -> (..., N) real units, the inverse of `normalize`."""
+        """(..., N) normalised -> (..., N) real units: undoes `normalize`; -sign(2 g - 1) where `opening`."""
         centre, scale = self._centre_and_scale(values)
-        return values * scale + centre
+        real = values * scale + centre
+        if self.opening:
+            grippers = list(self.opening)
+            real[..., grippers] = -torch.sign(2 * values[..., grippers] - 1)
+        return real
 
     def _centre_and_scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
         centre, scale = (self.high + self.low) / 2, (self.high - self.low) / 2

@@ -11,10 +11,7 @@ from typing import Any
 import torch
 
 import rdvla
-from rdvla.files import write_json
-from rdvla.policy import RDVLAPolicy
-
-PROVENANCE_FILE = "training.json"
+from rdvla.policy import TRAINING, RDVLAPolicy
 
 
 def save_policy(policy: RDVLAPolicy, folder: Path, *, provenance: Mapping[str, Any]) -> None:
@@ -27,9 +24,9 @@ def save_policy(policy: RDVLAPolicy, folder: Path, *, provenance: Mapping[str, A
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    policy.save_pretrained(temporary)
     versions = {"rdvla": rdvla.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    write_json(temporary / PROVENANCE_FILE, {**provenance, "versions": versions})
+    policy.records = {TRAINING: {**provenance, "versions": versions}}
+    policy.save_pretrained(temporary)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)

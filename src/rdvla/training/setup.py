@@ -22,6 +22,8 @@ from rdvla.training.run_directory import differences
 KEPT_STATISTICS = ("action", "observation.state", ENVIRONMENT_STATE)
 # Fields of the head that say how it is initialised or trained, not what its weights mean.
 TRAINING_FIELDS = ("mean_depth", "backprop_depth", "vision_gate_init", "adapter_init")
+# Fields of a backbone that say how it is trained further.
+TUNING_FIELDS = ("lora", "gradient_checkpointing")
 
 
 def open_dataset(config: TrainConfig) -> EpisodeDataset:
@@ -145,7 +147,7 @@ def _take_over(policy: RDVLAPolicy, source: RDVLAPolicy, config: TrainConfig) ->
     for part in config.init_parts:
         _check_part(part, source.config, config)
         if part == "backbone":
-            policy.backbone.load_state_dict(source.backbone.state_dict())
+            policy.backbone.take_over(source.backbone)
         else:
             policy.head.load_state_dict(source.head.state_dict())
             policy.proprio_projector.load_state_dict(source.proprio_projector.state_dict())
@@ -167,6 +169,8 @@ def _check_part(part: str, source: PolicyConfig, config: TrainConfig) -> None:
 def _describe(part: str, config: PolicyConfig) -> dict[str, Any]:
     encoded = encode_config(config)
     if part == "backbone":
-        return {name: encoded[name] for name in ("backbone", "cameras", "image_size")}
+        backbone = {name: value for name, value in encoded["backbone"].items() if name not in TUNING_FIELDS}
+        return {"backbone": backbone, "cameras": encoded["cameras"], "image_size": encoded["image_size"]}
     head = {name: value for name, value in encoded["head"].items() if name not in TRAINING_FIELDS}
-    return {"head": head, "state_dim": encoded["state_dim"], "unscaled_actions": encoded["unscaled_actions"]}
+    units = ("state_dim", "unscaled_actions", "gripper_opening", "clip_state")
+    return {"head": head, **{name: encoded[name] for name in units}}

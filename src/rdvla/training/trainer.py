@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rdvla.configuration import encode_config
 from rdvla.data import split_episodes
+from rdvla.data.source import hub_ids
 from rdvla.training.accelerator import make_accelerator
 from rdvla.training.batches import BatchSource
 from rdvla.training.checkpoint import Best, CheckpointStore
@@ -219,7 +220,11 @@ class Trainer:
         provenance = {
             "steps": self.state.step,
             "training_seconds": round(self.state.seconds, 1),
-            "dataset": {"root": self.config.dataset, "fingerprint": self.dataset.fingerprint()},
+            "dataset": {
+                "root": self.config.dataset,
+                "on_hub": hub_ids(self.config.dataset),
+                "fingerprint": self.dataset.fingerprint(),
+            },
             "config": encode_config(self.config),
         }
         with self.state.ema.applied():

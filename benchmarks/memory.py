@@ -1,0 +1,173 @@
+"""What fine-tuning a published vision-language model takes, computed without its weights and without a GPU.
+
+    python -m benchmarks.memory
+
+Models of the published sizes are built on the meta device, where tensors have a shape and no memory, and
+one sample goes through the language model: parameters are counted, and the bytes that autograd keeps for
+the backward pass, with attention as a fused kernel does it. See docs/backbones.md for the formula.
+Fragmentation and the libraries' own buffers are not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.published_sizes import MODELS
+from rdvla.backbone.families import make_family
+from rdvla.backbone.lora import LoraSettings, add_lora
+from rdvla.files import write_json
+from rdvla.head import HeadConfig, RecurrentDepthHead
+
+GIB = 2**30
+TRAINED_BYTES = 4 + 4 + 8 + 4  # float32: weight, gradient, AdamW's two running values, moving average
+FROZEN_BYTES = 2  # bfloat16
+CAMERAS, LATENTS, TEXT = 2, 64, 40
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one model needs; bytes unless said otherwise."""
+
+    model: str
+    parameters: int  # as published
+    tokens: int  # S, of one sample's sequence
+    frozen: int  # weights that are loaded and not trained
+    trained: int  # weights, gradient, optimiser and average of LoRA and head
+    lora_parameters: int
+    activations: int  # of one sample, kept for the backward pass
+    checkpointed: int  # the same with gradient checkpointing
+
+    def training(self, batch: int, *, checkpointing: bool) -> int:
+        """All of it for an update of `batch` samples."""
+        return self.frozen + self.trained + batch * (self.checkpointed if checkpointing else self.activations)
+
+
+def compute(name: str) -> Needs:
+    """Build a model without memory, and follow one sample through its language model."""
+    with torch.device("meta"):
+        model, config, model_type = _model(name)
+        parameters = sum(p.numel() for p in model.parameters())
+        family = make_family(model_type)
+        body = model.model
+        language = getattr(body, family.language)
+        add_lora(body, LoraSettings(), language=language)
+        lora = sum(p.numel() for p in body.parameters() if p.requires_grad)
+        frozen = sum(p.numel() for p in body.parameters() if not p.requires_grad)
+        width = language.config.hidden_size
+        head = RecurrentDepthHead(HeadConfig(context_dim=width, prelude=(1,), core=(2, 2), coda=(2,)))
+        trained = lora + LATENTS * width + sum(p.numel() for p in head.parameters())
+        grid = family.image_size(config) // family.token_pixels(config)
+        tokens = CAMERAS * grid**2 + TEXT + LATENTS
+        kept = _kept_for_backward(language, tokens, width)
+        layers = language.config.num_hidden_layers
+    return Needs(
+        model=name,
+        parameters=parameters,
+        tokens=tokens,
+        frozen=FROZEN_BYTES * frozen,
+        trained=TRAINED_BYTES * trained,
+        lora_parameters=lora,
+        activations=kept,
+        checkpointed=layers * tokens * width * FROZEN_BYTES + kept // layers,
+    )
+
+
+def _model(name: str) -> tuple[Any, Any, str]:
+    from transformers import AttentionInterface, AutoConfig, AutoModelForImageTextToText
+
+    AttentionInterface.register("fused", _fused)
+    model_type, values = MODELS[name]
+    config = AutoConfig.for_model(model_type, **values)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    model.tie_weights()
+    model.set_attn_implementation({"text_config": "fused"})
+    return model, config, model_type
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Keeps what a fused attention kernel keeps: its inputs, its output, and one number a query."""
+
+    @staticmethod
+    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty_like(query)
+        context.save_for_backward(
+            query, key, value, output, query.new_empty(query.shape[:-1], dtype=torch.float32)
+        )
+        return output
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError("memory is counted in the forward pass")
+
+
+def _fused(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> tuple[Tensor, None]:
+    del module
+    output: Tensor = _FusedAttention.apply(query, key, value)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _kept_for_backward(language: nn.Module, tokens: int, width: int) -> int:
+    """Bytes that autograd keeps of one sample's way through the language model, weights aside."""
+    weights = {p.untyped_storage()._cdata for p in language.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in weights:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    embeddings = torch.empty(1, tokens, width, dtype=torch.bfloat16, requires_grad=True)
+    mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool)  # as for padded prompts
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = language(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
+    del output
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def format_table(needs: Sequence[Needs]) -> str:
+    """A Markdown table."""
+    titles = (
+        "model", "parameters", "tokens S", "LoRA", "frozen weights", "trained state", "activations a sample",
+        "with checkpointing", "training, batch 8, checkpointing",
+    )  # fmt: skip
+    lines = [titles, ("---",) * len(titles)]
+    lines += [
+        (
+            one.model,
+            f"{one.parameters / 1e9:.2f} B",
+            str(one.tokens),
+            f"{one.lora_parameters / 1e6:.0f} M",
+            *(_gib(count) for count in (one.frozen, one.trained, one.activations, one.checkpointed)),
+            _gib(one.training(8, checkpointing=True)),
+        )
+        for one in needs
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f} GiB"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compute, print the table, write the JSON file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--output", type=Path, default=Path("runs/bench/memory.json"))
+    options = parser.parse_args(argv)
+    needs = [compute(name) for name in options.models]
+    print(format_table(needs))
+    write_json(options.output, [one.__dict__ for one in needs])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""What differs between transformers' families of vision-language models, one small class each.
+
+A family knows how its prompt is written around the images, how pixels are laid out for its image encoder,
+where its tokens stand (positions) and who may look at whom (attention). Everything else is common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rdvla.backbone.pixels import stack_images, to_patches
+from rdvla.errors import ConfigError, nearest
+
+IMAGE = "image"  # name of the image features that replace the image tokens
+
+
+class Family:
+    """Defaults: one dimension of positions, causal attention, pixels as a batch of square images."""
+
+    language: ClassVar[str] = "language_model"  # attribute of the model that is its language model
+    # The prompt as the family was trained to read it; {bos} stands for the tokenizer's first token.
+    before: ClassVar[str] = ""  # opens the prompt
+    image_before: ClassVar[str] = ""  # in front of every image's tokens
+    image_after: ClassVar[str] = ""  # behind them
+    text_before: ClassVar[str] = ""  # in front of the question
+    after: ClassVar[str] = ""  # behind the question, where the answer begins
+    special: ClassVar[tuple[str, ...]] = ()  # tokens of the above that the tokenizer must know as one
+
+    @property
+    def uses_bos(self) -> bool:
+        """Whether the prompt holds the tokenizer's first token."""
+        return "{bos}" in self.before + self.text_before
+
+    def pieces(self, question: str, *, images: int, bos: str) -> list[str]:
+        """The prompt's text in images + 1 pieces; between two of them stand one image's tokens."""
+        first = self.before + self.image_before
+        between = [self.image_after + self.image_before] * (images - 1)
+        last = self.image_after + self.text_before.replace("{bos}", bos) + question + self.after
+        return [first.replace("{bos}", bos), *between, last]
+
+    def image_size(self, config: Any) -> int:
+        """Pixels along one side of the square image that the encoder was trained with."""
+        return int(config.vision_config.image_size)
+
+    def check_image_size(self, config: Any, size: int) -> None:
+        """Raise `ConfigError` where the image encoder cannot take a square image of `size` pixels."""
+        unit = self.token_pixels(config)
+        if size % unit:
+            raise ConfigError(
+                f"backbone.image_size must be a multiple of {unit} for {config.model_type}, got {size}"
+            )
+
+    def token_pixels(self, config: Any) -> int:
+        """Pixels along one side of the square that one image token stands for."""
+        return int(config.vision_config.patch_size)
+
+    def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
+        """(N, 3, S, S) normalised pixels -> name -> (N, image tokens, D); `IMAGE` is among the names."""
+        features = model.get_image_features(pixel_values=pixels).pooler_output
+        return {IMAGE: stack_images(features, len(pixels))}
+
+    def positions(self, mask: Tensor, is_image: Tensor, grid: int) -> Tensor:
+        """Positions of a sequence's tokens, (B, T) or (3, B, T), as if padding were not there.
+
+        Args:
+            mask: (B, T) bool, False where there is padding.
+            is_image: (B, T) bool.
+            grid: image tokens along one side of an image.
+        """
+        del is_image, grid  # here an image's tokens stand in one row with the text
+        return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+    def attention(self, mask: Tensor, *, prefix: int, queries: int, language: Any, dtype: torch.dtype) -> Any:
+        """The attention mask that the language model takes.
+
+        Args:
+            mask: (B, T) bool, False where there is padding.
+            prefix: tokens of the prompt, padding included.
+            queries: the last tokens of the sequence, that are read now.
+            language: the language model.
+            dtype: of its activations.
+        """
+        del prefix, queries, language, dtype
+        return mask.long()
+
+    def inputs(self, features: Mapping[str, Tensor], is_image: Tensor) -> dict[str, Any]:
+        """What else the language model takes with a prompt of which (B, T) `is_image` are image tokens."""
+        del features, is_image
+        return {}
+
+
+class Idefics3(Family):
+    """Idefics3, SmolVLM and SmolVLM2; every image as a whole, without the tiles for fine print."""
+
+    language = "text_model"
+    before = "{bos}User:"
+    image_before = "<fake_token_around_image><global-img>"
+    image_after = "<fake_token_around_image>"
+    after = "<end_of_utterance>\nAssistant:"
+    special = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+
+    def token_pixels(self, config: Any) -> int:
+        """Patches are joined scale_factor by scale_factor."""
+        return int(config.vision_config.patch_size * config.scale_factor)
+
+    def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
+        """One image a sample: the encoder's batch is (N, images, 3, S, S)."""
+        return super().encode(model, pixels.unsqueeze(1))
+
+
+class Qwen2VL(Family):
+    """Qwen2-VL and Qwen2.5-VL: pixels come as a list of patches, image tokens have rows and columns."""
+
+    before = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    image_before = "<|vision_start|>"
+    image_after = "<|vision_end|>"
+    after = "<|im_end|>\n<|im_start|>assistant\n"
+    special = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+
+    def image_size(self, config: Any) -> int:
+        """It takes any size; this one gives 8 x 8 tokens with patches of 14 pixels, 7 x 7 with 16."""
+        del config
+        return 224
+
+    def token_pixels(self, config: Any) -> int:
+        """Patches are joined spatial_merge_size by spatial_merge_size."""
+        return int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
+
+    def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
+        """See `Family.encode`."""
+        output = self._encoded(model, pixels)
+        return {IMAGE: stack_images(output.pooler_output, len(pixels))}
+
+    def positions(self, mask: Tensor, is_image: Tensor, grid: int) -> Tensor:
+        """(3, B, T): time, row and column. Text counts on along all three; an image takes `grid` numbers."""
+        place = is_image.cumsum(dim=1) - 1  # of an image token among the image tokens
+        place = torch.where(is_image, place % grid**2, 0)
+        ends_image = is_image & (place == grid**2 - 1)
+        taken = torch.where(is_image, ends_image * grid, mask.long())  # numbers used up after a token
+        start = taken.cumsum(dim=1) - taken
+        return torch.stack([start, start + place // grid, start + place % grid])
+
+    def _encoded(self, model: Any, pixels: Tensor) -> Any:
+        vision = model.config.vision_config
+        patches = to_patches(
+            pixels,
+            size=vision.patch_size,
+            merge=vision.spatial_merge_size,
+            frames=vision.temporal_patch_size,
+        )
+        side = pixels.shape[-1] // vision.patch_size
+        shape = torch.tensor([[1, side, side]], device=pixels.device).expand(len(pixels), -1)
+        return model.get_image_features(pixel_values=patches, image_grid_thw=shape)
+
+
+class Qwen3VL(Qwen2VL):
+    """Qwen3-VL: image features of several depths are added behind the first layers (DeepStack)."""
+
+    before = "<|im_start|>user\n"
+
+    def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
+        """See `Family.encode`; ``deepstack/<i>`` goes in behind layer i."""
+        output = self._encoded(model, pixels)
+        deep = {
+            f"deepstack/{layer}": stack_images(features, len(pixels))
+            for layer, features in enumerate(output.deepstack_features)
+        }
+        return {IMAGE: stack_images(output.pooler_output, len(pixels))} | deep
+
+    def inputs(self, features: Mapping[str, Tensor], is_image: Tensor) -> dict[str, Any]:
+        """See `Family.inputs`."""
+        deep = [features[f"deepstack/{layer}"].flatten(0, 1) for layer in range(len(features) - 1)]
+        return {"visual_pos_masks": is_image, "deepstack_visual_embeds": deep}
+
+
+class PaliGemma(Family):
+    """PaliGemma 1 and 2: images and question see each other both ways, what follows is causal."""
+
+    text_before = "{bos}"
+    after = "\n"
+
+    def check_image_size(self, config: Any, size: int) -> None:
+        """Its position embeddings are of one size."""
+        if size != self.image_size(config):
+            raise ConfigError(
+                f"backbone.image_size must be {self.image_size(config)} for this PaliGemma, got {size}"
+            )
+
+    def positions(self, mask: Tensor, is_image: Tensor, grid: int) -> Tensor:
+        """They count from 1."""
+        return super().positions(mask, is_image, grid) + 1
+
+    def attention(self, mask: Tensor, *, prefix: int, queries: int, language: Any, dtype: torch.dtype) -> Any:
+        """(B, 1, queries, T), 0 where a token may look and the smallest number where it may not."""
+        length = mask.shape[1]
+        key = torch.arange(length, device=mask.device)
+        query = key[length - queries :, None]
+        allowed = (key <= query) | ((key < prefix) & (query < prefix))
+        # Padding looks at itself: a row in which nothing may be looked at would not be a number.
+        allowed = (allowed & mask[:, None, None, :]) | (key == query)
+        additive = torch.zeros(allowed.shape, dtype=dtype, device=mask.device)
+        additive = additive.masked_fill(~allowed, torch.finfo(dtype).min)
+        window = getattr(language.config, "sliding_window", None)  # of every other layer of Gemma 2
+        if window is None:
+            return additive
+        if length > window:
+            raise ConfigError(f"the prompt has {length} tokens; this language model looks back {window}")
+        return {"full_attention": additive, "sliding_attention": additive}
+
+
+FAMILIES: dict[str, type[Family]] = {
+    "idefics3": Idefics3,
+    "smolvlm": Idefics3,
+    "qwen2_vl": Qwen2VL,
+    "qwen2_5_vl": Qwen2VL,
+    "qwen3_vl": Qwen3VL,
+    "paligemma": PaliGemma,
+}
+
+
+def make_family(model_type: str) -> Family:
+    """The family of a published model's ``model_type``.
+
+    Raises:
+        ConfigError: it is none that is known here.
+    """
+    if model_type not in FAMILIES:
+        raise ConfigError(
+            f"backbone.name_or_path: models of type {model_type!r} are not supported."
+            f"{nearest(model_type, FAMILIES)} Supported: {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[model_type]()

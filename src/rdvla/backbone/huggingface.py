@@ -1,0 +1,214 @@
+"""Any vision-language model of transformers as a backbone.
+
+    [prompt with image tokens ; (reasoning) ; learned latent tokens] -> chosen hidden states
+
+The published model stays as it is; trained are the latent tokens and, with LoRA, small matrices beside its
+linear layers. It is named in the configuration and never saved again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rdvla.backbone.base import Backbone, BackboneConfig, Features
+from rdvla.backbone.families import IMAGE
+from rdvla.backbone.language import PADDING, Prompt, Reasoning, States
+from rdvla.backbone.lora import LoraSettings, add_lora, is_lora
+from rdvla.backbone.prompts import PromptWriter
+from rdvla.backbone.published_model import load_published
+from rdvla.errors import ConfigError
+
+QUESTION = "What action should the robot take to {instruction}?"
+
+
+@BackboneConfig.register_subclass("huggingface")
+@dataclass(frozen=True)
+class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
+    """Configuration of `HuggingFaceBackbone`."""
+
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    name_or_path: str = ""  # hub id or folder of a vision-language model in transformers' layout
+    revision: str | None = None  # commit, branch or tag on the hub; null: its newest
+    levels: tuple[int, ...] = (12, 24)  # hidden states that the head may read; 0: the embeddings
+    latents: int = 64  # L, learned latent tokens
+    image_size: int | None = None  # pixels, square, that images are scaled to; null: as the model was trained
+    question: str = QUESTION  # {instruction} stands for the instruction in lower case
+    max_text_tokens: int = 96  # longest prompt, its image tokens aside
+    reasoning_tokens: int = 0  # N, text generated before the latents; the head reads it too
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the published weights; what is trained is float32
+    gradient_checkpointing: bool = False  # in training, compute activations twice instead of keeping them
+
+    def __post_init__(self) -> None:
+        for name in ("latents", "max_text_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"backbone.{name} must be at least 1, got {getattr(self, name)}")
+        if self.reasoning_tokens < 0:
+            raise ConfigError(f"backbone.reasoning_tokens must not be negative, got {self.reasoning_tokens}")
+        if self.image_size is not None and self.image_size < 1:
+            raise ConfigError(f"backbone.image_size must be at least 1 or null, got {self.image_size}")
+        if not self.levels or min(self.levels) < 0 or max(self.levels) < 1:
+            raise ConfigError(
+                "backbone.levels must name hidden states by number, from 0 (the embeddings), one of them at "
+                f"least 1, got {list(self.levels)}"
+            )
+        if len(set(self.levels)) < len(self.levels):
+            raise ConfigError(f"backbone.levels must name each level once, got {list(self.levels)}")
+        if "{instruction}" not in self.question:
+            raise ConfigError(f"backbone.question must hold {{instruction}}, got {self.question!r}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"backbone.dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+
+
+class HuggingFaceBackbone(Backbone):
+    """See the module's description.
+
+    Raises:
+        ConfigError: there is no such model, its family is not supported, or a setting does not fit it.
+        MissingExtraError: LoRA is asked for and peft is not installed.
+    """
+
+    def __init__(self, config: HuggingFaceConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.levels = config.levels
+        self.published = load_published(
+            config.name_or_path,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            layers=config.levels,
+            image_size=config.image_size,
+            text=config.reasoning_tokens > 0,
+        )
+        self.model = self.published.model.eval()
+        self.vocabulary = self.published.vocabulary
+        if self.vocabulary is not None:
+            self.vocabulary.requires_grad_(False)
+        scale = self.published.embedding_scale()
+        add_lora(self.model, config.lora, language=self.published.language)
+        if config.gradient_checkpointing:
+            self.published.enable_checkpointing()
+        self.context_width = width = self.published.width
+        self.latents = nn.Parameter(torch.randn(config.latents, width) * scale)
+        # Where reasoning ends early the head's context keeps its size: this stands in the empty places.
+        self.silence = nn.Parameter(torch.zeros(len(config.levels), width)) if self.vocabulary else None
+        self.reader = self.published.reader(config.levels)
+        self.prompts = PromptWriter(
+            self.published.family,
+            self.published.tokenizer,
+            question=config.question,
+            image_token=self.published.image_token,
+            image_places=self.published.grid**2,
+            max_text_tokens=config.max_text_tokens,
+        )
+
+    def prepare(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
+        """Token ids, and the images' features; the images themselves where their encoder is trained."""
+        tokens = self.prompts.rows(instructions, images=images.shape[1]).to(images.device)
+        return {"tokens": tokens} | ({"images": images} if self._trains_vision else self._look(images))
+
+    def transform(self, prepared: Mapping[str, Tensor]) -> Features:
+        """Prompt, reasoning and latents through the language model."""
+        prompt = self._prompt(prepared)
+        latents = self.latents.to(prompt.embeddings.dtype).expand(len(prompt.mask), -1, -1)
+        tokens, states = self._read(prompt, latents)
+        vision, thoughts = {}, {}
+        for index, (level, state) in enumerate(zip(self.levels, states, strict=True)):
+            of_prompt, after = state[:, : prompt.length].float(), state[:, prompt.length :].float()
+            vision[level] = of_prompt[prompt.is_image].reshape(len(state), -1, self.context_width)
+            thoughts[level] = (
+                after if self.silence is None else self._fill(after, tokens, self.silence[index])
+            )
+        return Features(vision=vision, latents=thoughts)
+
+    def reasoning(self, images: Tensor, instructions: Sequence[str]) -> list[str]:
+        """What the model says before it acts, one text a sample.
+
+        Raises:
+            ConfigError: `reasoning_tokens` is 0.
+        """
+        if self.vocabulary is None:
+            raise ConfigError(
+                "backbone.reasoning_tokens is 0: this backbone does not put its thoughts into words"
+            )
+        with torch.no_grad():
+            prompt = self._prompt(self.prepare(images, instructions))
+            return self.prompts.text(self._reason(prompt).tokens)
+
+    def external_prefixes(self) -> tuple[str, ...]:
+        """Every weight of the published model: only what was trained is saved."""
+        published = ("model.", "vocabulary.")
+        return tuple(name for name in self.state_dict() if name.startswith(published) and not is_lora(name))
+
+    def base_models(self) -> tuple[str, ...]:
+        """The published vision-language model."""
+        at = f"@{self.config.revision}" if self.config.revision else ""
+        return (self.config.name_or_path + at,)
+
+    def train(self, mode: bool = True) -> HuggingFaceBackbone:  # noqa: FBT001
+        """What is frozen always says the same: its dropout stays off."""
+        super().train(mode and not self.frozen)
+        if not self._trains_vision:
+            self.model.eval()
+            self.published.language.train(self.training)
+        return self
+
+    def freeze(self) -> None:
+        """See `Backbone.freeze`."""
+        super().freeze()
+        self.eval()
+
+    @property
+    def _trains_vision(self) -> bool:
+        return self.config.lora.where == "all"
+
+    def _look(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, cameras, H, W, 3) uint8 -> the images' features by name, (B, cameras x tokens, D)."""
+        published = self.published
+        features = published.family.encode(self.model, published.fit(images.flatten(0, 1)))
+        return {name: value.reshape(len(images), -1, value.shape[-1]) for name, value in features.items()}
+
+    def _prompt(self, prepared: Mapping[str, Tensor]) -> Prompt:
+        features = {name: value for name, value in prepared.items() if name not in ("tokens", "images")}
+        if "images" in prepared:
+            features = self._look(prepared["images"])
+        tokens = prepared["tokens"]
+        tokens = tokens[:, int((tokens == PADDING).sum(dim=1).min()) :]  # what is padding in every sample
+        is_image = tokens == self.published.image_token
+        embeddings = self.reader.embed(tokens)
+        seen = features[IMAGE].to(embeddings.dtype)
+        return Prompt(
+            embeddings=embeddings.masked_scatter(is_image.unsqueeze(-1), seen),
+            mask=tokens != PADDING,
+            is_image=is_image,
+            features=features,
+        )
+
+    def _read(self, prompt: Prompt, latents: Tensor) -> tuple[Tensor, States]:
+        """Generated tokens, (B, N), and the states of everything."""
+        if self.vocabulary is None:
+            tokens = prompt.mask.new_zeros((len(prompt.mask), 0), dtype=torch.int64)
+            return tokens, self.reader.read(prompt, tokens=tokens, latents=latents)
+        reasoning = self._reason(prompt)
+        if torch.is_grad_enabled():  # the choice of words has no gradient; what is made of them has
+            return reasoning.tokens, self.reader.read(prompt, tokens=reasoning.tokens, latents=latents)
+        return reasoning.tokens, self.reader.finish(prompt, reasoning, latents)
+
+    def _reason(self, prompt: Prompt) -> Reasoning:
+        language = self.published.language
+        training = language.training
+        language.eval()  # gradient checkpointing keeps no keys and values
+        try:
+            return self.reader.reason(prompt, at_most=self.config.reasoning_tokens)
+        finally:
+            language.train(training)
+
+    @staticmethod
+    def _fill(states: Tensor, tokens: Tensor, silence: Tensor) -> Tensor:
+        """(B, N + L, D) states of reasoning and latents, with `silence` where there is no token."""
+        empty = nn.functional.pad(tokens == PADDING, (0, states.shape[1] - tokens.shape[1]))
+        return torch.where(empty.unsqueeze(-1), silence, states)

@@ -1,0 +1,92 @@
+"""Low-rank adaptation (LoRA, arXiv 2106.09685): small trained matrices beside a published model's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rdvla.errors import ConfigError, missing_extra
+
+Where = Literal["none", "language", "all"]
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """How a published model is fine-tuned; the defaults are the paper's."""
+
+    where: Where = "language"  # linear layers that are adapted: no, the language model's, or all of them
+    rank: int = 64  # r, inner width of the trained pair of matrices
+    alpha: int = 128  # what the pair adds is multiplied by alpha / r
+    dropout: float = 0.0  # share of the pair's inputs that are dropped in training
+
+    def __post_init__(self) -> None:
+        if self.where not in ("none", "language", "all"):
+            raise ConfigError(f"lora.where must be 'none', 'language' or 'all', got {self.where!r}")
+        if self.rank < 1:
+            raise ConfigError(f"lora.rank must be at least 1, got {self.rank}")
+        if self.alpha < 1:
+            raise ConfigError(f"lora.alpha must be at least 1, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"lora.dropout must be at least 0 and below 1, got {self.dropout}")
+
+
+def add_lora(module: nn.Module, settings: LoraSettings, *, language: nn.Module) -> None:
+    """Freeze a model in place and put trainable low-rank pairs beside its linear layers.
+
+    The pairs are float32 whatever the model's precision, as small updates would be lost in bfloat16. One of
+    each pair starts at zero, so that the model still computes what it did.
+
+    Args:
+        module: the whole model.
+        settings: where, and how large.
+        language: the part of `module` that counts as its language model.
+
+    Raises:
+        ConfigError: there is no linear layer to adapt.
+        MissingExtraError: peft is not installed.
+    """
+    module.requires_grad_(False)
+    if settings.where == "none":
+        return
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise missing_extra("peft", "lora") from error
+    names = _linear_layers(module, within=language if settings.where == "language" else module)
+    if not names:
+        raise ConfigError(f"lora.where={settings.where} finds no linear layer in {type(module).__name__}")
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=names
+    )
+    inject_adapter_in_model(config, module)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(is_lora(name))
+        if is_lora(name):
+            parameter.data = parameter.data.float()
+
+
+@torch.no_grad()
+def merged_pairs(module: nn.Module, settings: LoraSettings) -> dict[str, Tensor]:
+    """What the low-rank pairs add to each weight, (alpha / r) B A, by the weight's name without LoRA."""
+    state = module.state_dict()
+    down, up = ".lora_A.default.weight", ".lora_B.default.weight"
+    return {
+        name.removesuffix(down) + ".weight": settings.alpha / settings.rank
+        * (state[name.removesuffix(down) + up] @ state[name])
+        for name in state
+        if name.endswith(down)
+    }  # fmt: skip
+
+
+def is_lora(name: str) -> bool:
+    """Whether a parameter's name is one of the matrices that `add_lora` adds."""
+    return ".lora_" in name
+
+
+def _linear_layers(module: nn.Module, *, within: nn.Module) -> list[str]:
+    inside = {id(part) for part in within.modules()}
+    # Subclasses of nn.Linear are left out: torch's own attention reads their weights without calling them.
+    return [name for name, part in module.named_modules() if type(part) is nn.Linear and id(part) in inside]

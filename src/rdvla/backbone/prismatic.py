@@ -1,0 +1,194 @@
+"""The paper's backbone: two image encoders side by side, a projector, and Qwen2 with learned latent tokens.
+
+    images --DINOv2, SigLIP--> patches (B, cameras x 256, 2176) --projector--> (B, M, D)
+    [first prompt token ; M patches ; rest of the prompt ; L latents ; stop] --Qwen2--> hidden states
+
+What the head reads are two slices of chosen hidden states, cut as when published weights were trained:
+*vision* is positions 0 to M - 1, the first prompt token and all patches but the last; *latents* are L
+positions that start one before the first latent token. No vocabulary logits are computed, and no layer above
+the last one that is read exists.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rdvla.backbone.base import Backbone, Features
+from rdvla.backbone.image_transforms import ImageTransform
+from rdvla.backbone.lora import add_lora, is_lora, merged_pairs
+from rdvla.backbone.prismatic_config import PrismaticConfig
+from rdvla.backbone.prismatic_model import PublishedModel
+from rdvla.backbone.prompt import PADDING, STOP_TOKEN, PromptTokenizer, load_tokenizer
+from rdvla.errors import ConfigError
+from rdvla.files import read_json, write_json
+
+TOKENIZER_FOLDER = "tokenizer"
+CONVERSION_FILE = "conversion.json"  # of `rdvla convert`
+
+
+class PrismaticBackbone(Backbone):
+    """See the module's description. Parameters keep the names of the published weights.
+
+    Trained are the latent tokens and, where `config.lora` asks for it, low-rank pairs; everything else is
+    frozen. The precision of the published part is the configuration's: do not cast it with `.to(dtype)`,
+    which would round the rotary frequencies too.
+    """
+
+    def __init__(self, config: PrismaticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.context_width = config.language.width
+        self.levels = config.levels
+        published = PublishedModel(config)
+        add_lora(published, config.lora, language=published.language_model)
+        published.checkpoint_gradients(config.gradient_checkpointing)
+        self.published = published
+        # As large as embeddings are: a token that stands out would be all that the others see.
+        self.latents = nn.Parameter(torch.randn(config.latents, config.language.width) * 0.02)
+        self.image_transform = ImageTransform(
+            size=config.dinov2.image_size, crop_area=config.crop_area, jpeg_quality=config.jpeg_quality
+        )
+        self.prompt_tokenizer: PromptTokenizer | None = None
+        self.conversion: dict[str, Any] = {}  # how published weights became these; empty: they did not
+
+    # --- before anything that is trained ---
+
+    def prepare(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
+        """Projected patches where the image encoders are frozen, the images where not; and prompt tokens."""
+        if self.prompt_tokenizer is None:
+            raise ConfigError(
+                "the prismatic backbone has no tokenizer: load a policy folder that holds one "
+                f"({TOKENIZER_FOLDER}/), or call load_tokenizer_from(folder)"
+            )
+        prepared = {"prompt": self.prompt_tokenizer(instructions).to(images.device)}
+        if self._encoders_are_trained():
+            return prepared | {"images": images}
+        return prepared | {"patches": self._encode(images)}
+
+    def load_tokenizer_from(self, folder: Path) -> None:
+        """Take the tokenizer whose files lie in a folder.
+
+        Raises:
+            ConfigError: there is none, or it is not one of this language model.
+        """
+        self.prompt_tokenizer = PromptTokenizer(
+            load_tokenizer(folder),
+            max_tokens=self.config.max_prompt_tokens,
+            vocab_size=self.config.language.vocab_size,
+        )
+
+    def constant_prefixes(self) -> tuple[str, ...]:
+        """`prepare` computes with these parameters."""
+        if self._encoders_are_trained():
+            return ()
+        return ("published.vision_backbone.", "published.projector.")
+
+    def _encoders_are_trained(self) -> bool:
+        parts = (self.published.vision_backbone, self.published.projector)
+        return any(parameter.requires_grad for part in parts for parameter in part.parameters())
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """(B, cameras, H, W, 3) uint8 -> (B, M, D), camera by camera."""
+        pixels = self.image_transform(images.flatten(0, 1))
+        patches: Tensor = self.published.projector(self.published.vision_backbone(pixels))
+        return patches.reshape(len(images), -1, self.context_width)
+
+    # --- the rest of the way ---
+
+    def transform(self, prepared: Mapping[str, Tensor]) -> Features:
+        """See `Backbone`; prompts of different lengths do not disturb each other."""
+        patches = prepared["patches"] if "patches" in prepared else self._encode(prepared["images"])
+        prompt = prepared["prompt"]
+        lengths = (prompt != PADDING).sum(dim=1)
+        prompt = prompt[:, : int(lengths.max())]
+        sequence = self._sequence(prompt, lengths, patches)
+        hidden_states = self.published.hidden_states(sequence, self._mask(sequence, patches, lengths))
+        first_latent = patches.shape[1] + lengths
+        places = first_latent[:, None] - 1 + torch.arange(len(self.latents), device=lengths.device)
+        chosen = {level: hidden_states[level].to(self.latents.dtype) for level in self.config.levels}
+        return Features(
+            vision={level: states[:, : patches.shape[1]] for level, states in chosen.items()},
+            latents={level: _rows(states, places) for level, states in chosen.items()},
+        )
+
+    def _sequence(self, prompt: Tensor, lengths: Tensor, patches: Tensor) -> Tensor:
+        """(B, S, D) embeddings, in the order of the module's description; padding comes last."""
+        embed = self.published.language_model.embed_tokens
+        batch, width = prompt.shape
+        count, latents = patches.shape[1], len(self.latents)
+        words = embed(prompt.clamp(min=0))
+        stop = embed(prompt.new_full((batch, 1), STOP_TOKEN))
+        learned = self.latents.to(words.dtype).expand(batch, -1, -1)
+        parts = torch.cat([words, patches.to(words.dtype), learned, stop], dim=1)
+        place = torch.arange(parts.shape[1], device=prompt.device).expand(batch, -1)
+        rest, first_latent = lengths[:, None], count + lengths[:, None]
+        # Where in `parts` each place of the sequence is found; nobody looks at what follows the stop token.
+        source = torch.where(place <= count, width + place - 1, place - count)
+        source = torch.where(place >= first_latent, width + place - rest, source)
+        source = torch.where(place == 0, 0, source).clamp(max=width + count + latents)
+        return _rows(parts, source)
+
+    def _mask(self, sequence: Tensor, patches: Tensor, lengths: Tensor) -> Tensor | None:
+        """(B, 1, 1, S) bool, what may be seen; None: every place sees those before it.
+
+        Padding comes last, so that causal attention cannot see it.
+        """
+        if self.config.attention == "causal":
+            return None
+        total = patches.shape[1] + lengths + len(self.latents) + 1
+        return (torch.arange(sequence.shape[1], device=lengths.device) < total[:, None])[:, None, None]
+
+    # --- files ---
+
+    def take_over(self, source: Backbone) -> None:
+        """Start from another prismatic backbone: from its weights, its tokenizer and where they come from."""
+        super().take_over(source)
+        assert isinstance(source, PrismaticBackbone)
+        self.prompt_tokenizer, self.conversion = source.prompt_tokenizer, source.conversion
+
+    def plain_weights(self) -> dict[str, Tensor]:
+        """All weights as if there were no LoRA: what the pairs add is part of the matrices beside them."""
+        weights = {
+            name.replace(".base_layer.", "."): value
+            for name, value in self.state_dict().items()
+            if not is_lora(name)
+        }
+        for name, added in merged_pairs(self, self.config.lora).items():
+            weights[name] = (weights[name].float() + added).to(weights[name].dtype)
+        return weights
+
+    def base_models(self) -> tuple[str, ...]:
+        """The published checkpoint that the weights come from, where they do."""
+        return (self.conversion["source"],) if self.conversion else ()
+
+    def save_files(self, folder: Path) -> None:
+        """Write the tokenizer, and the record of the conversion that the weights come from."""
+        if self.prompt_tokenizer is not None:
+            shutil.rmtree(folder / TOKENIZER_FOLDER, ignore_errors=True)
+            self.prompt_tokenizer.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+        if self.conversion:
+            write_json(folder / CONVERSION_FILE, self.conversion)
+
+    def load_files(self, folder: Path) -> None:
+        """Read the tokenizer and, if there is one, the record."""
+        self.load_tokenizer_from(folder / TOKENIZER_FOLDER)
+        path = folder / CONVERSION_FILE
+        self.conversion = _read_conversion(path) if path.is_file() else {}
+
+
+def _read_conversion(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict) or not isinstance(record.get("source"), str):
+        raise ConfigError(f"{path} does not name its source: convert the published checkpoint again")
+    return record
+
+
+def _rows(values: Tensor, places: Tensor) -> Tensor:
+    """(B, S, D), (B, n) -> (B, n, D)."""
+    return values.gather(1, places.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

@@ -1,0 +1,108 @@
+"""Sizes and choices of the paper's backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rdvla.backbone.base import BackboneConfig
+from rdvla.backbone.lora import LoraSettings
+from rdvla.backbone.vision_transformer import VisionTransformerConfig
+from rdvla.errors import ConfigError
+
+Attention = Literal["causal", "bidirectional"]
+Precision = Literal["float32", "bfloat16"]
+
+
+def dinov2_large() -> VisionTransformerConfig:
+    """DINOv2-L/14 with four registers (timm: vit_large_patch14_reg4_dinov2)."""
+    return VisionTransformerConfig(
+        width=1024, depth=24, heads=16, mlp_width=4096, class_token=True, registers=4, layer_scale=True,
+        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+    )  # fmt: skip
+
+
+def siglip_so400m() -> VisionTransformerConfig:
+    """SigLIP so400m/14 (timm: vit_so400m_patch14_siglip_224)."""
+    return VisionTransformerConfig(
+        width=1152, depth=27, heads=16, mlp_width=4304, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    )
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Sizes of a Qwen2 language model; the defaults are Qwen2.5-0.5B's."""
+
+    vocab_size: int = 151_936  # tokens
+    width: int = 896  # D, of the hidden states
+    mlp_width: int = 4864  # inner width of the feed-forward part
+    layers: int = 24  # of the published model; those above the last level that is read are not part of ours
+    heads: int = 14  # attention heads
+    key_value_heads: int = 2  # heads that keys and values have
+    rotary_base: float = 1_000_000.0
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "width", "mlp_width", "layers", "heads", "key_value_heads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"backbone.language.{name} must be at least 1, got {getattr(self, name)}")
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise ConfigError(
+                f"backbone.language.width ({self.width}) over heads ({self.heads}) must be a whole, even "
+                "number"
+            )
+        if self.heads % self.key_value_heads:
+            raise ConfigError(
+                f"backbone.language.heads ({self.heads}) must be a multiple of key_value_heads "
+                f"({self.key_value_heads})"
+            )
+
+
+@BackboneConfig.register_subclass("prismatic")
+@dataclass(frozen=True)
+class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
+    """Configuration of `PrismaticBackbone`; the defaults are the paper's (1.21 B parameters)."""
+
+    dinov2: VisionTransformerConfig = field(default_factory=dinov2_large)
+    siglip: VisionTransformerConfig = field(default_factory=siglip_so400m)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    levels: tuple[int, ...] = (12, 24)  # of the hidden states to read; 0: embeddings, n: after layer n
+    latents: int = 64  # L, learned latent tokens after the prompt
+    attention: Attention = "causal"  # over the sequence; bidirectional: every token sees every other
+    dtype: Precision = "bfloat16"  # of published weights; latents and LoRA are kept in float32
+    crop_area: float = 0.9  # share of each image's area that is kept around its centre; 1: all of it
+    jpeg_quality: int | None = None  # of a JPEG round trip before images are resized, 1..100; null: none
+    max_prompt_tokens: int = 128  # longest prompt, of which the chat template takes about 40
+    lora: LoraSettings = field(default_factory=lambda: LoraSettings(where="none"))
+    gradient_checkpointing: bool = False  # in training, compute activations twice instead of keeping them
+
+    def __post_init__(self) -> None:
+        for name in ("latents", "max_prompt_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"backbone.{name} must be at least 1, got {getattr(self, name)}")
+        for name, allowed in (
+            ("attention", ("causal", "bidirectional")), ("dtype", ("float32", "bfloat16"))
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"backbone.{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if not 0 < self.crop_area <= 1:
+            raise ConfigError(f"backbone.crop_area must be above 0 and at most 1, got {self.crop_area}")
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
+            raise ConfigError(f"backbone.jpeg_quality must be 1 to 100 or null, got {self.jpeg_quality}")
+        self._check_levels()
+        for name in ("image_size", "patches"):
+            of_dinov2, of_siglip = getattr(self.dinov2, name), getattr(self.siglip, name)
+            if of_dinov2 != of_siglip:
+                raise ConfigError(
+                    f"both image encoders must have the same {name}, as their features are put side by side; "
+                    f"got {of_dinov2} and {of_siglip}"
+                )
+
+    def _check_levels(self) -> None:
+        if not self.levels or min(self.levels) < 0 or not 1 <= max(self.levels) <= self.language.layers:
+            raise ConfigError(
+                f"backbone.levels must name hidden states from 0 to {self.language.layers}, one of them "
+                f"above 0, got {self.levels}"
+            )
+        if len(set(self.levels)) != len(self.levels):
+            raise ConfigError(f"backbone.levels names a level twice: {self.levels}")

@@ -1,0 +1,101 @@
+"""The published part of the paper's backbone: two image encoders, a projector, a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rdvla.backbone.prismatic_config import LanguageConfig, PrismaticConfig
+from rdvla.backbone.vision_transformer import VisionTransformer
+
+
+class PublishedModel(nn.Module):
+    """What published weights hold, under their names."""
+
+    def __init__(self, config: PrismaticConfig) -> None:
+        super().__init__()
+        with _default_dtype(getattr(torch, config.dtype)):
+            self.vision_backbone = _FusedEncoders(config)
+            self.projector = _Projector(config.dinov2.width + config.siglip.width, config.language.width)
+            self.language_model = _language_model(config.language, last=max(config.levels))
+
+    def hidden_states(self, embeddings: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """(B, S, D) -> one (B, S, D) a level, the embeddings first."""
+        output = self.language_model(
+            inputs_embeds=embeddings,
+            attention_mask={"full_attention": mask},
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        states: tuple[Tensor, ...] = output.hidden_states
+        return states
+
+    def checkpoint_gradients(self, active: bool) -> None:  # noqa: FBT001
+        """Compute activations twice in training, or keep them."""
+        for encoder in (self.vision_backbone.featurizer, self.vision_backbone.fused_featurizer):
+            encoder.gradient_checkpointing = active
+        if active:
+            model: Any = self.language_model
+            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+            enable()
+
+
+class _FusedEncoders(nn.Module):
+    def __init__(self, config: PrismaticConfig) -> None:
+        super().__init__()
+        self.featurizer = VisionTransformer(config.dinov2)
+        self.fused_featurizer = VisionTransformer(config.siglip)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, patches, both widths), DINOv2's features first."""
+        return torch.cat([self.featurizer(images), self.fused_featurizer(images)], dim=-1)
+
+
+class _Projector(nn.Module):
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(features, 4 * features)
+        self.fc2 = nn.Linear(4 * features, width)
+        self.fc3 = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, patches, features) -> (N, patches, width)."""
+        out: Tensor = self.fc3(functional.gelu(self.fc2(functional.gelu(self.fc1(features)))))
+        return out
+
+
+def _language_model(config: LanguageConfig, *, last: int) -> Any:
+    """Qwen2 up to the last layer that is read."""
+    from transformers import Qwen2Config, Qwen2Model
+
+    sizes: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": last,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.key_value_heads,
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
+        "attn_implementation": "sdpa",
+    }
+    model: Any = Qwen2Model(Qwen2Config(**sizes))
+    if last < config.layers:
+        model.norm = nn.Identity()  # the published model normalises what its own last layer yields
+    return model
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make new weights in a precision; a later cast would round constants too, and take memory for both."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

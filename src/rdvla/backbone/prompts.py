@@ -1,0 +1,77 @@
+"""Instructions to rows of token ids, with room for the images' features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rdvla.backbone.families import Family
+from rdvla.backbone.language import PADDING
+from rdvla.errors import ConfigError
+
+
+class PromptWriter:
+    """Writes a family's prompt around an instruction, in rows of one length so that they can be cached.
+
+    Args:
+        family: how the prompt is written.
+        tokenizer: of the published model.
+        question: the text; {instruction} stands for the instruction in lower case.
+        image_token: token id of an image's places.
+        image_places: image tokens of one image.
+        max_text_tokens: longest prompt, image tokens aside.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        tokenizer: Any,
+        *,
+        question: str,
+        image_token: int,
+        image_places: int,
+        max_text_tokens: int,
+    ) -> None:
+        self._family, self._tokenizer, self._question = family, tokenizer, question
+        self._image = [image_token] * image_places
+        self._max_text_tokens = max_text_tokens
+        self._known: dict[tuple[str, int], Tensor] = {}  # a robot gets the same sentence in every query
+
+    def rows(self, instructions: Sequence[str], *, images: int) -> Tensor:
+        """B instructions -> (B, max_text_tokens + image tokens) int64, `PADDING` on the left.
+
+        Raises:
+            ConfigError: a prompt has more text than `max_text_tokens`, or names the model's image token.
+        """
+        return torch.stack([self._row(instruction, images) for instruction in instructions])
+
+    def text(self, tokens: Tensor) -> list[str]:
+        """(B, N) token ids -> B texts."""
+        return [self._tokenizer.decode(row[row != PADDING], skip_special_tokens=True) for row in tokens]
+
+    def _row(self, instruction: str, images: int) -> Tensor:
+        if (instruction, images) not in self._known:
+            self._known[instruction, images] = self._write(instruction, images)
+        return self._known[instruction, images]
+
+    def _write(self, instruction: str, images: int) -> Tensor:
+        question = self._question.replace("{instruction}", " ".join(instruction.lower().split()))
+        pieces = self._family.pieces(question, images=images, bos=self._tokenizer.bos_token or "")
+        ids = [
+            self._tokenizer(piece, add_special_tokens=False).input_ids if piece else [] for piece in pieces
+        ]
+        text = sum(len(piece) for piece in ids)
+        if text > self._max_text_tokens:
+            raise ConfigError(
+                f"the prompt has {text} tokens of text, backbone.max_text_tokens is {self._max_text_tokens}: "
+                f"{question!r}"
+            )
+        if any(self._image[0] in piece for piece in ids):
+            raise ConfigError(f"the prompt must not hold the model's own token for images: {question!r}")
+        row = list(ids[0])
+        for piece in ids[1:]:
+            row += [*self._image, *piece]
+        return torch.tensor([PADDING] * (self._max_text_tokens - text) + row)

@@ -1,0 +1,152 @@
+"""A published checkpoint folder becomes a policy folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rdvla
+from rdvla.backbone import PrismaticBackbone, PrismaticConfig
+from rdvla.configuration import save_config
+from rdvla.errors import RDVLAError
+from rdvla.interop.merged_names import NameReport, match_names
+from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
+from rdvla.interop.published_config import ConvertOptions, describe_published
+from rdvla.interop.published_folder import MergedWeights, published_folder
+from rdvla.interop.published_head import head_names
+from rdvla.policy import PolicyConfig, RDVLAPolicy
+
+TRAINING_FILE = "train.yaml"  # what `rdvla train --config` needs to go on from the policy
+
+
+@dataclass(frozen=True)
+class _Start:
+    """The part of a training's configuration that a converted policy decides."""
+
+    policy: PolicyConfig
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted policy, and what became of every published tensor."""
+
+    policy: RDVLAPolicy
+    names: NameReport
+    head_names: dict[str, tuple[str, ...]]  # ours -> published, of the head's file
+    statistics: str  # the chosen entry of dataset_statistics.json
+
+
+def convert_published(
+    source: str | Path,
+    output: Path,
+    *,
+    options: ConvertOptions | None = None,
+    encoders: Encoders = PUBLISHED_ENCODERS,
+) -> Conversion:
+    """Write a policy folder from a published checkpoint, with a record of every tensor beside it.
+
+    Args:
+        source: a folder in the published layout, or its id on the hub. It is only read.
+        output: a folder that does not exist yet.
+        options: what the published folder does not say.
+        encoders: sizes of the image encoders by timm's name.
+
+    Raises:
+        RDVLAError: something is missing, unexpected or damaged, or `output` exists; nothing is written then.
+    """
+    with new_folder(output) as temporary:
+        conversion = read_published(source, options=options or ConvertOptions(), encoders=encoders)
+        conversion.policy.save_pretrained(temporary)
+        save_config(temporary / TRAINING_FILE, _Start(policy=conversion.policy.config))
+    return conversion
+
+
+def read_published(
+    source: str | Path, *, options: ConvertOptions, encoders: Encoders = PUBLISHED_ENCODERS
+) -> Conversion:
+    """The policy of a published checkpoint, in eval mode; see `convert_published`."""
+    folder = published_folder(source)
+    with MergedWeights(folder) as merged:
+        published = describe_published(folder, merged, options=options, encoders=encoders)
+        policy = RDVLAPolicy(published.config, published.statistics)
+        names = _take_weights(policy, merged, folder)
+    policy.head.load_state_dict(published.head.state_dict())
+    policy.proprio_projector.load_state_dict(published.projector.state_dict())
+    assert isinstance(policy.backbone, PrismaticBackbone)
+    policy.backbone.load_tokenizer_from(folder)
+    conversion = Conversion(policy.eval(), names, head_names(published.config.head), published.key)
+    policy.backbone.conversion = _report(source, conversion)
+    return conversion
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`, which becomes `path` on success and disappears otherwise.
+
+    Raises:
+        RDVLAError: `path` exists.
+    """
+    if path.exists():
+        raise RDVLAError(f"{path} exists: name a new folder")
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def format_report(conversion: Conversion) -> str:
+    """Lay out what became of the tensors, a line a kind; `conversion.json` names each."""
+    names = conversion.names
+    lines = [
+        f"mapped      {len(names.mapped):>6} tensors of the merged weights",
+        f"            {sum(map(len, conversion.head_names.values())):>6} tensors of the head",
+        f"left out    {len(names.left_out):>6}",
+    ]
+    for why in dict.fromkeys(names.left_out.values()):
+        of_kind = [name for name, reason in names.left_out.items() if reason == why]
+        lines.append(f"            {len(of_kind):>6} {of_kind[0]}{' ...' * (len(of_kind) > 1)}: {why}")
+    lines += [f"missing     {len(names.missing):>6}", f"unexpected  {len(names.unexpected):>6}"]
+    return "\n".join(lines)
+
+
+def _report(source: str | Path, conversion: Conversion) -> dict[str, Any]:
+    """What `conversion.json` holds."""
+    local = Path(source)
+    return {
+        "source": str(local.resolve() if local.is_dir() else source),  # a relative path looks like a hub id
+        "rdvla": rdvla.__version__,
+        "statistics": conversion.statistics,
+        "mapped": conversion.names.mapped,
+        "head": {ours: list(theirs) for ours, theirs in conversion.head_names.items()},
+        "left_out": conversion.names.left_out,
+    }
+
+
+def _take_weights(policy: RDVLAPolicy, merged: MergedWeights, folder: Path) -> NameReport:
+    """Copy the backbone's weights; every shape is checked before the first copy."""
+    assert isinstance(policy.config.backbone, PrismaticConfig)
+    own = {f"backbone.{name}": value for name, value in policy.backbone.state_dict().items()}
+    names = match_names(
+        merged.names, wanted=own.keys(), config=policy.config.backbone, tied=has_tied_embeddings(folder)
+    )
+    names.check(str(folder))
+    for ours, theirs in names.mapped.items():
+        if merged.shape(theirs) != tuple(own[ours].shape):
+            raise RDVLAError(
+                f"{folder}: {theirs} has the shape {merged.shape(theirs)}, but by config.json it should have "
+                f"{tuple(own[ours].shape)}"
+            )
+    with torch.no_grad():
+        for ours, theirs in names.mapped.items():
+            own[ours].copy_(merged.tensor(theirs))
+    return names

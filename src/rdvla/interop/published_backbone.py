@@ -1,0 +1,158 @@
+"""Reads the backbone's sizes from a published checkpoint folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rdvla.backbone import LanguageConfig, PrismaticConfig, VisionTransformerConfig
+from rdvla.backbone.prismatic_config import Attention, Precision, dinov2_large, siglip_so400m
+from rdvla.errors import RDVLAError, nearest
+from rdvla.files import read_json
+
+Encoders = Mapping[str, VisionTransformerConfig]
+PUBLISHED_ENCODERS: Encoders = {  # by timm's name
+    "vit_large_patch14_reg4_dinov2.lvd142m": dinov2_large(),
+    "vit_so400m_patch14_siglip_224": siglip_so400m(),
+}
+JPEG_QUALITY = 95  # TensorFlow's default, with which the published code encodes
+
+
+def read_backbone(
+    folder: Path,
+    *,
+    levels: tuple[int, ...],
+    latents: int,
+    attention: Attention,
+    dtype: Precision,
+    encoders: Encoders,
+) -> PrismaticConfig:
+    """The backbone that `config.json` and `preprocessor_config.json` describe.
+
+    Args:
+        folder: the checkpoint.
+        levels: hidden states that the head reads.
+        latents: L.
+        attention: of the language model, which the files do not tell.
+        dtype: of the weights.
+        encoders: sizes of the image encoders by timm's name.
+
+    Raises:
+        RDVLAError: an entry is missing, or describes another model than the paper's family.
+    """
+    path = folder / "config.json"
+    published = read_object(path)
+    for name, wanted in (("use_fused_vision_backbone", True), ("image_resize_strategy", "resize-naive")):
+        if published.get(name) != wanted:
+            raise RDVLAError(f"{path}: {name} must be {wanted!r}, got {published.get(name)!r}")
+    if any(published.get("timm_override_act_layers") or ()):
+        raise RDVLAError(f"{path}: timm_override_act_layers names activations that are not supported")
+    dinov2, siglip = _encoders(folder, published, encoders)
+    return PrismaticConfig(
+        dinov2=dinov2,
+        siglip=siglip,
+        language=_language(path, published),
+        levels=levels,
+        latents=latents,
+        attention=attention,
+        dtype=dtype,
+        jpeg_quality=JPEG_QUALITY,
+    )
+
+
+def has_tied_embeddings(folder: Path) -> bool:
+    """Whether the language model's vocabulary matrix is that of its embeddings."""
+    path = folder / "config.json"
+    return bool(_text_config(path, read_object(path)).get("tie_word_embeddings"))
+
+
+def _encoders(
+    folder: Path, published: dict[str, Any], known: Encoders
+) -> tuple[VisionTransformerConfig, VisionTransformerConfig]:
+    path = folder / "config.json"
+    names, sizes = published.get("timm_model_ids"), published.get("image_sizes")
+    if not isinstance(names, list) or not isinstance(sizes, list) or len(names) != 2 or len(sizes) != 2:
+        raise RDVLAError(f"{path} must name two timm_model_ids and two image_sizes")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise RDVLAError(
+            f"{path} names the image encoder {unknown[0]!r}; known are {', '.join(sorted(known))}."
+            f"{nearest(str(unknown[0]), known)}"
+        )
+    dinov2, siglip = (
+        replace(known[name], image_size=size, mean=_three(mean), std=_three(std))
+        for name, size, (mean, std) in zip(names, sizes, _scales(folder), strict=True)
+    )
+    return dinov2, siglip
+
+
+def _three(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
+
+
+def _scales(folder: Path) -> list[tuple[list[float], list[float]]]:
+    """Mean and standard deviation of both encoders' pixels.
+
+    `tvf_normalize_params` counts before `means` and `stds`: it is what the published processor computes with,
+    and holds the same numbers rounded to bfloat16.
+    """
+    path = folder / "preprocessor_config.json"
+    processor = read_object(path)
+    if processor.get("image_resize_strategy") != "resize-naive":
+        raise RDVLAError(f"{path}: image_resize_strategy must be 'resize-naive'")
+    used = processor.get("tvf_normalize_params")
+    try:
+        if used is not None:
+            pairs = [(entry["mean"], entry["std"]) for entry in used]
+        else:
+            pairs = list(zip(processor["means"], processor["stds"], strict=True))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RDVLAError(f"{path} does not say how pixels are scaled: {error!r}") from error
+    if len(pairs) != 2 or any(len(values) != 3 for pair in pairs for values in pair):
+        raise RDVLAError(f"{path} must hold three means and deviations for each of two encoders, got {pairs}")
+    return pairs
+
+
+def _language(path: Path, published: dict[str, Any]) -> LanguageConfig:
+    text = _text_config(path, published)
+    if text.get("model_type") != "qwen2" or text.get("use_sliding_window") or text.get("rope_scaling"):
+        raise RDVLAError(
+            f"{path}: text_config must describe a Qwen2 model with full attention and plain rotary"
+        )
+    rotary = text.get("rope_parameters") or text
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    missing = [name for name in (*names, "num_key_value_heads") if name not in text]
+    if missing or "rope_theta" not in rotary:
+        raise RDVLAError(f"{path}: text_config lacks {missing or ['rope_theta']}")
+    return LanguageConfig(
+        vocab_size=text["vocab_size"],
+        width=text["hidden_size"],
+        mlp_width=text["intermediate_size"],
+        layers=text["num_hidden_layers"],
+        heads=text["num_attention_heads"],
+        key_value_heads=text["num_key_value_heads"],
+        rotary_base=float(rotary["rope_theta"]),
+        norm_eps=float(text.get("rms_norm_eps", 1e-6)),  # Qwen2's default, which published files leave out
+    )
+
+
+def _text_config(path: Path, published: dict[str, Any]) -> dict[str, Any]:
+    text = published.get("text_config")
+    if not isinstance(text, dict):
+        raise RDVLAError(f"{path} lacks 'text_config', the language model's sizes")
+    return text
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        RDVLAError: the file is missing or damaged, or holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise RDVLAError(f"{path} must hold one JSON object")
+    return content

@@ -1,0 +1,98 @@
+"""A published checkpoint folder: where it is, and what its merged weights are called."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rdvla.errors import RDVLAError
+from rdvla.interop.published_head import find_published_files
+
+NEEDED = ("*.json", "*.safetensors", "*.pt", "*.txt")  # code in the folder is not even downloaded
+
+
+def published_folder(name_or_path: str | Path) -> Path:
+    """The folder itself, or where the hub's copy of it was put; never written to.
+
+    Args:
+        name_or_path: a folder, or an id on the hub ("user/name" or "user/name@revision").
+
+    Raises:
+        RDVLAError: neither the one nor the other, or the folder holds weights that this package cannot place.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        name, _, revision = str(name_or_path).partition("@")
+        try:
+            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(NEEDED)))
+        except (OSError, ValueError) as error:  # among others the hub client's own errors
+            raise RDVLAError(
+                f"{name_or_path} is no folder, and no checkpoint that the hub gives: {error}"
+            ) from error
+    files = find_published_files(folder)
+    strays = sorted(
+        path.name for path in folder.glob("*.pt") if path not in (files.head, files.proprio_projector)
+    )
+    if strays:
+        raise RDVLAError(
+            f"{folder} holds weights of parts that the method does not have: {', '.join(strays)}"
+        )
+    return folder
+
+
+class MergedWeights:
+    """The `model*.safetensors` of a checkpoint, opened together and read one tensor at a time.
+
+    Raises:
+        RDVLAError: there is none, one is damaged, or two hold a tensor of the same name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.glob("model*.safetensors"))
+        if not self.paths:
+            raise RDVLAError(f"{folder} holds no model*.safetensors: merged weights are needed")
+        self._stack = ExitStack()
+        self._file_of: dict[str, Any] = {}
+        for path in self.paths:
+            try:
+                file = self._stack.enter_context(safe_open(path, framework="pt"))
+            except (OSError, SafetensorError) as error:
+                self._stack.close()
+                raise RDVLAError(f"{path} cannot be read as safetensors: {error}") from error
+            twice = self._file_of.keys() & set(file.keys())
+            if twice:
+                self._stack.close()
+                raise RDVLAError(f"{path} repeats {min(twice)!r}, which another file holds too")
+            self._file_of |= dict.fromkeys(file.keys(), file)
+
+    def __enter__(self) -> MergedWeights:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def names(self) -> set[str]:
+        """Of all tensors."""
+        return set(self._file_of)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of one tensor, without reading it."""
+        return tuple(self._file_of[name].get_slice(name).get_shape())
+
+    def dtypes(self) -> set[str]:
+        """Which number formats occur, such as BF16."""
+        return {self._file_of[name].get_slice(name).get_dtype() for name in self._file_of}
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one tensor."""
+        value: Tensor = self._file_of[name].get_tensor(name)
+        return value

@@ -1,0 +1,150 @@
+"""A policy becomes a folder in the published layout again.
+
+That layout holds more than a policy of ours: the vocabulary matrix, layers that nobody reads, code and
+processor files. They come from a template, any published checkpoint of the same sizes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rdvla.backbone import PrismaticBackbone, PrismaticConfig
+from rdvla.errors import RDVLAError
+from rdvla.files import read_json, write_json
+from rdvla.head import HeadConfig
+from rdvla.interop.convert import new_folder
+from rdvla.interop.merged_names import match_names
+from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
+from rdvla.interop.published_config import FEATURES, ConvertOptions, describe_published, read_statistics
+from rdvla.interop.published_folder import MergedWeights, published_folder
+from rdvla.interop.published_head import find_published_files, head_names, read_tensors
+from rdvla.policy import PolicyConfig, RDVLAPolicy
+
+# Choices of ours that the published layout has no place for.
+_FREE_OF_BACKBONE = ("attention", "dtype", "crop_area", "jpeg_quality", "max_prompt_tokens", "lora",
+                     "gradient_checkpointing")  # fmt: skip
+_COPIED = (".json", ".txt", ".py", ".model", ".jinja", ".md")
+
+
+def write_published(
+    policy: RDVLAPolicy,
+    output: Path,
+    *,
+    template: str | Path,
+    statistics: str | None = None,
+    encoders: Encoders = PUBLISHED_ENCODERS,
+) -> None:
+    """Write a policy in the published layout; LoRA is merged into the weights.
+
+    Args:
+        policy: with a prismatic backbone.
+        output: a folder that does not exist yet.
+        template: a published checkpoint of the same sizes, a folder or an id on the hub; it is only read.
+        statistics: which entry of the template's dataset_statistics.json the policy's replace; None: the only
+            one.
+        encoders: sizes of the image encoders by timm's name.
+
+    Raises:
+        RDVLAError: the template has other sizes, or `output` exists; nothing is written then.
+    """
+    if not isinstance(policy.backbone, PrismaticBackbone):
+        raise RDVLAError("only policies with a prismatic backbone have a published layout")
+    folder = published_folder(template)
+    with new_folder(output) as temporary:
+        with MergedWeights(folder) as merged:
+            chosen = ConvertOptions(
+                statistics=statistics, cameras=policy.config.cameras, image_size=policy.config.image_size,
+                gripper="opening" if policy.config.gripper_opening else "raw",
+            )  # fmt: skip
+            published = describe_published(folder, merged, options=chosen, encoders=encoders)
+            _check_sizes(policy.config, published.config, folder)
+            names = _names(policy.backbone, merged, folder)
+        for path in sorted(folder.glob("model*.safetensors")):
+            _write_merged(path, temporary / path.name, names)
+        _write_heads(policy, folder, temporary)
+        _write_statistics(policy, folder, temporary, key=published.key)
+        for path in sorted(folder.iterdir()):
+            if path.suffix in _COPIED and not (temporary / path.name).exists():
+                shutil.copyfile(path, temporary / path.name)
+
+
+def _check_sizes(ours: PolicyConfig, theirs: PolicyConfig, folder: Path) -> None:
+    assert isinstance(ours.backbone, PrismaticConfig) and isinstance(theirs.backbone, PrismaticConfig)
+    free = {name: getattr(ours.backbone, name) for name in _FREE_OF_BACKBONE}
+    pairs = {
+        "backbone": (ours.backbone, replace(theirs.backbone, **free)),
+        "head": (ours.head, theirs.head),
+        **{
+            name: (getattr(ours, name), getattr(theirs, name))
+            for name in ("state_dim", "unscaled_actions", "gripper_opening", "clip_state")
+        },
+    }
+    for name, (mine, other) in pairs.items():
+        if mine != other:
+            raise RDVLAError(
+                f"the template {folder} has another {name}: {other}; the policy has {mine}. Take a "
+                "checkpoint of the same model as the template"
+            )
+
+
+def _names(backbone: PrismaticBackbone, merged: MergedWeights, folder: Path) -> dict[str, Tensor]:
+    """Published name -> our tensor."""
+    own = {f"backbone.{name}": value for name, value in backbone.plain_weights().items()}
+    report = match_names(
+        merged.names, wanted=own.keys(), config=backbone.config, tied=has_tied_embeddings(folder)
+    )
+    report.check(str(folder))
+    return {theirs: own[ours] for ours, theirs in report.mapped.items()}
+
+
+def _write_merged(path: Path, output: Path, ours: Mapping[str, Tensor]) -> None:
+    """One file of the template, with our numbers in the template's format."""
+    weights = {}
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        names = file.keys()
+        for name in names:
+            value = file.get_tensor(name)
+            weights[name] = ours[name].to(value.dtype).contiguous() if name in ours else value
+    save_file(weights, output, metadata=metadata)
+
+
+def _write_heads(policy: RDVLAPolicy, folder: Path, output: Path) -> None:
+    files = find_published_files(folder)
+    head = _split(policy.head.state_dict(), policy.config.head)
+    projector = dict(policy.proprio_projector.state_dict())
+    for path, prefix, ours in ((files.head, "model.", head), (files.proprio_projector, "", projector)):
+        theirs = read_tensors(path)
+        written = {
+            key: ours[key.removeprefix("module.").removeprefix(prefix)].to(value.dtype)
+            for key, value in theirs.items()
+        }
+        torch.save(written, output / path.name)
+
+
+def _split(weights: Mapping[str, Tensor], config: HeadConfig) -> dict[str, Tensor]:
+    """Our joined matrices of a head -> the published ones, all of which have equally many rows."""
+    parts: dict[str, Tensor] = {}
+    for ours, theirs in head_names(config).items():
+        pieces = weights[ours].chunk(len(theirs)) if len(theirs) > 1 else (weights[ours],)
+        parts |= {name: piece.clone() for name, piece in zip(theirs, pieces, strict=True)}
+    return parts
+
+
+def _write_statistics(policy: RDVLAPolicy, folder: Path, output: Path, *, key: str) -> None:
+    _, entry = read_statistics(folder, key)
+    for theirs, ours in FEATURES.items():
+        known = {
+            name: list(values) for name, values in policy.statistics[ours].items() if name in entry[theirs]
+        }
+        entry[theirs] = entry[theirs] | known
+    path = folder / "dataset_statistics.json"
+    write_json(output / path.name, read_json(path) | {key: entry})

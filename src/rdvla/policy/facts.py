@@ -1,0 +1,85 @@
+"""What is worth knowing of a policy, as plain values: for `rdvla info` and for its model card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rdvla.configuration import encode_config
+from rdvla.policy.parameters import count_parameters
+from rdvla.policy.policy import RDVLAPolicy
+from rdvla.processing import Observation
+
+MIB = 2**20
+
+
+def describe(policy: RDVLAPolicy) -> dict[str, Any]:
+    """Parts, sizes, inputs, tokens, memory, statistics and configuration of a policy.
+
+    Tokens and memory are those of one query, which is run once on blank images.
+    """
+    head = policy.config.head
+    return {
+        "parts": {name: count_parameters(part) for name, part in policy.named_children()}
+        | {"total": count_parameters(policy)},
+        "head": {name: count_parameters(part) for name, part in policy.head.named_children()},
+        "base_models": list(policy.backbone.base_models()),
+        "levels": {part: list(getattr(head, part)) for part in ("prelude", "core", "coda")},
+        "sizes": {
+            "hidden_dim (D)": head.hidden_dim,
+            "chunk_size (K)": head.chunk_size,
+            "action_dim (A)": head.action_dim,
+            "context_dim": head.context_width,
+        },
+        "running": {"depth": policy.config.depth, "execution": policy.config.execution},
+        "inputs": {
+            "cameras": list(policy.config.cameras),
+            "image_size": policy.config.image_size,
+            "state_dim": policy.config.state_dim,
+        },
+        **_of_one_query(policy),
+        "statistics": {
+            feature: {name: _floats(entries[name]) for name in ("q01", "q99") if name in entries}
+            for feature, entries in policy.statistics.items()
+        },
+        "config": encode_config(policy.config),
+    }
+
+
+@torch.no_grad()
+def _of_one_query(policy: RDVLAPolicy) -> dict[str, Any]:
+    """Tokens that the head reads, and MiB of weights and of what a query keeps."""
+    config = policy.config
+    blank = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
+    state = torch.zeros(1, config.state_dim, device=policy.device)
+    observation = Observation(
+        images=dict.fromkeys(config.cameras, blank), state=state, instruction=["pick up the cup"]
+    )
+    context = policy.context_from(policy.frozen_inputs(observation), state)
+    encoded = policy.head.encode(context)
+    keys_values = [tensor for kv in (*encoded.core, *encoded.coda) for tensor in (kv.keys, kv.values)]
+    level = config.head.levels[0]
+    return {
+        "tokens": {
+            "vision (M)": context.vision[level].shape[1],
+            "latents (L)": context.latents[level].shape[1],
+            "proprioception": context.proprio.shape[1],
+        },
+        "memory_mib": {
+            "weights": _mib(policy.parameters()),
+            "context of a query": _mib([*context.vision.values(), *context.latents.values()]),
+            "keys and values of a query": _mib(keys_values),
+            "state, at any depth": _mib([policy.initial_state(1)]),
+        },
+    }
+
+
+def _mib(tensors: Iterable[Tensor]) -> float:
+    return sum(tensor.nbytes for tensor in tensors) / MIB
+
+
+def _floats(values: Any) -> list[float]:
+    return [float(value) for value in values]

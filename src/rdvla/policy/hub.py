@@ -1,0 +1,63 @@
+"""A policy's way to the hub: its records and its card go with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelHubMixin
+from torch import nn
+
+from rdvla.backbone import Backbone
+from rdvla.errors import RDVLAError
+from rdvla.policy.card import is_hub_id, write_card
+from rdvla.policy.config import PolicyConfig
+from rdvla.policy.parameters import count_parameters, fingerprint
+from rdvla.policy.records import RESULTS, Records, results_summary
+
+
+class HubPolicy(ModelHubMixin):
+    """What of a policy concerns the hub.
+
+    Attributes:
+        records: what lies beside the weights in its folder (`training.json`, `results.json`), by file name.
+    """
+
+    config: PolicyConfig
+    backbone: Backbone
+    records: Records
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:  # noqa: ARG002  # the mixin's
+        """What `save_pretrained` and `push_to_hub` write as README.md.
+
+        Raises:
+            RDVLAError: the results among the records are of other weights.
+        """
+        assert isinstance(self, nn.Module)
+        results = self.records.get(RESULTS)
+        return write_card(
+            self.config,
+            parameters=count_parameters(self),
+            base_models=self.backbone.base_models(),
+            by_name=bool(self.backbone.external_prefixes()),
+            records=self.records,
+            summary=[] if results is None else results_summary(results, weights=fingerprint(self)),
+        )
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish the policy with its records and a card; returns the address of the commit.
+
+        Args:
+            repo_id: ``user/name``; made if it is not there.
+            options: `private`, `token`, `branch`, `create_pr`, `commit_message` of the hub's client.
+
+        Raises:
+            RDVLAError: it names a model in a local folder, or its results are of other weights.
+        """
+        local = [name for name in self.backbone.base_models() if not is_hub_id(name)]
+        if local and self.backbone.external_prefixes():
+            raise RDVLAError(
+                f"the policy stands on {local[0]}, which others cannot load by this name: publish that "
+                "model, and name it by its hub id in the policy's config.json"
+            )
+        address: str = super().push_to_hub(repo_id, **options)
+        return address

@@ -1,0 +1,50 @@
+"""What lies beside a policy's weights: how it was trained, and how it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rdvla.errors import RDVLAError
+from rdvla.files import read_json, write_json
+
+TRAINING = "training.json"  # written by `rdvla train`
+RESULTS = "results.json"  # of `rdvla eval`, where someone has put it there; docs/results-schema.md
+
+Records = dict[str, Any]  # file name -> content
+
+
+def read_records(folder: Path) -> Records:
+    """The records in a policy's folder; none has to be there."""
+    return {name: read_json(folder / name) for name in (TRAINING, RESULTS) if (folder / name).is_file()}
+
+
+def write_records(folder: Path, records: Mapping[str, Any]) -> None:
+    """Write them beside the weights."""
+    for name, content in records.items():
+        write_json(folder / name, content)
+
+
+def results_summary(results: Any, *, weights: str) -> list[dict[str, Any]]:
+    """The summary of a results file, which must be of these weights.
+
+    Args:
+        results: content of `RESULTS`.
+        weights: the policy's `fingerprint`.
+
+    Raises:
+        RDVLAError: it is no results file of this version, or another policy's.
+    """
+    try:
+        measured, summary = results["meta"]["policy"]["fingerprint"], results["summary"]
+    except (KeyError, TypeError) as error:
+        raise RDVLAError(
+            f"{RESULTS} lacks {error}: give the file that this version of `rdvla eval` writes"
+        ) from error
+    if measured != weights:
+        raise RDVLAError(
+            f"{RESULTS} was measured with other weights ({measured}, here {weights}): "
+            "evaluate this policy, or take them out of policy.records"
+        )
+    return list(summary)

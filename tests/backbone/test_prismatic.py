@@ -1,0 +1,374 @@
+"""The paper's backbone against an independent computation, and what must hold of its batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rdvla.backbone import LanguageConfig, LoraSettings, PrismaticBackbone, PrismaticConfig, make_backbone
+from rdvla.backbone.prompt import PADDING, PROMPT
+from rdvla.errors import ConfigError
+from rdvla.head import HeadConfig
+from rdvla.policy import PolicyConfig
+from tests.backbone import prismatic_reference as reference
+from tests.published_checkpoint import (
+    DINOV2,
+    HEADS,
+    KV_HEADS,
+    LATENTS,
+    LAYERS,
+    MLP_WIDTH,
+    SIGLIP,
+    VOCABULARY,
+    WIDTH,
+    merged_shapes,
+    save_qwen_tokenizer,
+)
+from tests.tiny_models import make_images, save_tiny_bert
+
+SIZE = DINOV2.image_size
+SENTENCES = (
+    "Pick up the black bowl",
+    "open the top drawer of the cabinet and put the bowl inside",
+    "push it",
+)
+CONFIG = PrismaticConfig(
+    dinov2=DINOV2, siglip=SIGLIP, levels=(0, 2, LAYERS), latents=LATENTS, dtype="float32", crop_area=1.0,
+    language=LanguageConfig(
+        vocab_size=VOCABULARY, width=WIDTH, mlp_width=MLP_WIDTH, layers=LAYERS, heads=HEADS,
+        key_value_heads=KV_HEADS,
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_qwen_tokenizer(folder)
+    return folder
+
+
+def build(tokenizer: Path, config: PrismaticConfig = CONFIG) -> PrismaticBackbone:
+    """With large random weights: small ones would hide mistakes behind the residual stream."""
+    torch.manual_seed(0)
+    backbone = make_backbone(config)
+    assert isinstance(backbone, PrismaticBackbone)
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if "lora_" not in name:
+                spread = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.2
+                parameter.copy_(torch.randn(parameter.shape) * spread + (parameter.ndim == 1))
+    backbone.load_tokenizer_from(tokenizer)
+    return backbone.eval()
+
+
+def published_weights(backbone: PrismaticBackbone) -> dict[str, Tensor]:
+    """Under the published names, in float64."""
+    weights = {}
+    for name, value in backbone.state_dict().items():
+        name = name.removeprefix("published.").replace(".gamma", ".scale_factor")
+        name = name.replace("language_model.", "language_model.model.")
+        weights["action_queries.weight" if name == "latents" else name] = value.double()
+    return weights
+
+
+def expected_patches(weights: dict[str, Tensor], images: Tensor) -> Tensor:
+    """(cameras, H, W, 3) uint8 -> (M, D)."""
+    patches = []
+    for image in images.double() / 255:
+        encoded = []
+        for prefix, config in (("featurizer", DINOV2), ("fused_featurizer", SIGLIP)):
+            mean, std = (torch.tensor(values, dtype=torch.float64) for values in (config.mean, config.std))
+            pixels = ((image - mean) / std).permute(2, 0, 1)
+            name = f"vision_backbone.{prefix}"
+            encoded.append(
+                reference.encode_image(weights, name, pixels, heads=config.heads, depth=config.depth)
+            )
+        patches.append(reference.project(weights, torch.cat(encoded, dim=-1)))
+    return torch.cat(patches)
+
+
+def prompt_of(backbone: PrismaticBackbone, sentence: str) -> list[int]:
+    assert backbone.prompt_tokenizer is not None
+    text = PROMPT.replace("{instruction}", sentence.lower())
+    ids: list[int] = backbone.prompt_tokenizer.tokenizer(text)["input_ids"]
+    return ids
+
+
+def features(backbone: PrismaticBackbone, images: Tensor, sentences: Sequence[str]) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return backbone.features(backbone.frozen_inputs(images, sentences)).flatten()
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+@pytest.mark.parametrize("cameras", [1, 2])
+def test_features_are_those_of_an_independent_computation(
+    tokenizer: Path, attention: str, cameras: int
+) -> None:
+    """Encoders, projector, sequence, language model and both slices, for prompts of different lengths."""
+    backbone = build(tokenizer, replace(CONFIG, attention=attention))  # type: ignore[arg-type]
+    weights = published_weights(backbone)
+    images = make_images(3, cameras=cameras, size=SIZE)
+    out = features(backbone, images, SENTENCES)
+    assert len({len(prompt_of(backbone, sentence)) for sentence in SENTENCES}) == 3
+    for row, sentence in enumerate(SENTENCES):
+        expected = reference.context(
+            weights, expected_patches(weights, images[row]), prompt_of(backbone, sentence),
+            layers=LAYERS, heads=HEADS, key_value_heads=KV_HEADS, bidirectional=attention == "bidirectional",
+        )  # fmt: skip
+        for level in CONFIG.levels:
+            for name, value in zip(("vision", "latents"), expected[level], strict=True):
+                actual = out[f"{name}/{level}"][row]
+                torch.testing.assert_close(actual, value.float(), atol=2e-5, rtol=2e-4)
+
+
+def test_layers_above_the_last_level_do_not_exist_and_are_not_missed(tokenizer: Path) -> None:
+    whole = build(tokenizer)
+    short = make_backbone(replace(CONFIG, levels=(2,)))
+    kept = {name: value for name, value in whole.state_dict().items() if name in short.state_dict()}
+    short.load_state_dict(kept)
+    short.load_tokenizer_from(tokenizer)  # type: ignore[attr-defined]
+    gone = whole.state_dict().keys() - short.state_dict().keys()
+    assert gone and all(
+        ".layers.2." in n or ".layers.3." in n or n.endswith("model.norm.weight") for n in gone
+    )
+    images = make_images(2, size=SIZE)
+    expected = features(whole, images, SENTENCES[:2])
+    for name, value in features(short, images, SENTENCES[:2]).items():  # type: ignore[arg-type]
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_nothing_of_a_vocabularys_size_but_the_embeddings() -> None:
+    shapes = {name: parameter.shape for name, parameter in make_backbone(CONFIG).named_parameters()}
+    assert [name for name, shape in shapes.items() if VOCABULARY in shape] == [
+        "published.language_model.embed_tokens.weight"
+    ]
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_a_sample_does_not_see_its_batch(tokenizer: Path, attention: str) -> None:
+    backbone = build(tokenizer, replace(CONFIG, attention=attention))  # type: ignore[arg-type]
+    images = make_images(3, size=SIZE)
+    together = features(backbone, images, SENTENCES)
+    for row, sentence in enumerate(SENTENCES):
+        for name, value in features(backbone, images[row : row + 1], [sentence]).items():
+            torch.testing.assert_close(value[0], together[name][row], atol=1e-5, rtol=1e-5)
+
+
+def test_bidirectional_attention_is_another_model(tokenizer: Path) -> None:
+    images = make_images(1, size=SIZE)
+    causal, both = (
+        features(build(tokenizer, replace(CONFIG, attention=kind)), images, SENTENCES[:1])  # type: ignore[arg-type]
+        for kind in ("causal", "bidirectional")
+    )
+    assert torch.equal(causal["vision/0"], both["vision/0"])
+    assert all((causal[f"{part}/2"] - both[f"{part}/2"]).abs().max() > 1e-2 for part in ("vision", "latents"))
+
+
+def test_causal_vision_tokens_do_not_know_the_instruction_but_latents_do(tokenizer: Path) -> None:
+    images = make_images(1, size=SIZE).expand(2, -1, -1, -1, -1)
+    out = features(build(tokenizer), images, ["open the drawer", "close the drawer"])
+    assert torch.equal(out["vision/4"][0], out["vision/4"][1])
+    assert (out["latents/4"][0] - out["latents/4"][1]).abs().max() > 1e-3
+
+
+def test_image_features_are_prepared_and_only_latents_are_trained(tokenizer: Path) -> None:
+    backbone = build(tokenizer).train()
+    prepared = backbone.frozen_inputs(make_images(2, size=SIZE), SENTENCES[:2])
+    assert prepared["patches"].shape == (2, 2 * DINOV2.patches, WIDTH)
+    assert prepared["prompt"].shape == (2, 128) and (prepared["prompt"][:, -1] == PADDING).all()
+    loss = torch.stack([value.sum() for value in backbone.features(prepared).flatten().values()]).sum()
+    loss.backward()
+    assert [name for name, p in backbone.named_parameters() if p.grad is not None] == ["latents"]
+
+
+@pytest.mark.parametrize("where", ["language", "all"])
+def test_lora_starts_from_the_published_model(tokenizer: Path, where: str) -> None:
+    pytest.importorskip("peft")
+    base = build(tokenizer)
+    tuned = PrismaticBackbone(replace(CONFIG, lora=LoraSettings(where=where, rank=2, alpha=4)))  # type: ignore[arg-type]
+    tuned.take_over(base)
+    images = make_images(2, size=SIZE)
+    expected = features(base, images, SENTENCES[:2])
+    for name, value in features(tuned.eval(), images, SENTENCES[:2]).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-5)
+    prepared = tuned.frozen_inputs(images, SENTENCES[:2])
+    assert ("images" in prepared) == (where == "all")
+    assert bool(tuned.constant_prefixes()) == (where == "language")
+    tuned.train().features(prepared).latents[LAYERS].sum().backward()
+    trained = {name for name, p in tuned.named_parameters() if p.grad is not None}
+    assert trained == {name for name, p in tuned.named_parameters() if p.requires_grad}
+    assert any(".vision_backbone." in name for name in trained) == (where == "all")
+
+
+def test_gradient_checkpointing_changes_no_gradient(tokenizer: Path) -> None:
+    pytest.importorskip("peft")
+    lora = LoraSettings(where="all", rank=2, alpha=4)
+    gradients = []
+    plain = build(tokenizer, replace(CONFIG, lora=lora))
+    for active in (False, True):
+        backbone = PrismaticBackbone(replace(CONFIG, lora=lora, gradient_checkpointing=active))
+        backbone.take_over(plain)
+        prepared = backbone.frozen_inputs(make_images(2, size=SIZE), SENTENCES[:2])
+        backbone.train().features(prepared).latents[LAYERS].square().sum().backward()
+        gradients.append({n: p.grad for n, p in backbone.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_is_close_and_keeps_the_latents_precise(tokenizer: Path) -> None:
+    exact = build(tokenizer)
+    half = PrismaticBackbone(replace(CONFIG, dtype="bfloat16"))
+    half.take_over(exact)
+    assert half.latents.dtype == torch.float32
+    assert half.published.language_model.rotary_emb.inv_freq.dtype == torch.float32
+    assert {p.dtype for p in half.published.parameters()} == {torch.bfloat16}
+    images = make_images(2, size=SIZE)
+    expected = features(exact, images, SENTENCES[:2])
+    for name, value in features(half.eval(), images, SENTENCES[:2]).items():
+        assert value.dtype == torch.float32
+        error = (value - expected[name]).square().mean().sqrt() / expected[name].square().mean().sqrt()
+        assert error < 0.05, (name, error)
+
+
+def test_encoders_are_transformers_own(tokenizer: Path) -> None:
+    """Published names mapped onto transformers' classes give the same numbers."""
+    from tests.backbone.transformers_encoders import dinov2_features, siglip_features
+
+    backbone = build(tokenizer)
+    pixels = make_images(1, cameras=2, size=SIZE)[0]
+    encoders = backbone.published.vision_backbone
+    with torch.no_grad():
+        for encoder, theirs in (
+            (encoders.featurizer, dinov2_features),
+            (encoders.fused_featurizer, siglip_features),
+        ):
+            torch.testing.assert_close(encoder(pixels), theirs(encoder, pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_language_model_is_transformers_own(tokenizer: Path) -> None:
+    """Left padding, as transformers would do it, gives the features that our order of places gives."""
+    from transformers import Qwen2ForCausalLM
+
+    backbone = build(tokenizer)
+    ours = backbone.published.language_model
+    assert ours.config._attn_implementation == "sdpa"
+    theirs = Qwen2ForCausalLM(ours.config).eval()
+    theirs.model.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 9, WIDTH, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 9, dtype=torch.int64)
+    with torch.no_grad():
+        expected = theirs(inputs_embeds=x, attention_mask=mask, output_hidden_states=True).hidden_states
+        for level, state in enumerate(backbone.published.hidden_states(x, None)):
+            torch.testing.assert_close(state, expected[level], atol=1e-5, rtol=1e-5)
+
+
+def test_every_published_tensor_that_is_read_has_a_place(tokenizer: Path) -> None:
+    names = published_weights(build(tokenizer))
+    published = dict(merged_shapes())
+    assert names.keys() <= published.keys()
+    assert all(tuple(value.shape) == published[name] for name, value in names.items())
+
+
+def test_without_a_tokenizer_the_message_says_what_to_do(tmp_path: Path) -> None:
+    backbone = PrismaticBackbone(CONFIG)
+    with pytest.raises(ConfigError, match="has no tokenizer: load a policy folder"):
+        backbone.prepare(make_images(1, size=SIZE), ["push it"])
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        backbone.load_files(tmp_path)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tokenizer: Path, tmp_path: Path) -> None:
+    small = replace(CONFIG, language=replace(CONFIG.language, vocab_size=100))
+    with pytest.raises(ConfigError, match="knows 100 tokens"):
+        PrismaticBackbone(small).load_tokenizer_from(tokenizer)
+    save_tiny_bert(tmp_path)
+    with pytest.raises(ConfigError, match="splits texts in another way"):
+        PrismaticBackbone(CONFIG).load_tokenizer_from(tmp_path)
+
+
+def edited_tokenizer(source: Path, target: Path, **changes: object) -> Path:
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    stored = json.loads((target / "tokenizer.json").read_text())
+    (target / "tokenizer.json").write_text(json.dumps(stored | changes))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, "splits texts in another way"),
+        ({"model": {"type": "BPE"}}, "cannot be read"),
+    ],
+)
+def test_a_tokenizer_that_transformers_would_change_or_cannot_read_is_refused(
+    tokenizer: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrismaticBackbone(CONFIG).load_tokenizer_from(edited_tokenizer(tokenizer, tmp_path, **changes))
+
+
+def test_a_tokenizer_without_chat_tokens_is_refused(tokenizer: Path, tmp_path: Path) -> None:
+    folder = edited_tokenizer(tokenizer, tmp_path, added_tokens=[])
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    kept = {name: value for name, value in config.items() if "special" not in name and "added" not in name}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kept))
+    with pytest.raises(ConfigError, match=r"splits '<\|im_start\|>' into \d+ tokens"):
+        PrismaticBackbone(CONFIG).load_tokenizer_from(folder)
+
+
+@pytest.mark.parametrize("sentence", ["", "  ", "put it there " * 40])
+def test_instructions_of_impossible_length_are_refused(tokenizer: Path, sentence: str) -> None:
+    with pytest.raises(ValueError, match="an instruction"):
+        build(tokenizer).prepare(make_images(1, size=SIZE), [sentence])
+
+
+def test_a_head_must_read_levels_that_the_backbone_yields() -> None:
+    head = HeadConfig(hidden_dim=WIDTH, num_heads=2, prelude=(1,), core=(2,), coda=())
+    with pytest.raises(ConfigError, match=r"the head reads the level 1, backbone\.levels are \[0, 2, 4\]"):
+        PolicyConfig(backbone=CONFIG, head=head)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"levels": ()}, "backbone.levels"),
+        ({"levels": (0,)}, "one of them above 0"),
+        ({"levels": (LAYERS + 1,)}, "hidden states from 0 to 4"),
+        ({"levels": (2, 2)}, "twice"),
+        ({"latents": 0}, "backbone.latents"),
+        ({"attention": "both"}, "'causal', 'bidirectional'"),
+        ({"dtype": "float16"}, "backbone.dtype"),
+        ({"crop_area": 0.0}, "backbone.crop_area"),
+        ({"jpeg_quality": 0}, "backbone.jpeg_quality"),
+        ({"max_prompt_tokens": 0}, "backbone.max_prompt_tokens"),
+        ({"siglip": replace(SIGLIP, image_size=42)}, "same image_size"),
+    ],
+)
+def test_impossible_configurations_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(CONFIG, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 1}, "at least 2"),
+        ({"heads": 3}, "multiple of its heads"),
+        ({"image_size": 30}, "multiple of its patch_size"),
+        ({"registers": -1}, "registers"),
+        ({"std": (0.0, 1.0, 1.0)}, "std above 0"),
+        ({"width": 0}, "width must be at least 1"),
+    ],
+)
+def test_impossible_encoders_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(DINOV2, **change)  # type: ignore[arg-type]
