@@ -168,7 +168,8 @@ def test_files_of_the_first_schema_are_read(results, tmp_path):
 @pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.json")), ids=lambda path: path.stem)
 def test_published_results_are_read(path):
     published = load_results(path)
-    assert published.step_limits == {"metaworld": 200}
+    played_to_the_end = {episode.env: episode.steps for episode in published.episodes if not episode.success}
+    assert published.step_limits == played_to_the_end
     assert summarise(published.episodes) == published.rows
 
 
