@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,31 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`, which becomes `path` on success and disappears otherwise.
+
+    Args:
+        path: the folder to make.
+        replace: an older folder of this name makes way at the end.
+
+    Raises:
+        RDVLAError: `path` exists, and is not to be replaced.
+    """
+    if path.exists() and not replace:
+        raise RDVLAError(f"{path} exists: name a new folder")
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_json(path: Path | str, obj: Any) -> None:
     """Write `obj` as indented JSON, atomically; NaN and infinity are refused: JSON cannot say them."""
     text = json.dumps(obj, indent=2, allow_nan=False)
@@ -51,6 +77,14 @@ def read_json(path: Path | str) -> Any:
         raise RDVLAError(f"{path} cannot be read: {error}") from error
     except json.JSONDecodeError as error:
         raise RDVLAError(f"{path} is not valid JSON (line {error.lineno}): {error.msg}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read the JSON object in a file; raises `RDVLAError` as `read_json` and where it holds anything else."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise RDVLAError(f"{path} must hold one JSON object")
+    return content
 
 
 def flush(path: Path) -> None:

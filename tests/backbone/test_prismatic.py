@@ -341,9 +341,9 @@ def test_a_head_must_read_levels_that_the_backbone_yields() -> None:
     ("change", "message"),
     [
         ({"levels": ()}, "backbone.levels"),
-        ({"levels": (0,)}, "one of them above 0"),
-        ({"levels": (LAYERS + 1,)}, "hidden states from 0 to 4"),
-        ({"levels": (2, 2)}, "twice"),
+        ({"levels": (0,)}, "one of them at least 1"),
+        ({"levels": (LAYERS + 1,)}, "hidden state 5, but the model has 4 layers"),
+        ({"levels": (2, 2)}, "each level once"),
         ({"latents": 0}, "backbone.latents"),
         ({"attention": "both"}, "'causal', 'bidirectional'"),
         ({"dtype": "float16"}, "backbone.dtype"),

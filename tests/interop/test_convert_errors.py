@@ -66,7 +66,7 @@ def test_a_name_that_is_neither_folder_nor_hub_id(tmp_path: Path, monkeypatch: p
     def refuse(*_: object, **__: object) -> str:
         raise OSError("no such repository")
 
-    monkeypatch.setattr("rdvla.interop.published_folder.snapshot_download", refuse)
+    monkeypatch.setattr("rdvla.policy.files.snapshot_download", refuse)
     with pytest.raises(RDVLAError, match="is no folder, and no checkpoint that the hub gives"):
         convert(Path("nobody/nothing"), tmp_path)
 
@@ -80,7 +80,7 @@ def test_hub_ids_are_downloaded_without_code(
         asked.append((name, revision, allow_patterns))
         return str(published.folder)
 
-    monkeypatch.setattr("rdvla.interop.published_folder.snapshot_download", download)
+    monkeypatch.setattr("rdvla.policy.files.snapshot_download", download)
     convert_published("user/model@v2", tmp_path / "policy", options=OPTIONS, encoders=ENCODERS)
     ((name, revision, patterns),) = asked
     assert (name, revision) == ("user/model", "v2") and not any("py" in pattern for pattern in patterns)

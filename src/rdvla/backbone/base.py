@@ -19,6 +19,8 @@ from rdvla.backbone.lora import is_lora
 from rdvla.errors import ConfigError
 from rdvla.head import Level
 
+PADDING = -1  # in token ids of `prepare`: a place without a token
+
 
 @dataclass(frozen=True)
 class BackboneConfig(draccus.ChoiceRegistry):  # type: ignore[no-untyped-call]
@@ -143,4 +145,28 @@ class Backbone(nn.Module, ABC):
         return Features(
             vision={level: frozen_inputs[f"vision/{level}"] for level in self.levels},
             latents={level: frozen_inputs[f"latents/{level}"] for level in self.levels},
+        )
+
+
+def check_levels(levels: Sequence[int], *, count: int | None = None) -> None:
+    """Check which hidden states of a language model are to be read: 0 is the embeddings, n follows layer n.
+
+    Args:
+        levels: from the configuration.
+        count: layers of the language model; None: not known yet.
+
+    Raises:
+        ConfigError: none is named or none above the embeddings, one is named twice, or there is no such one.
+    """
+    if not levels or min(levels) < 0 or max(levels) < 1:
+        raise ConfigError(
+            "backbone.levels must name hidden states by number, from 0 (the embeddings), one of them at "
+            f"least 1, got {list(levels)}"
+        )
+    if len(set(levels)) < len(levels):
+        raise ConfigError(f"backbone.levels must name each level once, got {list(levels)}")
+    if count is not None and max(levels) > count:
+        raise ConfigError(
+            f"backbone.levels names hidden state {max(levels)}, but the model has {count} layers: "
+            f"0 (the embeddings) to {count}"
         )

@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rdvla.backbone.base import Backbone, BackboneConfig, Features
+from rdvla.backbone.base import PADDING, Backbone, BackboneConfig, Features, check_levels
+from rdvla.backbone.checkpointing import checkpoint_activations
 from rdvla.backbone.families import IMAGE
-from rdvla.backbone.language import PADDING, Prompt, Reasoning, States
+from rdvla.backbone.language import Prompt, Reasoning, States
 from rdvla.backbone.lora import LoraSettings, add_lora, is_lora
 from rdvla.backbone.prompts import PromptWriter
 from rdvla.backbone.published_model import load_published
@@ -51,13 +52,7 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
             raise ConfigError(f"backbone.reasoning_tokens must not be negative, got {self.reasoning_tokens}")
         if self.image_size is not None and self.image_size < 1:
             raise ConfigError(f"backbone.image_size must be at least 1 or null, got {self.image_size}")
-        if not self.levels or min(self.levels) < 0 or max(self.levels) < 1:
-            raise ConfigError(
-                "backbone.levels must name hidden states by number, from 0 (the embeddings), one of them at "
-                f"least 1, got {list(self.levels)}"
-            )
-        if len(set(self.levels)) < len(self.levels):
-            raise ConfigError(f"backbone.levels must name each level once, got {list(self.levels)}")
+        check_levels(self.levels)
         if "{instruction}" not in self.question:
             raise ConfigError(f"backbone.question must hold {{instruction}}, got {self.question!r}")
         if self.dtype not in ("float32", "bfloat16"):
@@ -91,7 +86,7 @@ class HuggingFaceBackbone(Backbone):
         scale = self.published.embedding_scale()
         add_lora(self.model, config.lora, language=self.published.language)
         if config.gradient_checkpointing:
-            self.published.enable_checkpointing()
+            checkpoint_activations(self.model)
         self.context_width = width = self.published.width
         self.latents = nn.Parameter(torch.randn(config.latents, width) * scale)
         # Where reasoning ends early the head's context keeps its size: this stands in the empty places.

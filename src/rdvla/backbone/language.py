@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rdvla.backbone.base import PADDING
 from rdvla.backbone.families import Family
-
-PADDING = -1  # in token ids: a place without a token
 
 States = tuple[Tensor, ...]  # of the layers that are asked for, each (B, T, D)
 

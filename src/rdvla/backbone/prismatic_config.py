@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rdvla.backbone.base import BackboneConfig
+from rdvla.backbone.base import BackboneConfig, check_levels
 from rdvla.backbone.lora import LoraSettings
 from rdvla.backbone.vision_transformer import VisionTransformerConfig
 from rdvla.errors import ConfigError
@@ -89,7 +89,7 @@ class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
             raise ConfigError(f"backbone.crop_area must be above 0 and at most 1, got {self.crop_area}")
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
             raise ConfigError(f"backbone.jpeg_quality must be 1 to 100 or null, got {self.jpeg_quality}")
-        self._check_levels()
+        check_levels(self.levels, count=self.language.layers)
         for name in ("image_size", "patches"):
             of_dinov2, of_siglip = getattr(self.dinov2, name), getattr(self.siglip, name)
             if of_dinov2 != of_siglip:
@@ -97,12 +97,3 @@ class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
                     f"both image encoders must have the same {name}, as their features are put side by side; "
                     f"got {of_dinov2} and {of_siglip}"
                 )
-
-    def _check_levels(self) -> None:
-        if not self.levels or min(self.levels) < 0 or not 1 <= max(self.levels) <= self.language.layers:
-            raise ConfigError(
-                f"backbone.levels must name hidden states from 0 to {self.language.layers}, one of them "
-                f"above 0, got {self.levels}"
-            )
-        if len(set(self.levels)) != len(self.levels):
-            raise ConfigError(f"backbone.levels names a level twice: {self.levels}")

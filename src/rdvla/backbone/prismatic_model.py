@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdvla.backbone.checkpointing import checkpoint_activations
 from rdvla.backbone.prismatic_config import LanguageConfig, PrismaticConfig
 from rdvla.backbone.vision_transformer import VisionTransformer
 
@@ -40,9 +41,7 @@ class PublishedModel(nn.Module):
         for encoder in (self.vision_backbone.featurizer, self.vision_backbone.fused_featurizer):
             encoder.gradient_checkpointing = active
         if active:
-            model: Any = self.language_model
-            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-            enable()
+            checkpoint_activations(self.language_model)
 
 
 class _FusedEncoders(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdvla.backbone.base import PADDING
 from rdvla.errors import ConfigError
 
 PROMPT = (
@@ -18,7 +19,6 @@ PROMPT = (
 )
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 STOP_TOKEN = 2  # closes the sequence of published policies
-PADDING = -1  # in token ids: a place without a token
 
 
 class PromptTokenizer:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdvla.backbone.base import PADDING
 from rdvla.backbone.families import Family
-from rdvla.backbone.language import PADDING
 from rdvla.errors import ConfigError
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdvla.backbone.base import check_levels
 from rdvla.backbone.families import Family, make_family
 from rdvla.backbone.image_encoders import image_scale
 from rdvla.backbone.language import LanguageReader
@@ -76,12 +77,6 @@ class PublishedModel:
             self.language, self.vocabulary, family=self.family, layers=layers, grid=self.grid, ends=self.ends
         )
 
-    def enable_checkpointing(self) -> None:
-        """In training, compute activations twice instead of keeping them."""
-        # The name changed in transformers 5.2x; without arguments both mean the same.
-        new = getattr(self.model, "activation_checkpointing_enable", None)
-        (new or self.model.gradient_checkpointing_enable)()
-
 
 def load_published(
     name_or_path: str,
@@ -115,7 +110,7 @@ def load_published(
         family = make_family(config.model_type)
         size = image_size or family.image_size(config)
         family.check_image_size(config, size)
-        _check_layers(layers, config.get_text_config().num_hidden_layers)
+        check_levels(layers, count=config.get_text_config().num_hidden_layers)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **at)
         _check_tokens(family, tokenizer, name_or_path)
         mean, std = image_scale(name_or_path, revision=revision)
@@ -148,14 +143,6 @@ def _cut(language: Any, last: int) -> None:
     if last < len(language.layers):
         language.layers = language.layers[:last]
         language.norm = nn.Identity()
-
-
-def _check_layers(layers: tuple[int, ...], count: int) -> None:
-    if max(layers) > count:
-        raise ConfigError(
-            f"backbone.levels names hidden state {max(layers)}, but the model has {count} layers: "
-            f"0 (the embeddings) to {count}"
-        )
 
 
 def _check_complete(found: Mapping[str, Any], name: str) -> None:

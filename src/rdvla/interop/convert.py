@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import rdvla
 from rdvla.backbone import PrismaticBackbone, PrismaticConfig
 from rdvla.configuration import save_config
 from rdvla.errors import RDVLAError
+from rdvla.files import new_folder
 from rdvla.interop.merged_names import NameReport, match_names
 from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
 from rdvla.interop.published_config import ConvertOptions, describe_published
@@ -83,25 +81,6 @@ def read_published(
     conversion = Conversion(policy.eval(), names, head_names(published.config.head), published.key)
     policy.backbone.conversion = _report(source, conversion)
     return conversion
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`, which becomes `path` on success and disappears otherwise.
-
-    Raises:
-        RDVLAError: `path` exists.
-    """
-    if path.exists():
-        raise RDVLAError(f"{path} exists: name a new folder")
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def format_report(conversion: Conversion) -> str:

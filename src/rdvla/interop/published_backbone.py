@@ -10,7 +10,7 @@ from typing import Any
 from rdvla.backbone import LanguageConfig, PrismaticConfig, VisionTransformerConfig
 from rdvla.backbone.prismatic_config import Attention, Precision, dinov2_large, siglip_so400m
 from rdvla.errors import RDVLAError, nearest
-from rdvla.files import read_json
+from rdvla.files import read_object
 
 Encoders = Mapping[str, VisionTransformerConfig]
 PUBLISHED_ENCODERS: Encoders = {  # by timm's name
@@ -144,15 +144,3 @@ def _text_config(path: Path, published: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(text, dict):
         raise RDVLAError(f"{path} lacks 'text_config', the language model's sizes")
     return text
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        RDVLAError: the file is missing or damaged, or holds something else.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise RDVLAError(f"{path} must hold one JSON object")
-    return content

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from rdvla.backbone import PrismaticConfig
 from rdvla.backbone.prismatic_config import Attention, Precision
 from rdvla.errors import RDVLAError, nearest
+from rdvla.files import read_object
 from rdvla.head import HeadConfig, ProprioProjector, RecurrentDepthHead
-from rdvla.interop.published_backbone import Encoders, read_backbone, read_object
+from rdvla.interop.published_backbone import Encoders, read_backbone
 from rdvla.interop.published_folder import MergedWeights
 from rdvla.interop.published_head import load_published_head
 from rdvla.policy import PolicyConfig

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rdvla.errors import RDVLAError
 from rdvla.interop.published_head import find_published_files
+from rdvla.policy.files import local_folder
 
 NEEDED = ("*.json", "*.safetensors", "*.pt", "*.txt")  # code in the folder is not even downloaded
 
@@ -26,15 +26,7 @@ def published_folder(name_or_path: str | Path) -> Path:
     Raises:
         RDVLAError: neither the one nor the other, or the folder holds weights that this package cannot place.
     """
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        name, _, revision = str(name_or_path).partition("@")
-        try:
-            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(NEEDED)))
-        except (OSError, ValueError) as error:  # among others the hub client's own errors
-            raise RDVLAError(
-                f"{name_or_path} is no folder, and no checkpoint that the hub gives: {error}"
-            ) from error
+    folder = local_folder(name_or_path, kind="checkpoint", files=NEEDED)
     files = find_published_files(folder)
     strays = sorted(
         path.name for path in folder.glob("*.pt") if path not in (files.head, files.proprio_projector)

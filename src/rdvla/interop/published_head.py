@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rdvla.errors import RDVLAError, nearest
-from rdvla.files import read_json
+from rdvla.files import read_object
 from rdvla.head import HeadConfig, ProprioProjector, RecurrentDepthHead
 
 # Published configurations of one and the same head carry either name.
@@ -123,10 +123,7 @@ def read_published_config(path: Path) -> HeadConfig:
     Raises:
         RDVLAError: an entry is missing, unknown, or of another kind of head.
     """
-    published = read_json(path)
-    if not isinstance(published, dict):
-        raise RDVLAError(f"{path} must hold one JSON object")
-    entries = dict(published)
+    entries = read_object(path)
     kind = entries.pop("_type", HEAD_TYPES[0])
     if kind not in HEAD_TYPES:
         raise RDVLAError(

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from rdvla.backbone import PrismaticBackbone, PrismaticConfig
 from rdvla.errors import RDVLAError
-from rdvla.files import read_json, write_json
+from rdvla.files import new_folder, read_json, write_json
 from rdvla.head import HeadConfig
-from rdvla.interop.convert import new_folder
 from rdvla.interop.merged_names import match_names
 from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
 from rdvla.interop.published_config import FEATURES, ConvertOptions, describe_published, read_statistics

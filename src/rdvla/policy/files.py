@@ -20,6 +20,7 @@ from rdvla.processing import Statistics
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 STATISTICS_FILE = "statistics.json"
+DOWNLOADED = ("*.json", "*.safetensors")  # nothing else is read, a tokenizer's files included
 
 
 def write_policy_files(
@@ -32,12 +33,14 @@ def write_policy_files(
     write_json(folder / CONFIG_FILE, encode_config(config))
 
 
-def policy_folder(name_or_path: str | Path, **download: Any) -> Path:
+def local_folder(name_or_path: str | Path, *, kind: str, files: Sequence[str], **download: Any) -> Path:
     """The folder itself, or where the hub's copy of it was put.
 
     Args:
-        name_or_path: a folder, or an id on the hub.
-        download: options of `huggingface_hub.snapshot_download`.
+        name_or_path: a folder, or an id on the hub ("user/name" or "user/name@revision").
+        kind: what it is called in an error, such as "policy".
+        files: patterns of the files to download.
+        download: more options of `huggingface_hub.snapshot_download`.
 
     Raises:
         RDVLAError: neither the one nor the other.
@@ -45,12 +48,13 @@ def policy_folder(name_or_path: str | Path, **download: Any) -> Path:
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder
+    name, _, revision = str(name_or_path).partition("@")
+    if revision:
+        download["revision"] = revision
     try:
-        return Path(
-            snapshot_download(str(name_or_path), allow_patterns=["*.json", "*.safetensors"], **download)
-        )
+        return Path(snapshot_download(name, allow_patterns=list(files), **download))
     except (OSError, ValueError) as error:  # among others the hub client's own errors
-        raise RDVLAError(f"{name_or_path} is no folder, and no policy that the hub gives: {error}") from error
+        raise RDVLAError(f"{name_or_path} is no folder, and no {kind} that the hub gives: {error}") from error
 
 
 def read_description(folder: Path) -> tuple[PolicyConfig, Statistics]:

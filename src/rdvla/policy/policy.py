@@ -20,9 +20,10 @@ from rdvla.policy.action_queue import ActionQueue
 from rdvla.policy.config import PolicyConfig, must_match
 from rdvla.policy.files import (
     CONFIG_FILE,
+    DOWNLOADED,
     STATISTICS_FILE,
     load_weights,
-    policy_folder,
+    local_folder,
     read_description,
     write_policy_files,
 )
@@ -217,8 +218,10 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         Raises:
             RDVLAError: a file is missing or damaged, or does not fit the configuration; the message names it.
         """
-        folder = policy_folder(
+        folder = local_folder(
             pretrained_model_name_or_path,
+            kind="policy",
+            files=DOWNLOADED,
             revision=revision,
             token=token,
             cache_dir=cache_dir,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 import rdvla
+from rdvla.files import new_folder
 from rdvla.policy import TRAINING, RDVLAPolicy
 
 
@@ -22,11 +22,7 @@ def save_policy(policy: RDVLAPolicy, folder: Path, *, provenance: Mapping[str, A
         folder: what `RDVLAPolicy.from_pretrained` will load.
         provenance: goes into training.json, with the versions of what trained it.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     versions = {"rdvla": rdvla.__version__, "torch": torch.__version__, "python": platform.python_version()}
     policy.records = {TRAINING: {**provenance, "versions": versions}}
-    policy.save_pretrained(temporary)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    with new_folder(folder, replace=True) as temporary:
+        policy.save_pretrained(temporary)
