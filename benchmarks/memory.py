@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.published_sizes import MODELS
-from rdvla.backbone.families import make_family
+from rdvla.backbone.huggingface.families import make_family
 from rdvla.backbone.lora import LoraSettings, add_lora
 from rdvla.files import write_json
 from rdvla.head import HeadConfig, RecurrentDepthHead

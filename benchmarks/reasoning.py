@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Spread, hardware, interleave
-from rdvla.backbone.families import Family
-from rdvla.backbone.language import LanguageReader, Prompt, Reasoning
+from rdvla.backbone.huggingface.families import Family
+from rdvla.backbone.huggingface.language import LanguageReader, Prompt, Reasoning
 from rdvla.files import write_json
 from rdvla.head import Context, HeadConfig, RecurrentDepthHead
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rdvla.backbone import LanguageConfig, VisionTransformerConfig
-from rdvla.backbone.prismatic_config import dinov2_large, siglip_so400m
-from rdvla.backbone.prompt import PROMPT
+from rdvla.backbone.prismatic.config import dinov2_large, siglip_so400m
+from rdvla.backbone.prismatic.prompt import PROMPT
 
 DINOV2 = VisionTransformerConfig(
     width=16, depth=3, heads=2, mlp_width=32, image_size=28, class_token=True, registers=2, layer_scale=True,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rdvla.backbone import HuggingFaceBackbone, HuggingFaceConfig, LoraSettings
-from rdvla.backbone.families import IMAGE, Qwen2VL
+from rdvla.backbone.huggingface.families import IMAGE, Qwen2VL
 from rdvla.errors import ConfigError
 from tests.tiny_models import make_images
 from tests.tiny_vlms import (

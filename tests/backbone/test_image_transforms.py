@@ -12,7 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rdvla.backbone.image_transforms import ImageTransform, centre_crop, jpeg_round_trip, lanczos_resize
+from rdvla.backbone.prismatic.image_transforms import (
+    ImageTransform,
+    centre_crop,
+    jpeg_round_trip,
+    lanczos_resize,
+)
 
 PUBLISHED = ImageTransform(size=224, crop_area=0.9, jpeg_quality=95)
 

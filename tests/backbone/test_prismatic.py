@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rdvla.backbone import LanguageConfig, LoraSettings, PrismaticBackbone, PrismaticConfig, make_backbone
-from rdvla.backbone.prompt import PADDING, PROMPT
+from rdvla.backbone.prismatic.prompt import PADDING, PROMPT
 from rdvla.errors import ConfigError
 from rdvla.head import HeadConfig
 from rdvla.policy import PolicyConfig

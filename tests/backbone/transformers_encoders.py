@@ -15,7 +15,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from rdvla.backbone.vision_transformer import VisionTransformer, VisionTransformerConfig
+from rdvla.backbone.prismatic.vision_transformer import VisionTransformer, VisionTransformerConfig
 
 
 def dinov2_features(encoder: VisionTransformer, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Backbones behind one small protocol, one file a family."""
+"""Backbones behind one small protocol, one folder a family."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from rdvla.backbone.base import Backbone, BackboneConfig, Features
 from rdvla.backbone.compact import CompactBackbone, CompactConfig
 from rdvla.backbone.huggingface import HuggingFaceBackbone, HuggingFaceConfig
 from rdvla.backbone.lora import LoraSettings, is_lora
-from rdvla.backbone.prismatic import PrismaticBackbone
-from rdvla.backbone.prismatic_config import LanguageConfig, PrismaticConfig
-from rdvla.backbone.vision_transformer import VisionTransformerConfig
+from rdvla.backbone.prismatic import (
+    LanguageConfig,
+    PrismaticBackbone,
+    PrismaticConfig,
+    VisionTransformerConfig,
+)
 
 __all__ = [
     "Backbone",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rdvla.backbone import LanguageConfig, PrismaticConfig, VisionTransformerConfig
-from rdvla.backbone.prismatic_config import Attention, Precision, dinov2_large, siglip_so400m
+from rdvla.backbone.prismatic.config import Attention, Precision, dinov2_large, siglip_so400m
 from rdvla.errors import RDVLAError, nearest
 from rdvla.files import read_object
 

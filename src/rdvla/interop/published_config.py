@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rdvla.backbone import PrismaticConfig
-from rdvla.backbone.prismatic_config import Attention, Precision
+from rdvla.backbone.prismatic.config import Attention, Precision
 from rdvla.errors import RDVLAError, nearest
 from rdvla.files import read_object
 from rdvla.head import HeadConfig, ProprioProjector, RecurrentDepthHead

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdvla.backbone import PrismaticBackbone
-from rdvla.backbone.prismatic_config import Attention
+from rdvla.backbone.prismatic.config import Attention
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rdvla.backbone.base import PADDING
-from rdvla.backbone.families import Family
+from rdvla.backbone.huggingface.families import Family
 from rdvla.errors import ConfigError
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdvla.backbone.checkpointing import checkpoint_activations
-from rdvla.backbone.prismatic_config import LanguageConfig, PrismaticConfig
-from rdvla.backbone.vision_transformer import VisionTransformer
+from rdvla.backbone.pretrained import checkpoint_activations
+from rdvla.backbone.prismatic.config import LanguageConfig, PrismaticConfig
+from rdvla.backbone.prismatic.vision_transformer import VisionTransformer
 
 
 class PublishedModel(nn.Module):

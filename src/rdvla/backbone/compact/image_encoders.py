@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdvla.backbone.pretrained import image_scale
 from rdvla.errors import ConfigError
 
 
@@ -129,27 +130,3 @@ class PretrainedImageEncoder(nn.Module):
         tokens: Tensor = output.hidden_states[self.layer]
         patches = tokens[:, tokens.shape[1] - self.grid**2 :]  # class and register tokens come first
         return patches.reshape(*images.shape[:2], self.grid**2, self.width)
-
-
-def image_scale(
-    name_or_path: str, *, revision: str | None = None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each colour, 0..1, as a published model's image processor is configured.
-
-    The file is read directly: some versions of transformers make the processor itself only with torchvision.
-
-    Args:
-        name_or_path: hub id or folder.
-        revision: on the hub.
-
-    Raises:
-        OSError: there is no such model, or it has no image processor.
-        ValueError: the configuration does not say mean or standard deviation.
-    """
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    options = ImageProcessingMixin.get_image_processor_dict(name_or_path, revision=revision)[0]
-    try:
-        return tuple(options["image_mean"]), tuple(options["image_std"])
-    except KeyError as error:
-        raise ValueError(f"the image processor's configuration does not say {error}") from error

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rdvla.backbone.pixels import stack_images, to_patches
+from rdvla.backbone.huggingface.pixels import stack_images, to_patches
 from rdvla.errors import ConfigError, nearest
 
 IMAGE = "image"  # name of the image features that replace the image tokens

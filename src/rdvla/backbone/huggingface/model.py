@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rdvla.backbone.base import check_levels
-from rdvla.backbone.families import Family, make_family
-from rdvla.backbone.image_encoders import image_scale
-from rdvla.backbone.language import LanguageReader
+from rdvla.backbone.huggingface.families import Family, make_family
+from rdvla.backbone.huggingface.language import LanguageReader
+from rdvla.backbone.pretrained import image_scale
 from rdvla.errors import ConfigError
 
 SAMPLED_TOKENS = 1024  # embeddings whose spread sets the size of new ones

@@ -7,7 +7,7 @@ from typing import Literal
 
 from rdvla.backbone.base import BackboneConfig, check_levels
 from rdvla.backbone.lora import LoraSettings
-from rdvla.backbone.vision_transformer import VisionTransformerConfig
+from rdvla.backbone.prismatic.vision_transformer import VisionTransformerConfig
 from rdvla.errors import ConfigError
 
 Attention = Literal["causal", "bidirectional"]

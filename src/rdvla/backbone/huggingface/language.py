@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.backbone.base import PADDING
-from rdvla.backbone.families import Family
+from rdvla.backbone.huggingface.families import Family
 
 States = tuple[Tensor, ...]  # of the layers that are asked for, each (B, T, D)
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.backbone.base import Backbone, BackboneConfig, Features
-from rdvla.backbone.geometry import bilinear_weights, fourier_features
-from rdvla.backbone.image_encoders import ConvEncoder, ConvEncoders, PretrainedImageEncoder
-from rdvla.backbone.text_encoders import TEXT_HEADS, ByteEncoder, PretrainedTextEncoder
+from rdvla.backbone.compact.geometry import bilinear_weights, fourier_features
+from rdvla.backbone.compact.image_encoders import ConvEncoder, ConvEncoders, PretrainedImageEncoder
+from rdvla.backbone.compact.text_encoders import TEXT_HEADS, ByteEncoder, PretrainedTextEncoder
 from rdvla.errors import ConfigError
 
 

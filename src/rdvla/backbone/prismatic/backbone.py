@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.backbone.base import PADDING, Backbone, Features
-from rdvla.backbone.image_transforms import ImageTransform
 from rdvla.backbone.lora import add_lora, is_lora, merged_pairs
-from rdvla.backbone.prismatic_config import PrismaticConfig
-from rdvla.backbone.prismatic_model import PublishedModel
-from rdvla.backbone.prompt import STOP_TOKEN, PromptTokenizer, load_tokenizer
+from rdvla.backbone.prismatic.config import PrismaticConfig
+from rdvla.backbone.prismatic.image_transforms import ImageTransform
+from rdvla.backbone.prismatic.model import PublishedModel
+from rdvla.backbone.prismatic.prompt import STOP_TOKEN, PromptTokenizer, load_tokenizer
 from rdvla.errors import ConfigError
 from rdvla.files import read_json, write_json
 

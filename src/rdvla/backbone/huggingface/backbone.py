@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.backbone.base import PADDING, Backbone, BackboneConfig, Features, check_levels
-from rdvla.backbone.checkpointing import checkpoint_activations
-from rdvla.backbone.families import IMAGE
-from rdvla.backbone.language import Prompt, Reasoning, States
+from rdvla.backbone.huggingface.families import IMAGE
+from rdvla.backbone.huggingface.language import Prompt, Reasoning, States
+from rdvla.backbone.huggingface.model import load_published
+from rdvla.backbone.huggingface.prompt import PromptWriter
 from rdvla.backbone.lora import LoraSettings, add_lora, is_lora
-from rdvla.backbone.prompts import PromptWriter
-from rdvla.backbone.published_model import load_published
+from rdvla.backbone.pretrained import checkpoint_activations
 from rdvla.errors import ConfigError
 
 QUESTION = "What action should the robot take to {instruction}?"

@@ -1,0 +1,36 @@
+"""What models published for transformers need, whichever backbone reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def image_scale(
+    name_or_path: str, *, revision: str | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each colour, 0..1, as a published model's image processor is configured.
+
+    The file is read directly: some versions of transformers make the processor itself only with torchvision.
+
+    Args:
+        name_or_path: hub id or folder.
+        revision: on the hub.
+
+    Raises:
+        OSError: there is no such model, or it has no image processor.
+        ValueError: the configuration does not say mean or standard deviation.
+    """
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    options = ImageProcessingMixin.get_image_processor_dict(name_or_path, revision=revision)[0]
+    try:
+        return tuple(options["image_mean"]), tuple(options["image_std"])
+    except KeyError as error:
+        raise ValueError(f"the image processor's configuration does not say {error}") from error
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Make a model of transformers compute activations twice in training instead of keeping them."""
+    # The name changed in transformers 5.2x; without arguments both mean the same.
+    new = getattr(model, "activation_checkpointing_enable", None)
+    (new or model.gradient_checkpointing_enable)()
