@@ -17,6 +17,7 @@ from rdvla.data import EpisodeDataset
 from rdvla.data.pixels import RGBConverter, decode_picture
 from rdvla.errors import ConfigError, DatasetError
 from tests.data.published import FPS, KEYS, LENGTHS, SIZE, TASKS, numbers, pictures, write_published
+from tests.loopback_hub import serve_hub
 
 CAMERAS = {"image": "agentview", "image2": "wrist"}
 
@@ -160,6 +161,22 @@ def test_a_hub_id_takes_the_tag_or_the_main_branch(published: Path, hub: Hub, tm
     hub.datasets = {("lerobot/libero", "fixed/labels"): published}
     joint = opened(f"lerobot/libero@fixed/labels,{published}")
     assert joint.num_rows == 2 * sum(LENGTHS)
+
+
+def test_a_hub_id_is_opened_over_http(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_hub(tmp_path, monkeypatch) as served:
+        folder = served.folder("lerobot/libero", "datasets")
+        shutil.copytree(published, folder)
+        (folder / "script.py").write_text("raise SystemExit")
+        assert opened("lerobot/libero").num_rows == sum(LENGTHS)
+        assert any("v3.0" in line for line in served.asked)  # it has no such tag
+        served.branches.add("v3.0")
+        assert opened("lerobot/libero").num_rows == sum(LENGTHS)
+        assert not any("script.py" in line for line in served.asked)
+        with pytest.raises(DatasetError, match="no such dataset, or it is private"):
+            opened("lerobot/nothing")
 
 
 @pytest.mark.parametrize("name", ["LocalEntryNotFoundError", "HfHubHTTPError", "TimeoutError"])

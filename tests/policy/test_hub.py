@@ -1,24 +1,23 @@
-"""Publishing, with a folder in the place of the hub."""
+"""Publishing on a hub of this machine, through the hub's own client."""
 
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from rdvla.cli import main
 from rdvla.errors import RDVLAError
 from rdvla.policy import RESULTS, TRAINING, RDVLAPolicy, fingerprint
-from rdvla.policy import files as policy_files
 from tests.evaluation.sample import make_results
+from tests.loopback_hub import COMMIT, LoopbackHub, serve_hub
 from tests.tiny_models import (
     CONFIG,
     STATISTICS,
@@ -34,36 +33,15 @@ TRAINED = {
 }
 
 
-class Hub:
-    """What `push_to_hub` and `from_pretrained` need of the hub, as folders."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root = root
-        self.calls: list[dict[str, Any]] = []
-        monkeypatch.setattr(HfApi, "create_repo", self.create_repo)
-        monkeypatch.setattr(HfApi, "upload_folder", self.upload_folder)
-        monkeypatch.setattr(policy_files, "snapshot_download", self.download)
-
-    def create_repo(self, *, repo_id: str, **options: Any) -> SimpleNamespace:
-        self.calls.append({"create": repo_id, **options})
-        return SimpleNamespace(repo_id=repo_id)
-
-    def upload_folder(self, *, repo_id: str, folder_path: Path, **options: Any) -> str:
-        self.calls.append({"upload": repo_id, **options})
-        shutil.copytree(folder_path, self.root / repo_id)
-        return f"https://hub.example/{repo_id}/commit/1"
-
-    def download(self, repo_id: str, **options: Any) -> str:
-        return str(self.root / repo_id)
-
-    def card(self, repo_id: str) -> tuple[dict[str, Any], str]:
-        _, front, text = (self.root / repo_id / "README.md").read_text().split("---\n", 2)
-        return yaml.safe_load(front), text
+def card(hub: LoopbackHub, repo_id: str) -> tuple[dict[str, Any], str]:
+    _, front, text = (hub.folder(repo_id) / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(front), text
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    return Hub(tmp_path / "hub", monkeypatch)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    with serve_hub(tmp_path, monkeypatch) as served:
+        yield served
 
 
 def results_of(policy: RDVLAPolicy) -> dict[str, Any]:
@@ -79,29 +57,49 @@ def results_of(policy: RDVLAPolicy) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_policy_comes_back_as_it_went(hub: Hub) -> None:
+def test_a_policy_comes_back_as_it_went(hub: LoopbackHub) -> None:
     policy = make_policy()
     policy.records = {TRAINING: TRAINED}
     address = policy.push_to_hub("user/policy", private=True, branch="new")
-    assert address == "https://hub.example/user/policy/commit/1"
-    assert hub.calls[0] == {"create": "user/policy", "private": True, "exist_ok": True}
-    assert hub.calls[1]["revision"] == "new"
-    names = {path.name for path in (hub.root / "user/policy").iterdir()}
+    assert address == f"{hub.address}/user/policy/commit/{COMMIT}"
+    assert hub.private == [True, True] and hub.committed == ["new"]
+    assert len(hub.uploads()) == 1  # the weights, the large file's way
+    names = {path.name for path in hub.folder("user/policy").iterdir()}
     assert names == {"config.json", "model.safetensors", "statistics.json", TRAINING, "README.md"}
-    loaded = RDVLAPolicy.from_pretrained("user/policy")
-    assert loaded.records == policy.records
-    ours, theirs = (
-        each.predict(make_observation(), generator=torch.Generator().manual_seed(0)).actions
-        for each in (policy, loaded)
-    )
-    assert torch.equal(ours, theirs)
+    for name in ("user/policy", "user/policy@new"):
+        loaded = RDVLAPolicy.from_pretrained(name)
+        assert loaded.records == policy.records
+        ours, theirs = (
+            each.predict(make_observation(), generator=torch.Generator().manual_seed(0)).actions
+            for each in (policy, loaded)
+        )
+        assert torch.equal(ours, theirs)
 
 
-def test_the_card_says_configuration_data_results_and_licence(hub: Hub) -> None:
+def test_only_a_policys_files_are_downloaded(hub: LoopbackHub) -> None:
+    make_policy().push_to_hub("user/policy")
+    (hub.folder("user/policy") / "malware.py").write_text("raise SystemExit")
+    RDVLAPolicy.from_pretrained("user/policy")
+    assert not [line for line in hub.asked if line.endswith("malware.py")]
+
+
+def test_what_the_hub_refuses_is_said(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RDVLAError, match="user/nothing is no folder, and no policy that the hub gives: 404"):
+        RDVLAPolicy.from_pretrained("user/nothing")
+    make_policy().push_to_hub("user/policy")
+    with pytest.raises(RDVLAError, match="user/policy@v9 is no folder"):
+        RDVLAPolicy.from_pretrained("user/policy@v9")
+    monkeypatch.setenv("HF_TOKEN", "hf_another")
+    with pytest.raises(HfHubHTTPError, match="401"):
+        make_policy().push_to_hub("user/other")
+    assert not hub.folder("user/other").exists()
+
+
+def test_the_card_says_configuration_data_results_and_licence(hub: LoopbackHub) -> None:
     policy = make_policy()
     policy.records = {TRAINING: TRAINED, RESULTS: results_of(policy)}
     policy.push_to_hub("user/policy")
-    front, text = hub.card("user/policy")
+    front, text = card(hub, "user/policy")
     assert (front["license"], front["library_name"], front["datasets"]) == ("mit", "rdvla", ["user/demos"])
     assert "base_model" not in front
     for words in (
@@ -132,7 +130,7 @@ def test_what_an_evaluation_writes_is_read(tmp_path: Path) -> None:
     assert all(line.split("|")[4].strip() == "12" for line in lines)
 
 
-def test_results_of_other_weights_are_refused(hub: Hub) -> None:
+def test_results_of_other_weights_are_refused(hub: LoopbackHub) -> None:
     policy, other = make_policy(), make_policy(seed=1)
     policy.records = {RESULTS: results_of(other)}
     with pytest.raises(RDVLAError, match="measured with other weights"):
@@ -140,7 +138,7 @@ def test_results_of_other_weights_are_refused(hub: Hub) -> None:
     policy.records = {RESULTS: {"schema_version": 1, "rows": []}}
     with pytest.raises(RDVLAError, match=r"results\.json lacks"):
         policy.push_to_hub("user/policy")
-    assert not (hub.root / "user/policy").exists()
+    assert not hub.folder("user/policy").exists()
 
 
 def test_a_card_without_records_says_so() -> None:
@@ -149,23 +147,23 @@ def test_a_card_without_records_says_so() -> None:
 
 
 def test_a_published_model_brings_its_licence(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save_tiny_dinov2(tmp_path / "dinov2")
     policy = RDVLAPolicy(pretrained_config(folder, None), STATISTICS)
     with pytest.raises(RDVLAError, match="others cannot load"):
         policy.push_to_hub("user/policy")
-    assert not hub.calls
+    assert not hub.asked
     assert "`dinov2`, a local folder" in str(policy.generate_model_card())
     monkeypatch.setattr(type(policy.backbone), "base_models", lambda self: ("maker/model@v2",))
     policy.push_to_hub("user/policy")
-    front, text = hub.card("user/policy")
+    front, text = card(hub, "user/policy")
     assert (front["license"], front["base_model"]) == ("other", ["maker/model"])
     assert "[maker/model@v2](https://huggingface.co/maker/model)" in text and "Their licences apply" in text
 
 
 def test_the_command_takes_results_from_a_file(
-    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    hub: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     policy = make_policy(replace(CONFIG, execution="fixed:2"))
     policy.save_pretrained(tmp_path / "policy")
@@ -173,7 +171,7 @@ def test_the_command_takes_results_from_a_file(
     assert (
         main(["push", str(tmp_path / "policy"), "user/policy", "--results", str(tmp_path / "run.json")]) == 0
     )
-    assert "https://hub.example/user/policy" in capsys.readouterr().out
-    assert "| libero_goal |" in hub.card("user/policy")[1]
-    assert json.loads((hub.root / "user/policy/results.json").read_text()) == results_of(policy)
-    assert (hub.calls[0]["private"], hub.calls[1]["revision"]) == (None, None)
+    assert f"published: {hub.address}/user/policy/commit/" in capsys.readouterr().out
+    assert "| libero_goal |" in card(hub, "user/policy")[1]
+    assert json.loads((hub.folder("user/policy") / "results.json").read_text()) == results_of(policy)
+    assert hub.private == [False] and hub.committed == ["main"]

@@ -102,13 +102,12 @@ def test_what_the_hub_gives_of_a_policy_is_enough(policy: RDVLAPolicy, tmp_path:
 
 def test_a_policy_names_the_checkpoint_that_it_comes_from(policy: RDVLAPolicy, tmp_path: Path) -> None:
     """However it was trained further: the checkpoint's licence goes with it."""
-    source = str((tmp_path / "published").resolve())
     tuned = RDVLAPolicy(policy.config, policy.statistics)
     assert tuned.backbone.base_models() == ()
     tuned.backbone.take_over(policy.backbone)
     tuned.save_pretrained(tmp_path / "tuned")
     for each in (policy, tuned, RDVLAPolicy.from_pretrained(tmp_path / "tuned")):
-        assert describe(each)["base_models"] == [source]
+        assert describe(each)["base_models"] == ["./published"]  # where it lies is nobody's business
         card = str(each.generate_model_card())
         assert "license: other" in card and "`published`, a local folder" in card
         assert "from scratch" not in card and "loaded by name" not in card and str(tmp_path) not in card

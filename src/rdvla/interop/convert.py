@@ -100,9 +100,10 @@ def format_report(conversion: Conversion) -> str:
 
 def _report(source: str | Path, conversion: Conversion) -> dict[str, Any]:
     """What `conversion.json` holds."""
-    local = Path(source)
+    folder = Path(source)
     return {
-        "source": str(local.resolve() if local.is_dir() else source),  # a relative path looks like a hub id
+        # Where a folder lies is nobody else's business; a relative path alone could be taken for a hub id.
+        "source": f"./{folder.resolve().name}" if folder.is_dir() else str(source),
         "rdvla": rdvla.__version__,
         "statistics": conversion.statistics,
         "mapped": conversion.names.mapped,

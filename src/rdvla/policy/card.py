@@ -82,7 +82,7 @@ def write_card(
 
 def is_hub_id(name: str) -> bool:
     """Whether a name can be found on the hub by others, rather than a folder here."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", name) is not None and not Path(name).exists()
+    return re.fullmatch(r"\b[\w.-]+\b/\b[\w.-]+\b(@[\w.-]+)?", name) is not None and not Path(name).exists()
 
 
 def _configuration(config: PolicyConfig, parameters: Mapping[str, int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelHubMixin
+from huggingface_hub import HfApi, ModelCard, ModelHubMixin
 from torch import nn
 
 from rdvla.backbone import Backbone
@@ -47,7 +47,7 @@ class HubPolicy(ModelHubMixin):
         """Publish the policy with its records and a card; returns the address of the commit.
 
         Args:
-            repo_id: ``user/name``; made if it is not there.
+            repo_id: ``user/name``; made if it is not there, and so is the branch.
             options: `private`, `token`, `branch`, `create_pr`, `commit_message` of the hub's client.
 
         Raises:
@@ -59,5 +59,10 @@ class HubPolicy(ModelHubMixin):
                 f"the policy stands on {local[0]}, which others cannot load by this name: publish that "
                 "model, and name it by its hub id in the policy's config.json"
             )
+        self.generate_model_card()  # may refuse, and does so before there is anything on the hub
+        if options.get("branch"):  # the mixin only commits to branches that are there
+            hub = HfApi(token=options.get("token"))
+            hub.create_repo(repo_id, private=options.get("private"), exist_ok=True)
+            hub.create_branch(repo_id, branch=options["branch"], exist_ok=True)
         address: str = super().push_to_hub(repo_id, **options)
         return address
