@@ -28,6 +28,7 @@ from rdvla.evaluation.rollout import Outcome, Policy, roll_out
 from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.table import print_table, readable
 from rdvla.execution import check_fits, parse_execution
+from rdvla.files import sole_user
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy import fingerprint as fingerprint_of
 from rdvla.progress import Progress
@@ -79,19 +80,13 @@ def evaluate_policy(
 ) -> Path:
     """Like `evaluate`, with a policy and an environment factory (which has to pickle) of the caller's own."""
     output = Path(config.output)
-    limits = {suite.env: suite.max_steps for suite in suites}
-    check_same_run(output, config, limits=limits, fingerprint=fingerprint)
     console = console or Console()
     torch.set_num_threads(config.threads)
     start = time.perf_counter()
-    journal = Journal(output / "episodes.jsonl")
-    try:
-        jobs = _jobs(config, suites)
-        missing = [job for job in jobs if not journal.finished(job.key)]
-        _play(policy, config, missing, journal=journal, make=make, console=console)
-        episodes = [journal.episodes[job.key] for job in jobs]
-    finally:
-        journal.close()
+    with sole_user(output):
+        limits = {suite.env: suite.max_steps for suite in suites}
+        check_same_run(output, config, limits=limits, fingerprint=fingerprint)
+        episodes = _episodes(policy, config, suites=suites, make=make, console=console)
     meta = {
         "config": {**dataclasses.asdict(config), "output": output.name},
         "protocol": {
@@ -107,6 +102,25 @@ def evaluate_policy(
     results.write(output / "results.json")
     print_table(results, console=console)
     return output / "results.json"
+
+
+def _episodes(
+    policy: Policy,
+    config: EvaluationConfig,
+    *,
+    suites: Sequence[Suite],
+    make: MakeEnvironment,
+    console: Console,
+) -> list[Episode]:
+    """Play what the run directory lacks; all episodes, in the order of the results."""
+    journal = Journal(Path(config.output) / "episodes.jsonl")
+    try:
+        jobs = _jobs(config, suites)
+        missing = [job for job in jobs if not journal.finished(job.key)]
+        _play(policy, config, missing, journal=journal, make=make, console=console)
+        return [journal.episodes[job.key] for job in jobs]
+    finally:
+        journal.close()
 
 
 def _provenance(config: EvaluationConfig, policy: RDVLAPolicy) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rdvla.data.writer import DatasetWriter
 from rdvla.errors import ConfigError
-from rdvla.files import read_json, write_json
+from rdvla.files import read_json, sole_user, write_json
 from rdvla.simulation.attempts import ATTEMPTS_PER_TASK, AttemptRunner
 from rdvla.simulation.ledger import Ledger, TaskReport
 from rdvla.simulation.parallel import available_cores, run_in_processes
@@ -114,8 +114,13 @@ def generate(config: DemonstrationConfig, *, show_progress: bool = True) -> Demo
         ConfigError: an unknown task or camera, or the unfinished generation has another configuration.
         DatasetError: the output exists already, or a staged episode is damaged (named).
         MissingExtraError: the simulator is not installed.
-        RDVLAError: a worker died, an attempt raised, or an expert fails too often.
+        RDVLAError: a worker died, an attempt raised, an expert fails too often, or another process is at it.
     """
+    with sole_user(config.output):
+        return _generate(config, show_progress=show_progress)
+
+
+def _generate(config: DemonstrationConfig, *, show_progress: bool) -> DemonstrationReport:
     started = time.monotonic()
     config = _complete(config)
     assert config.max_steps is not None and config.burst_probability is not None

@@ -14,6 +14,7 @@ from torch import Tensor
 from rdvla.configuration import encode_config
 from rdvla.data import split_episodes
 from rdvla.data.source import hub_ids
+from rdvla.files import sole_user
 from rdvla.training.accelerator import make_accelerator
 from rdvla.training.batches import BatchSource
 from rdvla.training.checkpoint import Best, CheckpointStore
@@ -241,6 +242,8 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     """Train a policy as `config` says; with `resume`, go on with the run in `config.output_dir`.
 
     Raises:
+        RDVLAError: another process trains there.
         as `Trainer` and `Trainer.run`.
     """
-    return Trainer(config, console=console).run()
+    with sole_user(Path(config.output_dir)):
+        return Trainer(config, console=console).run()
