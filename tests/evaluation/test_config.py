@@ -1,7 +1,12 @@
+from dataclasses import replace
+
 import pytest
+import torch
 
 from rdvla.errors import ConfigError
-from rdvla.evaluation import EvaluationConfig, Setting, find_setting
+from rdvla.evaluation import EvaluationConfig, Setting, find_setting, run
+from rdvla.policy import choose_device
+from tests.tiny_models import CONFIG, make_policy
 
 
 def test_settings_are_the_product_of_rules():
@@ -28,6 +33,7 @@ def test_settings_are_the_product_of_rules():
         ({"rules": ()}, "rules is empty"),
         ({"rules": ("8", "fixed:8")}, "named twice"),
         ({"execution": ("sometimes",)}, "execution rule"),
+        ({"execution": ("8", "fixed:8")}, "named twice"),
         ({"videos": -1}, "videos"),
         ({"env": "a,b,a"}, "different environments"),
         ({"env": "a,"}, "different environments"),
@@ -57,3 +63,22 @@ def test_a_setting_is_found_by_its_rule():
         find_setting("8", [*known, other])
     with pytest.raises(ConfigError, match="0 settings are called '12'"):
         find_setting("12", known)
+
+
+def test_the_execution_is_the_policys_where_none_is_given(tmp_path, monkeypatch):
+    make_policy(replace(CONFIG, execution="fixed:2")).save_pretrained(tmp_path / "policy")
+    asked = []
+    monkeypatch.setattr(run, "evaluate_policy", lambda policy, config, **_: asked.append(config))
+    monkeypatch.setattr(run, "resolve_suites", lambda config: ())
+    for execution in ((), ("fixed:3", "fixed:4")):
+        run.evaluate(EvaluationConfig(policy=str(tmp_path / "policy"), output="o", execution=execution))
+    assert [config.execution for config in asked] == [("fixed:2",), ("fixed:3", "fixed:4")]
+
+
+@pytest.mark.parametrize("found", [None, torch.device("cuda")])
+def test_the_device_is_one_that_is_there(found, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
+    assert choose_device("auto") == (found or torch.device("cpu"))
+    assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="device must be one of auto, cpu, got 'gpu'"):
+        choose_device("gpu")

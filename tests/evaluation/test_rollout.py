@@ -25,6 +25,7 @@ def run(tmp_path, policy, *, make=make_line, fingerprint="abc", **changes):
         "tasks": tuple(TASKS),
         "episodes": 2,
         "rules": ("1", "4", "action_change:1e-3"),
+        "execution": ("fixed:8",),
         "max_steps": 30,
         "videos": 0,
     }

@@ -99,11 +99,11 @@ def _write_back(options: argparse.Namespace) -> None:
 
 
 def _check_attention(options: argparse.Namespace) -> None:
-    from rdvla.policy import RDVLAPolicy
+    from rdvla.policy import RDVLAPolicy, choose_device
     from rdvla.training.attention_check import compare_attention, format_comparison, open_samples
 
     names = dict(pair.partition("=")[::2] for pair in options.dataset_cameras)
-    policy = RDVLAPolicy.from_pretrained(options.source)
+    policy = RDVLAPolicy.from_pretrained(options.source).to(choose_device("auto"))
     dataset = open_samples(policy, options.check_attention, camera_names=names, resize=options.resize)
     losses = compare_attention(policy, dataset, samples=options.samples, depth=options.depth)
     print(format_comparison(losses))

@@ -10,6 +10,7 @@ from rdvla.errors import ConfigError
 from rdvla.evaluation.setting import Setting
 from rdvla.execution import parse_execution
 from rdvla.head import FixedDepth, parse_rule
+from rdvla.policy.device import Device
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 
@@ -55,10 +56,11 @@ class EvaluationConfig:
     episodes: int = 25  # per task and setting; LIBERO has 50 official initial states a task
     seed: int = FIRST_EVALUATION_SEED  # episode i of every task and setting plays seed + i
     rules: tuple[str, ...] = ("1", "2", "4", "8", "12", "action_change:1e-3")  # depths and adaptive rules
-    execution: tuple[str, ...] = ("fixed:8",)  # how many actions of a chunk to run
+    execution: tuple[str, ...] = ()  # how many actions of a chunk to run; none: as the policy says
     max_steps: int | None = None  # an episode without success ends here; null: as step_limits say
     step_limits: str | None = None  # limits by name: published, lerobot, short; null: the environment's own
     workers: int = 2  # environment processes
+    device: Device = "auto"  # of the policy; auto: an accelerator where there is one
     threads: int = 1  # torch threads of the policy; the environments need the other cores
     videos: int = 1  # per task and setting, of its first episodes
     video_fps: int = 20  # frames a second of simulated time; each one more costs a rendering
@@ -77,10 +79,11 @@ class EvaluationConfig:
                 "lower seeds belong to demonstrations, which a policy must not be tested on"
             )
         self._check_steps()
-        for name in ("rules", "execution"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is empty; name at least one")
-        if len(set(self.settings)) < len(self.settings):
+        if not self.rules:
+            raise ConfigError("rules is empty; name at least one")
+        rules = {parse_rule(rule).describe() for rule in self.rules}
+        executions = {parse_execution(rule).describe() for rule in self.execution}
+        if len(rules) < len(self.rules) or len(executions) < len(self.execution):
             raise ConfigError(f"a setting is named twice in rules {self.rules} x execution {self.execution}")
         if not all(self.envs) or len(set(self.envs)) < len(self.envs):
             raise ConfigError(f"env must name different environments, separated by commas, got {self.env!r}")
@@ -98,7 +101,7 @@ class EvaluationConfig:
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """Every stop rule with every execution rule."""
+        """Every stop rule with every execution rule; none where the execution is left to the policy."""
         return tuple(parse_setting(rule, execution) for execution in self.execution for rule in self.rules)
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from rdvla.errors import ConfigError
 from rdvla.evaluation.aggregate import summarise
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.environment import MakeEnvironment, make_environment
@@ -29,7 +30,7 @@ from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.table import print_table, readable
 from rdvla.execution import check_fits, parse_execution
 from rdvla.files import sole_user
-from rdvla.policy import RDVLAPolicy
+from rdvla.policy import RDVLAPolicy, choose_device
 from rdvla.policy import fingerprint as fingerprint_of
 from rdvla.progress import Progress
 
@@ -47,7 +48,8 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
         RDVLAError: the policy cannot be loaded, or environment workers keep dying.
     """
     suites = resolve_suites(config)
-    policy = RDVLAPolicy.from_pretrained(config.policy).eval()
+    policy = RDVLAPolicy.from_pretrained(config.policy).to(choose_device(config.device))
+    config = dataclasses.replace(config, execution=config.execution or (policy.config.execution,))
     for rule in config.execution:
         check_fits(parse_execution(rule), chunk_size=policy.config.head.chunk_size)
     make = functools.partial(
@@ -78,7 +80,12 @@ def evaluate_policy(
     fingerprint: str,
     console: Console | None = None,
 ) -> Path:
-    """Like `evaluate`, with a policy and an environment factory (which has to pickle) of the caller's own."""
+    """Like `evaluate`, with a policy and an environment factory (which has to pickle) of the caller's own.
+
+    The configuration has to name an execution rule.
+    """
+    if not config.execution:
+        raise ConfigError("execution is empty; name at least one rule")
     output = Path(config.output)
     console = console or Console()
     torch.set_num_threads(config.threads)

@@ -1,6 +1,7 @@
 """The policy: backbone, head and the statistics that tie them to one robot."""
 
 from rdvla.policy.config import PolicyConfig, compact_head
+from rdvla.policy.device import choose_device
 from rdvla.policy.facts import describe
 from rdvla.policy.parameters import fingerprint
 from rdvla.policy.policy import RDVLAPolicy
@@ -11,6 +12,7 @@ __all__ = [
     "TRAINING",
     "PolicyConfig",
     "RDVLAPolicy",
+    "choose_device",
     "compact_head",
     "describe",
     "fingerprint",
