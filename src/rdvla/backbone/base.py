@@ -11,11 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import draccus
 from torch import Tensor, nn
 
-from rdvla.backbone.lora import is_lora
+from rdvla.backbone.lora import LoraSettings, is_lora
 from rdvla.errors import ConfigError
 from rdvla.head import Level
 
@@ -47,6 +48,7 @@ class Backbone(nn.Module, ABC):
     context_width: int  # C
     levels: tuple[Level, ...]  # the levels that `transform` yields
     frozen: bool = False
+    lora: LoraSettings | None = None  # of a backbone that has such pairs
 
     @abstractmethod
     def prepare(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
@@ -96,6 +98,13 @@ class Backbone(nn.Module, ABC):
         """Starts of the names of the parameters that `prepare` computes with: a cache depends on them."""
         return self.external_prefixes()
 
+    def preparation(self) -> dict[str, Any]:
+        """What `prepare` computes with beside weights and configuration, for JSON: a cache depends on it.
+
+        A published model's image processor or tokenizer may change under the same name.
+        """
+        return {}
+
     def save_files(self, folder: Path) -> None:  # most backbones are all weights
         """Write what else than weights a saved policy needs, such as a tokenizer, into its folder."""
 
@@ -108,6 +117,8 @@ class Backbone(nn.Module, ABC):
 
     def take_over(self, source: Backbone) -> None:
         """Start from another backbone's weights; one without LoRA may give them to one with it.
+
+        Pairs that were trained with another alpha are scaled, so that they still add what they did.
 
         Raises:
             ConfigError: its parameters do not fit this one's.
@@ -126,7 +137,12 @@ class Backbone(nn.Module, ABC):
                 f"a {type(self).__name__} can only start from one that has the same parts, sizes and LoRA, "
                 f"or no LoRA; this {type(source).__name__} differs in {other[:3] or 'kind'}"
             )
-        self.load_state_dict({ours: theirs[name] for ours, name in names.items()}, strict=False)
+        ratio = source.lora.scale / self.lora.scale if source.lora and self.lora else 1.0
+        weights = {
+            ours: theirs[name] * ratio if is_lora(name) and ".lora_B." in name else theirs[name]
+            for ours, name in names.items()
+        }
+        self.load_state_dict(weights, strict=False)
 
     def freeze(self) -> None:
         """Stop training: every parameter is constant from now on."""

@@ -22,6 +22,11 @@ class LoraSettings:
     alpha: int = 128  # what the pair adds is multiplied by alpha / r
     dropout: float = 0.0  # share of the pair's inputs that are dropped in training
 
+    @property
+    def scale(self) -> float:
+        """What a pair's product is multiplied by, alpha / r."""
+        return self.alpha / self.rank
+
     def __post_init__(self) -> None:
         if self.where not in ("none", "language", "all"):
             raise ConfigError(f"lora.where must be 'none', 'language' or 'all', got {self.where!r}")
@@ -74,7 +79,7 @@ def merged_pairs(module: nn.Module, settings: LoraSettings) -> dict[str, Tensor]
     state = module.state_dict()
     down, up = ".lora_A.default.weight", ".lora_B.default.weight"
     return {
-        name.removesuffix(down) + ".weight": settings.alpha / settings.rank
+        name.removesuffix(down) + ".weight": settings.scale
         * (state[name.removesuffix(down) + up] @ state[name])
         for name in state
         if name.endswith(down)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
+
+PROBE = "pick up the cup"  # an instruction, to see how one is read
 
 
 def image_scale(
@@ -34,3 +38,9 @@ def checkpoint_activations(model: Any) -> None:
     # The name changed in transformers 5.2x; without arguments both mean the same.
     new = getattr(model, "activation_checkpointing_enable", None)
     (new or model.gradient_checkpointing_enable)()
+
+
+def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """What decides its tokens: a digest of its vocabulary, and how it splits a sentence."""
+    words = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return {"vocabulary": hashlib.sha256(words).hexdigest()[:16], "probe": tokenizer(PROBE)["input_ids"]}

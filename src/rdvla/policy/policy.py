@@ -175,7 +175,12 @@ class RDVLAPolicy(nn.Module, HubPolicy):
     def cache_key(self) -> str:
         """Changes whenever `frozen_inputs` would return something else."""
         digest = hashlib.sha256()
-        description = [encode_config(self.config.backbone), list(self.config.cameras), self.backbone.frozen]
+        description = [
+            encode_config(self.config.backbone),
+            list(self.config.cameras),
+            self.backbone.frozen,
+            self.backbone.preparation(),
+        ]
         digest.update(json.dumps(description, sort_keys=True).encode())
         # Published encoders count by their weights, not just by their name: a folder's content can change.
         constant = ("",) if self.backbone.frozen else self.backbone.constant_prefixes()

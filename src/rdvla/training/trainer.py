@@ -66,7 +66,11 @@ class Trainer:
         self.policy = build_policy(config, self.dataset.statistics).to(self.accelerator.device)
         self.run_directory = RunDirectory(config)
         self.run_directory.check_origin(
-            {"dataset": self.dataset.fingerprint(), "fixed weights": fixed_weights(self.policy)}
+            {
+                "dataset": self.dataset.fingerprint(),
+                "fixed weights": fixed_weights(self.policy),
+                "frozen inputs": self.policy.cache_key(),
+            }
         )
         training, held_out = split_episodes(
             self.dataset, config.data.validation_fraction, config.data.split_seed

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from rdvla.backbone.base import Backbone, BackboneConfig, Features
 from rdvla.backbone.compact.geometry import bilinear_weights, fourier_features
 from rdvla.backbone.compact.image_encoders import ConvEncoder, ConvEncoders, PretrainedImageEncoder
 from rdvla.backbone.compact.text_encoders import TEXT_HEADS, ByteEncoder, PretrainedTextEncoder
+from rdvla.backbone.pretrained import describe_tokenizer
 from rdvla.errors import ConfigError
 
 
@@ -196,6 +198,15 @@ class CompactBackbone(Backbone):
         target = bilinear_weights(keypoints.clamp(-1, 1), math.isqrt(features.attention.shape[-1]))
         entropy = -(target * (features.attention[:, :, :points] + 1e-6).log()).sum(dim=-1)
         return (entropy * inside).sum() / inside.sum().clamp(min=1)
+
+    def preparation(self) -> dict[str, Any]:
+        """See `Backbone.preparation`: the published encoders' scale of pixels and tokens."""
+        facts: dict[str, Any] = {}
+        if isinstance(self.image_encoder, PretrainedImageEncoder):
+            facts["pixels"] = [self.image_encoder.mean.tolist(), self.image_encoder.std.tolist()]
+        if isinstance(self.text_encoder, PretrainedTextEncoder):
+            facts["text"] = describe_tokenizer(self.text_encoder.tokenizer)
+        return facts
 
     def external_prefixes(self) -> tuple[str, ...]:
         """Published encoders are loaded by name, not saved again."""

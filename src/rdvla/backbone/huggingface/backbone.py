@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from rdvla.backbone.huggingface.language import Prompt, Reasoning, States
 from rdvla.backbone.huggingface.model import load_published
 from rdvla.backbone.huggingface.prompt import PromptWriter
 from rdvla.backbone.lora import LoraSettings, add_lora, is_lora
-from rdvla.backbone.pretrained import checkpoint_activations
+from rdvla.backbone.pretrained import PROBE, checkpoint_activations, describe_tokenizer
 from rdvla.errors import ConfigError
 
 QUESTION = "What action should the robot take to {instruction}?"
@@ -70,6 +70,7 @@ class HuggingFaceBackbone(Backbone):
     def __init__(self, config: HuggingFaceConfig) -> None:
         super().__init__()
         self.config = config
+        self.lora = config.lora
         self.levels = config.levels
         self.published = load_published(
             config.name_or_path,
@@ -133,6 +134,16 @@ class HuggingFaceBackbone(Backbone):
         with torch.no_grad():
             prompt = self._prompt(self.prepare(images, instructions))
             return self.prompts.text(self._reason(prompt).tokens)
+
+    def preparation(self) -> dict[str, Any]:
+        """See `Backbone.preparation`: the scale of the pixels, the tokens of a prompt, the end of a text."""
+        published = self.published
+        return {
+            "pixels": [published.mean, published.std],
+            "tokenizer": describe_tokenizer(published.tokenizer),
+            "prompt": self.prompts.rows([PROBE], images=1).tolist(),
+            "ends": list(published.ends),
+        }
 
     def external_prefixes(self) -> tuple[str, ...]:
         """Every weight of the published model: only what was trained is saved."""

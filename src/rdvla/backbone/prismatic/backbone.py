@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rdvla.backbone.base import PADDING, Backbone, Features
 from rdvla.backbone.lora import add_lora, is_lora, merged_pairs
+from rdvla.backbone.pretrained import PROBE, describe_tokenizer
 from rdvla.backbone.prismatic.config import PrismaticConfig
 from rdvla.backbone.prismatic.image_transforms import ImageTransform
 from rdvla.backbone.prismatic.model import PublishedModel
@@ -43,6 +44,7 @@ class PrismaticBackbone(Backbone):
     def __init__(self, config: PrismaticConfig) -> None:
         super().__init__()
         self.config = config
+        self.lora = config.lora
         self.context_width = config.language.width
         self.levels = config.levels
         published = PublishedModel(config)
@@ -162,6 +164,15 @@ class PrismaticBackbone(Backbone):
         for name, added in merged_pairs(self, self.config.lora).items():
             weights[name] = (weights[name].float() + added).to(weights[name].dtype)
         return weights
+
+    def preparation(self) -> dict[str, Any]:
+        """See `Backbone.preparation`: the tokens of a prompt."""
+        if self.prompt_tokenizer is None:
+            return {}
+        return {
+            "tokenizer": describe_tokenizer(self.prompt_tokenizer.tokenizer),
+            "prompt": self.prompt_tokenizer([PROBE]).tolist(),
+        }
 
     def base_models(self) -> tuple[str, ...]:
         """The published checkpoint that the weights come from, where they do."""

@@ -1,0 +1,87 @@
+"""What of a published model lies beside its weights, and what a backbone takes over from another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rdvla.backbone import HuggingFaceBackbone, LoraSettings
+from rdvla.policy import RDVLAPolicy
+from tests.tiny_models import STATISTICS, make_images, pretrained_config, save_tiny_bert, save_tiny_dinov2
+from tests.tiny_vlms import IMAGE_SIZE, save_tiny_vlm, vlm_config
+
+NO_LORA = LoraSettings(where="none")
+
+
+def edit(path: Path, change: dict[str, Any]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def swap_two_letters(folder: Path) -> None:
+    """Another tokenizer under the same name: p and u change places."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    words["p"], words["u"] = words["u"], words["p"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def test_a_cache_depends_on_the_files_of_a_vision_language_model(tmp_path: Path) -> None:
+    folder = Path(save_tiny_vlm(tmp_path, "smolvlm"))
+
+    def description() -> str:
+        return json.dumps(HuggingFaceBackbone(vlm_config(str(folder), lora=NO_LORA)).preparation())
+
+    found = [description(), description()]
+    edit(folder / "preprocessor_config.json", {"image_mean": [0.1, 0.1, 0.1]})
+    found.append(description())
+    swap_two_letters(folder)
+    found.append(description())
+    edit(folder / "generation_config.json", {"eos_token_id": [2, 5]})
+    found.append(description())
+    assert found[0] == found[1] and len(set(found)) == 4
+
+
+def test_a_cache_depends_on_the_files_of_published_encoders(tmp_path: Path) -> None:
+    vision, text = save_tiny_dinov2(tmp_path / "vision"), save_tiny_bert(tmp_path / "text")
+
+    def key() -> str:
+        return RDVLAPolicy(pretrained_config(vision, text), STATISTICS).cache_key()
+
+    found = [key(), key()]
+    edit(Path(vision) / "preprocessor_config.json", {"image_std": [0.1, 0.1, 0.1]})
+    found.append(key())
+    tokenizer = Path(text) / "tokenizer.json"
+    tokenizer.write_text(
+        tokenizer.read_text().replace('"[UNK]": 1', '"[UNK]": 3').replace('"[SEP]": 3', '"[SEP]": 1')
+    )
+    found.append(key())
+    assert found[0] == found[1] and len(set(found)) == 3
+
+
+def test_pairs_with_another_alpha_still_add_what_they_did(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    folder = save_tiny_vlm(tmp_path, "smolvlm")
+    torch.manual_seed(0)
+    source, other = (
+        HuggingFaceBackbone(vlm_config(folder, lora=LoraSettings(rank=2, alpha=alpha))).eval()
+        for alpha in (16, 3)
+    )
+    with torch.no_grad():
+        for name, parameter in source.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    images = make_images(1, size=IMAGE_SIZE)
+
+    def features(backbone: HuggingFaceBackbone) -> dict[str, torch.Tensor]:
+        return backbone.features(backbone.frozen_inputs(images, ["push"])).flatten()
+
+    before = features(other)
+    other.take_over(source)
+    expected = features(source)
+    for name, value in features(other).items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(value, before[name], atol=1e-3)
