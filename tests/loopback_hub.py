@@ -28,14 +28,14 @@ class LoopbackHub:
 
     Attributes:
         asked: method and path of every request so far.
-        private: for each repository that was asked for, if it was to be seen by its owner only.
+        private: for each repository that was made, whether its owner alone sees it.
         committed: the branch of each commit.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.asked: list[str] = []
-        self.private: list[bool] = []
+        self.private: dict[str, bool] = {}
         self.committed: list[str] = []
         self.branches = {"main"}
         self.objects: dict[str, bytes] = {}  # large files by their SHA-256
@@ -111,7 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.endswith(".git/info/lfs/objects/batch"):
             self._send(self._where_to_upload(json.loads(body)))
         elif parts[0] == "api":
-            self._repository(kind=parts[1], name="/".join(parts[2:4]), what=parts[4:], body=body)
+            self._repository(
+                kind=parts[1], name="/".join(parts[2:4]), what=parts[4:] or ["revision", "main"], body=body
+            )
         else:
             kind = "datasets" if parts[0] == "datasets" else "models"
             owner, name, _, _, *file = parts[kind == "datasets" :]
@@ -119,9 +121,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self, asked: dict[str, Any]) -> None:
         name = f"{asked.get('organization') or 'user'}/{asked['name']}"
-        self.hub.private.append(asked.get("visibility") == "private" or asked.get("private") is True)
-        self.hub.folder(name).mkdir(parents=True, exist_ok=True)
-        self._send({"url": f"{self.hub.address}/{name}"})
+        is_new = name not in self.hub.private
+        if is_new:
+            private = asked.get("visibility") == "private" or asked.get("private") is True
+            self.hub.private[name] = private
+            self.hub.folder(name).mkdir(parents=True)
+        self._send({"url": f"{self.hub.address}/{name}"}, status=200 if is_new else 409)
 
     def _where_to_upload(self, asked: dict[str, Any]) -> dict[str, Any]:
         objects = [
@@ -155,8 +160,13 @@ class _Handler(BaseHTTPRequestHandler):
                 | {"oid": hashlib.sha256(path.read_bytes()).hexdigest()}
                 for path in paths
             ]
-            siblings = [{"rfilename": each["path"]} for each in described]
-            self._send(described if what[0] == "tree" else {"id": name, "sha": COMMIT, "siblings": siblings})
+            about = {
+                "id": name,
+                "sha": COMMIT,
+                "private": self.hub.private.get(name, False),
+                "siblings": [{"rfilename": each["path"]} for each in described],
+            }
+            self._send(described if what[0] == "tree" else about)
 
     def _commit(self, name: str, folder: Path, body: bytes, *, branch: str) -> None:
         for line in body.splitlines():

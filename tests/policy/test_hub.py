@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from huggingface_hub.errors import HfHubHTTPError
 
 from rdvla.cli import main
 from rdvla.errors import RDVLAError
@@ -62,7 +61,7 @@ def test_a_policy_comes_back_as_it_went(hub: LoopbackHub) -> None:
     policy.records = {TRAINING: TRAINED}
     address = policy.push_to_hub("user/policy", private=True, branch="new")
     assert address == f"{hub.address}/user/policy/commit/{COMMIT}"
-    assert hub.private == [True, True] and hub.committed == ["new"]
+    assert hub.private == {"user/policy": True} and hub.committed == ["new"]
     assert len(hub.uploads()) == 1  # the weights, the large file's way
     names = {path.name for path in hub.folder("user/policy").iterdir()}
     assert names == {"config.json", "model.safetensors", "statistics.json", TRAINING, "README.md"}
@@ -90,9 +89,44 @@ def test_what_the_hub_refuses_is_said(hub: LoopbackHub, monkeypatch: pytest.Monk
     with pytest.raises(RDVLAError, match="user/policy@v9 is no folder"):
         RDVLAPolicy.from_pretrained("user/policy@v9")
     monkeypatch.setenv("HF_TOKEN", "hf_another")
-    with pytest.raises(HfHubHTTPError, match="401"):
+    with pytest.raises(RDVLAError, match=r"user/other was not published: .*401"):
         make_policy().push_to_hub("user/other")
     assert not hub.folder("user/other").exists()
+
+
+def test_a_public_repository_does_not_take_what_is_to_be_private(hub: LoopbackHub) -> None:
+    make_policy().push_to_hub("user/policy")
+    with pytest.raises(RDVLAError, match="there already and public"):
+        make_policy().push_to_hub("user/policy", private=True)
+    assert len(hub.committed) == 1
+
+
+def test_nothing_says_where_files_lay(hub: LoopbackHub) -> None:
+    policy = make_policy()
+    results = results_of(policy)
+    results["meta"]["command"] = "rdvla eval --policy ~/work/a --output=/home/someone/runs/b --env x"
+    policy.records = {TRAINING: TRAINED, RESULTS: results}
+    policy.push_to_hub("user/policy")
+    published = {path.name: path.read_text() for path in hub.folder("user/policy").glob("*.json")}
+    assert not [name for name, text in published.items() if "/home" in text or "~" in text]
+    assert json.loads(published[TRAINING])["dataset"]["root"] == "user/demos@v1, more"
+    command = json.loads(published[RESULTS])["meta"]["command"]
+    assert command == "rdvla eval --policy a --output=b --env x"
+    assert policy.records[TRAINING] == TRAINED
+
+
+def test_a_folder_keeps_nothing_of_the_policy_before(tmp_path: Path) -> None:
+    first, second = make_policy(), make_policy(seed=1)
+    first.records = {TRAINING: TRAINED, RESULTS: results_of(first)}
+    first.save_pretrained(tmp_path)
+    second.save_pretrained(tmp_path)
+    assert RDVLAPolicy.from_pretrained(tmp_path).records == {}
+    assert (tmp_path / "README.md").read_text() == str(second.generate_model_card())
+    second.records = {RESULTS: results_of(first)}
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RDVLAError, match="other weights"):
+        second.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_card_says_configuration_data_results_and_licence(hub: LoopbackHub) -> None:
@@ -174,4 +208,4 @@ def test_the_command_takes_results_from_a_file(
     assert f"published: {hub.address}/user/policy/commit/" in capsys.readouterr().out
     assert "| libero_goal |" in card(hub, "user/policy")[1]
     assert json.loads((hub.folder("user/policy") / "results.json").read_text()) == results_of(policy)
-    assert hub.private == [False] and hub.committed == ["main"]
+    assert hub.private == {"user/policy": False} and hub.committed == ["main"]

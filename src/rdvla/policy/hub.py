@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelHubMixin
@@ -9,10 +11,13 @@ from torch import nn
 
 from rdvla.backbone import Backbone
 from rdvla.errors import RDVLAError
+from rdvla.files import write_atomically
 from rdvla.policy.card import is_hub_id, write_card
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.parameters import count_parameters, fingerprint
-from rdvla.policy.records import RESULTS, Records, results_summary
+from rdvla.policy.records import RESULTS, Records, results_summary, without_places
+
+README = "README.md"
 
 
 class HubPolicy(ModelHubMixin):
@@ -43,15 +48,34 @@ class HubPolicy(ModelHubMixin):
             summary=[] if results is None else results_summary(results, weights=fingerprint(self)),
         )
 
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write configuration, weights, statistics, records and card; what is there of another policy goes.
+
+        Args:
+            save_directory: a folder.
+            options: `push_to_hub`, `repo_id` and what else the mixin takes.
+
+        Raises:
+            RDVLAError: the results among the records are of other weights; nothing is written then.
+        """
+        card = self.generate_model_card()
+        address: str | None = super().save_pretrained(save_directory, **options)
+        with write_atomically(Path(save_directory) / README) as temporary:  # the mixin keeps an old one
+            temporary.write_text(str(card), encoding="utf-8")
+        return address
+
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Publish the policy with its records and a card; returns the address of the commit.
+
+        Paths in the records are cut to their last part.
 
         Args:
             repo_id: ``user/name``; made if it is not there, and so is the branch.
             options: `private`, `token`, `branch`, `create_pr`, `commit_message` of the hub's client.
 
         Raises:
-            RDVLAError: it names a model in a local folder, or its results are of other weights.
+            RDVLAError: it names a model in a local folder, its results are of other weights, it was to be
+                private and the repository is public, or the hub cannot be reached or refuses.
         """
         local = [name for name in self.backbone.base_models() if not is_hub_id(name)]
         if local and self.backbone.external_prefixes():
@@ -60,9 +84,28 @@ class HubPolicy(ModelHubMixin):
                 "model, and name it by its hub id in the policy's config.json"
             )
         self.generate_model_card()  # may refuse, and does so before there is anything on the hub
-        if options.get("branch"):  # the mixin only commits to branches that are there
-            hub = HfApi(token=options.get("token"))
-            hub.create_repo(repo_id, private=options.get("private"), exist_ok=True)
-            hub.create_branch(repo_id, branch=options["branch"], exist_ok=True)
-        address: str = super().push_to_hub(repo_id, **options)
+        records = self.records
+        self.records = without_places(records)
+        try:
+            _make_repository(repo_id, options)
+            address: str = super().push_to_hub(repo_id, **options)
+        except RDVLAError:
+            raise
+        except Exception as error:  # the client also raises its network library's errors
+            raise RDVLAError(f"{repo_id} was not published: {error}") from error
+        finally:
+            self.records = records
         return address
+
+
+def _make_repository(repo_id: str, options: Mapping[str, Any]) -> None:
+    """Make the repository and the branch where they are not there; the mixin makes no branch."""
+    hub = HfApi(token=options.get("token"))
+    hub.create_repo(repo_id, private=options.get("private"), exist_ok=True)
+    if options.get("private") and not hub.model_info(repo_id).private:
+        raise RDVLAError(
+            f"{repo_id} is there already and public, which publishing does not change: "
+            "make it private on the hub, or name another"
+        )
+    if options.get("branch"):
+        hub.create_branch(repo_id, branch=options["branch"], exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from rdvla.files import read_json, write_json
 TRAINING = "training.json"  # written by `rdvla train`
 RESULTS = "results.json"  # of `rdvla eval`, where someone has put it there; docs/results-schema.md
 
+# "/a/b", "~/a/b" and "C:\\a\\b", also within a command line or a list; not "a/b" and not "https://a/b".
+_ABSOLUTE = re.compile(r"(?<![\w:/.\\~-])(?:~|[A-Za-z]:)?[/\\](?:[^\s,'\"/\\]+[/\\])*([^\s,'\"/\\]+)")
+
 Records = dict[str, Any]  # file name -> content
 
 
@@ -21,9 +25,21 @@ def read_records(folder: Path) -> Records:
 
 
 def write_records(folder: Path, records: Mapping[str, Any]) -> None:
-    """Write them beside the weights."""
+    """Write them beside the weights; those that an older policy left there go."""
+    for name in (TRAINING, RESULTS):
+        if name not in records:
+            (folder / name).unlink(missing_ok=True)
     for name, content in records.items():
         write_json(folder / name, content)
+
+
+def without_places(content: Any) -> Any:
+    """The same JSON with absolute paths cut to their last part: where files lie is nobody else's business."""
+    if isinstance(content, dict):
+        return {name: without_places(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [without_places(value) for value in content]
+    return _ABSOLUTE.sub(r"\1", content) if isinstance(content, str) else content
 
 
 def results_summary(results: Any, *, weights: str) -> list[dict[str, Any]]:
