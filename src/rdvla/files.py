@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rdvla.errors import RDVLAError
+
+# A model or a dataset on the Hugging Face hub: "user/name" or "user/name@revision".
+HUB_ID = re.compile(r"(?P<repository>\b[\w.-]+\b/\b[\w.-]+\b)(@(?P<revision>[\w./-]+))?")
 
 
 @contextmanager

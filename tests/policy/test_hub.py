@@ -15,6 +15,8 @@ import yaml
 from rdvla.cli import main
 from rdvla.errors import RDVLAError
 from rdvla.policy import RESULTS, TRAINING, RDVLAPolicy, fingerprint
+from rdvla.policy.card import is_hub_id
+from rdvla.policy.records import without_places
 from tests.evaluation.sample import make_results
 from tests.loopback_hub import COMMIT, LoopbackHub, serve_hub
 from tests.tiny_models import (
@@ -67,7 +69,7 @@ def test_a_policy_comes_back_as_it_went(hub: LoopbackHub) -> None:
     assert names == {"config.json", "model.safetensors", "statistics.json", TRAINING, "README.md"}
     for name in ("user/policy", "user/policy@new"):
         loaded = RDVLAPolicy.from_pretrained(name)
-        assert loaded.records == policy.records
+        assert loaded.records == without_places(policy.records)
         ours, theirs = (
             each.predict(make_observation(), generator=torch.Generator().manual_seed(0)).actions
             for each in (policy, loaded)
@@ -92,6 +94,15 @@ def test_what_the_hub_refuses_is_said(hub: LoopbackHub, monkeypatch: pytest.Monk
     with pytest.raises(RDVLAError, match=r"user/other was not published: .*401"):
         make_policy().push_to_hub("user/other")
     assert not hub.folder("user/other").exists()
+
+
+def test_what_is_on_the_hub_is_told_from_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some" / "folder").mkdir(parents=True)
+    there = ["user/name", "user/name@v1", "user/name@refs/pr/3"]
+    assert [
+        name for name in [*there, "some/folder", "some/folder@v1", "./name", "/a/b", "a"] if is_hub_id(name)
+    ] == there
 
 
 def test_a_public_repository_does_not_take_what_is_to_be_private(hub: LoopbackHub) -> None:

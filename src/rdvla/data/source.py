@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from rdvla.data.dataset_files import DatasetFiles
 from rdvla.data.info import check_version
 from rdvla.data.layout import CODEBASE_VERSION, INFO_PATH
 from rdvla.errors import DatasetError
+from rdvla.files import HUB_ID
 
-HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 ALLOWED_FILES = ["meta/**/*.json", "meta/*.json", "**/*.parquet", "**/*.mp4"]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from rdvla.files import HUB_ID
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.records import TRAINING
 
@@ -82,7 +82,8 @@ def write_card(
 
 def is_hub_id(name: str) -> bool:
     """Whether a name can be found on the hub by others, rather than a folder here."""
-    return re.fullmatch(r"\b[\w.-]+\b/\b[\w.-]+\b(@[\w.-]+)?", name) is not None and not Path(name).exists()
+    match = HUB_ID.fullmatch(name)
+    return match is not None and not Path(match["repository"]).exists()
 
 
 def _configuration(config: PolicyConfig, parameters: Mapping[str, int]) -> str:
