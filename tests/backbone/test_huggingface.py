@@ -86,10 +86,13 @@ def qwen_processor() -> Any:
 # --- the sequence is the published model's ---
 
 
+@pytest.mark.parametrize("levels", [(0, 1, LAYERS), (1, 2), (1,)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_states_are_the_published_models_own(folders: dict[str, str], name: str) -> None:
+def test_states_are_the_published_models_own(
+    folders: dict[str, str], name: str, levels: tuple[int, ...]
+) -> None:
     """With embeddings of known words as latents, the sequence is one that the model itself can read."""
-    backbone = build(folders[name], levels=(0, 1, LAYERS))
+    backbone = build(folders[name], levels=levels)
     suffix = torch.tensor([VOCABULARY[letter] for letter in "grab"])
     with torch.no_grad():
         backbone.latents.copy_(backbone.reader.embed(suffix))

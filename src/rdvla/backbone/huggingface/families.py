@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdvla.backbone.huggingface.pixels import stack_images, to_patches
 from rdvla.errors import ConfigError, nearest
@@ -57,6 +57,12 @@ class Family:
     def token_pixels(self, config: Any) -> int:
         """Pixels along one side of the square that one image token stands for."""
         return int(config.vision_config.patch_size)
+
+    def cut(self, model: Any, last: int) -> None:
+        """Drop the layers behind hidden state `last`, and the norm that belongs behind all of them."""
+        language = getattr(model, self.language)
+        language.layers = language.layers[:last]
+        language.norm = nn.Identity()
 
     def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
         """(N, 3, S, S) normalised pixels -> name -> (N, image tokens, D); `IMAGE` is among the names."""
@@ -177,6 +183,13 @@ class Qwen3VL(Qwen2VL):
         """The smallest that its processor makes (65,536 pixels): 8 x 8 tokens with patches of 16 pixels."""
         del config
         return 256
+
+    def cut(self, model: Any, last: int) -> None:
+        """See `Family.cut`. A hidden state is a layer's output before image features are added behind it."""
+        super().cut(model, last)
+        vision = model.visual
+        vision.deepstack_visual_indexes = vision.deepstack_visual_indexes[: last - 1]
+        vision.deepstack_merger_list = vision.deepstack_merger_list[: last - 1]
 
     def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
         """See `Family.encode`; ``deepstack/<i>`` goes in behind layer i."""
