@@ -104,7 +104,7 @@ def load_published(
 
     if not name_or_path:
         raise ConfigError("backbone.name_or_path is empty; name a vision-language model, or its folder")
-    at = {"revision": revision}
+    at = {"revision": revision, "trust_remote_code": False}  # left open, transformers asks on the terminal
     try:
         config = AutoConfig.from_pretrained(name_or_path, **at)
         family = make_family(config.model_type)
