@@ -29,7 +29,7 @@ def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline().strip() == b"held"
         with (
-            pytest.raises(RDVLAError, match="another process is writing to .*run"),
+            pytest.raises(RDVLAError, match=r"another process is writing to .*run"),
             sole_user(folder),
         ):
             pass
