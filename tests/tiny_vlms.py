@@ -17,7 +17,8 @@ SPECIAL = (
     "<pad>", "<bos>", "<eos>", "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>",
     "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
-VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *string.ascii_lowercase, "?", "<unk>"])}
+LETTERS = [*string.ascii_letters, *string.punctuation, " ", "\n"]  # every one that a prompt is made of
+VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *LETTERS, "<unk>"])}
 IMAGE_MEAN, IMAGE_STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 TEXT = {
     "vocab_size": len(VOCABULARY), "hidden_size": WIDTH, "intermediate_size": 24,
@@ -42,7 +43,8 @@ def _idefics3() -> Any:
 def _smolvlm() -> Any:
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-    vision = {**VISION, "patch_size": 8, "intermediate_size": 16}
+    # As in SmolVLM2-2.2B the patches do not fill the image: 4 of 7 pixels a side, and 4 pixels are left out.
+    vision = {**VISION, "patch_size": 7, "intermediate_size": 16}
     config = SmolVLMConfig(
         vision_config=vision, text_config=LLAMA, image_token_id=VOCABULARY["<image>"], scale_factor=2,
         tie_word_embeddings=True,
@@ -57,6 +59,21 @@ QWEN_TOKENS = {
 }  # fmt: skip
 
 
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
+
+
+def _qwen2_vl() -> Any:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    vision = {
+        "depth": 2, "embed_dim": 8, "num_heads": 2, "mlp_ratio": 2, "hidden_size": WIDTH, "patch_size": 8,
+        "spatial_merge_size": 2, "temporal_patch_size": 2,
+    }  # fmt: skip
+    return Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(vision_config=vision, text_config={**TEXT, **ROPE}, **QWEN_TOKENS)
+    )
+
+
 def _qwen2_5_vl() -> Any:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -65,9 +82,8 @@ def _qwen2_5_vl() -> Any:
         "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 16,
         "fullatt_block_indexes": [1],
     }  # fmt: skip
-    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
     return Qwen2_5_VLForConditionalGeneration(
-        Qwen2_5_VLConfig(vision_config=vision, text_config={**TEXT, **rope}, **QWEN_TOKENS)
+        Qwen2_5_VLConfig(vision_config=vision, text_config={**TEXT, **ROPE}, **QWEN_TOKENS)
     )
 
 
@@ -79,8 +95,7 @@ def _qwen3_vl() -> Any:
         "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0, 1],
     }  # fmt: skip
-    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
-    text = {**TEXT, **rope, "head_dim": 8}
+    text = {**TEXT, **ROPE, "head_dim": 8}
     return Qwen3VLForConditionalGeneration(
         Qwen3VLConfig(vision_config=vision, text_config=text, **QWEN_TOKENS)
     )
@@ -107,6 +122,7 @@ def _paligemma2() -> Any:
 MAKERS: dict[str, Callable[[], Any]] = {
     "idefics3": _idefics3,
     "smolvlm": _smolvlm,
+    "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
     "paligemma": _paligemma,
@@ -114,17 +130,26 @@ MAKERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def save_tiny_vlm(folder: Path, name: str, *, seed: int = 0) -> str:
-    """A folder with a random model of a family, and a tokenizer that reads letter by letter."""
+def tiny_tokenizer(name: str) -> Any:
+    """A family's tokenizer that reads letter by letter; Idefics3's reads ``<global-img>`` so too."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    unknown = {"<global-img>"} if name == "idefics3" else set()
+    vocabulary = {token: i for token, i in VOCABULARY.items() if token not in unknown}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    PreTrainedTokenizerFast(
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True) for token in SPECIAL if token in vocabulary]
+    )
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>", eos_token="<eos>"
-    ).save_pretrained(folder)
+    )
+
+
+def save_tiny_vlm(folder: Path, name: str, *, seed: int = 0) -> str:
+    """A folder with a random model of a family and its tokenizer."""
+    tiny_tokenizer(name).save_pretrained(folder)
     scale = {"image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
     processor = {"image_processor_type": "SiglipImageProcessor", **scale}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))

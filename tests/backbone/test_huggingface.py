@@ -86,10 +86,13 @@ def qwen_processor() -> Any:
 # --- the sequence is the published model's ---
 
 
+@pytest.mark.parametrize("levels", [(0, 1, LAYERS), (1, 2), (1,)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_states_are_the_published_models_own(folders: dict[str, str], name: str) -> None:
+def test_states_are_the_published_models_own(
+    folders: dict[str, str], name: str, levels: tuple[int, ...]
+) -> None:
     """With embeddings of known words as latents, the sequence is one that the model itself can read."""
-    backbone = build(folders[name], levels=(0, 1, LAYERS))
+    backbone = build(folders[name], levels=levels)
     suffix = torch.tensor([VOCABULARY[letter] for letter in "grab"])
     with torch.no_grad():
         backbone.latents.copy_(backbone.reader.embed(suffix))
@@ -356,7 +359,8 @@ def test_new_tokens_are_of_the_size_of_words(folders: dict[str, str]) -> None:
         ({"name_or_path": ""}, "name_or_path is empty"),
         ({"name_or_path": "/nowhere"}, "/nowhere"),
         ({"levels": (1, 9)}, "hidden state 9, but the model has 3 layers"),
-        ({"image_size": 40}, "multiple of 16"),
+        ({"image_size": 40}, "multiple of 2 patches of 7 pixels .* got 40 with 5 patches"),
+        ({"image_size": 6}, "got 6 with 0 patches"),
     ],
 )
 def test_settings_that_do_not_fit_the_model(folders: dict[str, str], changes: Any, message: str) -> None:
@@ -378,9 +382,9 @@ def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_tokenizer_of_another_model_is_refused(folders: dict[str, str], tmp_path: Path) -> None:
     folder = save_tiny_vlm(tmp_path, "smolvlm")
-    text = (tmp_path / "tokenizer.json").read_text().replace("<global-img>", "<local-img>")
+    text = (tmp_path / "tokenizer.json").read_text().replace("<end_of_utterance>", "<end_of_turn>")
     (tmp_path / "tokenizer.json").write_text(text)
-    with pytest.raises(ConfigError, match="lacks the token '<global-img>'"):
+    with pytest.raises(ConfigError, match="lacks the token '<end_of_utterance>'"):
         build(folder)
 
 

@@ -89,9 +89,11 @@ class PretrainedImageEncoder(nn.Module):
         from transformers import AutoConfig, AutoModel
 
         try:
-            config = AutoConfig.from_pretrained(name_or_path)
+            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
             config = getattr(config, "vision_config", config)
-            model = AutoModel.from_pretrained(name_or_path, config=config)
+            model = AutoModel.from_pretrained(
+                name_or_path, config=config, use_safetensors=True, trust_remote_code=False
+            )
             scale = image_scale(name_or_path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"backbone.pretrained_image_encoder: {name_or_path}: {error}") from error

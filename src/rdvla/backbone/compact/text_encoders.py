@@ -64,8 +64,8 @@ class PretrainedTextEncoder(nn.Module):
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-            model = AutoModel.from_pretrained(name_or_path)
+            self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+            model = AutoModel.from_pretrained(name_or_path, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ConfigError(f"backbone.pretrained_text_encoder: {name_or_path}: {error}") from error
         self.model = model.eval().requires_grad_(False)

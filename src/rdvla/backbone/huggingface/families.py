@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rdvla.backbone.huggingface.pixels import stack_images, to_patches
 from rdvla.errors import ConfigError, nearest
@@ -58,6 +58,12 @@ class Family:
         """Pixels along one side of the square that one image token stands for."""
         return int(config.vision_config.patch_size)
 
+    def cut(self, model: Any, last: int) -> None:
+        """Drop the layers behind hidden state `last`, and the norm that belongs behind all of them."""
+        language = getattr(model, self.language)
+        language.layers = language.layers[:last]
+        language.norm = nn.Identity()
+
     def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
         """(N, 3, S, S) normalised pixels -> name -> (N, image tokens, D); `IMAGE` is among the names."""
         features = model.get_image_features(pixel_values=pixels).pooler_output
@@ -101,7 +107,18 @@ class Idefics3(Family):
     image_before = "<fake_token_around_image><global-img>"
     image_after = "<fake_token_around_image>"
     after = "<end_of_utterance>\nAssistant:"
-    special = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+    # <global-img> is not among them: to Idefics3-8B and the first SmolVLM it is a word like others.
+    special = ("<fake_token_around_image>", "<end_of_utterance>")
+
+    def check_image_size(self, config: Any, size: int) -> None:
+        """Pixels behind the last whole patch are left out, as in the published models (384 = 27 x 14 + 6)."""
+        patch, scale = config.vision_config.patch_size, config.scale_factor
+        patches = size // patch
+        if patches == 0 or patches % scale:
+            raise ConfigError(
+                f"backbone.image_size must hold a multiple of {scale} patches of {patch} pixels along a side "
+                f"for {config.model_type}, got {size} with {patches} patches"
+            )
 
     def token_pixels(self, config: Any) -> int:
         """Patches are joined scale_factor by scale_factor."""
@@ -122,7 +139,7 @@ class Qwen2VL(Family):
     special = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 
     def image_size(self, config: Any) -> int:
-        """It takes any size; this one gives 8 x 8 tokens with patches of 14 pixels, 7 x 7 with 16."""
+        """It takes any size; this one gives 8 x 8 tokens with patches of 14 pixels."""
         del config
         return 224
 
@@ -161,6 +178,18 @@ class Qwen3VL(Qwen2VL):
     """Qwen3-VL: image features of several depths are added behind the first layers (DeepStack)."""
 
     before = "<|im_start|>user\n"
+
+    def image_size(self, config: Any) -> int:
+        """The smallest that its processor makes (65,536 pixels): 8 x 8 tokens with patches of 16 pixels."""
+        del config
+        return 256
+
+    def cut(self, model: Any, last: int) -> None:
+        """See `Family.cut`. A hidden state is a layer's output before image features are added behind it."""
+        super().cut(model, last)
+        vision = model.visual
+        vision.deepstack_visual_indexes = vision.deepstack_visual_indexes[: last - 1]
+        vision.deepstack_merger_list = vision.deepstack_merger_list[: last - 1]
 
     def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
         """See `Family.encode`; ``deepstack/<i>`` goes in behind layer i."""

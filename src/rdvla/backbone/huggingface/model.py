@@ -104,7 +104,7 @@ def load_published(
 
     if not name_or_path:
         raise ConfigError("backbone.name_or_path is empty; name a vision-language model, or its folder")
-    at = {"revision": revision}
+    at = {"revision": revision, "trust_remote_code": False}  # left open, transformers asks on the terminal
     try:
         config = AutoConfig.from_pretrained(name_or_path, **at)
         family = make_family(config.model_type)
@@ -133,16 +133,9 @@ def load_published(
         std=std,
         ends=_ends(full.generation_config, tokenizer),
     )
-    if not text:
-        _cut(published.language, max(layers))
+    if not text and max(layers) < len(published.language.layers):
+        family.cut(published.model, max(layers))
     return published
-
-
-def _cut(language: Any, last: int) -> None:
-    """Drop the layers behind hidden state `last`, and the norm that belongs behind all of them."""
-    if last < len(language.layers):
-        language.layers = language.layers[:last]
-        language.norm = nn.Identity()
 
 
 def _check_complete(found: Mapping[str, Any], name: str) -> None:
