@@ -165,6 +165,11 @@ def read_published_config(path: Path) -> HeadConfig:
     return config
 
 
+def training_entries(config: HeadConfig) -> dict[str, int]:
+    """What a published configuration says of training; its other entries are sizes."""
+    return {"mean_recurrence": config.mean_depth, "backprop_depth": config.backprop_depth}
+
+
 def _layers(value: object) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(isinstance(layer, int) for layer in value):
         raise ValueError("a list of layer numbers is wanted")
