@@ -270,7 +270,7 @@ def test_encoders_are_transformers_own(tokenizer: Path) -> None:
 
 
 def test_language_model_is_transformers_own(tokenizer: Path) -> None:
-    """Also behind padding on the left, as transformers does it: ours, whose padding comes last, needs none."""
+    """Also behind padding on the left, as transformers does it; ours comes last and is seen by nobody."""
     from transformers import Qwen2ForCausalLM
 
     backbone = build(tokenizer)

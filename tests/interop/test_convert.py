@@ -174,7 +174,7 @@ def test_a_template_of_another_model_is_refused(converted: tuple[Conversion, Pat
 def test_a_policy_may_have_been_trained_in_another_way(
     converted: tuple[Conversion, Path], published: Published, tmp_path: Path
 ) -> None:
-    """What decides a training alone does not keep it from going back, and goes back as far as there is a place."""
+    """Weights do not depend on it; the published configuration has a place for a part of it."""
     base = converted[0].policy
     head = replace(
         base.config.head, mean_depth=16, backprop_depth=4, vision_gate_init=0.5, adapter_init="near_identity"
@@ -184,7 +184,9 @@ def test_a_policy_may_have_been_trained_in_another_way(
     write_published(tuned, tmp_path / "back", template=published.folder, encoders=ENCODERS)
     again = load_published_head(tmp_path / "back")[0]
     assert (again.config.mean_depth, again.config.backprop_depth) == (16, 4)
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in tuned.head.state_dict().items())
+    assert all(
+        torch.equal(value, again.state_dict()[name]) for name, value in tuned.head.state_dict().items()
+    )
     other = RDVLAPolicy(replace(base.config, head=replace(head, norm_eps=1e-5)), base.statistics)
     with pytest.raises(RDVLAError, match="has another head"):
         write_published(other, tmp_path / "other", template=published.folder, encoders=ENCODERS)

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from rdvla.backbone import PrismaticBackbone, PrismaticConfig
 from rdvla.errors import RDVLAError
-from rdvla.files import new_folder, read_json, read_object, write_json
+from rdvla.files import new_folder, read_object, write_json
 from rdvla.head import HeadConfig
 from rdvla.interop.merged_names import match_names
 from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
-from rdvla.interop.published_config import FEATURES, ConvertOptions, describe_published, read_statistics
+from rdvla.interop.published_config import ConvertOptions, describe_published
 from rdvla.interop.published_folder import COPIED, MergedWeights, published_folder
 from rdvla.interop.published_head import find_published_files, head_names, read_tensors, training_entries
+from rdvla.interop.published_statistics import FEATURES, STATISTICS_FILE, read_statistics
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 
 # Choices of ours that published weights do not depend on.
@@ -147,5 +148,4 @@ def _write_statistics(policy: RDVLAPolicy, folder: Path, output: Path, *, key: s
             name: list(values) for name, values in policy.statistics[ours].items() if name in entry[theirs]
         }
         entry[theirs] = entry[theirs] | known
-    path = folder / "dataset_statistics.json"
-    write_json(output / path.name, read_json(path) | {key: entry})
+    write_json(output / STATISTICS_FILE, read_object(folder / STATISTICS_FILE) | {key: entry})

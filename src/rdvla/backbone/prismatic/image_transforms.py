@@ -30,8 +30,8 @@ class ImageTransform:
     def __call__(self, images: Tensor) -> Tensor:
         """(N, H, W, 3) uint8, H = W -> (N, size, size, 3) uint8.
 
-        Images that have the size already are neither compressed nor resized, as in the published code. Autocast
-        does not apply: bfloat16 cannot tell neighbouring grey levels apart.
+        Images that have the size already are neither compressed nor resized, as in the published code.
+        Autocast does not apply: bfloat16 cannot tell neighbouring grey levels apart.
         """
         with torch.autocast(images.device.type, enabled=False):
             if images.shape[1] != self.size:
