@@ -84,6 +84,15 @@ def test_steps_in_the_published_order() -> None:
     assert not torch.equal(replace(PUBLISHED, jpeg_quality=None)(image), steps)
 
 
+@pytest.mark.parametrize("size", [224, 256])
+def test_mixed_precision_changes_no_pixel(size: int) -> None:
+    """Images come through here inside autocast where the image encoders are trained."""
+    image = photograph(size)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = PUBLISHED(image)
+    assert torch.equal(mixed, PUBLISHED(image))
+
+
 def test_images_of_the_right_size_are_only_cropped() -> None:
     image = photograph(224)
     assert torch.equal(PUBLISHED(image), centre_crop(image, 0.9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,19 @@ def test_lora_starts_from_the_published_model(tokenizer: Path, where: str) -> No
     assert any(".vision_backbone." in name for name in trained) == (where == "all")
 
 
+def count_forwards(backbone: PrismaticBackbone) -> Counter[str]:
+    """How often the first block of each part runs from now on, in the second forward pass too."""
+    calls: Counter[str] = Counter()
+    encoders = backbone.published.vision_backbone
+    for name, block in (
+        ("dinov2", encoders.featurizer.blocks[0]),
+        ("siglip", encoders.fused_featurizer.blocks[0]),
+        ("language", backbone.published.language_model.layers[0].mlp),
+    ):
+        block.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
+    return calls
+
+
 def test_gradient_checkpointing_changes_no_gradient(tokenizer: Path) -> None:
     pytest.importorskip("peft")
     lora = LoraSettings(where="all", rank=2, alpha=4)
@@ -215,8 +229,10 @@ def test_gradient_checkpointing_changes_no_gradient(tokenizer: Path) -> None:
     for active in (False, True):
         backbone = PrismaticBackbone(replace(CONFIG, lora=lora, gradient_checkpointing=active))
         backbone.take_over(plain)
+        calls = count_forwards(backbone)
         prepared = backbone.frozen_inputs(make_images(2, size=SIZE), SENTENCES[:2])
         backbone.train().features(prepared).latents[LAYERS].square().sum().backward()
+        assert calls == dict.fromkeys(("dinov2", "siglip", "language"), 2 if active else 1)
         gradients.append({n: p.grad for n, p in backbone.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
@@ -254,7 +270,7 @@ def test_encoders_are_transformers_own(tokenizer: Path) -> None:
 
 
 def test_language_model_is_transformers_own(tokenizer: Path) -> None:
-    """Left padding, as transformers would do it, gives the features that our order of places gives."""
+    """Also behind padding on the left, as transformers does it; ours comes last and is seen by nobody."""
     from transformers import Qwen2ForCausalLM
 
     backbone = build(tokenizer)
@@ -263,11 +279,18 @@ def test_language_model_is_transformers_own(tokenizer: Path) -> None:
     theirs = Qwen2ForCausalLM(ours.config).eval()
     theirs.model.load_state_dict(ours.state_dict())
     x = torch.randn(2, 9, WIDTH, generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(2, 9, dtype=torch.int64)
+    padding = [3, 0]
+    mask = torch.tensor([[place >= skipped for place in range(9)] for skipped in padding])
     with torch.no_grad():
-        expected = theirs(inputs_embeds=x, attention_mask=mask, output_hidden_states=True).hidden_states
-        for level, state in enumerate(backbone.published.hidden_states(x, None)):
-            torch.testing.assert_close(state, expected[level], atol=1e-5, rtol=1e-5)
+        expected = theirs(
+            inputs_embeds=x, attention_mask=mask.long(), position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            output_hidden_states=True,
+        ).hidden_states  # fmt: skip
+        for row, skipped in enumerate(padding):
+            states = backbone.published.hidden_states(x[row : row + 1, skipped:], None)
+            assert len(states) == len(expected)
+            for state, other in zip(states, expected, strict=True):
+                torch.testing.assert_close(state[0], other[row, skipped:], atol=1e-5, rtol=1e-5)
 
 
 def test_every_published_tensor_that_is_read_has_a_place(tokenizer: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,24 @@ def test_the_checkpoint_is_only_read_and_its_code_never_run(copy: Path, tmp_path
     assert not list((tmp_path / "policy").rglob("*.py"))
 
 
+def test_a_template_on_the_hub_gives_its_code_too(
+    converted: tuple[Conversion, Path], published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration of a published folder names the code that loads it."""
+
+    def download(_: str, *, allow_patterns: list[str]) -> str:
+        def left_out(_: str, names: list[str]) -> list[str]:
+            return [name for name in names if not any(fnmatch(name, pattern) for pattern in allow_patterns)]
+
+        return str(shutil.copytree(published.folder, tmp_path / "downloaded", ignore=left_out))
+
+    monkeypatch.setattr("rdvla.policy.files.snapshot_download", download)
+    write_published(converted[0].policy, tmp_path / "back", template="user/model", encoders=ENCODERS)
+    assert contents(tmp_path / "back").keys() == contents(published.folder).keys()
+    code = "modeling_prismatic.py"
+    assert (tmp_path / "back" / code).read_text() == (published.folder / code).read_text()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_round_trip_gives_the_same_files(tmp_path: Path, dtype: torch.dtype) -> None:
     source = make_published(tmp_path / "source", dtype=dtype).folder
@@ -149,6 +169,27 @@ def test_a_template_of_another_model_is_refused(converted: tuple[Conversion, Pat
     with pytest.raises(RDVLAError, match="has another"):
         write_published(converted[0].policy, tmp_path / "back", template=other, encoders=ENCODERS)
     assert not (tmp_path / "back").exists()
+
+
+def test_a_policy_may_have_been_trained_in_another_way(
+    converted: tuple[Conversion, Path], published: Published, tmp_path: Path
+) -> None:
+    """Weights do not depend on it; the published configuration has a place for a part of it."""
+    base = converted[0].policy
+    head = replace(
+        base.config.head, mean_depth=16, backprop_depth=4, vision_gate_init=0.5, adapter_init="near_identity"
+    )
+    tuned = RDVLAPolicy(replace(base.config, head=head), base.statistics)
+    tuned.load_state_dict(base.state_dict())
+    write_published(tuned, tmp_path / "back", template=published.folder, encoders=ENCODERS)
+    again = load_published_head(tmp_path / "back")[0]
+    assert (again.config.mean_depth, again.config.backprop_depth) == (16, 4)
+    assert all(
+        torch.equal(value, again.state_dict()[name]) for name, value in tuned.head.state_dict().items()
+    )
+    other = RDVLAPolicy(replace(base.config, head=replace(head, norm_eps=1e-5)), base.statistics)
+    with pytest.raises(RDVLAError, match="has another head"):
+        write_published(other, tmp_path / "other", template=published.folder, encoders=ENCODERS)
 
 
 def test_every_tensor_is_reported(converted: tuple[Conversion, Path], published: Published) -> None:

@@ -12,7 +12,7 @@ import torch
 from rdvla.backbone import LoraSettings, PrismaticBackbone
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.policy import RDVLAPolicy, describe
-from tests.converting import backbone_inputs, convert, observe
+from tests.converting import backbone_inputs, contents, convert, observe
 from tests.published_checkpoint import make_published
 
 
@@ -111,6 +111,32 @@ def test_a_policy_names_the_checkpoint_that_it_comes_from(policy: RDVLAPolicy, t
         card = str(each.generate_model_card())
         assert "license: other" in card and "`published`, a local folder" in card
         assert "from scratch" not in card and "loaded by name" not in card and str(tmp_path) not in card
+
+
+def test_a_policy_saved_over_a_converted_one_has_no_origin(policy: RDVLAPolicy, tmp_path: Path) -> None:
+    policy.save_pretrained(tmp_path / "saved")
+    assert isinstance(policy.backbone, PrismaticBackbone)
+    policy.backbone.conversion = {}
+    policy.save_pretrained(tmp_path / "saved")
+    assert RDVLAPolicy.from_pretrained(tmp_path / "saved").backbone.base_models() == ()
+
+
+def test_a_failed_save_leaves_the_tokenizer_that_was_there(
+    policy: RDVLAPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy.save_pretrained(tmp_path / "saved")
+    before = contents(tmp_path / "saved" / "tokenizer")
+    assert isinstance(policy.backbone, PrismaticBackbone) and policy.backbone.prompt_tokenizer is not None
+
+    def fail(folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("half of")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(policy.backbone.prompt_tokenizer.tokenizer, "save_pretrained", fail)
+    with pytest.raises(OSError, match="full"):
+        policy.save_pretrained(tmp_path / "saved")
+    assert contents(tmp_path / "saved" / "tokenizer") == before
+    assert not list((tmp_path / "saved").glob(".*"))
 
 
 def test_a_checkpoint_on_the_hub_is_linked(policy: RDVLAPolicy) -> None:

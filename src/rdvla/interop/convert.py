@@ -15,9 +15,10 @@ from rdvla.errors import RDVLAError
 from rdvla.files import new_folder
 from rdvla.interop.merged_names import NameReport, match_names
 from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
-from rdvla.interop.published_config import ConvertOptions, describe_published
+from rdvla.interop.published_config import ConvertOptions, Description, describe_published
 from rdvla.interop.published_folder import MergedWeights, published_folder
 from rdvla.interop.published_head import head_names
+from rdvla.interop.published_statistics import STATISTICS_FILE
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 
 TRAINING_FILE = "train.yaml"  # what `rdvla train --config` needs to go on from the policy
@@ -72,7 +73,7 @@ def read_published(
     folder = published_folder(source)
     with MergedWeights(folder) as merged:
         published = describe_published(folder, merged, options=options, encoders=encoders)
-        policy = RDVLAPolicy(published.config, published.statistics)
+        policy = _untrained(published, folder)
         names = _take_weights(policy, merged, folder)
     policy.head.load_state_dict(published.head.state_dict())
     policy.proprio_projector.load_state_dict(published.projector.state_dict())
@@ -96,6 +97,14 @@ def format_report(conversion: Conversion) -> str:
         lines.append(f"            {len(of_kind):>6} {of_kind[0]}{' ...' * (len(of_kind) > 1)}: {why}")
     lines += [f"missing     {len(names.missing):>6}", f"unexpected  {len(names.unexpected):>6}"]
     return "\n".join(lines)
+
+
+def _untrained(published: Description, folder: Path) -> RDVLAPolicy:
+    """The policy, still without its weights."""
+    try:
+        return RDVLAPolicy(published.config, published.statistics)
+    except RDVLAError as error:  # the statistics are of another size than the weights
+        raise RDVLAError(f"{folder / STATISTICS_FILE}: {error}") from error
 
 
 def _report(source: str | Path, conversion: Conversion) -> dict[str, Any]:

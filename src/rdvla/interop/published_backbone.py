@@ -9,8 +9,9 @@ from typing import Any
 
 from rdvla.backbone import LanguageConfig, PrismaticConfig, VisionTransformerConfig
 from rdvla.backbone.prismatic.config import Attention, Precision, dinov2_large, siglip_so400m
-from rdvla.errors import RDVLAError, nearest
+from rdvla.errors import ConfigError, RDVLAError, nearest
 from rdvla.files import read_object
+from rdvla.interop.published_values import are_numbers, is_number, is_whole
 
 Encoders = Mapping[str, VisionTransformerConfig]
 PUBLISHED_ENCODERS: Encoders = {  # by timm's name
@@ -18,6 +19,14 @@ PUBLISHED_ENCODERS: Encoders = {  # by timm's name
     "vit_so400m_patch14_siglip_224": siglip_so400m(),
 }
 JPEG_QUALITY = 95  # TensorFlow's default, with which the published code encodes
+_LANGUAGE_SIZES = {  # published name -> ours
+    "vocab_size": "vocab_size",
+    "hidden_size": "width",
+    "intermediate_size": "mlp_width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "key_value_heads",
+}
 
 
 def read_backbone(
@@ -40,26 +49,32 @@ def read_backbone(
         encoders: sizes of the image encoders by timm's name.
 
     Raises:
-        RDVLAError: an entry is missing, or describes another model than the paper's family.
+        RDVLAError: an entry is missing or damaged, or describes another model than the paper's family.
     """
     path = folder / "config.json"
     published = read_object(path)
     for name, wanted in (("use_fused_vision_backbone", True), ("image_resize_strategy", "resize-naive")):
         if published.get(name) != wanted:
             raise RDVLAError(f"{path}: {name} must be {wanted!r}, got {published.get(name)!r}")
-    if any(published.get("timm_override_act_layers") or ()):
+    activations = published.get("timm_override_act_layers") or []
+    if not isinstance(activations, list) or any(activations):
         raise RDVLAError(f"{path}: timm_override_act_layers names activations that are not supported")
-    dinov2, siglip = _encoders(folder, published, encoders)
-    return PrismaticConfig(
-        dinov2=dinov2,
-        siglip=siglip,
-        language=_language(path, published),
-        levels=levels,
-        latents=latents,
-        attention=attention,
-        dtype=dtype,
-        jpeg_quality=JPEG_QUALITY,
-    )
+    try:
+        dinov2, siglip = _encoders(folder, published, encoders)
+        return PrismaticConfig(
+            dinov2=dinov2,
+            siglip=siglip,
+            language=_language(path, published),
+            levels=levels,
+            latents=latents,
+            attention=attention,
+            dtype=dtype,
+            jpeg_quality=JPEG_QUALITY,
+        )
+    except ConfigError as error:
+        raise RDVLAError(
+            f"{path} and the JSON files beside it describe an impossible model: {error}"
+        ) from error
 
 
 def has_tied_embeddings(folder: Path) -> bool:
@@ -75,7 +90,9 @@ def _encoders(
     names, sizes = published.get("timm_model_ids"), published.get("image_sizes")
     if not isinstance(names, list) or not isinstance(sizes, list) or len(names) != 2 or len(sizes) != 2:
         raise RDVLAError(f"{path} must name two timm_model_ids and two image_sizes")
-    unknown = [name for name in names if name not in known]
+    if not all(is_whole(size) for size in sizes):
+        raise RDVLAError(f"{path}: image_sizes must be two whole numbers, got {sizes}")
+    unknown = [name for name in names if not isinstance(name, str) or name not in known]
     if unknown:
         raise RDVLAError(
             f"{path} names the image encoder {unknown[0]!r}; known are {', '.join(sorted(known))}."
@@ -104,15 +121,20 @@ def _scales(folder: Path) -> list[tuple[list[float], list[float]]]:
     if processor.get("image_resize_strategy") != "resize-naive":
         raise RDVLAError(f"{path}: image_resize_strategy must be 'resize-naive'")
     used = processor.get("tvf_normalize_params")
+    names = "means and stds" if used is None else "tvf_normalize_params"
     try:
         if used is not None:
             pairs = [(entry["mean"], entry["std"]) for entry in used]
         else:
             pairs = list(zip(processor["means"], processor["stds"], strict=True))
     except (KeyError, TypeError, ValueError) as error:
-        raise RDVLAError(f"{path} does not say how pixels are scaled: {error!r}") from error
-    if len(pairs) != 2 or any(len(values) != 3 for pair in pairs for values in pair):
-        raise RDVLAError(f"{path} must hold three means and deviations for each of two encoders, got {pairs}")
+        raise RDVLAError(f"{path} does not say how pixels are scaled ({names}): {error!r}") from error
+    if len(pairs) != 2 or not all(
+        are_numbers(values) and len(values) == 3 for pair in pairs for values in pair
+    ):
+        raise RDVLAError(
+            f"{path}: {names} must hold three means and deviations for each of two encoders, got {pairs}"
+        )
     return pairs
 
 
@@ -123,19 +145,21 @@ def _language(path: Path, published: dict[str, Any]) -> LanguageConfig:
             f"{path}: text_config must describe a Qwen2 model with full attention and plain rotary"
         )
     rotary = text.get("rope_parameters") or text
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    missing = [name for name in (*names, "num_key_value_heads") if name not in text]
-    if missing or "rope_theta" not in rotary:
+    missing = [name for name in _LANGUAGE_SIZES if name not in text]
+    if missing or not isinstance(rotary, dict) or "rope_theta" not in rotary:
         raise RDVLAError(f"{path}: text_config lacks {missing or ['rope_theta']}")
+    constants = {
+        "rope_theta": rotary["rope_theta"],
+        "rms_norm_eps": text.get("rms_norm_eps", 1e-6),  # Qwen2's default, which published files leave out
+    }
+    damaged = [name for name in _LANGUAGE_SIZES if not is_whole(text[name])]
+    damaged += [name for name, value in constants.items() if not is_number(value)]
+    if damaged:
+        raise RDVLAError(f"{path}: text_config must give a number as {', '.join(damaged)}; sizes are whole")
     return LanguageConfig(
-        vocab_size=text["vocab_size"],
-        width=text["hidden_size"],
-        mlp_width=text["intermediate_size"],
-        layers=text["num_hidden_layers"],
-        heads=text["num_attention_heads"],
-        key_value_heads=text["num_key_value_heads"],
-        rotary_base=float(rotary["rope_theta"]),
-        norm_eps=float(text.get("rms_norm_eps", 1e-6)),  # Qwen2's default, which published files leave out
+        **{ours: text[theirs] for theirs, ours in _LANGUAGE_SIZES.items()},
+        rotary_base=float(constants["rope_theta"]),
+        norm_eps=float(constants["rms_norm_eps"]),
     )
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from rdvla.backbone import PrismaticConfig
 from rdvla.backbone.prismatic.config import Attention, Precision
-from rdvla.errors import RDVLAError, nearest
-from rdvla.files import read_object
-from rdvla.head import HeadConfig, ProprioProjector, RecurrentDepthHead
+from rdvla.errors import RDVLAError
+from rdvla.head import ProprioProjector, RecurrentDepthHead
 from rdvla.interop.published_backbone import Encoders, read_backbone
 from rdvla.interop.published_folder import MergedWeights
 from rdvla.interop.published_head import load_published_head
+from rdvla.interop.published_statistics import (
+    STATISTICS_FILE,
+    our_statistics,
+    read_statistics,
+    unscaled_actions,
+)
 from rdvla.policy import PolicyConfig
 from rdvla.processing import Statistics
 
-FEATURES = {"action": "action", "proprio": "observation.state"}  # published statistics -> ours
-_CONSTANT = 1e-6  # below this width of the percentiles the published code and ours normalise differently
 _EXECUTED = 5  # actions of a chunk, in the published evaluation
 _LATENTS = "action_queries.weight"
 
@@ -63,26 +64,38 @@ def describe_published(
         RDVLAError: something is missing, damaged, or describes another kind of model.
     """
     head, projector = load_published_head(folder)
-    if _LATENTS not in merged.names:
-        raise RDVLAError(f"{folder}: the merged weights lack {_LATENTS!r}, the learned latent tokens")
     backbone = read_backbone(
         folder,
         levels=tuple(sorted(int(level) for level in head.config.levels)),
-        latents=merged.shape(_LATENTS)[0],
+        latents=_latents(folder, merged),
         attention=options.attention,
         dtype=_precision(merged),
         encoders=encoders,
     )
     key, published = read_statistics(folder, options.statistics)
-    config, statistics = _policy(
-        published,
-        key,
-        head=head.config,
+    kept = unscaled_actions(published)
+    config = PolicyConfig(
         backbone=backbone,
+        head=head.config,
+        cameras=options.cameras,
+        image_size=options.image_size,
         state_dim=projector.fc1.in_features,
-        options=options,
+        unscaled_actions=kept,
+        gripper_opening=_openings(kept, options.gripper, key=key, path=folder / STATISTICS_FILE),
+        clip_state=True,
+        execution=f"fixed:{min(_EXECUTED, head.config.chunk_size)}",
     )
-    return Description(config, statistics, key, head, projector)
+    return Description(config, our_statistics(published), key, head, projector)
+
+
+def _latents(folder: Path, merged: MergedWeights) -> int:
+    """How many latent tokens the merged weights hold."""
+    if _LATENTS not in merged.names:
+        raise RDVLAError(f"{folder}: the merged weights lack {_LATENTS!r}, the learned latent tokens")
+    shape = merged.shape(_LATENTS)
+    if len(shape) != 2:
+        raise RDVLAError(f"{folder}: {_LATENTS} must be a matrix, a row a latent token; its shape is {shape}")
+    return shape[0]
 
 
 def _precision(merged: MergedWeights) -> Precision:
@@ -90,81 +103,19 @@ def _precision(merged: MergedWeights) -> Precision:
     return "bfloat16" if merged.dtypes() == {"BF16"} else "float32"
 
 
-def read_statistics(folder: Path, chosen: str | None) -> tuple[str, dict[str, Any]]:
-    """One entry of `dataset_statistics.json`, by feature, and its name; None: the only one.
-
-    Raises:
-        RDVLAError: the choice is not there, or there are several and none was chosen.
-    """
-    path = folder / "dataset_statistics.json"
-    entries = read_object(path)
-    if chosen is None and len(entries) != 1:
-        raise RDVLAError(f"{path} holds statistics of {sorted(entries)}: choose one with --statistics")
-    key = next(iter(entries)) if chosen is None else chosen
-    if key not in entries:
+def _openings(kept: tuple[int, ...], gripper: Gripper | None, *, key: str, path: Path) -> tuple[int, ...]:
+    """Those of the unscaled actions that are a gripper's opening: all or none."""
+    meaning = gripper or ("opening" if "libero" in key.lower() else None)
+    if kept and meaning is None:
         raise RDVLAError(
-            f"{path} holds no statistics of {key!r}; it has {sorted(entries)}.{nearest(key, entries)}"
+            f"{path}: the action dimensions {list(kept)} of {key!r} are not scaled, and what they mean is "
+            "known for LIBERO only: say --gripper opening (1 open, 0 closed, executed as -1 open, 1 close) "
+            "or raw"
         )
-    for feature in FEATURES:
-        if not isinstance(entries[key], dict) or not isinstance(entries[key].get(feature), dict):
-            raise RDVLAError(f"{path} lacks the statistics of {feature!r} for {key!r}")
-    return key, entries[key]
-
-
-def _policy(
-    published: Mapping[str, Any],
-    key: str,
-    *,
-    head: HeadConfig,
-    backbone: PrismaticConfig,
-    state_dim: int,
-    options: ConvertOptions,
-) -> tuple[PolicyConfig, Statistics]:
-    """A policy that does what the published evaluation does."""
-    kept = _unscaled(published, key)
-    gripper = options.gripper or ("opening" if "libero" in key.lower() else None)
-    if kept and gripper is None:
+    if meaning == "opening" and not kept:
         raise RDVLAError(
-            f"the action dimensions {list(kept)} of {key!r} are not scaled, and what they mean is only known "
-            "for LIBERO: say --gripper opening (1 open, 0 closed, executed as -1 open, 1 close) or raw"
+            f"{path}: a gripper's opening is not scaled, but no 'mask' of 'action' for {key!r} says which "
+            "dimension that is: add one in a copy of the folder, true for each dimension and false for the "
+            "gripper, or say --gripper raw if the gripper is scaled like the rest"
         )
-    statistics = {
-        ours: {name: value for name, value in published[theirs].items() if name != "mask"}
-        for theirs, ours in FEATURES.items()
-    }
-    config = PolicyConfig(
-        backbone=backbone,
-        head=head,
-        cameras=options.cameras,
-        image_size=options.image_size,
-        state_dim=state_dim,
-        unscaled_actions=kept,
-        gripper_opening=kept if gripper == "opening" else (),
-        clip_state=True,
-        execution=f"fixed:{min(_EXECUTED, head.chunk_size)}",
-    )
-    return config, statistics
-
-
-def _unscaled(published: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """Action dimensions that are left as they are; every other one must have changed in the data."""
-    kept: tuple[int, ...] = ()
-    for feature in FEATURES:
-        entry = published[feature]
-        low, high = entry.get("q01"), entry.get("q99")
-        if not isinstance(low, list) or not isinstance(high, list) or len(low) != len(high):
-            raise RDVLAError(
-                f"the statistics of {feature!r} for {key!r} lack 'q01' and 'q99' of equal length"
-            )
-        mask = entry.get("mask", [True] * len(low))
-        for place, (scaled, first, last) in enumerate(zip(mask, low, high, strict=True)):
-            if scaled and last - first < _CONSTANT:
-                raise RDVLAError(
-                    f"dimension {place} of {feature!r} never changed in the data of {key!r}: published "
-                    "policies divide by its width, and what they saw cannot be reproduced"
-                )
-        if feature == "action":
-            kept = tuple(place for place, scaled in enumerate(mask) if not scaled)
-        elif not all(mask):
-            raise RDVLAError(f"the proprioception of {key!r} is partly unscaled, which is not supported")
-    return kept
+    return kept if meaning == "opening" else ()

@@ -14,19 +14,22 @@ from rdvla.errors import RDVLAError
 from rdvla.interop.published_head import find_published_files
 from rdvla.policy.files import local_folder
 
-NEEDED = ("*.json", "*.safetensors", "*.pt", "*.txt")  # code in the folder is not even downloaded
+NEEDED = ("*.json", "*.safetensors", "*.pt", "*.txt")  # to convert: code in the folder is not even downloaded
+COPIED = (".json", ".txt", ".py", ".model", ".jinja", ".md")  # from a template, never run
 
 
-def published_folder(name_or_path: str | Path) -> Path:
+def published_folder(name_or_path: str | Path, *, template: bool = False) -> Path:
     """The folder itself, or where the hub's copy of it was put; never written to.
 
     Args:
         name_or_path: a folder, or an id on the hub ("user/name" or "user/name@revision").
+        template: its files are to be copied, so that code is downloaded too.
 
     Raises:
         RDVLAError: neither the one nor the other, or the folder holds weights that this package cannot place.
     """
-    folder = local_folder(name_or_path, kind="checkpoint", files=NEEDED)
+    copied = [f"*{suffix}" for suffix in COPIED] if template else []
+    folder = local_folder(name_or_path, kind="checkpoint", files=(*NEEDED, *copied))
     files = find_published_files(folder)
     strays = sorted(
         path.name for path in folder.glob("*.pt") if path not in (files.head, files.proprio_projector)

@@ -7,7 +7,6 @@ Layout: ``action_head--<step>_checkpoint.pt``, ``action_head_config--<step>_chec
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdvla.errors import RDVLAError, nearest
+from rdvla.errors import ConfigError, RDVLAError, nearest
 from rdvla.files import read_object
 from rdvla.head import HeadConfig, ProprioProjector, RecurrentDepthHead
 
@@ -81,7 +80,10 @@ def load_published_head(folder: str | Path) -> tuple[RecurrentDepthHead, Proprio
     head = RecurrentDepthHead(config)
     published = _read_weights(files.head, prefix="model.")
     key_map = head_names(config)
-    ours = {name: _joined(published, names, files.head) for name, names in key_map.items()}
+    shapes = {name: value.shape for name, value in head.state_dict().items()}
+    ours = {
+        name: _joined(published, names, files.head, shape=shapes[name]) for name, names in key_map.items()
+    }
     unexpected = published.keys() - {name for names in key_map.values() for name in names}
     if unexpected:
         raise RDVLAError(f"{files.head} holds weights that no part of the head takes: {sorted(unexpected)}")
@@ -140,29 +142,37 @@ def read_published_config(path: Path) -> HeadConfig:
         value = entries.pop(name)
         try:
             return convert(value)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise RDVLAError(
                 f"{path}: {name!r} has the value {value!r}, which does not fit: {error}"
             ) from error
 
-    config = HeadConfig(
-        hidden_dim=take("hidden_dim", int),
-        num_heads=take("num_heads", int),
-        chunk_size=take("action_chunk_len", int),
-        action_dim=take("action_dim", int),
-        prelude=take("prelude_vlm_layers", _layers),
-        core=take("recurrent_vlm_layers", _layers),
-        coda=take("coda_vlm_layers", _layers),
-        rotary="neighbour_pairs",
-        rotary_base=take("rope_base", float),
-        norm_eps=take("rms_norm_eps", float),
-        initial_state_std=take("init_std", float),
-        mean_depth=take("mean_recurrence", int),
-        backprop_depth=take("backprop_depth", int),
-    )
+    try:
+        config = HeadConfig(
+            hidden_dim=take("hidden_dim", int),
+            num_heads=take("num_heads", int),
+            chunk_size=take("action_chunk_len", int),
+            action_dim=take("action_dim", int),
+            prelude=take("prelude_vlm_layers", _layers),
+            core=take("recurrent_vlm_layers", _layers),
+            coda=take("coda_vlm_layers", _layers),
+            rotary="neighbour_pairs",
+            rotary_base=take("rope_base", float),
+            norm_eps=take("rms_norm_eps", float),
+            initial_state_std=take("init_std", float),
+            mean_depth=take("mean_recurrence", int),
+            backprop_depth=take("backprop_depth", int),
+        )
+    except ConfigError as error:
+        raise RDVLAError(f"{path} describes an impossible head: {error}") from error
     if entries:
         raise RDVLAError(f"{path} has entries that this loader does not know: {sorted(entries)}")
     return config
+
+
+def training_entries(config: HeadConfig) -> dict[str, int]:
+    """What a published configuration says of training; its other entries are sizes."""
+    return {"mean_recurrence": config.mean_depth, "backprop_depth": config.backprop_depth}
 
 
 def _layers(value: object) -> tuple[int, ...]:
@@ -191,10 +201,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise RDVLAError(f"{path} cannot be read as weights (no code in it is ever run): {error}") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise RDVLAError(f"{path} must hold a dictionary of tensors")
+    except Exception as error:  # a damaged pickle fails wherever its reader happens to stumble
+        raise RDVLAError(
+            f"{path} cannot be read as weights (no code in it is ever run): {error!r}"
+        ) from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise RDVLAError(f"{path} must hold a dictionary of tensors by name")
     return weights
 
 
@@ -206,11 +220,19 @@ def _read_weights(path: Path, *, prefix: str = "") -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in named.items()}
 
 
-def _joined(published: dict[str, Tensor], names: tuple[str, ...], path: Path) -> Tensor:
+def _joined(published: dict[str, Tensor], names: tuple[str, ...], path: Path, *, shape: torch.Size) -> Tensor:
+    """A parameter of ours from its published pieces, which have equally many of its rows."""
     missing = [name for name in names if name not in published]
     if missing:
         raise RDVLAError(f"{path} lacks {missing}; the configuration beside it asks for them")
-    return torch.cat([published[name] for name in names]) if len(names) > 1 else published[names[0]]
+    wanted = (shape[0] // len(names), *shape[1:])
+    for name in names:
+        found = tuple(published[name].shape)
+        if found != wanted:
+            raise RDVLAError(
+                f"{path} does not fit the configuration beside it: {name} has the shape {found}, not {wanted}"
+            )
+    return torch.cat([published[name] for name in names])
 
 
 def _load(module: torch.nn.Module, weights: dict[str, Tensor], path: Path) -> None:

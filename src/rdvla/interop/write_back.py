@@ -18,19 +18,20 @@ from torch import Tensor
 
 from rdvla.backbone import PrismaticBackbone, PrismaticConfig
 from rdvla.errors import RDVLAError
-from rdvla.files import new_folder, read_json, write_json
+from rdvla.files import new_folder, read_object, write_json
 from rdvla.head import HeadConfig
 from rdvla.interop.merged_names import match_names
 from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
-from rdvla.interop.published_config import FEATURES, ConvertOptions, describe_published, read_statistics
-from rdvla.interop.published_folder import MergedWeights, published_folder
-from rdvla.interop.published_head import find_published_files, head_names, read_tensors
+from rdvla.interop.published_config import ConvertOptions, describe_published
+from rdvla.interop.published_folder import COPIED, MergedWeights, published_folder
+from rdvla.interop.published_head import find_published_files, head_names, read_tensors, training_entries
+from rdvla.interop.published_statistics import FEATURES, STATISTICS_FILE, read_statistics
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 
-# Choices of ours that the published layout has no place for.
+# Choices of ours that published weights do not depend on.
 _FREE_OF_BACKBONE = ("attention", "dtype", "crop_area", "jpeg_quality", "max_prompt_tokens", "lora",
                      "gradient_checkpointing")  # fmt: skip
-_COPIED = (".json", ".txt", ".py", ".model", ".jinja", ".md")
+_FREE_OF_HEAD = ("mean_depth", "backprop_depth", "vision_gate_init", "adapter_init")
 
 
 def write_published(
@@ -56,7 +57,7 @@ def write_published(
     """
     if not isinstance(policy.backbone, PrismaticBackbone):
         raise RDVLAError("only policies with a prismatic backbone have a published layout")
-    folder = published_folder(template)
+    folder = published_folder(template, template=True)
     with new_folder(output) as temporary:
         with MergedWeights(folder) as merged:
             chosen = ConvertOptions(
@@ -71,16 +72,17 @@ def write_published(
         _write_heads(policy, folder, temporary)
         _write_statistics(policy, folder, temporary, key=published.key)
         for path in sorted(folder.iterdir()):
-            if path.suffix in _COPIED and not (temporary / path.name).exists():
+            if path.suffix in COPIED and not (temporary / path.name).exists():
                 shutil.copyfile(path, temporary / path.name)
 
 
 def _check_sizes(ours: PolicyConfig, theirs: PolicyConfig, folder: Path) -> None:
     assert isinstance(ours.backbone, PrismaticConfig) and isinstance(theirs.backbone, PrismaticConfig)
-    free = {name: getattr(ours.backbone, name) for name in _FREE_OF_BACKBONE}
+    of_backbone = {name: getattr(ours.backbone, name) for name in _FREE_OF_BACKBONE}
+    of_head = {name: getattr(ours.head, name) for name in _FREE_OF_HEAD}
     pairs = {
-        "backbone": (ours.backbone, replace(theirs.backbone, **free)),
-        "head": (ours.head, theirs.head),
+        "backbone": (ours.backbone, replace(theirs.backbone, **of_backbone)),
+        "head": (ours.head, replace(theirs.head, **of_head)),
         **{
             name: (getattr(ours, name), getattr(theirs, name))
             for name in ("state_dim", "unscaled_actions", "gripper_opening", "clip_state")
@@ -127,6 +129,7 @@ def _write_heads(policy: RDVLAPolicy, folder: Path, output: Path) -> None:
             for key, value in theirs.items()
         }
         torch.save(written, output / path.name)
+    write_json(output / files.config.name, read_object(files.config) | training_entries(policy.config.head))
 
 
 def _split(weights: Mapping[str, Tensor], config: HeadConfig) -> dict[str, Tensor]:
@@ -145,5 +148,4 @@ def _write_statistics(policy: RDVLAPolicy, folder: Path, output: Path, *, key: s
             name: list(values) for name, values in policy.statistics[ours].items() if name in entry[theirs]
         }
         entry[theirs] = entry[theirs] | known
-    path = folder / "dataset_statistics.json"
-    write_json(output / path.name, read_json(path) | {key: entry})
+    write_json(output / STATISTICS_FILE, read_object(folder / STATISTICS_FILE) | {key: entry})

@@ -11,7 +11,6 @@ the last one that is read exists.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from rdvla.backbone.prismatic.image_transforms import ImageTransform
 from rdvla.backbone.prismatic.model import PublishedModel
 from rdvla.backbone.prismatic.prompt import STOP_TOKEN, PromptTokenizer, load_tokenizer
 from rdvla.errors import ConfigError
-from rdvla.files import read_json, write_json
+from rdvla.files import new_folder, read_json, write_json
 
 TOKENIZER_FOLDER = "tokenizer"
 CONVERSION_FILE = "conversion.json"  # of `rdvla convert`
@@ -181,10 +180,12 @@ class PrismaticBackbone(Backbone):
     def save_files(self, folder: Path) -> None:
         """Write the tokenizer, and the record of the conversion that the weights come from."""
         if self.prompt_tokenizer is not None:
-            shutil.rmtree(folder / TOKENIZER_FOLDER, ignore_errors=True)
-            self.prompt_tokenizer.tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+            with new_folder(folder / TOKENIZER_FOLDER, replace=True) as temporary:
+                self.prompt_tokenizer.tokenizer.save_pretrained(temporary)
         if self.conversion:
             write_json(folder / CONVERSION_FILE, self.conversion)
+        else:  # that of a policy which lay here before
+            (folder / CONVERSION_FILE).unlink(missing_ok=True)
 
     def load_files(self, folder: Path) -> None:
         """Read the tokenizer and, if there is one, the record."""

@@ -31,12 +31,14 @@ class ImageTransform:
         """(N, H, W, 3) uint8, H = W -> (N, size, size, 3) uint8.
 
         Images that have the size already are neither compressed nor resized, as in the published code.
+        Autocast does not apply: bfloat16 cannot tell neighbouring grey levels apart.
         """
-        if images.shape[1] != self.size:
-            if self.jpeg_quality is not None:
-                images = jpeg_round_trip(images, quality=self.jpeg_quality)
-            images = lanczos_resize(images, self.size)
-        return images if self.crop_area == 1 else centre_crop(images, self.crop_area)
+        with torch.autocast(images.device.type, enabled=False):
+            if images.shape[1] != self.size:
+                if self.jpeg_quality is not None:
+                    images = jpeg_round_trip(images, quality=self.jpeg_quality)
+                images = lanczos_resize(images, self.size)
+            return images if self.crop_area == 1 else centre_crop(images, self.crop_area)
 
 
 def jpeg_round_trip(images: Tensor, *, quality: int) -> Tensor:
