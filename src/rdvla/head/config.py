@@ -15,6 +15,10 @@ RotaryForm = Literal["standard", "neighbour_pairs"]
 AdapterInit = Literal["truncated_normal", "near_identity"]
 
 
+# Fields of the configuration that say how a head is initialised or trained, not what its weights mean.
+TRAINING_FIELDS = ("mean_depth", "backprop_depth", "vision_gate_init", "adapter_init")
+
+
 @dataclass(frozen=True)
 class HeadConfig:
     """Configuration of `RecurrentDepthHead`; the defaults are the paper's (72.3 M parameters).

@@ -20,6 +20,7 @@ from rdvla.backbone import PrismaticBackbone, PrismaticConfig
 from rdvla.errors import RDVLAError
 from rdvla.files import new_folder, read_object, write_json
 from rdvla.head import HeadConfig
+from rdvla.head.config import TRAINING_FIELDS
 from rdvla.interop.merged_names import match_names
 from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
 from rdvla.interop.published_config import ConvertOptions, describe_published
@@ -31,7 +32,6 @@ from rdvla.policy import PolicyConfig, RDVLAPolicy
 # Choices of ours that published weights do not depend on.
 _FREE_OF_BACKBONE = ("attention", "dtype", "crop_area", "jpeg_quality", "max_prompt_tokens", "lora",
                      "gradient_checkpointing")  # fmt: skip
-_FREE_OF_HEAD = ("mean_depth", "backprop_depth", "vision_gate_init", "adapter_init")
 
 
 def write_published(
@@ -79,7 +79,7 @@ def write_published(
 def _check_sizes(ours: PolicyConfig, theirs: PolicyConfig, folder: Path) -> None:
     assert isinstance(ours.backbone, PrismaticConfig) and isinstance(theirs.backbone, PrismaticConfig)
     of_backbone = {name: getattr(ours.backbone, name) for name in _FREE_OF_BACKBONE}
-    of_head = {name: getattr(ours.head, name) for name in _FREE_OF_HEAD}
+    of_head = {name: getattr(ours.head, name) for name in TRAINING_FIELDS}
     pairs = {
         "backbone": (ours.backbone, replace(theirs.backbone, **of_backbone)),
         "head": (ours.head, replace(theirs.head, **of_head)),

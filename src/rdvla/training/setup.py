@@ -13,6 +13,7 @@ from rdvla.configuration import encode_config
 from rdvla.data import EpisodeDataset
 from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
+from rdvla.head.config import TRAINING_FIELDS
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 from rdvla.training.checkpoint import Checkpoint
 from rdvla.training.config import TrainConfig
@@ -20,8 +21,6 @@ from rdvla.training.errors import CheckpointError
 from rdvla.training.run_directory import differences
 
 KEPT_STATISTICS = ("action", "observation.state", ENVIRONMENT_STATE)
-# Fields of the head that say how it is initialised or trained, not what its weights mean.
-TRAINING_FIELDS = ("mean_depth", "backprop_depth", "vision_gate_init", "adapter_init")
 # Fields of a backbone that say how it is trained further.
 TUNING_FIELDS = ("lora", "gradient_checkpointing")
 
