@@ -39,4 +39,4 @@ def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
         other.wait()
     for _ in range(2):
         with sole_user(folder):
-            assert not folder.exists()
+            assert not folder.parent.exists()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,11 +71,15 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 def sole_user(folder: Path) -> Iterator[None]:
     """Hold a folder, which need not exist yet, for this process; a process that dies lets go of it.
 
+    The lock lies among the system's temporary files, so that nothing is left beside the folder. Processes on
+    other machines do not see it.
+
     Raises:
         RDVLAError: another process holds it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
+    owner = getattr(os, "getuid", int)()  # others cannot open this user's lock; Windows has a folder for each
+    lock = FileLock(Path(tempfile.gettempdir()) / f"rdvla-{owner}-{name}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:

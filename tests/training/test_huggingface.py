@@ -125,7 +125,7 @@ def test_other_weights_under_the_same_name_are_noticed(dataset: Path, tmp_path: 
     config = vlm_train(dataset, tmp_path / "run", model)
     train(config, console=QUIET)
     save_tiny_vlm(tmp_path / "model", "smolvlm", seed=1)
-    with pytest.raises(ConfigError, match="fixed weights changed since it began"):
+    with pytest.raises(ConfigError, match="fixed weights, frozen inputs changed since it began"):
         Trainer(replace(config, resume=True), console=QUIET)
 
 
