@@ -59,16 +59,15 @@ QWEN_TOKENS = {
 }  # fmt: skip
 
 
+QWEN_VISION = {"num_heads": 2, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+QWEN_WIDTHS = {"hidden_size": 8, "intermediate_size": 16, "out_hidden_size": WIDTH}
 ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
 
 
 def _qwen2_vl() -> Any:
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    vision = {
-        "depth": 2, "embed_dim": 8, "num_heads": 2, "mlp_ratio": 2, "hidden_size": WIDTH, "patch_size": 8,
-        "spatial_merge_size": 2, "temporal_patch_size": 2,
-    }  # fmt: skip
+    vision = {**QWEN_VISION, "depth": 2, "embed_dim": 8, "mlp_ratio": 2, "hidden_size": WIDTH}
     return Qwen2VLForConditionalGeneration(
         Qwen2VLConfig(vision_config=vision, text_config={**TEXT, **ROPE}, **QWEN_TOKENS)
     )
@@ -77,11 +76,7 @@ def _qwen2_vl() -> Any:
 def _qwen2_5_vl() -> Any:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    vision = {
-        "depth": 2, "hidden_size": 8, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": WIDTH,
-        "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 16,
-        "fullatt_block_indexes": [1],
-    }  # fmt: skip
+    vision = {**QWEN_VISION, **QWEN_WIDTHS, "depth": 2, "window_size": 16, "fullatt_block_indexes": [1]}
     return Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(vision_config=vision, text_config={**TEXT, **ROPE}, **QWEN_TOKENS)
     )
@@ -91,8 +86,7 @@ def _qwen3_vl() -> Any:
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     vision = {
-        "depth": 3, "hidden_size": 8, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": WIDTH,
-        "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 16,
+        **QWEN_VISION, **QWEN_WIDTHS, "depth": 3, "num_position_embeddings": 16,
         "deepstack_visual_indexes": [0, 1],
     }  # fmt: skip
     text = {**TEXT, **ROPE, "head_dim": 8}

@@ -125,7 +125,18 @@ def test_other_weights_under_the_same_name_are_noticed(dataset: Path, tmp_path: 
     config = vlm_train(dataset, tmp_path / "run", model)
     train(config, console=QUIET)
     save_tiny_vlm(tmp_path / "model", "smolvlm", seed=1)
-    with pytest.raises(ConfigError, match="fixed weights, frozen inputs changed since it began"):
+    with pytest.raises(ConfigError, match="fixed weights changed since it began"):
+        Trainer(replace(config, resume=True), console=QUIET)
+
+
+def test_another_scale_of_pixels_under_the_same_name_is_noticed(dataset: Path, tmp_path: Path) -> None:
+    model = save_tiny_vlm(tmp_path / "model", "smolvlm")
+    config = vlm_train(dataset, tmp_path / "run", model)
+    train(config, console=QUIET)
+    assert Trainer(replace(config, resume=True), console=QUIET).state.step == config.steps
+    processor = tmp_path / "model" / "preprocessor_config.json"
+    processor.write_text(json.dumps(json.loads(processor.read_text()) | {"image_mean": [0.1, 0.1, 0.1]}))
+    with pytest.raises(ConfigError, match="published files changed since it began"):
         Trainer(replace(config, resume=True), console=QUIET)
 
 

@@ -139,8 +139,7 @@ class Backbone(nn.Module, ABC):
             )
         ratio = source.lora.scale / self.lora.scale if source.lora and self.lora else 1.0
         weights = {
-            ours: theirs[name] * ratio if is_lora(name) and ".lora_B." in name else theirs[name]
-            for ours, name in names.items()
+            ours: theirs[name] * ratio if ".lora_B." in name else theirs[name] for ours, name in names.items()
         }
         self.load_state_dict(weights, strict=False)
 

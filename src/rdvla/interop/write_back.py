@@ -136,7 +136,7 @@ def _split(weights: Mapping[str, Tensor], config: HeadConfig) -> dict[str, Tenso
     """Our joined matrices of a head -> the published ones, all of which have equally many rows."""
     parts: dict[str, Tensor] = {}
     for ours, theirs in head_names(config).items():
-        pieces = weights[ours].chunk(len(theirs)) if len(theirs) > 1 else (weights[ours],)
+        pieces = weights[ours].chunk(len(theirs))
         parts |= {name: piece.clone() for name, piece in zip(theirs, pieces, strict=True)}
     return parts
 

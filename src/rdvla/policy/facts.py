@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdvla.backbone.pretrained import PROBE
 from rdvla.configuration import encode_config
 from rdvla.policy.parameters import count_parameters
 from rdvla.policy.policy import RDVLAPolicy
@@ -55,9 +56,7 @@ def _of_one_query(policy: RDVLAPolicy) -> dict[str, Any]:
     config = policy.config
     blank = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
     state = torch.zeros(1, config.state_dim, device=policy.device)
-    observation = Observation(
-        images=dict.fromkeys(config.cameras, blank), state=state, instruction=["pick up the cup"]
-    )
+    observation = Observation(images=dict.fromkeys(config.cameras, blank), state=state, instruction=[PROBE])
     context = policy.context_from(policy.frozen_inputs(observation), state)
     encoded = policy.head.encode(context)
     keys_values = [tensor for kv in (*encoded.core, *encoded.coda) for tensor in (kv.keys, kv.values)]

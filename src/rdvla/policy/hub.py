@@ -58,10 +58,11 @@ class HubPolicy(ModelHubMixin):
         Raises:
             RDVLAError: the results among the records are of other weights; nothing is written then.
         """
-        card = self.generate_model_card()
+        card = str(self.generate_model_card())
+        # Written first: the mixin keeps the one that it finds, and would else make it once more.
+        with write_atomically(Path(save_directory) / README) as temporary:
+            temporary.write_text(card, encoding="utf-8")
         address: str | None = super().save_pretrained(save_directory, **options)
-        with write_atomically(Path(save_directory) / README) as temporary:  # the mixin keeps an old one
-            temporary.write_text(str(card), encoding="utf-8")
         return address
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

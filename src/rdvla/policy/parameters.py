@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rdvla.backbone import is_lora
 
@@ -22,8 +23,13 @@ def count_parameters(module: nn.Module) -> dict[str, int]:
 
 def fingerprint(module: nn.Module) -> str:
     """A short hash of a module's weights: two policies with the same one act the same."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    return hash_tensors(sorted(module.state_dict().items()))
+
+
+def hash_tensors(named: Iterable[tuple[str, Tensor]], *, start: bytes = b"") -> str:
+    """A short hash of `start`, and of names and contents of tensors, in their order."""
+    digest = hashlib.sha256(start)
+    for name, tensor in named:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

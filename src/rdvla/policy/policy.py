@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from rdvla.policy.files import (
     write_policy_files,
 )
 from rdvla.policy.hub import HubPolicy
+from rdvla.policy.parameters import hash_tensors
 from rdvla.policy.records import read_records, write_records
 from rdvla.processing import Normalizer, Observation, Statistics, check_images
 
@@ -174,21 +174,19 @@ class RDVLAPolicy(nn.Module, HubPolicy):
 
     def cache_key(self) -> str:
         """Changes whenever `frozen_inputs` would return something else."""
-        digest = hashlib.sha256()
         description = [
             encode_config(self.config.backbone),
             list(self.config.cameras),
             self.backbone.frozen,
             self.backbone.preparation(),
         ]
-        digest.update(json.dumps(description, sort_keys=True).encode())
         # Published encoders count by their weights, not just by their name: a folder's content can change.
         constant = ("",) if self.backbone.frozen else self.backbone.constant_prefixes()
-        for name, value in sorted(self.backbone.state_dict().items()):
-            if name.startswith(constant):
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()[:16]
+        weights = sorted(self.backbone.state_dict().items())
+        return hash_tensors(
+            (item for item in weights if item[0].startswith(constant)),
+            start=json.dumps(description, sort_keys=True).encode(),
+        )
 
     def freeze_backbone(self) -> None:
         """Train the head (and the proprio projector) only."""

@@ -13,7 +13,7 @@ from rdvla.files import read_json, write_json
 TRAINING = "training.json"  # written by `rdvla train`
 RESULTS = "results.json"  # of `rdvla eval`, where someone has put it there; docs/results-schema.md
 
-# "/a/b", "~/a/b" and "C:\\a\\b", also within a command line or a list; not "a/b" and not "https://a/b".
+# "/a/b", "~/a/b" and "C:\a\b", also within a command line or a list; not "a/b" and not "https://a/b".
 _ABSOLUTE = re.compile(r"(?<![\w:/.\\~-])(?:~|[A-Za-z]:)?[/\\](?:[^\s,'\"/\\]+[/\\])*([^\s,'\"/\\]+)")
 
 Records = dict[str, Any]  # file name -> content

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from rdvla.errors import ConfigError, nearest
 from rdvla.policy import PolicyConfig
+from rdvla.policy.device import Device
 
 OBJECTIVES = ("actions", "perception")
 POLICY_PARTS = ("backbone", "head")
@@ -183,14 +184,14 @@ class TrainConfig:
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     log_every: int = 10  # steps between lines of metrics.jsonl and TensorBoard points
     threads: int = 1  # torch threads; one was 6x faster than two on a busy two-core machine
-    device: Literal["auto", "cpu"] = "auto"  # auto: an accelerator where there is one
+    device: Device = "auto"  # auto: an accelerator where there is one
     mixed_precision: Literal["no", "bf16"] = "no"  # bf16 pays for wide models; small ones are slower
     resume: bool = False  # go on from the latest checkpoint of output_dir
     resume_from_previous: bool = False  # where the latest checkpoint is damaged, use the newest intact one
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
-        _one_of("device", self.device, ("auto", "cpu"))
+        _one_of("device", self.device, get_args(Device))
         _one_of("mixed_precision", self.mixed_precision, ("no", "bf16"))
         for part in self.init_parts:
             _one_of("init_parts", part, POLICY_PARTS)

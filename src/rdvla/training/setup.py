@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.head.config import TRAINING_FIELDS
 from rdvla.policy import PolicyConfig, RDVLAPolicy
+from rdvla.policy.parameters import hash_tensors
 from rdvla.training.checkpoint import Checkpoint
 from rdvla.training.config import TrainConfig
 from rdvla.training.errors import CheckpointError
@@ -113,12 +113,7 @@ def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]
 
 def fixed_weights(policy: nn.Module) -> str:
     """Return a fingerprint of every parameter that is not trained."""
-    digest = hashlib.sha256()
-    for name, parameter in policy.named_parameters():
-        if not parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return hash_tensors(item for item in policy.named_parameters() if not item[1].requires_grad)
 
 
 def changing_tensors(policy: nn.Module) -> dict[str, Tensor]:

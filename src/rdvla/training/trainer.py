@@ -69,7 +69,7 @@ class Trainer:
             {
                 "dataset": self.dataset.fingerprint(),
                 "fixed weights": fixed_weights(self.policy),
-                "frozen inputs": self.policy.cache_key(),
+                "published files": self.policy.backbone.preparation(),
             }
         )
         training, held_out = split_episodes(

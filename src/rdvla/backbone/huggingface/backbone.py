@@ -139,7 +139,7 @@ class HuggingFaceBackbone(Backbone):
         """See `Backbone.preparation`: the scale of the pixels, the tokens of a prompt, the end of a text."""
         published = self.published
         return {
-            "pixels": [published.mean, published.std],
+            "pixels": [list(published.mean), list(published.std)],
             "tokenizer": describe_tokenizer(published.tokenizer),
             "prompt": self.prompts.rows([PROBE], images=1).tolist(),
             "ends": list(published.ends),
