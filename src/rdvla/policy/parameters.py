@@ -31,5 +31,5 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]], *, start: bytes = b"") -> 
     digest = hashlib.sha256(start)
     for name, tensor in named:
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
