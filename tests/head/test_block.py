@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rdvla.head import HeadConfig, RecurrentDepthHead
 from rdvla.head.block import Block, Rotary
+from rdvla.head.cross_attention import CrossAttention, KeysValues, Unprojected
 
 CONFIG = HeadConfig(hidden_dim=12, num_heads=3, chunk_size=4, action_dim=2, core=("late",), context_dim=10)
 
@@ -83,7 +84,8 @@ def naive_block(block: Block, x: Tensor, vision: Tensor, latents: Tensor, propri
     return torch.stack(out)
 
 
-def test_block_equals_the_equations() -> None:
+@pytest.mark.parametrize("form", ["keys and values", "as it came"])
+def test_block_equals_the_equations(form: str) -> None:
     torch.manual_seed(0)
     block = Block(CONFIG)
     with torch.no_grad():
@@ -92,8 +94,11 @@ def test_block_equals_the_equations() -> None:
                 parameter.uniform_(0.5, 1.5)
     x, vision, latents, proprio = (torch.randn(t, w) for t, w in ((4, 12), (5, 10), (3, 10), (1, 10)))
     with torch.no_grad():
-        context = block.cross_attention.keys_values(
-            vision=vision[None], latents=latents[None], proprio=proprio[None]
+        features = {"vision": vision[None], "latents": latents[None], "proprio": proprio[None]}
+        context = (
+            Unprojected(torch.cat([latents, proprio])[None], vision[None])
+            if form == "as it came"
+            else block.cross_attention.keys_values(**features)
         )
         ours = block(x[None], context)[0]
         naive = naive_block(block, x.double(), vision.double(), latents.double(), proprio.double())
@@ -144,3 +149,36 @@ def test_fresh_weights_have_the_papers_spread() -> None:
     scale = 4  # sqrt(8 * 2)
     torch.testing.assert_close(block.feedforward.down.weight.std().item(), std / scale, rtol=0.02, atol=0)
     assert block.cross_attention.vision_gate.item() == 0
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_both_forms_of_the_context_read_the_same(batch: int) -> None:
+    torch.manual_seed(0)
+    attention = CrossAttention(CONFIG)
+    torch.nn.init.constant_(attention.vision_gate, 0.7)
+    vision, latents, proprio = torch.randn(batch, 9, 10), torch.randn(batch, 4, 10), torch.randn(batch, 1, 10)
+    x = torch.randn(batch, 4, 12)
+    projected = attention.keys_values(vision=vision, latents=latents, proprio=proprio)
+    unprojected = Unprojected(torch.cat([latents, proprio], dim=1), vision)
+    torch.testing.assert_close(attention(x, unprojected), attention(x, projected), atol=1e-5, rtol=1e-5)
+    rows = torch.tensor([batch - 1])
+    torch.testing.assert_close(
+        attention(x[rows], unprojected.select(rows)),
+        attention(x[rows], projected.select(rows)),
+        atol=1e-5,
+        rtol=1e-5,
+    )
+
+
+def test_at_the_papers_size_queries_are_projected_for_few_readings_only() -> None:
+    config = HeadConfig(hidden_dim=896, num_heads=8, context_dim=896)
+    with torch.device("meta"):
+        attention = CrossAttention(config)
+        features = {
+            "vision": torch.empty(1, 512, 896),
+            "latents": torch.empty(1, 64, 896),
+            "proprio": torch.empty(1, 1, 896),
+        }
+        assert isinstance(attention.reading(**features, reads=1), Unprojected)
+        assert isinstance(attention.reading(**features, reads=32), KeysValues)
+        assert isinstance(attention.reading(**features, reads=None), KeysValues)

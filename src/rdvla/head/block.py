@@ -1,28 +1,19 @@
 """The transformer block that prelude, core and coda are made of (paper, section on the action head).
 
-Shapes: B batch, K chunk length, D hidden width, h heads, C context width, M vision tokens, L latent tokens.
+Shapes: B batch, K chunk length, D hidden width, h heads.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rdvla.head.config import HeadConfig, RotaryForm
-
-
-class KeysValues(NamedTuple):
-    """Keys and values of the context for one block, computed once per query.
-
-    Both are (B, h, L + 1 + M, D / h), ordered [latents ; proprio ; vision].
-    """
-
-    keys: Tensor
-    values: Tensor
+from rdvla.head.cross_attention import CrossAttention, Reading
+from rdvla.head.heads import merge_heads, split_heads
 
 
 class Rotary(nn.Module):
@@ -78,42 +69,6 @@ class SelfAttention(nn.Module):
         return out
 
 
-class CrossAttention(nn.Module):
-    """One softmax over [latents ; proprio ; vision], with the vision logits multiplied by tanh(g)."""
-
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__()
-        self.num_heads = config.num_heads
-        self.query = nn.Linear(config.hidden_dim, config.hidden_dim, bias=False)
-        self.latents_kv = nn.Linear(config.context_width, 2 * config.hidden_dim, bias=False)
-        self.vision_kv = nn.Linear(config.context_width, 2 * config.hidden_dim, bias=False)
-        self.output = nn.Linear(config.hidden_dim, config.hidden_dim, bias=False)
-        self.vision_gate = nn.Parameter(torch.tensor([config.vision_gate_init]))  # g
-
-    def keys_values(self, *, vision: Tensor, latents: Tensor, proprio: Tensor) -> KeysValues:
-        """Keys and values of the context; constant over iterations, hence computed once.
-
-        Multiplying the vision keys by tanh(g) multiplies the vision logits by it.
-
-        Args:
-            vision: (B, M, C). latents: (B, L, C). proprio: (B, 1, C).
-        """
-        near_keys, near_values = self.latents_kv(torch.cat([latents, proprio], dim=1)).chunk(2, dim=-1)
-        far_keys, far_values = self.vision_kv(vision).chunk(2, dim=-1)
-        gated = far_keys * torch.tanh(self.vision_gate).to(far_keys.dtype)
-        return KeysValues(
-            keys=split_heads(torch.cat([near_keys, gated], dim=1), self.num_heads).contiguous(),
-            values=split_heads(torch.cat([near_values, far_values], dim=1), self.num_heads).contiguous(),
-        )
-
-    def forward(self, x: Tensor, context: KeysValues) -> Tensor:
-        """(B, K, D) -> (B, K, D)."""
-        queries = split_heads(self.query(x), self.num_heads)
-        mixed = functional.scaled_dot_product_attention(queries, context.keys, context.values)
-        out: Tensor = self.output(merge_heads(mixed))
-        return out
-
-
 class SwiGLU(nn.Module):
     """Feed-forward W_down(silu(W_gate x) * W_up x), without biases."""
 
@@ -152,7 +107,7 @@ class Block(nn.Module):
                 std = math.sqrt(2 / (5 * config.context_width)) if reads_context else config.weight_std
                 truncated_normal_(module.weight, std / config.output_scale if module in outputs else std)
 
-    def forward(self, x: Tensor, context: KeysValues) -> Tensor:
+    def forward(self, x: Tensor, context: Reading) -> Tensor:
         """(B, K, D) -> (B, K, D)."""
         x = x + self.self_attention(self.self_norm(x))
         x = x + self.cross_attention(self.cross_norm(x), context)
@@ -163,14 +118,3 @@ class Block(nn.Module):
 def truncated_normal_(tensor: Tensor, std: float, generator: torch.Generator | None = None) -> Tensor:
     """Fill with a normal distribution of mean 0 cut at three standard deviations."""
     return nn.init.trunc_normal_(tensor, std=std, a=-3 * std, b=3 * std, generator=generator)
-
-
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(B, T, D) -> (B, h, T, D / h)."""
-    batch, tokens, width = x.shape
-    return x.view(batch, tokens, num_heads, width // num_heads).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(B, h, T, D / h) -> (B, T, D)."""
-    return x.transpose(1, 2).flatten(2)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdvla.head.block import Block, KeysValues, truncated_normal_
+from rdvla.head.block import Block, truncated_normal_
 from rdvla.head.config import HeadConfig, Level
 from rdvla.head.context import Context, build_context
+from rdvla.head.cross_attention import Reading
 from rdvla.head.prediction import Prediction
 from rdvla.head.solver import solve
 from rdvla.head.stopping import StopRule, as_rule
@@ -29,15 +30,15 @@ class EncodedContext:
     """Everything about a query that stays the same over iterations, computed once."""
 
     injection: Tensor  # (B, K, D), S_pre's half of W_adapt [S ; S_pre]
-    core: tuple[KeysValues, ...]  # one a core block
-    coda: tuple[KeysValues, ...]  # one a coda block
+    core: tuple[Reading, ...]  # one a core block
+    coda: tuple[Reading, ...]  # one a coda block
 
     def select(self, rows: Tensor) -> EncodedContext:
         """The same for some samples of the batch; `rows` is an index tensor."""
         return EncodedContext(
             injection=self.injection[rows],
-            core=tuple(KeysValues(kv.keys[rows], kv.values[rows]) for kv in self.core),
-            coda=tuple(KeysValues(kv.keys[rows], kv.values[rows]) for kv in self.coda),
+            core=tuple(reading.select(rows) for reading in self.core),
+            coda=tuple(reading.select(rows) for reading in self.coda),
         )
 
 
@@ -94,22 +95,22 @@ class RecurrentDepthHead(nn.Module):
         """
         return build_context(self.config, vision=vision, latents=latents, proprio=proprio)
 
-    def encode(self, context: Context) -> EncodedContext:
-        """Run the prelude, and project the context to the keys and values of every core and coda block."""
+    def encode(self, context: Context, *, coda_reads: int | None = None) -> EncodedContext:
+        """Run the prelude, and bring the context into the form in which core and coda blocks read it.
+
+        Args:
+            context: from `context(...)`.
+            coda_reads: how often `decode` will be called, at most; None: in every iteration.
+        """
         state = self.action_queries.expand(context.batch_size, -1, -1)  # (B, K, D)
-        for block, level in zip(self.prelude, self.config.prelude, strict=True):
-            state = block(state, _keys_values(block, level, context))
+        prelude = _readings(self.prelude, self.config.prelude, context, reads=1)
+        for block, reading in zip(self.prelude, prelude, strict=True):
+            state = block(state, reading)
         return EncodedContext(
             injection=functional.linear(state, self.adapter.weight[:, self.config.hidden_dim :]),
-            core=self._keys_values(self.core, self.config.core, context),
-            coda=self._keys_values(self.coda, self.config.coda, context),
+            core=_readings(self.core, self.config.core, context, reads=None),
+            coda=_readings(self.coda, self.config.coda, context, reads=coda_reads),
         )
-
-    @staticmethod
-    def _keys_values(
-        blocks: nn.ModuleList, levels: tuple[Level, ...], context: Context
-    ) -> tuple[KeysValues, ...]:
-        return tuple(_keys_values(block, level, context) for block, level in zip(blocks, levels, strict=True))
 
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """S_0, (B, K, D), decided by the generator's state; a sample's draw follows the one before it."""
@@ -124,15 +125,15 @@ class RecurrentDepthHead(nn.Module):
         """One iteration of the core, S_{k-1} -> S_k, (B, K, D)."""
         mixed = functional.linear(state, self.adapter.weight[:, : self.config.hidden_dim]) + encoded.injection
         x: Tensor = self.adapter_norm(self.gamma_adapt * mixed)
-        for block, keys_values in zip(self.core, encoded.core, strict=True):
-            x = block(x, keys_values)
+        for block, reading in zip(self.core, encoded.core, strict=True):
+            x = block(x, reading)
         out: Tensor = self.core_norm(x)
         return out
 
     def decode(self, state: Tensor, encoded: EncodedContext) -> Tensor:
         """Read the actions off a state, (B, K, D) -> (B, K, A), normalised units."""
-        for block, keys_values in zip(self.coda, encoded.coda, strict=True):
-            state = block(state, keys_values)
+        for block, reading in zip(self.coda, encoded.coda, strict=True):
+            state = block(state, reading)
         actions: Tensor = self.output(self.output_norm(state))
         return actions
 
@@ -158,7 +159,9 @@ class RecurrentDepthHead(nn.Module):
             trace: also return every iteration's actions and changes (runs the coda in every iteration).
         """
         state = self._check_state(context, initial_state, generator)
-        return solve(self, self.encode(context), rule=as_rule(depth), initial_state=state, trace=trace)
+        rule = as_rule(depth)
+        encoded = self.encode(context, coda_reads=None if trace or rule.reads_actions else 1)
+        return solve(self, encoded, rule=rule, initial_state=state, trace=trace)
 
     def unroll(
         self,
@@ -176,7 +179,7 @@ class RecurrentDepthHead(nn.Module):
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         state = self._check_state(context, initial_state, generator)
-        encoded = self.encode(context)
+        encoded = self.encode(context, coda_reads=1)
         free = max(0, depth - self.config.backprop_depth)
         with torch.no_grad():
             for _ in range(free):
@@ -201,10 +204,16 @@ class RecurrentDepthHead(nn.Module):
         return initial_state
 
 
-def _keys_values(block: nn.Module, level: Level, context: Context) -> KeysValues:
+def _readings(
+    blocks: nn.ModuleList, levels: tuple[Level, ...], context: Context, *, reads: int | None
+) -> tuple[Reading, ...]:
+    return tuple(_reading(block, level, context, reads) for block, level in zip(blocks, levels, strict=True))
+
+
+def _reading(block: nn.Module, level: Level, context: Context, reads: int | None) -> Reading:
     assert isinstance(block, Block)
-    return block.cross_attention.keys_values(
-        vision=context.vision[level], latents=context.latents[level], proprio=context.proprio
+    return block.cross_attention.reading(
+        vision=context.vision[level], latents=context.latents[level], proprio=context.proprio, reads=reads
     )
 
 
