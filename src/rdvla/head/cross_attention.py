@@ -124,7 +124,8 @@ class CrossAttention(nn.Module):
             ],
             dim=-1,
         )  # (B, h K, T)
-        near, far = logits.softmax(dim=-1).split([context.near.shape[1], context.far.shape[1]], dim=-1)
+        weights = logits.softmax(dim=-1)
+        near, far = weights.tensor_split([context.near.shape[1]], dim=-1)
         batch, num_heads, chunk, _ = queries.shape
         shape = (batch, num_heads, chunk, -1)
         from_near = _each_head((near @ context.near).view(shape), near_values.transpose(1, 2))
