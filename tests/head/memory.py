@@ -42,13 +42,14 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 def saved_bytes(run: Callable[[], object]) -> int:
     """Bytes of distinct tensors that autograd keeps while `run`'s result is alive."""
-    saved: dict[int, int] = {}
+    saved: dict[int, torch.UntypedStorage] = {}  # held, so that no address is given out twice
 
     def pack(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = run()
     del result
-    return sum(saved.values())
+    return sum(storage.nbytes() for storage in saved.values())

@@ -179,6 +179,6 @@ def test_at_the_papers_size_queries_are_projected_for_few_readings_only() -> Non
             "latents": torch.empty(1, 64, 896),
             "proprio": torch.empty(1, 1, 896),
         }
-        assert isinstance(attention.reading(**features, reads=1), Unprojected)
-        assert isinstance(attention.reading(**features, reads=32), KeysValues)
-        assert isinstance(attention.reading(**features, reads=None), KeysValues)
+        assert isinstance(attention.context_for(**features, reads=1), Unprojected)
+        assert isinstance(attention.context_for(**features, reads=32), KeysValues)
+        assert isinstance(attention.context_for(**features, reads=None), KeysValues)

@@ -12,7 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rdvla.errors import ConfigError
-from rdvla.head import ActionChange, Context, HeadConfig, LatentChange, Level, RecurrentDepthHead
+from rdvla.head import (
+    ActionChange,
+    Context,
+    DeferredActionChange,
+    FixedDepth,
+    HeadConfig,
+    LatentChange,
+    Level,
+    RecurrentDepthHead,
+    StopRule,
+)
+from rdvla.head.solver import Pacing, solve
 from tests.head.helpers import SMALL, make_context, make_head, take
 from tests.head.memory import peak_bytes, saved_bytes
 
@@ -65,8 +76,23 @@ def test_initial_state_is_cut_at_three_sigma() -> None:
     assert state.std().item() == pytest.approx(2 * 0.632 * 0.9866, rel=0.01)
 
 
-@pytest.mark.parametrize("rule", [ActionChange(2e-3), LatentChange(0.03), ActionChange(1e-9, max_depth=5)])
-def test_a_batch_stops_sample_by_sample_as_if_alone(rule: ActionChange | LatentChange) -> None:
+RULES = [
+    ActionChange(2e-3),
+    LatentChange(0.03),
+    ActionChange(1e-9, max_depth=5),
+    DeferredActionChange(2e-3, coda_below=0.1),
+    DeferredActionChange(1e-3, coda_below=0.02, min_depth=4, max_depth=6),
+]
+PACINGS = [
+    Pacing(),
+    Pacing(check_every=1, shrink_at=0.5),
+    Pacing(check_every=3, shrink_at=0.9),
+    Pacing(4, 0.0),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=StopRule.describe)
+def test_a_batch_stops_sample_by_sample_as_if_alone(rule: StopRule) -> None:
     head = make_head()
     context = make_context(head, batch=6)
     state = head.initial_state(6, torch.Generator().manual_seed(0)).detach()
@@ -80,6 +106,48 @@ def test_a_batch_stops_sample_by_sample_as_if_alone(rule: ActionChange | LatentC
         torch.testing.assert_close(alone.state[0], together.state[row], atol=1e-5, rtol=1e-5)
         fixed = head(take(context, row), depth=int(alone.depth), initial_state=state[row : row + 1])
         torch.testing.assert_close(alone.actions, fixed.actions, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize("rule", [*RULES, FixedDepth(3)], ids=StopRule.describe)
+def test_how_often_one_looks_changes_nothing(rule: StopRule, trace: bool) -> None:
+    head = make_head()
+    state = head.initial_state(6, torch.Generator().manual_seed(0)).detach()
+    state = state * torch.linspace(0.2, 6, 6)[:, None, None]
+    encoded = head.encode(make_context(head, batch=6))
+    with torch.no_grad():
+        first, *others = (
+            solve(head, encoded, rule=rule, initial_state=state, pacing=pacing, trace=trace)
+            for pacing in PACINGS
+        )
+    for other in others:
+        assert torch.equal(other.depth, first.depth) and torch.equal(other.converged, first.converged)
+        torch.testing.assert_close(other.actions, first.actions, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(other.state, first.state, atol=1e-6, rtol=1e-5)
+        if trace:
+            length = len(first.trace.actions)
+            torch.testing.assert_close(
+                other.trace.action_change[:length], first.trace.action_change, equal_nan=True
+            )
+            assert other.trace.action_change[length:].isnan().all()
+
+
+def test_a_deferred_coda_stops_where_the_papers_rule_does_and_is_read_less() -> None:
+    head = make_head()
+    state = head.initial_state(1, torch.Generator().manual_seed(0)).detach()
+    context = make_context(head, batch=1)
+    traced = head(context, depth=ActionChange(1e-3), initial_state=state, trace=True)
+    depth = int(traced.depth)
+    assert depth > 5
+    reads = []
+    head.output.register_forward_hook(lambda *_: reads.append(1))
+    gate = 1.01 * float(traced.trace.latent_change[depth - 1])
+    deferred = head(context, depth=DeferredActionChange(1e-3, coda_below=gate), initial_state=state)
+    assert deferred.depth.tolist() == [depth] and deferred.converged.all()
+    torch.testing.assert_close(deferred.actions, traced.actions, atol=1e-6, rtol=1e-5)
+    assert len(reads) < depth
+    late = head(context, depth=DeferredActionChange(1e-3, coda_below=0.9 * gate), initial_state=state)
+    assert int(late.depth) > depth
 
 
 def test_samples_of_the_batch_do_stop_at_different_depths() -> None:

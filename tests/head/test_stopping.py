@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdvla.errors import ConfigError
-from rdvla.head import ActionChange, CosineChange, FixedDepth, LatentChange, StopRule, parse_rule
+from rdvla.head import (
+    ActionChange,
+    CosineChange,
+    DeferredActionChange,
+    FixedDepth,
+    LatentChange,
+    StopRule,
+    parse_rule,
+)
 from rdvla.head.stopping import Iteration
 
 
@@ -29,6 +37,8 @@ def test_changes_are_what_their_names_say() -> None:
         ("action_change:5e-4", ActionChange(5e-4)),
         ("latent_change:0.05:4:16", LatentChange(0.05, min_depth=4, max_depth=16)),
         ("cosine:1e-4", CosineChange(1e-4)),
+        ("deferred_action_change:1e-3:0.2", DeferredActionChange(1e-3, coda_below=0.2)),
+        ("deferred_action_change:1e-3:0.2:3:9", DeferredActionChange(1e-3, 3, 9, coda_below=0.2)),
     ],
 )
 def test_rules_are_read_from_text_and_written_back(text: str, rule: StopRule) -> None:
@@ -47,6 +57,8 @@ def test_rules_are_read_from_text_and_written_back(text: str, rule: StopRule) ->
         ("action_change:1e-3:9:8", "min_depth"),
         ("action_change:1e-3:9", "unknown stop rule"),
         ("fixed", "unknown stop rule"),
+        ("deferred_action_change:1e-3", "unknown stop rule"),
+        ("deferred_action_change:1e-3:0", "coda_below must be positive"),
         ("", "unknown stop rule"),
     ],
 )

@@ -9,6 +9,7 @@ from rdvla.head.recurrent import RecurrentDepthHead
 from rdvla.head.stopping import (
     ActionChange,
     CosineChange,
+    DeferredActionChange,
     FixedDepth,
     LatentChange,
     StopRule,
@@ -20,6 +21,7 @@ __all__ = [
     "ConstantDepth",
     "Context",
     "CosineChange",
+    "DeferredActionChange",
     "DepthDistribution",
     "FixedDepth",
     "HeadConfig",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rdvla.head.config import HeadConfig, RotaryForm
-from rdvla.head.cross_attention import CrossAttention, Reading
+from rdvla.head.cross_attention import BlockContext, CrossAttention
 from rdvla.head.heads import merge_heads, split_heads
 
 
@@ -107,7 +107,7 @@ class Block(nn.Module):
                 std = math.sqrt(2 / (5 * config.context_width)) if reads_context else config.weight_std
                 truncated_normal_(module.weight, std / config.output_scale if module in outputs else std)
 
-    def forward(self, x: Tensor, context: Reading) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """(B, K, D) -> (B, K, D)."""
         x = x + self.self_attention(self.self_norm(x))
         x = x + self.cross_attention(self.cross_norm(x), context)

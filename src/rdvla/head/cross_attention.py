@@ -48,7 +48,7 @@ class Unprojected(NamedTuple):
         return Unprojected(self.near[rows], self.far[rows])
 
 
-Reading = KeysValues | Unprojected
+BlockContext = KeysValues | Unprojected
 """What a block keeps of a query's context."""
 
 
@@ -65,7 +65,9 @@ class CrossAttention(nn.Module):
         self.output = nn.Linear(config.hidden_dim, config.hidden_dim, bias=False)
         self.vision_gate = nn.Parameter(torch.tensor([config.vision_gate_init]))  # g
 
-    def reading(self, *, vision: Tensor, latents: Tensor, proprio: Tensor, reads: int | None) -> Reading:
+    def context_for(
+        self, *, vision: Tensor, latents: Tensor, proprio: Tensor, reads: int | None
+    ) -> BlockContext:
         """The context in the form that costs least for a number of readings; None: many.
 
         Args:
@@ -101,7 +103,7 @@ class CrossAttention(nn.Module):
             values=split_heads(torch.cat([near_values, far_values], dim=1), self.num_heads).contiguous(),
         )
 
-    def forward(self, x: Tensor, context: Reading) -> Tensor:
+    def forward(self, x: Tensor, context: BlockContext) -> Tensor:
         """(B, K, D) -> (B, K, D)."""
         queries = split_heads(self.query(x), self.num_heads)  # (B, h, K, D / h)
         if isinstance(context, KeysValues):

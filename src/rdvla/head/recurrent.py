@@ -10,7 +10,6 @@ a     = W_out RMSNorm(C(S_r, h_late, p)) + b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,27 +18,11 @@ from torch.nn import functional
 from rdvla.head.block import Block, truncated_normal_
 from rdvla.head.config import HeadConfig, Level
 from rdvla.head.context import Context, build_context
-from rdvla.head.cross_attention import Reading
+from rdvla.head.cross_attention import BlockContext
 from rdvla.head.prediction import Prediction
 from rdvla.head.solver import solve
+from rdvla.head.steps import EncodedContext
 from rdvla.head.stopping import StopRule, as_rule
-
-
-@dataclass(frozen=True)
-class EncodedContext:
-    """Everything about a query that stays the same over iterations, computed once."""
-
-    injection: Tensor  # (B, K, D), S_pre's half of W_adapt [S ; S_pre]
-    core: tuple[Reading, ...]  # one a core block
-    coda: tuple[Reading, ...]  # one a coda block
-
-    def select(self, rows: Tensor) -> EncodedContext:
-        """The same for some samples of the batch; `rows` is an index tensor."""
-        return EncodedContext(
-            injection=self.injection[rows],
-            core=tuple(reading.select(rows) for reading in self.core),
-            coda=tuple(reading.select(rows) for reading in self.coda),
-        )
 
 
 class RecurrentDepthHead(nn.Module):
@@ -96,20 +79,15 @@ class RecurrentDepthHead(nn.Module):
         return build_context(self.config, vision=vision, latents=latents, proprio=proprio)
 
     def encode(self, context: Context, *, coda_reads: int | None = None) -> EncodedContext:
-        """Run the prelude, and bring the context into the form in which core and coda blocks read it.
-
-        Args:
-            context: from `context(...)`.
-            coda_reads: how often `decode` will be called, at most; None: in every iteration.
-        """
+        """See `Steps.encode`."""
         state = self.action_queries.expand(context.batch_size, -1, -1)  # (B, K, D)
-        prelude = _readings(self.prelude, self.config.prelude, context, reads=1)
-        for block, reading in zip(self.prelude, prelude, strict=True):
-            state = block(state, reading)
+        prelude = _block_contexts(self.prelude, self.config.prelude, context, reads=1)
+        for block, block_context in zip(self.prelude, prelude, strict=True):
+            state = block(state, block_context)
         return EncodedContext(
             injection=functional.linear(state, self.adapter.weight[:, self.config.hidden_dim :]),
-            core=_readings(self.core, self.config.core, context, reads=None),
-            coda=_readings(self.coda, self.config.coda, context, reads=coda_reads),
+            core=_block_contexts(self.core, self.config.core, context, reads=None),
+            coda=_block_contexts(self.coda, self.config.coda, context, reads=coda_reads),
         )
 
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
@@ -125,15 +103,15 @@ class RecurrentDepthHead(nn.Module):
         """One iteration of the core, S_{k-1} -> S_k, (B, K, D)."""
         mixed = functional.linear(state, self.adapter.weight[:, : self.config.hidden_dim]) + encoded.injection
         x: Tensor = self.adapter_norm(self.gamma_adapt * mixed)
-        for block, reading in zip(self.core, encoded.core, strict=True):
-            x = block(x, reading)
+        for block, block_context in zip(self.core, encoded.core, strict=True):
+            x = block(x, block_context)
         out: Tensor = self.core_norm(x)
         return out
 
     def decode(self, state: Tensor, encoded: EncodedContext) -> Tensor:
         """Read the actions off a state, (B, K, D) -> (B, K, A), normalised units."""
-        for block, reading in zip(self.coda, encoded.coda, strict=True):
-            state = block(state, reading)
+        for block, block_context in zip(self.coda, encoded.coda, strict=True):
+            state = block(state, block_context)
         actions: Tensor = self.output(self.output_norm(state))
         return actions
 
@@ -160,7 +138,7 @@ class RecurrentDepthHead(nn.Module):
         """
         state = self._check_state(context, initial_state, generator)
         rule = as_rule(depth)
-        encoded = self.encode(context, coda_reads=None if trace or rule.reads_actions else 1)
+        encoded = self.encode(context, coda_reads=None if trace else rule.coda_reads)
         return solve(self, encoded, rule=rule, initial_state=state, trace=trace)
 
     def unroll(
@@ -204,15 +182,17 @@ class RecurrentDepthHead(nn.Module):
         return initial_state
 
 
-def _readings(
+def _block_contexts(
     blocks: nn.ModuleList, levels: tuple[Level, ...], context: Context, *, reads: int | None
-) -> tuple[Reading, ...]:
-    return tuple(_reading(block, level, context, reads) for block, level in zip(blocks, levels, strict=True))
+) -> tuple[BlockContext, ...]:
+    return tuple(
+        _block_context(block, level, context, reads) for block, level in zip(blocks, levels, strict=True)
+    )
 
 
-def _reading(block: nn.Module, level: Level, context: Context, reads: int | None) -> Reading:
+def _block_context(block: nn.Module, level: Level, context: Context, reads: int | None) -> BlockContext:
     assert isinstance(block, Block)
-    return block.cross_attention.reading(
+    return block.cross_attention.context_for(
         vision=context.vision[level], latents=context.latents[level], proprio=context.proprio, reads=reads
     )
 

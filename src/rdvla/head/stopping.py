@@ -22,13 +22,22 @@ class Iteration:
     state: Tensor  # (B, K, D)
     actions: Tensor | None = None  # (B, K, A)
 
+    def select(self, rows: Tensor) -> Iteration:
+        """The same for some samples of the batch; `rows` is an index tensor."""
+        return Iteration(self.state[rows], None if self.actions is None else self.actions[rows])
+
 
 @runtime_checkable
 class StopRule(Protocol):
     """What the solver asks of a rule."""
 
     name: ClassVar[str]
-    reads_actions: ClassVar[bool]  # whether the coda has to run in every iteration
+    reads_actions: ClassVar[bool]  # whether the coda has to run within the loop
+
+    @property
+    def coda_reads(self) -> int | None:
+        """How often the coda will read a state, about; None: in every iteration."""
+        ...
 
     @property
     def min_depth(self) -> int:
@@ -55,6 +64,7 @@ class FixedDepth:
 
     name: ClassVar[str] = "fixed"
     reads_actions: ClassVar[bool] = False
+    coda_reads: ClassVar[int | None] = 1
     depth: int = 8
 
     def __post_init__(self) -> None:
@@ -87,6 +97,8 @@ class _Threshold:
 
     name: ClassVar[str]
     reads_actions: ClassVar[bool] = False
+    coda_reads: ClassVar[int | None] = 1
+    parameters: ClassVar[tuple[str, ...]] = ("threshold",)  # as they are written after the name
     threshold: float = 1e-3
     min_depth: int = 2  # a change needs two iterations
     max_depth: int = 32
@@ -110,8 +122,10 @@ class _Threshold:
 
     def describe(self) -> str:
         """E.g. ``action_change:0.001``, with ``:min:max`` where they are not the defaults."""
-        limits = "" if (self.min_depth, self.max_depth) == (2, 32) else f":{self.min_depth}:{self.max_depth}"
-        return f"{self.name}:{self.threshold!r}{limits}"
+        written = [self.name, *(repr(getattr(self, name)) for name in self.parameters)]
+        if (self.min_depth, self.max_depth) != (2, 32):
+            written += [str(self.min_depth), str(self.max_depth)]
+        return ":".join(written)
 
 
 @dataclass(frozen=True)
@@ -120,11 +134,42 @@ class ActionChange(_Threshold):
 
     name: ClassVar[str] = "action_change"
     reads_actions: ClassVar[bool] = True
+    coda_reads: ClassVar[int | None] = None
 
     def change(self, previous: Iteration, current: Iteration) -> Tensor:
         """(B,) mean squared difference of successive action chunks."""
         assert previous.actions is not None and current.actions is not None
         return action_change(previous.actions, current.actions)
+
+
+@dataclass(frozen=True)
+class DeferredActionChange(ActionChange):
+    """`ActionChange`, but asked only while the latent state changes by less than `coda_below` (relative).
+
+    Before that the coda need not run. `rdvla calibrate` finds the value from demonstrations; above it no
+    action change there was below the threshold.
+    """
+
+    name: ClassVar[str] = "deferred_action_change"
+    coda_reads: ClassVar[int | None] = 4
+    parameters: ClassVar[tuple[str, ...]] = ("threshold", "coda_below")
+    coda_below: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.coda_below > 0:
+            raise ConfigError(f"{self.name}: coda_below must be positive, got {self.coda_below}")
+
+    def may_stop(self, previous: Iteration, current: Iteration) -> Tensor:
+        """(B,) bool: the latent change is small enough for the actions to matter."""
+        return latent_change(previous.state, current.state) < self.coda_below
+
+    def satisfied(self, previous: Iteration, current: Iteration) -> Tensor:
+        """(B,) bool: both changes are small; the actions of what may not stop are not looked at."""
+        may_stop = self.may_stop(previous, current)
+        if previous.actions is None or current.actions is None:
+            return torch.zeros_like(may_stop)
+        return may_stop & super().satisfied(previous, current)
 
 
 @dataclass(frozen=True)
@@ -167,7 +212,7 @@ def cosine_change(previous: Tensor, current: Tensor) -> Tensor:
 
 
 _THRESHOLD_RULES: dict[str, type[_Threshold]] = {
-    rule.name: rule for rule in (ActionChange, LatentChange, CosineChange)
+    rule.name: rule for rule in (ActionChange, DeferredActionChange, LatentChange, CosineChange)
 }
 
 
@@ -182,7 +227,8 @@ def parse_rule(text: str) -> StopRule:
     """Read a rule from text.
 
     ``8`` or ``fixed:8``; ``NAME[:threshold[:min_depth:max_depth]]`` with NAME one of ``action_change``,
-    ``latent_change``, ``cosine``, for instance ``action_change:1e-3`` or ``latent_change:0.05:2:16``.
+    ``latent_change``, ``cosine``, for instance ``action_change:1e-3`` or ``latent_change:0.05:2:16``;
+    ``deferred_action_change:threshold:coda_below[:min_depth:max_depth]``.
 
     Raises:
         ConfigError: the text is no such rule.
@@ -193,12 +239,13 @@ def parse_rule(text: str) -> StopRule:
             return FixedDepth(int(name))
         if name == FixedDepth.name and len(values) == 1:
             return FixedDepth(int(values[0]))
-        if name in _THRESHOLD_RULES and len(values) in (0, 1, 3):
+        if name in _THRESHOLD_RULES:
             rule = _THRESHOLD_RULES[name]
-            if not values:
-                return rule()
-            limits = {"min_depth": int(values[1]), "max_depth": int(values[2])} if len(values) == 3 else {}
-            return rule(threshold=float(values[0]), **limits)
+            count = len(rule.parameters)
+            if len(values) in (0, count, count + 2):
+                named = {key: float(value) for key, value in zip(rule.parameters, values, strict=False)}
+                limits = dict(zip(("min_depth", "max_depth"), map(int, values[count:]), strict=False))
+                return rule(**named, **limits)  # type: ignore[arg-type]  # by name, each of its own type
     except ConfigError:
         raise
     except ValueError as error:

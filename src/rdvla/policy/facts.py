@@ -59,7 +59,7 @@ def _of_one_query(policy: RDVLAPolicy) -> dict[str, Any]:
     observation = Observation(images=dict.fromkeys(config.cameras, blank), state=state, instruction=[PROBE])
     context = policy.context_from(policy.frozen_inputs(observation), state)
     encoded = policy.head.encode(context)
-    keys_values = [tensor for reading in (*encoded.core, *encoded.coda) for tensor in reading]
+    keys_values = [tensor for each in (*encoded.core, *encoded.coda) for tensor in each]
     level = config.head.levels[0]
     return {
         "tokens": {
