@@ -1,8 +1,9 @@
 """The plain reading of the method, to compare with: nothing is kept between iterations.
 
-Every block of every iteration projects the whole context to keys and values again, and the adapter reads the
-prelude's output again. Weights and attention kernels are those of the given head, so that the difference in
-time is what keeping the constant parts brings, and nothing else.
+Every block of every iteration projects the whole context to keys and values again, the adapter reads the
+prelude's output again, and under the adaptive rule the coda runs in every iteration, the host waits for its
+answer, and the coda runs once more at the end: what public code for the method does. Weights and attention
+kernels are those of the given head, so that the difference in time is what ours leaves out, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,14 +19,42 @@ from rdvla.head import Context, Level, RecurrentDepthHead
 @torch.no_grad()
 def plain_loop(head: RecurrentDepthHead, context: Context, *, depth: int, initial_state: Tensor) -> Tensor:
     """Return the actions (B, K, A) after `depth` iterations from `initial_state` (B, K, D)."""
-    config = head.config
-    queries = head.action_queries.expand(context.batch_size, -1, -1)
-    prelude = _run(head.prelude, config.prelude, queries, context)
-    state = initial_state
+    prelude, state = _prelude(head, context), initial_state
     for _ in range(depth):
-        mixed = head.adapter_norm(head.gamma_adapt * head.adapter(torch.cat([state, prelude], dim=-1)))
-        state = head.core_norm(_run(head.core, config.core, mixed, context))
-    actions: Tensor = head.output(head.output_norm(_run(head.coda, config.coda, state, context)))
+        state = _iterate(head, context, prelude, state)
+    return _decode(head, context, state)
+
+
+@torch.no_grad()
+def plain_adaptive_loop(
+    head: RecurrentDepthHead, context: Context, *, threshold: float, initial_state: Tensor, max_depth: int = 32
+) -> tuple[Tensor, int]:
+    """Return the actions (1, K, A) of one sample under the paper's rule, and the depth it stopped at."""
+    prelude, state = _prelude(head, context), initial_state
+    before: Tensor | None = None
+    depth = 0
+    for depth in range(1, max_depth + 1):
+        state = _iterate(head, context, prelude, state)
+        actions = _decode(head, context, state)
+        if before is not None and (actions - before).square().mean().item() < threshold:
+            break
+        before = actions
+    return _decode(head, context, state), depth
+
+
+def _prelude(head: RecurrentDepthHead, context: Context) -> Tensor:
+    queries = head.action_queries.expand(context.batch_size, -1, -1)
+    return _run(head.prelude, head.config.prelude, queries, context)
+
+
+def _iterate(head: RecurrentDepthHead, context: Context, prelude: Tensor, state: Tensor) -> Tensor:
+    mixed = head.adapter_norm(head.gamma_adapt * head.adapter(torch.cat([state, prelude], dim=-1)))
+    out: Tensor = head.core_norm(_run(head.core, head.config.core, mixed, context))
+    return out
+
+
+def _decode(head: RecurrentDepthHead, context: Context, state: Tensor) -> Tensor:
+    actions: Tensor = head.output(head.output_norm(_run(head.coda, head.config.coda, state, context)))
     return actions
 
 

@@ -1,0 +1,69 @@
+"""A head as compiled code acts as it did, and training brings the original back."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from rdvla.errors import RDVLAError
+from rdvla.head import ActionChange, RecurrentDepthHead
+from tests.head.helpers import make_context, make_head
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU"),
+]
+
+
+def case(batch: int) -> tuple[RecurrentDepthHead, dict[str, object]]:
+    head = make_head().eval()
+    state = head.initial_state(batch, torch.Generator().manual_seed(0)).detach()
+    state = state * torch.linspace(0.2, 6, batch)[:, None, None]
+    return head, {"context": make_context(head, batch=batch), "initial_state": state}
+
+
+def test_compiled_code_gives_the_same_at_any_depth_until_training_drops_it() -> None:
+    head, inputs = case(3)
+    rules = (1, 4, 9, ActionChange(1e-3))
+    expected = [head(**inputs, depth=rule) for rule in rules]
+    assert len(set(expected[-1].depth.tolist())) > 1
+    head.optimize()
+    head(**inputs, depth=2)
+    torch._dynamo.utils.counters.clear()
+    for rule, before in zip(rules, expected, strict=True):
+        if rule == rules[-1]:  # up to here no depth has compiled anything again; a smaller batch may
+            assert not torch._dynamo.utils.counters["stats"].get("unique_graphs")
+        actual = head(**inputs, depth=rule)
+        assert actual.depth.tolist() == before.depth.tolist()
+        torch.testing.assert_close(actual.actions, before.actions, atol=1e-5, rtol=1e-5)
+    head.train()
+    with torch.no_grad():
+        head.output.weight.mul_(2)
+    doubled = head.eval()(**inputs, depth=4).actions - head.output.bias
+    torch.testing.assert_close(doubled, 2 * (expected[1].actions - head.output.bias), atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_products_leave_states_and_actions_in_float32() -> None:
+    head, inputs = case(1)
+    expected = head(**inputs, depth=4)
+    head.optimize(precision="bf16")
+    actual = head(**inputs, depth=4)
+    assert actual.actions.dtype == actual.state.dtype == torch.float32
+    assert not torch.equal(actual.actions, expected.actions)
+    torch.testing.assert_close(actual.actions, expected.actions, atol=3e-2, rtol=3e-2)
+
+
+def test_without_a_compiler_the_error_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def none() -> str:
+        raise InvalidCxxCompiler
+
+    head, inputs = case(2)
+    head.optimize()
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    with torch._inductor.config.patch(force_disable_caches=True), pytest.raises(RDVLAError, match="C\\+\\+"):
+        head(**inputs, depth=2)
