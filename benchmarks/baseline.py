@@ -27,17 +27,18 @@ def plain_loop(head: RecurrentDepthHead, context: Context, *, depth: int, initia
 
 @torch.no_grad()
 def plain_adaptive_loop(
-    head: RecurrentDepthHead, context: Context, *, threshold: float, initial_state: Tensor, max_depth: int = 32
+    head: RecurrentDepthHead, context: Context, *, threshold: float, max_depth: int, initial_state: Tensor
 ) -> tuple[Tensor, int]:
     """Return the actions (1, K, A) of one sample under the paper's rule, and the depth it stopped at."""
     prelude, state = _prelude(head, context), initial_state
+    depth, change = 0, float("inf")
     before: Tensor | None = None
-    depth = 0
-    for depth in range(1, max_depth + 1):
+    while depth < max_depth and not change < threshold:
         state = _iterate(head, context, prelude, state)
+        depth += 1
         actions = _decode(head, context, state)
-        if before is not None and (actions - before).square().mean().item() < threshold:
-            break
+        if before is not None:
+            change = (actions - before).square().mean().item()
         before = actions
     return _decode(head, context, state), depth
 

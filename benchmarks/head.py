@@ -1,15 +1,16 @@
-"""Latency and memory of the head at the paper's size, against a loop that keeps nothing between iterations.
+"""Latency and memory of the head at the paper's size, against the plain loop that public code runs.
 
     python -m benchmarks.head --output runs/bench/head.json
 
-Batch 1, float32. A timing goes from features that lie ready (the backbone's vision and latent tokens and the
-proprio token) to the normalised action chunk: prelude, keys and values, all iterations, and the coda once.
+Batch 1. A timing goes from features that lie ready (the backbone's vision and latent tokens and the proprio
+token) to the normalised action chunk: prelude, keys and values, all iterations, and the coda. Under the
+adaptive rule the threshold is put where these random weights stop at depth 8, for all in the same place.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.baseline import plain_loop
+from benchmarks import roofline
+from benchmarks.baseline import plain_adaptive_loop, plain_loop
 from benchmarks.harness import (
     Spread,
     hardware,
@@ -27,67 +29,104 @@ from benchmarks.harness import (
     reset_peak_memory,
     run_fresh,
 )
+from benchmarks.head_case import LATENT_TOKENS, PAPER, VISION_TOKENS, adaptive_rules, build
+from benchmarks.paths import PATHS, TOLERANCES, WEIGHT_BYTES, Run, precision_of
+from rdvla.errors import ConfigError, nearest
 from rdvla.files import write_json
-from rdvla.head import Context, HeadConfig, RecurrentDepthHead
+from rdvla.head import (
+    ActionChange,
+    Context,
+    FixedDepth,
+    HeadConfig,
+    RecurrentDepthHead,
+    StopRule,
+)
 
-PAPER = HeadConfig()
-VISION_TOKENS, LATENT_TOKENS = 512, 64  # M, L
 DEPTHS = (1, 4, 8, 12, 32)
+ADAPTIVE_DEPTH = 8
 MEMORY_DEPTHS = (1, 64)
 TIMER = "features ready in memory -> normalised action chunk; backbone excluded; time.perf_counter"
-TOLERANCE = 1e-4  # largest difference between the two heads' actions, normalised units
 
 
-def build(
-    config: HeadConfig, *, vision_tokens: int, latent_tokens: int
-) -> tuple[RecurrentDepthHead, Context, Tensor]:
-    """Return a head with random weights, a random context of one observation, and an initial state."""
-    torch.manual_seed(0)
-    head = RecurrentDepthHead(config).eval().requires_grad_(False)
-    for block in (*head.prelude, *head.core, *head.coda):
-        block.cross_attention.vision_gate.fill_(
-            0.5
-        )  # as if trained: a gate of 0 would hide the vision tokens
-    generator = torch.Generator().manual_seed(1)
-    width = config.context_width
-    context = head.context(
-        vision={level: torch.randn(1, vision_tokens, width, generator=generator) for level in config.levels},
-        latents={level: torch.randn(1, latent_tokens, width, generator=generator) for level in config.levels},
-        proprio=torch.randn(1, 1, width, generator=generator),
-    )
-    return head, context, head.initial_state(1, generator)
+def measure(
+    head: RecurrentDepthHead,
+    context: Context,
+    state: Tensor,
+    *,
+    rule: StopRule,
+    runs: Mapping[str, Run],
+    rounds: int,
+) -> list[dict[str, Any]]:
+    """Check that all give the baseline's actions at its depth, then time them in turn: a row for each.
+
+    Raises:
+        RuntimeError: one stops elsewhere, or its actions differ by more than its tolerance.
+    """
+    baseline, depth = _baseline(head, context, state, rule)
+    expected = baseline()
+    differences = {}
+    for name, run in runs.items():
+        prediction = run(context, state, rule)
+        differences[name] = float((prediction.actions - expected).abs().max())
+        if prediction.depth.tolist() != [depth] or not differences[name] < TOLERANCES[precision_of(name)]:
+            raise RuntimeError(
+                f"{name} disagrees with the plain loop by {differences[name]} at depth "
+                f"{prediction.depth.tolist()} instead of {depth}: its times mean nothing"
+            )
+    calls: dict[str, Callable[[], object]] = {"plain loop": baseline}
+    calls |= {name: lambda run=run: run(context, state, rule) for name, run in runs.items()}  # type: ignore[misc]
+    samples = interleave(calls, rounds=rounds)
+    slow = Spread.of(samples["plain loop"])
+    return [
+        {
+            "path": name,
+            "rule": rule.describe(),
+            "depth": depth,
+            "ratio": (ratio := paired_ratio(samples["plain loop"], samples[name])).median,
+            "ratio_spread": [ratio.low, ratio.high],
+            "baseline_ms": slow.median,
+            "baseline_spread_ms": [slow.low, slow.high],
+            "ours_ms": (fast := Spread.of(samples[name])).median,
+            "ours_spread_ms": [fast.low, fast.high],
+            "rounds": rounds,
+            "max_abs_difference": differences[name],
+        }
+        for name in runs
+    ]
 
 
-def measure_depth(
-    head: RecurrentDepthHead, context: Context, initial_state: Tensor, *, depth: int, rounds: int
-) -> dict[str, Any]:
-    """Check that both give the same actions, then time them in turn: one row of the result."""
+def _baseline(
+    head: RecurrentDepthHead, context: Context, state: Tensor, rule: StopRule
+) -> tuple[Callable[[], Tensor], int]:
+    if isinstance(rule, FixedDepth):
+        return lambda: plain_loop(head, context, depth=rule.depth, initial_state=state), rule.depth
+    assert isinstance(rule, ActionChange)
 
-    def ours() -> Tensor:
-        return head(context, depth=depth, initial_state=initial_state).actions
-
-    def baseline() -> Tensor:
-        return plain_loop(head, context, depth=depth, initial_state=initial_state)
-
-    difference = float((ours() - baseline()).abs().max())
-    if not difference < TOLERANCE:
-        raise RuntimeError(
-            f"the two heads disagree by {difference} at depth {depth}: their times mean nothing"
+    def adaptive() -> tuple[Tensor, int]:
+        return plain_adaptive_loop(
+            head, context, threshold=rule.threshold, max_depth=rule.max_depth, initial_state=state
         )
-    samples = interleave({"baseline": baseline, "ours": ours}, rounds=rounds)
-    slow, fast = Spread.of(samples["baseline"]), Spread.of(samples["ours"])
-    ratio = paired_ratio(samples["baseline"], samples["ours"])
-    return {
-        "depth": depth,
-        "ratio": ratio.median,
-        "ratio_spread": [ratio.low, ratio.high],
-        "baseline_ms": slow.median,
-        "baseline_spread_ms": [slow.low, slow.high],
-        "ours_ms": fast.median,
-        "ours_spread_ms": [fast.low, fast.high],
-        "rounds": rounds,
-        "max_abs_difference": difference,
+
+    return lambda: adaptive()[0], adaptive()[1]
+
+
+def measure_iterations(
+    context: Context, state: Tensor, *, runs: Mapping[str, Run], depths: tuple[int, int], rounds: int
+) -> dict[str, float]:
+    """Milliseconds of one iteration by path: what a deeper query takes more, shared among its iterations."""
+    few, many = depths
+    calls = {
+        f"{name} at {depth}": lambda run=run, depth=depth: run(context, state, FixedDepth(depth))
+        for name, run in runs.items()
+        for depth in depths
     }
+    samples = interleave(calls, rounds=rounds)
+
+    def one(name: str) -> float:
+        pairs = zip(samples[f"{name} at {few}"], samples[f"{name} at {many}"], strict=True)
+        return Spread.of([(deep - shallow) / (many - few) for shallow, deep in pairs]).median
+
+    return {name: one(name) for name in runs}
 
 
 def measure_memory(depth: int) -> float:
@@ -99,33 +138,69 @@ def measure_memory(depth: int) -> float:
 
 
 def run(
-    config: HeadConfig, *, vision_tokens: int, latent_tokens: int, depths: Sequence[int], rounds: int
-) -> Any:
-    """Measure every depth; memory is added by `main`, as it needs processes of its own."""
-    head, context, initial_state = build(config, vision_tokens=vision_tokens, latent_tokens=latent_tokens)
+    config: HeadConfig,
+    *,
+    vision_tokens: int,
+    latent_tokens: int,
+    depths: Sequence[int],
+    rounds: int,
+    paths: Sequence[str],
+    adaptive_depth: int | None = ADAPTIVE_DEPTH,
+) -> dict[str, Any]:
+    """Measure every depth on every path; memory and limits are added by `main`."""
+    head, context, state = build(config, vision_tokens=vision_tokens, latent_tokens=latent_tokens)
+    rules: list[StopRule] = [FixedDepth(depth) for depth in depths]
+    if adaptive_depth is not None:
+        rules += adaptive_rules(head, context, state, depth=adaptive_depth)
+    runs = {name: PATHS[name](head) for name in paths}
     rows = []
-    for depth in depths:
-        rows.append(measure_depth(head, context, initial_state, depth=depth, rounds=rounds))
-        print(format_row(rows[-1]), flush=True)
+    for rule in rules:
+        rows += measure(head, context, state, rule=rule, runs=runs, rounds=rounds)
+        print("\n".join(format_row(row) for row in rows[-len(runs) :]), flush=True)
     return {
-        "schema": 1,
-        "what": "recurrent-depth head, batch 1, float32",
+        "schema": 2,
+        "what": "recurrent-depth head, batch 1",
         "timer": TIMER,
         "hardware": hardware(),
         "config": asdict(config) | {"vision_tokens": vision_tokens, "latent_tokens": latent_tokens},
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
         "rows": rows,
+        "iteration_ms": measure_iterations(
+            context, state, runs=runs, depths=(min(depths), max(depths)), rounds=rounds
+        ),
     }
 
 
-HEADER = f"{'depth':>5} {'ratio':>7} {'(quartiles)':>15} {'plain loop ms':>14} {'ours ms':>9}"
+HEADER = (
+    f"{'rule':<22} {'path':<14} {'ratio':>7} {'(quartiles)':>15} {'plain ms':>9} {'ours ms':>8} {'error':>8}"
+)
 
 
 def format_row(row: dict[str, Any]) -> str:
     """One line of the table, ratio first."""
+    name, _, rest = row["rule"].partition(":")
+    rule = f"depth {rest}" if name == "fixed" else f"{name.removesuffix('_change')} ({row['depth']})"
     spread = f"({row['ratio_spread'][0]:.2f}..{row['ratio_spread'][1]:.2f})"
-    times = f"{row['baseline_ms']:>14.1f} {row['ours_ms']:>9.1f}"
-    return f"{row['depth']:>5} {row['ratio']:>6.2f}x {spread:>15} {times}"
+    times = f"{row['baseline_ms']:>9.1f} {row['ours_ms']:>8.1f}"
+    return (
+        f"{rule:<22} {row['path']:<14} {row['ratio']:>6.2f}x {spread:>15} {times} "
+        f"{row['max_abs_difference']:>8.1e}"
+    )
+
+
+def peak_memories() -> dict[str, Any]:
+    """Peak memory of a query at the least and the greatest depth."""
+    rows = [
+        {"depth": depth, "mib": float(run_fresh("benchmarks.head", "--memory-at", str(depth)))}
+        for depth in MEMORY_DEPTHS
+    ]
+    for row in rows:
+        print(f"peak memory of a query at depth {row['depth']:>2}: {row['mib']:.1f} MiB")
+    return {
+        "method": "VmHWM of a fresh process during its first query, above its resident memory before it "
+        "(weights and features loaded); includes the buffers that libraries allocate once",
+        "rows": rows,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -134,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/bench/head.json"))
     parser.add_argument("--rounds", type=int, default=9, help="timings of each candidate at each depth")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--paths", nargs="+", default=list(PATHS), help=f"of {', '.join(PATHS)}")
     parser.add_argument(
         "--memory-at", type=int, metavar="DEPTH", help="print the peak memory of one query and stop"
     )
@@ -142,20 +218,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.memory_at is not None:
         print(measure_memory(options.memory_at))
         return
-    print(f"head at the paper's size, batch 1, float32, {options.threads} thread(s); {TIMER}\n{HEADER}")
+    for path in options.paths:
+        if path not in PATHS:
+            raise ConfigError(f"unknown path {path!r}.{nearest(path, PATHS)}")
+    print(f"head at the paper's size, batch 1, {options.threads} thread(s); {TIMER}\n{HEADER}")
     result = run(
-        PAPER, vision_tokens=VISION_TOKENS, latent_tokens=LATENT_TOKENS, depths=DEPTHS, rounds=options.rounds
+        PAPER,
+        vision_tokens=VISION_TOKENS,
+        latent_tokens=LATENT_TOKENS,
+        depths=DEPTHS,
+        rounds=options.rounds,
+        paths=options.paths,
     )
-    result["peak_memory"] = {
-        "method": "VmHWM of a fresh process during its first query, above its resident memory before it "
-        "(weights and features loaded); includes the buffers that libraries allocate once",
-        "rows": [
-            {"depth": depth, "mib": float(run_fresh("benchmarks.head", "--memory-at", str(depth)))}
-            for depth in MEMORY_DEPTHS
-        ],
-    }
-    for row in result["peak_memory"]["rows"]:
-        print(f"peak memory of a query at depth {row['depth']:>2}: {row['mib']:.1f} MiB")
+    result["possible"] = roofline.possible(
+        PAPER,
+        tokens=VISION_TOKENS + LATENT_TOKENS + 1,
+        iteration_ms=result["iteration_ms"],
+        number_bytes={path: WEIGHT_BYTES[precision_of(path)] for path in options.paths},
+    )
+    result["peak_memory"] = peak_memories()
     write_json(options.output, result)
     print(f"written: {options.output}")
 

@@ -8,9 +8,9 @@ from statistics import median
 import pytest
 import torch
 
-from benchmarks import baseline, harness
+from benchmarks import baseline, harness, paths, roofline
 from benchmarks import head as benchmark
-from rdvla.head import HeadConfig
+from rdvla.head import ActionChange, FixedDepth, HeadConfig
 
 SMALL = HeadConfig(hidden_dim=32, num_heads=4, prelude=("middle",), core=("late", "middle"), coda=("late",))
 
@@ -24,22 +24,65 @@ def test_plain_loop_gives_the_same_actions(depth: int):
     assert not torch.allclose(plain, baseline.plain_loop(head, context, depth=depth + 1, initial_state=state))
 
 
+def test_the_plain_adaptive_loop_stops_where_ours_does():
+    head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
+    for threshold in (1e-2, 1e-3, 1e-5):
+        ours = head(context, depth=ActionChange(threshold), initial_state=state)
+        plain, depth = baseline.plain_adaptive_loop(
+            head, context, threshold=threshold, max_depth=32, initial_state=state
+        )
+        assert ours.depth.tolist() == [depth]
+        torch.testing.assert_close(ours.actions, plain, atol=1e-5, rtol=1e-5)
+
+
 def test_rows(capsys: pytest.CaptureFixture[str]):
-    result = benchmark.run(SMALL, vision_tokens=6, latent_tokens=3, depths=(1, 2), rounds=3)
-    assert [row["depth"] for row in result["rows"]] == [1, 2]
+    result = benchmark.run(
+        SMALL,
+        vision_tokens=6,
+        latent_tokens=3,
+        depths=(1, 2),
+        rounds=3,
+        paths=["eager fp32"],
+        adaptive_depth=4,
+    )
+    assert [row["depth"] for row in result["rows"]] == [1, 2, 4, 4]
     for row in result["rows"]:
         assert {"baseline_ms", "ours_ms", "ratio", "ratio_spread"} <= row.keys()
         assert row["ratio_spread"][0] <= row["ratio"] <= row["ratio_spread"][1]
-        assert row["max_abs_difference"] < benchmark.TOLERANCE
+        assert row["max_abs_difference"] < 1e-4
+    assert result["iteration_ms"].keys() == {"eager fp32"}
     assert json.loads(json.dumps(result, allow_nan=False))["config"]["vision_tokens"] == 6
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_heads_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(benchmark, "plain_loop", lambda head, *_args, **_kwargs: torch.ones(1, 8, 7))
     head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
-    with pytest.raises(RuntimeError, match="disagree"):
-        benchmark.measure_depth(head, context, state, depth=1, rounds=1)
+    runs = {"eager fp32": paths.eager(head)}
+    with pytest.raises(RuntimeError, match="disagrees"):
+        benchmark.measure(head, context, state, rule=FixedDepth(1), runs=runs, rounds=1)
+
+
+def test_an_iteration_moves_its_weights_and_keys_once():
+    config = HeadConfig()  # the paper's: 896 wide, two core blocks, 577 tokens
+    work = roofline.iteration(config, tokens=577)
+    numbers = 2 * (18 * 896**2 + 2 * 577 * 896) + 896**2
+    assert work.bytes == 4 * numbers
+    assert work.multiplications == 8 * numbers + 2 * 2 * 64 * 896
+    limits = roofline.Limits(bytes_per_second=work.bytes, multiplications_per_second=2 * work.multiplications)
+    assert limits.milliseconds(work) == 1000
+
+
+def test_each_path_comes_as_near_as_its_time_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(roofline, "measure_limits", lambda: roofline.Limits(1e9, 1e15))
+    result = roofline.possible(
+        SMALL,
+        tokens=10,
+        iteration_ms={"eager fp32": 1.0, "compiled bf16": 1.0},
+        number_bytes={"eager fp32": 4, "compiled bf16": 2},
+    )
+    full, half = result["rows"]
+    assert full["achieved"] == pytest.approx(2 * half["achieved"]) == pytest.approx(full["least_ms"])
 
 
 def test_interleave_turns_the_order():

@@ -1,0 +1,49 @@
+"""What the head's benchmark runs on: random weights and features of the paper's sizes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rdvla.head import ActionChange, Context, DeferredActionChange, HeadConfig, RecurrentDepthHead
+
+PAPER = HeadConfig()
+VISION_TOKENS, LATENT_TOKENS = 512, 64  # M, L
+
+
+def build(
+    config: HeadConfig, *, vision_tokens: int, latent_tokens: int
+) -> tuple[RecurrentDepthHead, Context, Tensor]:
+    """Return a head with random weights, a random context of one observation, and an initial state."""
+    torch.manual_seed(0)
+    head = RecurrentDepthHead(config).eval().requires_grad_(False)
+    for block in (*head.prelude, *head.core, *head.coda):
+        block.cross_attention.vision_gate.fill_(
+            0.5
+        )  # as if trained: a gate of 0 would hide the vision tokens
+    generator = torch.Generator().manual_seed(1)
+    width = config.context_width
+    context = head.context(
+        vision={level: torch.randn(1, vision_tokens, width, generator=generator) for level in config.levels},
+        latents={level: torch.randn(1, latent_tokens, width, generator=generator) for level in config.levels},
+        proprio=torch.randn(1, 1, width, generator=generator),
+    )
+    return head, context, head.initial_state(1, generator)
+
+
+def adaptive_rules(
+    head: RecurrentDepthHead, context: Context, state: Tensor, *, depth: int
+) -> tuple[ActionChange, DeferredActionChange]:
+    """The paper's rule, and the same with the coda deferred, that stop this query at `depth`.
+
+    Raises:
+        RuntimeError: no threshold does, as the action change does not fall at that depth.
+    """
+    trace = head(context, depth=depth, initial_state=state, trace=True).trace
+    actions, latents = trace.action_change[1:, 0], trace.latent_change[1:, 0]
+    lowest_before, there = float(actions[:-1].min()), float(actions[-1])
+    if not there < lowest_before:
+        raise RuntimeError(f"the action change at depth {depth}, {there}, is not the smallest so far")
+    threshold = (there * lowest_before) ** 0.5
+    gate = (float(latents[-1]) * float(latents[-2])) ** 0.5  # between the last two iterations
+    return ActionChange(threshold), DeferredActionChange(threshold, coda_below=gate)

@@ -1,0 +1,123 @@
+"""What one iteration of the head must move and compute, and how fast this machine could do it.
+
+Counts follow from the sizes alone. The machine's own limits are measured: memory by summing a buffer far
+larger than any cache, arithmetic by a product of large matrices.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rdvla.head import HeadConfig
+
+BUFFER = 2**28  # numbers of float32: 1 GiB
+SIDE = 1536  # of the matrices: their product is bound by arithmetic
+
+
+@dataclass(frozen=True)
+class Work:
+    """Bytes that must be read, and multiply-adds that must be done."""
+
+    bytes: float
+    multiplications: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine can do with the threads that torch has now."""
+
+    bytes_per_second: float
+    multiplications_per_second: float  # float32
+
+    def milliseconds(self, work: Work) -> float:
+        """The least time that a piece of work can take: the longer of moving and computing."""
+        seconds = max(
+            work.bytes / self.bytes_per_second, work.multiplications / self.multiplications_per_second
+        )
+        return 1000 * seconds
+
+
+def iteration(config: HeadConfig, *, tokens: int, number_bytes: int = 4) -> Work:
+    """One iteration of the core for one sample, keys and values at hand: weights, keys and values, once each.
+
+    Args:
+        config: of the head.
+        tokens: of the context, L + 1 + M.
+        number_bytes: of a weight; keys and values have as many.
+    """
+    width, chunk, blocks = config.hidden_dim, config.chunk_size, len(config.core)
+    weights = blocks * block_weights(config) + width**2  # and the state's half of the adapter
+    attention = blocks * 2 * tokens * width
+    products = chunk * (weights + attention) + blocks * 2 * chunk**2 * width
+    return Work(bytes=number_bytes * (weights + attention), multiplications=products)
+
+
+def block_weights(config: HeadConfig) -> int:
+    """Numbers that one block reads in each iteration: without the context's projections."""
+    return (4 + 2 + 3 * config.feedforward_multiple) * config.hidden_dim**2
+
+
+def measure_limits() -> Limits:
+    """Memory bandwidth and float32 arithmetic of this machine; the best of several tries each."""
+    buffer = torch.ones(BUFFER)
+    left, right = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
+    return Limits(
+        bytes_per_second=4 * BUFFER / _best(lambda: buffer.sum()),
+        multiplications_per_second=SIDE**3 / _best(lambda: left @ right),
+    )
+
+
+def _best(run: Callable[[], object], tries: int = 7) -> float:
+    """Seconds of the fastest try: a limit is what the machine can do."""
+    run()
+    seconds = []
+    for _ in range(tries):
+        before = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - before)
+    return min(seconds)
+
+
+def possible(
+    config: HeadConfig, *, tokens: int, iteration_ms: Mapping[str, float], number_bytes: Mapping[str, int]
+) -> dict[str, Any]:
+    """What an iteration must move and do, what the machine can, and how near each path comes.
+
+    Args:
+        config: of the head.
+        tokens: of the context, L + 1 + M.
+        iteration_ms: measured, by path.
+        number_bytes: of a weight, by path.
+    """
+    limits = measure_limits()
+    rows = []
+    for path, spent in iteration_ms.items():
+        work = iteration(config, tokens=tokens, number_bytes=number_bytes[path])
+        least = limits.milliseconds(work)
+        rows.append(
+            {
+                "path": path,
+                "iteration_ms": spent,
+                "least_ms": least,
+                "achieved": least / spent,
+                "mib": work.bytes / 2**20,
+                "million_multiplications": work.multiplications / 1e6,
+            }
+        )
+        print(
+            f"an iteration, {path}: {spent:.1f} ms; {work.bytes / 2**20:.0f} MiB and "
+            f"{work.multiplications / 1e6:.0f} M multiplications need {least:.1f} ms: "
+            f"{100 * least / spent:.0f}% of what is possible"
+        )
+    return {
+        "method": "least time: the longer of reading weights, keys and values once at the bandwidth of "
+        "summing 1 GiB, and of the multiplications at the speed of a large float32 product; in the same run",
+        "gib_per_second": limits.bytes_per_second / 2**30,
+        "gigamultiplications_per_second": limits.multiplications_per_second / 1e9,
+        "rows": rows,
+    }
