@@ -11,7 +11,19 @@ from collections.abc import Sequence
 from rdvla import __version__
 from rdvla.errors import RDVLAError, nearest
 
-VERBS = ("demos", "train", "eval", "report", "compare", "moments", "convert", "info", "push", "bench")
+VERBS = (
+    "demos",
+    "train",
+    "eval",
+    "report",
+    "compare",
+    "moments",
+    "calibrate",
+    "convert",
+    "info",
+    "push",
+    "bench",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +58,6 @@ def _overview() -> str:
     lines = ["usage: rdvla VERB [--config FILE.yaml] [--option value] ... [--debug]", "", "verbs:"]
     for verb in VERBS:
         summary = (importlib.import_module(f"rdvla.cli.{verb}").run.__doc__ or "").splitlines()[0]
-        lines.append(f"  {verb:<8}{summary}")
+        lines.append(f"  {verb:<10}{summary}")
     lines += ["", "`rdvla VERB --help` lists a verb's options; --debug (or RDVLA_DEBUG=1) shows tracebacks."]
     return "\n".join(lines)

@@ -100,7 +100,8 @@ def _write_back(options: argparse.Namespace) -> None:
 
 def _check_attention(options: argparse.Namespace) -> None:
     from rdvla.policy import RDVLAPolicy, choose_device
-    from rdvla.training.attention_check import compare_attention, format_comparison, open_samples
+    from rdvla.training.attention_check import compare_attention, format_comparison
+    from rdvla.training.samples import open_samples
 
     names = dict(pair.partition("=")[::2] for pair in options.dataset_cameras)
     policy = RDVLAPolicy.from_pretrained(options.source).to(choose_device("auto"))

@@ -20,43 +20,11 @@ from rdvla.backbone.prismatic.config import Attention
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
+from rdvla.training.samples import observe, spread_rows
 
 KINDS: tuple[Attention, ...] = ("causal", "bidirectional")
 _SEED = 0  # of the initial states, which both settings share
 _AT_ONCE = 4  # samples
-
-
-def open_samples(
-    policy: RDVLAPolicy, dataset: str, *, camera_names: Mapping[str, str], resize: bool
-) -> EpisodeDataset:
-    """Open a dataset with the policy's cameras and sizes.
-
-    Args:
-        policy: says what is read.
-        dataset: folder or hub id.
-        camera_names: other names for the dataset's cameras, as {"image": "agentview"}.
-        resize: scale images to the policy's size.
-
-    Raises:
-        ConfigError: state or actions have another size than the policy's.
-        DatasetError: the dataset is missing or damaged.
-    """
-    config = policy.config
-    opened = EpisodeDataset(
-        dataset,
-        chunk_size=config.head.chunk_size,
-        cameras=config.cameras,
-        camera_names=camera_names,
-        image_size=config.image_size if resize else None,
-    )
-    for name, wanted, found in (
-        ("state", config.state_dim, opened.state_dim),
-        ("action", config.head.action_dim, opened.action_dim),
-    ):
-        if wanted != found:
-            raise ConfigError(f"the policy's {name} has {wanted} dimensions, that of {opened.name} {found}")
-    return opened
 
 
 @torch.no_grad()
@@ -83,13 +51,13 @@ def compare_attention(
     if samples < 1 or depth < 1:
         raise ConfigError(f"samples and depth must be at least 1, got {samples} and {depth}")
     count = min(samples, len(dataset))
-    rows = dataset.sample_index[torch.linspace(0, len(dataset) - 1, count).long().numpy()]
+    rows = spread_rows(dataset, at_most=count)
     before = backbone.config
     losses: dict[str, Tensor] = {kind: torch.empty(0) for kind in KINDS}
     try:
         for start in range(0, count, _AT_ONCE):
             of_batch = rows[start : start + _AT_ONCE]
-            inputs = policy.frozen_inputs(_observe(dataset, of_batch))  # the same for both
+            inputs = policy.frozen_inputs(observe(dataset, of_batch))  # the same for both
             for kind in KINDS:
                 backbone.config = replace(before, attention=kind)
                 wrong = _losses(policy, dataset, of_batch, inputs, depth=depth)
@@ -115,12 +83,6 @@ def format_comparison(losses: Mapping[str, Tensor]) -> str:
     else:
         lines.append("The samples do not tell them apart: take more, or other data.")
     return "\n".join(lines)
-
-
-def _observe(dataset: EpisodeDataset, rows: NDArray[np.int64]) -> Observation:
-    return Observation(
-        images=dataset.images(rows), state=dataset.state(rows), instruction=dataset.instructions(rows)
-    )
 
 
 def _losses(

@@ -1,0 +1,181 @@
+"""Stop rules without the coda, calibrated on demonstrations so that they keep the paper's promise.
+
+The paper's rule reads the actions in every iteration and stops where they change by less than delta. The
+latent state is at hand anyway. Two thresholds on its relative change are found from samples:
+
+- for `latent_change`: the largest at which, among n samples, at most a share `risk` stops while the actions
+  still change by delta or more, counted as (violations + 1) / (n + 1) <= risk (conformal risk control,
+  Angelopoulos et al., 2024: the expected risk of a new exchangeable sample is then below `risk`);
+- for `deferred_action_change`: the value above which no sample stops by the paper's rule but a share `risk`
+  of them (a split-conformal quantile), so that the coda need not run there.
+
+Samples of one episode resemble each other; half of the episodes calibrate, the others tell what came of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from rdvla.data import EpisodeDataset, split_episodes
+from rdvla.errors import ConfigError, RDVLAError
+from rdvla.head import ActionChange, DeferredActionChange, LatentChange, StopRule
+from rdvla.policy import RDVLAPolicy
+from rdvla.training.changes import Changes, Floats, changes_of
+from rdvla.training.samples import spread_rows
+
+_SEED = 0  # of the split
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rule did on samples that it was not calibrated on."""
+
+    rule: str
+    mean_depth: float
+    mean_coda_reads: float  # batches of one or two states that the coda read
+    moving: float  # share of samples that stopped while the actions changed by delta or more
+    same_depth: float  # share that stopped where the paper's rule does
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Two calibrated rules beside the paper's."""
+
+    delta: float
+    risk: float
+    calibration_samples: int
+    test_samples: int
+    outcomes: tuple[Outcome, ...]  # of the paper's rule, the latent one, the deferred one, on the test half
+
+    def table(self) -> str:
+        """The outcomes as lines of text."""
+        lines = [
+            f"{self.calibration_samples} samples calibrated, {self.test_samples} of other episodes tested; "
+            f"delta {self.delta:g}, risk {self.risk:g}",
+            f"{'rule':<44} {'depth':>6} {'coda':>6} {'moving':>7} {'same depth':>11}",
+        ]
+        lines += [
+            f"{one.rule:<44} {one.mean_depth:>6.2f} {one.mean_coda_reads:>6.2f} {one.moving:>7.1%} "
+            f"{one.same_depth:>11.1%}"
+            for one in self.outcomes
+        ]
+        return "\n".join(lines)
+
+
+def calibrate(
+    policy: RDVLAPolicy,
+    dataset: EpisodeDataset,
+    *,
+    samples: int,
+    delta: float,
+    risk: float,
+    max_depth: int = 32,
+    console: Console | None = None,
+) -> Calibration:
+    """Find and test the thresholds of both rules.
+
+    Args:
+        policy: it is left as it is.
+        dataset: demonstrations, best of the kind that the policy was not trained on.
+        samples: at most so many, evenly spread; half of the episodes calibrate.
+        delta: the paper's threshold.
+        risk: share of samples that may break the promise.
+        max_depth: every sample stops there.
+        console: for the progress bar.
+
+    Raises:
+        ConfigError: a number is out of range, or there are too few samples for the risk.
+        RDVLAError: hardly any sample satisfies the paper's rule, so that there is nothing to calibrate to.
+    """
+    if samples < 2 or not delta > 0 or not 0 < risk < 1 or max_depth < 2:
+        raise ConfigError(
+            f"samples must be at least 2, delta positive, risk between 0 and 1 and max_depth at least 2, got "
+            f"{samples}, {delta}, {risk} and {max_depth}"
+        )
+    fitting, testing = (
+        spread_rows(dataset.subset(episodes), at_most=(samples + 1) // 2)
+        for episodes in split_episodes(dataset, 0.5, _SEED)
+    )
+    if min(len(fitting), len(testing)) < 1 / risk:
+        raise ConfigError(
+            f"a risk of {risk:g} takes at least {int(np.ceil(1 / risk))} samples on either side, there are "
+            f"{len(fitting)} and {len(testing)}: take more samples or a larger risk"
+        )
+    changes = changes_of(policy, dataset, np.concatenate([fitting, testing]), max_depth, console=console)
+    known = Changes(changes.action[:, : len(fitting)], changes.latent[:, : len(fitting)])
+    new = Changes(changes.action[:, len(fitting) :], changes.latent[:, len(fitting) :])
+    paper = ActionChange(delta, max_depth=max_depth)
+    rules = (
+        paper,
+        LatentChange(latent_threshold(known, paper, risk=risk), max_depth=max_depth),
+        DeferredActionChange(delta, coda_below=deferral(known, paper, risk=risk), max_depth=max_depth),
+    )
+    outcomes = tuple(outcome(rule, new, paper=paper) for rule in rules)
+    return Calibration(delta, risk, known.samples, new.samples, outcomes)
+
+
+def latent_threshold(changes: Changes, paper: ActionChange, *, risk: float) -> float:
+    """The largest threshold of `latent_change` that keeps the risk.
+
+    Where actions move on while the state hardly does, that is one below which hardly any sample ever comes.
+    """
+    latents = changes.latent[1 : paper.max_depth]
+    candidates = np.unique(np.quantile(latents[latents > 0], np.linspace(0, 1, 401)))
+    chosen = candidates[0]  # the strictest: no sample's change is below it
+    for candidate in candidates[1:]:
+        stops = changes.stops(LatentChange(float(candidate), max_depth=paper.max_depth))
+        moving = (changes.at(changes.action, stops) >= paper.threshold) & (stops < paper.max_depth)
+        if (moving.sum() + 1) / (changes.samples + 1) > risk:
+            break
+        chosen = candidate
+    return float(chosen)
+
+
+def deferral(changes: Changes, paper: ActionChange, *, risk: float) -> float:
+    """The latent change below which all but a share `risk` of the samples are when the paper's rule stops.
+
+    Raises:
+        RDVLAError: too few samples ever satisfy the paper's rule.
+    """
+    stops = changes.stops(paper)
+    satisfied = changes.at(changes.action, stops) < paper.threshold
+    latents = np.sort(changes.at(changes.latent, stops)[satisfied])
+    rank = int(np.ceil((len(latents) + 1) * (1 - risk)))  # split-conformal quantile
+    if rank > len(latents):
+        raise RDVLAError(
+            f"only {len(latents)} samples stop by action_change:{paper.threshold:g} within {paper.max_depth} "
+            f"iterations, too few for a risk of {risk:g}: take more samples, or a larger delta or risk"
+        )
+    # A threshold is compared by "less than": the next number up lets the sample at the quantile pass.
+    return float(np.nextafter(np.float32(latents[rank - 1]), np.float32(np.inf)))
+
+
+def outcome(rule: StopRule, changes: Changes, *, paper: ActionChange) -> Outcome:
+    """What a rule does on samples."""
+    stops = changes.stops(rule)
+    stopped_by_itself = stops < rule.max_depth
+    moving = (changes.at(changes.action, stops) >= paper.threshold) & stopped_by_itself
+    return Outcome(
+        rule=rule.describe(),
+        mean_depth=float(stops.mean()),
+        mean_coda_reads=float(_coda_reads(rule, changes, stops).mean()),
+        moving=float(moving.mean()),
+        same_depth=float((stops == changes.stops(paper)).mean()),
+    )
+
+
+def _coda_reads(rule: StopRule, changes: Changes, stops: NDArray[np.int64]) -> Floats:
+    if not rule.reads_actions:
+        return np.ones(changes.samples)
+    if not isinstance(rule, DeferredActionChange):
+        every: Floats = stops.astype(np.float64)
+        return every
+    iterations = np.arange(1, len(changes.latent) + 1)[:, None]
+    asked = (changes.latent < rule.coda_below) & (iterations >= rule.min_depth) & (iterations <= stops)
+    at_limit = (stops == rule.max_depth) & ~changes.at(asked.astype(np.float64), stops).astype(bool)
+    reads: Floats = (asked.sum(axis=0) + at_limit).astype(np.float64)
+    return reads

@@ -1,0 +1,59 @@
+"""Samples of a dataset as a policy would see them on a robot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.data import EpisodeDataset
+from rdvla.errors import ConfigError
+from rdvla.policy import RDVLAPolicy
+from rdvla.processing import Observation
+
+
+def open_samples(
+    policy: RDVLAPolicy, dataset: str, *, camera_names: Mapping[str, str], resize: bool
+) -> EpisodeDataset:
+    """Open a dataset with the policy's cameras and sizes.
+
+    Args:
+        policy: says what is read.
+        dataset: folder or hub id.
+        camera_names: other names for the dataset's cameras, as {"image": "agentview"}.
+        resize: scale images to the policy's size.
+
+    Raises:
+        ConfigError: state or actions have another size than the policy's.
+        DatasetError: the dataset is missing or damaged.
+    """
+    config = policy.config
+    opened = EpisodeDataset(
+        dataset,
+        chunk_size=config.head.chunk_size,
+        cameras=config.cameras,
+        camera_names=camera_names,
+        image_size=config.image_size if resize else None,
+    )
+    for name, wanted, found in (
+        ("state", config.state_dim, opened.state_dim),
+        ("action", config.head.action_dim, opened.action_dim),
+    ):
+        if wanted != found:
+            raise ConfigError(f"the policy's {name} has {wanted} dimensions, that of {opened.name} {found}")
+    return opened
+
+
+def spread_rows(dataset: EpisodeDataset, *, at_most: int) -> NDArray[np.int64]:
+    """Rows of up to `at_most` samples, evenly spread over the dataset."""
+    places = np.linspace(0, len(dataset) - 1, min(at_most, len(dataset)))
+    rows: NDArray[np.int64] = dataset.sample_index[places.astype(np.int64)]
+    return rows
+
+
+def observe(dataset: EpisodeDataset, rows: NDArray[np.int64]) -> Observation:
+    """The observations of some rows."""
+    return Observation(
+        images=dataset.images(rows), state=dataset.state(rows), instruction=dataset.instructions(rows)
+    )

@@ -1,0 +1,132 @@
+"""Calibrated stop rules keep their promise, on traces that say so by construction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from rdvla.cli import main
+from rdvla.errors import RDVLAError
+from rdvla.files import read_json
+from rdvla.head import ActionChange, DeferredActionChange, LatentChange, parse_rule
+from rdvla.policy import RDVLAPolicy
+from rdvla.training import train
+from rdvla.training.calibration import deferral, latent_threshold, outcome
+from rdvla.training.changes import Changes, changes_of
+from rdvla.training.samples import observe, open_samples
+from tests.training.tiny import train_config, write_dataset
+
+DEPTH = 32
+PAPER = ActionChange(1e-3)
+
+
+def decaying(samples: int, *, seed: int = 0) -> Changes:
+    """Latent changes that shrink at a rate of their own; actions follow them, noisily."""
+    rng = np.random.default_rng(seed)
+    rate = rng.uniform(0.5, 0.8, samples)
+    latent = rate ** np.arange(DEPTH)[:, None]
+    action = latent**2 * np.exp(rng.normal(0, 0.3, (DEPTH, samples)))
+    latent[0] = action[0] = np.nan
+    return Changes(action, latent)
+
+
+def test_stops_are_those_of_the_rules() -> None:
+    changes = Changes(
+        action=np.array([[np.nan, np.nan], [0.5, 0.5], [1e-4, 0.5], [1e-4, 0.5]]),
+        latent=np.array([[np.nan, np.nan], [0.9, 0.9], [0.5, 0.4], [0.1, 0.4]]),
+    )
+    assert changes.stops(ActionChange(1e-3, max_depth=4)).tolist() == [3, 4]
+    assert changes.stops(ActionChange(1.0, min_depth=3, max_depth=4)).tolist() == [3, 3]
+    assert changes.stops(LatentChange(0.45, max_depth=4)).tolist() == [4, 3]
+    assert changes.stops(DeferredActionChange(1e-3, coda_below=0.2, max_depth=4)).tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("risk", [0.02, 0.1])
+def test_the_share_that_still_moves_is_kept_and_used(risk: float) -> None:
+    shares = []
+    for seed in range(20):
+        known, new = decaying(500, seed=2 * seed), decaying(500, seed=2 * seed + 1)
+        rule = LatentChange(latent_threshold(known, PAPER, risk=risk))
+        assert outcome(rule, known, paper=PAPER).moving <= risk
+        shares.append(outcome(rule, new, paper=PAPER).moving)
+    assert (
+        0.3 * risk < np.mean(shares) < 1.15 * risk
+    )  # on average over draws: what conformal control promises
+
+
+def test_a_deferred_coda_is_read_less_and_stops_where_the_papers_rule_does() -> None:
+    known, new = decaying(500), decaying(500, seed=1)
+    rule = DeferredActionChange(1e-3, coda_below=deferral(known, PAPER, risk=0.02))
+    paper, deferred = (outcome(one, new, paper=PAPER) for one in (PAPER, rule))
+    assert deferred.same_depth > 0.95 and deferred.moving == 0
+    assert deferred.mean_coda_reads < 0.6 * paper.mean_coda_reads
+    assert paper.same_depth == 1
+
+
+def test_where_actions_never_settle_hardly_a_sample_stops() -> None:
+    known = Changes(np.ones((DEPTH, 500)), decaying(500).latent)
+    rule = LatentChange(latent_threshold(known, PAPER, risk=0.02))
+    assert (known.stops(rule) < DEPTH).mean() <= 0.02
+
+
+def test_what_cannot_be_calibrated_is_said() -> None:
+    changes = decaying(100)
+    with pytest.raises(RDVLAError, match="only 0 samples stop by action_change"):
+        deferral(Changes(np.ones_like(changes.action), changes.latent), PAPER, risk=0.02)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("calibration")
+    dataset = write_dataset(root / "data")
+    train(train_config(dataset, root / "run"), console=Console(quiet=True))
+    return root / "run" / "policy", dataset
+
+
+def test_the_command_tests_on_other_episodes_and_writes_rules_that_can_be_read(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy, dataset = trained
+    report = tmp_path / "report.json"
+    arguments = ["--samples", "40", "--delta", "0.5", "--risk", "0.2", "--output", str(report)]
+    assert main(["calibrate", str(policy), str(dataset), *arguments]) == 0
+    found = read_json(report)
+    assert found["calibration_samples"] > 0 and found["test_samples"] > 0
+    rules = [parse_rule(one["rule"]) for one in found["outcomes"]]
+    assert [type(rule) for rule in rules] == [ActionChange, LatentChange, DeferredActionChange]
+    printed = capsys.readouterr().out
+    assert all(one["rule"] in printed for one in found["outcomes"])
+
+
+def test_changes_stop_samples_where_the_head_does(trained: tuple[Path, Path]) -> None:
+    folder, dataset = trained
+    policy = RDVLAPolicy.from_pretrained(folder)
+    data = open_samples(policy, str(dataset), camera_names={}, resize=False)
+    rows = data.sample_index[:6]
+    changes = changes_of(policy, data, rows, DEPTH)
+    for rule in (ActionChange(0.5), LatentChange(0.3), DeferredActionChange(0.5, coda_below=0.4)):
+        generator = torch.Generator().manual_seed(0)
+        prediction = policy.predict(observe(data, rows), depth=rule, generator=generator)
+        assert changes.stops(rule).tolist() == prediction.depth.tolist()
+        assert int(prediction.depth.min()) < DEPTH
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 1}, "samples must be at least 2"),
+        ({"risk": 1.5}, "risk between 0 and 1"),
+        ({"samples": 10, "risk": 0.01}, "takes at least 100 samples"),
+    ],
+)
+def test_bad_numbers_are_refused_before_anything_runs(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str], options: dict[str, float], message: str
+) -> None:
+    policy, dataset = trained
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    assert main(["calibrate", str(policy), str(dataset), *arguments]) == 2
+    assert message in capsys.readouterr().err
