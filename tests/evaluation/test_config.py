@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rdvla.errors import ConfigError
-from rdvla.evaluation import EvaluationConfig, Setting, find_setting, run
+from rdvla.evaluation import EvaluationConfig, Setting, find_setting, parse_setting, run
 from rdvla.policy import choose_device
 from tests.tiny_models import CONFIG, make_policy
 
@@ -63,6 +63,10 @@ def test_a_setting_is_found_by_its_rule():
         find_setting("8", [*known, other])
     with pytest.raises(ConfigError, match="0 settings are called '12'"):
         find_setting("12", known)
+    warm = [parse_setting(rule, "8") for rule in ("8@final", "action_change:1e-3@shifted")]
+    assert [one.rule for one in warm] == ["fixed@final", "action_change:0.001@shifted"]
+    assert [find_setting(one.name, [*known, *warm]) for one in warm] == warm
+    assert parse_setting("8@noise", "8") == eight
 
 
 def test_the_execution_is_the_policys_where_none_is_given(tmp_path, monkeypatch):

@@ -76,6 +76,23 @@ def test_settings_and_worker_counts_share_their_starting_states(tmp_path):
     assert len(states(few)) == len(states(many))  # depth 2 met the S_0 that depth 1 had met
 
 
+def test_a_warm_start_begins_where_the_query_before_ended(tmp_path):
+    policy = StepPolicy()
+    rules = ("1", "1@final", "1@shifted")
+    results = run(
+        tmp_path, policy, workers=1, rules=rules, execution=("fixed:1",), tasks=("far",), episodes=1
+    )
+    assert [row.setting.describe() for row in results.rows] == ["depth 1", "depth 1@final", "depth 1@shifted"]
+    queries = [states for _, states in policy.queries]
+    count = len(queries) // 3
+    noise, final, shifted = (torch.cat(queries[i * count : (i + 1) * count]) for i in range(3))
+    assert len(set(noise[:, 0, 0].tolist())) == count
+    assert all(torch.equal(state, noise[0]) for state in final)  # this policy ends where it starts
+    assert torch.equal(shifted[0], noise[0])
+    assert torch.equal(shifted[1:, 0], shifted[:-1, 1])  # one of two actions was executed
+    assert torch.equal(shifted[1:, 1], noise[1:, 1])  # beyond the chunk's end
+
+
 def test_starting_seeds_differ_by_task_seed_and_query():
     seeds = {starting_seed(task, seed, query) for task in TASKS for seed in range(20) for query in range(20)}
     assert len(seeds) == 800

@@ -10,17 +10,24 @@ from rdvla.errors import ConfigError
 from rdvla.evaluation.setting import Setting
 from rdvla.execution import parse_execution
 from rdvla.head import FixedDepth, parse_rule
+from rdvla.head.warm_start import split_start
 from rdvla.policy.device import Device
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 
 
 def parse_setting(rule: str, execution: str) -> Setting:
-    """Read a stop rule and an execution rule; raises `ConfigError` for what is neither."""
-    parsed = parse_rule(rule)
+    """Read a stop rule, ``@start`` behind it or not, and an execution rule.
+
+    Raises:
+        ConfigError: a part is no such thing.
+    """
+    text, start = split_start(rule)
+    parsed = parse_rule(text)
     fixed = isinstance(parsed, FixedDepth)
+    behind = "" if start.kind == "noise" else f"@{start.kind}"
     return Setting(
-        rule=parsed.name if fixed else parsed.describe(),
+        rule=(parsed.name if fixed else parsed.describe()) + behind,
         depth=parsed.max_depth if fixed else None,
         execution=parse_execution(execution).describe(),
     )
@@ -55,7 +62,7 @@ class EvaluationConfig:
     tasks: tuple[str, ...] = ()  # tasks or sets of them; none: each environment's own choice (MT10, all)
     episodes: int = 25  # per task and setting; LIBERO has 50 official initial states a task
     seed: int = FIRST_EVALUATION_SEED  # episode i of every task and setting plays seed + i
-    rules: tuple[str, ...] = ("1", "2", "4", "8", "12", "action_change:1e-3")  # depths and adaptive rules
+    rules: tuple[str, ...] = ("1", "2", "4", "8", "12", "action_change:1e-3")  # depths, adaptive rules
     execution: tuple[str, ...] = ()  # how many actions of a chunk to run; none: as the policy says
     max_steps: int | None = None  # an episode without success ends here; null: as step_limits say
     step_limits: str | None = None  # limits by name: published, lerobot, short; null: the environment's own
@@ -81,7 +88,7 @@ class EvaluationConfig:
         self._check_steps()
         if not self.rules:
             raise ConfigError("rules is empty; name at least one")
-        rules = {parse_rule(rule).describe() for rule in self.rules}
+        rules = {parse_setting(rule, "1").rule_text for rule in self.rules}
         executions = {parse_execution(rule).describe() for rule in self.execution}
         if len(rules) < len(self.rules) or len(executions) < len(self.execution):
             raise ConfigError(f"a setting is named twice in rules {self.rules} x execution {self.execution}")

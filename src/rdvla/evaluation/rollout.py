@@ -21,7 +21,8 @@ from rdvla.evaluation.pool import Worker, WorkerPool
 from rdvla.evaluation.schedule import Schedule
 from rdvla.evaluation.setting import Setting
 from rdvla.execution import parse_execution
-from rdvla.head import Prediction, StopRule, parse_rule
+from rdvla.head import Prediction, StopRule, WarmStart, parse_rule
+from rdvla.head.warm_start import split_start
 from rdvla.processing import Observation
 
 
@@ -57,6 +58,8 @@ class Outcome:
 class _Record:
     depths: list[int] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
+    state: Tensor | None = None  # (1, K, D), what the last query ended with
+    executed: int = 0  # actions sent to be executed since
 
 
 def roll_out(
@@ -117,24 +120,30 @@ def _answer(policy: Policy, queries: Sequence[tuple[Worker, Query]], records: di
         horizons = parse_execution(setting.execution).horizon(prediction.depth).tolist()
         for row, (worker, _) in enumerate(group):
             depth = depths[row]
-            records[worker.number].depths.append(depth)
-            records[worker.number].milliseconds.append(spent)
+            record = records[worker.number]
+            record.depths.append(depth)
+            record.milliseconds.append(spent)
+            record.state, record.executed = prediction.state[row : row + 1], horizons[row]
             worker.reply(Reply(actions[row, : horizons[row]], depth))
 
 
 def _predict(
     policy: Policy, setting: Setting, group: Sequence[tuple[Worker, Query]], records: dict[int, _Record]
 ) -> Prediction:
-    states = []
-    for worker, _ in group:
-        assert worker.job is not None
-        query_number = len(records[worker.number].depths)
-        generator = torch.Generator().manual_seed(
-            starting_seed(worker.job.task, worker.job.seed, query_number)
-        )
-        states.append(policy.initial_state(1, generator=generator))
+    rule, start = split_start(setting.rule_text)
+    states = [_initial_state(policy, start, worker, records[worker.number]) for worker, _ in group]
     observation = Observation.collate([_observation(query) for _, query in group])
-    return policy.predict(observation, depth=parse_rule(setting.rule_text), initial_state=torch.cat(states))
+    return policy.predict(observation, depth=parse_rule(rule), initial_state=torch.cat(states))
+
+
+def _initial_state(policy: Policy, start: WarmStart, worker: Worker, record: _Record) -> Tensor:
+    """S_0 of one worker's query, (1, K, D); the first query of an episode starts from noise."""
+    assert worker.job is not None
+    seed = starting_seed(worker.job.task, worker.job.seed, len(record.depths))
+    noise = policy.initial_state(1, generator=torch.Generator().manual_seed(seed))
+    if record.state is None:
+        return noise
+    return start.start(noise, record.state.to(noise), torch.tensor([record.executed]))
 
 
 def _observation(query: Query) -> Observation:

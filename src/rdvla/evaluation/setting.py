@@ -9,14 +9,14 @@ from dataclasses import dataclass
 class Setting:
     """How deep the policy thinks, and how much of a chunk is executed."""
 
-    rule: str  # "fixed", or an adaptive rule with its parameters, e.g. "action_change:0.001"
+    rule: str  # "fixed" or "action_change:0.001", say; with "@shifted", say, where S_0 is not noise
     depth: int | None  # iterations under the fixed rule, None under an adaptive one
     execution: str  # e.g. "fixed:8"
 
     @property
     def rule_text(self) -> str:
-        """The stop rule as `rdvla.head.parse_rule` reads it."""
-        return self.rule if self.depth is None else str(self.depth)
+        """The stop rule and the start as `rdvla.head.split_start` reads them."""
+        return self.rule if self.depth is None else str(self.depth) + self._start
 
     @property
     def name(self) -> str:
@@ -25,4 +25,9 @@ class Setting:
 
     def describe(self) -> str:
         """A short name for tables, e.g. ``depth 8`` or ``action_change:0.001``."""
-        return self.rule if self.depth is None else f"depth {self.depth}"
+        return self.rule if self.depth is None else f"depth {self.depth}{self._start}"
+
+    @property
+    def _start(self) -> str:
+        _, at, start = self.rule.partition("@")
+        return at + start

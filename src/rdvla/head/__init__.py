@@ -15,6 +15,7 @@ from rdvla.head.stopping import (
     StopRule,
     parse_rule,
 )
+from rdvla.head.warm_start import WarmStart
 
 __all__ = [
     "ActionChange",
@@ -33,5 +34,6 @@ __all__ = [
     "RecurrentDepthHead",
     "StopRule",
     "Trace",
+    "WarmStart",
     "parse_rule",
 ]
