@@ -1,16 +1,18 @@
-"""Chunks in flight, one a sample of a batch of robots."""
+"""Chunks in flight, one a sample of a batch of robots. Imports no torch: arrays of numpy serve as well."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
+
+Action = TypeVar("Action")
 
 
-class ActionQueue:
+class ActionQueue(Generic[Action]):
     """Holds the actions that are still to be executed, for every sample by itself."""
 
     def __init__(self) -> None:
-        self._chunks: list[list[Tensor]] = []
+        self._chunks: list[list[Action]] = []
 
     def empty_rows(self, batch_size: int) -> list[int]:
         """Which samples have no action left.
@@ -27,17 +29,19 @@ class ActionQueue:
             )
         return [row for row, chunk in enumerate(self._chunks) if not chunk]
 
-    def refill(self, rows: list[int], actions: Tensor, horizon: Tensor) -> None:
+    def refill(
+        self, rows: Sequence[int], actions: Iterable[Iterable[Action]], horizon: Sequence[int]
+    ) -> None:
         """Take the first actions of a chunk for each of the given samples.
 
         Args:
             rows: n samples.
             actions: (n, K, A).
-            horizon: (n,) how many of the K to take.
+            horizon: how many of the K to take, for each of the n.
         """
-        for row, chunk, count in zip(rows, actions, horizon.tolist(), strict=True):
-            self._chunks[row] = list(chunk[:count])
+        for row, chunk, count in zip(rows, actions, horizon, strict=True):
+            self._chunks[row] = list(chunk)[:count]
 
-    def pop(self) -> Tensor:
-        """The next action of every sample, (B, A)."""
-        return torch.stack([chunk.pop(0) for chunk in self._chunks])
+    def pop(self) -> list[Action]:
+        """The next action of every sample, B of (A,)."""
+        return [chunk.pop(0) for chunk in self._chunks]
