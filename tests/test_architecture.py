@@ -26,7 +26,7 @@ ALLOWED = {
     "backbone": {"errors", "files", "head", "inputs"},
     "processing": {"errors", "inputs"},
     "execution": {"errors"},
-    "action_queue": set(),
+    "action_queue": {"errors"},
     "progress": set(),
     "policy": FOUNDATIONS | {"head", "backbone", "inputs", "processing", "execution", "action_queue"},
     "data": FOUNDATIONS,
@@ -34,6 +34,8 @@ ALLOWED = {
     "simulation": FOUNDATIONS | {"data", "progress"},
     "evaluation": FOUNDATIONS | {"head", "processing", "execution", "policy", "simulation", "progress"},
     "interop": FOUNDATIONS | {"head", "backbone", "processing", "policy"},
+    "runtime": {"errors", "files", "inputs", "execution", "action_queue"},
+    "export": FOUNDATIONS | {"head", "backbone", "processing", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything
 
@@ -41,6 +43,7 @@ TOP = {"__init__", "cli"}  # may import everything
 OPTIONAL = (
     "torchvision", "metaworld", "mujoco", "libero", "timm", "peft", "datasets", "lerobot", "pandas", "scipy",
     "sentence_transformers", "torchcodec", "imageio", "cv2",
+    "onnx", "onnx_ir", "onnxruntime", "onnxscript",
 )  # fmt: skip
 ROOMS = sorted(
     path.stem

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
+from rdvla.errors import InputError
+
 Action = TypeVar("Action")
 
 
@@ -18,12 +20,12 @@ class ActionQueue(Generic[Action]):
         """Which samples have no action left.
 
         Raises:
-            ValueError: the batch has another size than before.
+            InputError: the batch has another size than before.
         """
         if not self._chunks:
             self._chunks = [[] for _ in range(batch_size)]
         if len(self._chunks) != batch_size:
-            raise ValueError(
+            raise InputError(
                 f"the batch had {len(self._chunks)} samples and now has {batch_size}: "
                 "reset() the policy in between"
             )
