@@ -17,7 +17,6 @@ from rdvla.cli.export import run as run_verb
 from rdvla.errors import ConfigError, InputError, RDVLAError
 from rdvla.export import Report, export_policy
 from rdvla.export import folder as export_folder
-from rdvla.export.observed import observe_robot
 from rdvla.export.verify import as_stop
 from rdvla.head import ActionChange, FixedDepth, LatentChange
 from rdvla.policy import RDVLAPolicy
@@ -138,11 +137,11 @@ def test_a_folder_of_something_else_is_kept(policy: RDVLAPolicy, tmp_path: Path)
         OnnxPolicy.load(tmp_path)
 
 
-def test_other_backbones_are_refused_before_anything_is_exported() -> None:
+def test_other_backbones_are_refused_before_anything_is_exported(tmp_path: Path) -> None:
     policy = make_policy()
     policy.backbone = torch.nn.Identity()  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match="--part head"):
-        observe_robot(policy)
+    with pytest.raises(ConfigError, match=r"Identity cannot be exported as a whole.*--part head"):
+        export_policy(policy, tmp_path / "export")
 
 
 def test_an_export_that_acts_otherwise_is_not_written(

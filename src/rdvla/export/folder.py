@@ -14,11 +14,12 @@ import torch
 from rdvla.backbone import CompactConfig
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.export.join import alone, join
-from rdvla.export.observed import observe_features, observe_robot
+from rdvla.export.observed import exportable, observe_features, observe_robot
 from rdvla.export.pieces import BATCH, make_pieces
 from rdvla.export.quantize import quantize
 from rdvla.export.trace import Example, trace
 from rdvla.export.verify import (
+    DEPTH,
     Check,
     as_stop,
     check_head,
@@ -61,6 +62,7 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
         RDVLAError: the backbone cannot be exported, `output` holds something else, or a float32 export does
             not act as the policy; nothing is written then.
     """
+    exportable(policy.backbone)  # before gigabytes are copied
     plain = _in_float32(policy)
     observed, instruction = observe_robot(plain)
     pieces = make_pieces(plain.head, observed)
@@ -165,14 +167,14 @@ def _checked(precision: Precision, check: Callable[[], list[Check]]) -> list[Che
 
 
 def _bfloat16(policy: RDVLAPolicy, plain: RDVLAPolicy) -> float | None:
-    if policy.config == plain.config:
-        return None
+    """How far the policy as it is and its copy in float32 are apart, if at all."""
     observation = random_observation(plain)
     start = plain.initial_state(observation.batch_size, torch.Generator().manual_seed(0))
     first, second = (
-        one.predict(observation, depth=8, initial_state=start).actions for one in (policy, plain)
+        one.predict(observation, depth=DEPTH, initial_state=start.to(one.device)).actions.cpu()
+        for one in (policy, plain)
     )
-    return largest_difference(first.cpu(), second, plain.action_normalizer.normalize)
+    return largest_difference(first, second, plain.action_normalizer.normalize) or None
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdvla.backbone import CompactBackbone
+from rdvla.backbone import Backbone, CompactBackbone
 from rdvla.backbone.compact.text_encoders import ByteEncoder, PretrainedTextEncoder
 from rdvla.errors import ConfigError
 from rdvla.export.pieces import BATCH, Observed
@@ -52,18 +52,27 @@ def observe_features(head: RecurrentDepthHead) -> Observed:
     return Observed({"proprio": proprio, **inputs}, context, finish=torch.clone)
 
 
-def observe_robot(policy: RDVLAPolicy) -> tuple[Observed, InstructionEncoder]:
-    """The whole policy: what a robot sees and feels in, actions in its units out.
+def exportable(backbone: Backbone) -> CompactBackbone:
+    """The backbone, if its way to the features is nothing but operations on tensors.
 
     Raises:
-        ConfigError: it has a backbone whose way to the features is not only operations on tensors.
+        ConfigError: it is not.
     """
-    backbone, config = policy.backbone, policy.config
     if not isinstance(backbone, CompactBackbone):
         raise ConfigError(
             f"a policy with a {type(backbone).__name__} cannot be exported as a whole, only one with the "
             "compact backbone: export its head with --part head, and run the backbone with torch"
         )
+    return backbone
+
+
+def observe_robot(policy: RDVLAPolicy) -> tuple[Observed, InstructionEncoder]:
+    """The whole policy: what a robot sees and feels in, actions in its units out.
+
+    Raises:
+        ConfigError: it has a backbone that cannot be exported.
+    """
+    backbone, config = exportable(policy.backbone), policy.config
     side, width = config.image_size, backbone.text_token.in_features
     images = torch.zeros(BATCH, len(config.cameras), side, side, 3, dtype=torch.uint8)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rdvla.export.quiet import quiet
+
 if TYPE_CHECKING:
     import onnx
 
@@ -26,6 +28,7 @@ def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
         block_size=BLOCK, is_symmetric=True, accuracy_level=COMPUTE, bits=BITS
     )
     quantizer = MatMulNBitsQuantizer(model, algo_config=config)
-    quantizer.process()
+    with quiet():
+        quantizer.process()
     quantized: onnx.ModelProto = quantizer.model.model
     return quantized

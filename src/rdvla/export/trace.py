@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from rdvla.export.quiet import quiet
+
 if TYPE_CHECKING:
     import onnx
 
+LARGE = 2**40  # bytes or numbers: no limit
 OPSET = 18  # what torch writes by itself: other versions are converted from it
 
 Function = Callable[..., "Tensor | tuple[Tensor, ...]"]
@@ -57,11 +58,13 @@ def trace(owner: nn.Module, parts: Mapping[str, Part]) -> dict[str, Graph]:
     They are exported in one go, since each export takes seconds before it looks at its first operator.
     Weights have the same name in every graph.
     """
+    from onnxscript import optimizer
+
     inputs = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.inputs.items()}
     shapes = tuple(
         dict.fromkeys(example.varying, torch.export.Dim.DYNAMIC) or None for example in inputs.values()
     )
-    with _quiet(), torch.no_grad():
+    with quiet(), _plain_attention(), torch.no_grad():
         program = torch.onnx.export(
             _Together(owner, tuple(parts.values())).eval(),
             tuple(example.tensor.clone() for example in inputs.values()),  # one tensor twice is one input
@@ -72,8 +75,9 @@ def trace(owner: nn.Module, parts: Mapping[str, Part]) -> dict[str, Graph]:
             opset_version=OPSET,
             verbose=False,
         )
-    assert program is not None
-    model = program.model_proto
+        assert program is not None
+        # By itself it leaves slices of large weights to be cut out in every run.
+        model = optimizer.optimize(program.model_proto, input_size_limit=LARGE, output_size_limit=LARGE)
     assert not model.functions, "the exporter left calls of functions, which cannot be taken apart"
     return {name: _extract(model.graph, name, part) for name, part in parts.items()}
 
@@ -114,15 +118,11 @@ class _Together(nn.Module):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes on its own workings; errors are raised all the same."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    logging.disable(logging.WARNING)
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no counterpart in ONNX
+def _plain_attention() -> Iterator[None]:
+    """Without the fused operator of transformer layers, which has no counterpart in ONNX."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        logging.disable(logging.NOTSET)
+        torch.backends.mha.set_fastpath_enabled(fused)
