@@ -19,6 +19,7 @@ from rdvla.export import Report, export_policy
 from rdvla.export import folder as export_folder
 from rdvla.export.verify import as_stop
 from rdvla.head import ActionChange, FixedDepth, LatentChange
+from rdvla.head.stopping import DeferredActionChange
 from rdvla.policy import RDVLAPolicy
 from rdvla.runtime import OnnxHead, OnnxPolicy, Stop
 from tests.tiny_models import (
@@ -186,6 +187,13 @@ def test_the_verb_writes_int8(
     assert "fixed:8: actions differ" in capsys.readouterr().out
     assert loader.load(output).description.precision == "int8"
     assert json.loads((output / "runtime.json").read_text())["files"].keys() >= {"policy.onnx"}
+
+
+def test_a_rule_that_the_loop_lacks_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'deferred_action_change:0\.001:0\.1' cannot be exported, only fixed"
+    ):
+        as_stop(DeferredActionChange())
 
 
 def test_rules_have_the_same_defaults() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from rdvla.export.verify import (
 from rdvla.files import new_folder
 from rdvla.head import RecurrentDepthHead, StopRule
 from rdvla.policy import RDVLAPolicy, fingerprint
-from rdvla.runtime import Description, OnnxHead, OnnxPolicy
+from rdvla.runtime import Description, OnnxHead, OnnxPolicy, Stop
 from rdvla.runtime.description import GRAPH, INSTRUCTION_GRAPH, NAME
 
 if TYPE_CHECKING:
@@ -63,6 +62,7 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
             not act as the policy; nothing is written then.
     """
     exportable(policy.backbone)  # before gigabytes are copied
+    stop = as_stop(policy.stop_rule)
     plain = _in_float32(policy)
     observed, instruction = observe_robot(plain)
     pieces = make_pieces(plain.head, observed)
@@ -75,7 +75,7 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
         instruction.write_tokenizer(folder)
         config = plain.config
         description = replace(
-            _describe_head(plain.head, plain.stop_rule, config.execution, precision),
+            _describe_head(plain.head, stop, config.execution, precision),
             part="policy",
             cameras=config.cameras,
             image_size=config.image_size,
@@ -109,11 +109,14 @@ def export_head(
     Raises:
         RDVLAError: as `export_policy`.
     """
-    plain = copy.deepcopy(head).float().cpu().eval().requires_grad_(False)
+    default = as_stop(stop)  # which may refuse, and does so before anything takes long
+    plain = RecurrentDepthHead(head.config)  # a copy that is not compiled
+    plain.load_state_dict(head.state_dict())
+    plain.eval().requires_grad_(False)
     with _new_export(output, precision) as folder:
         pieces = make_pieces(plain, observe_features(plain))
         _save(join(pieces, trace(plain, pieces.parts)), folder / GRAPH, precision)
-        replace(_describe_head(plain, stop, execution, precision), weights=fingerprint(head)).write(folder)
+        replace(_describe_head(plain, default, execution, precision), weights=fingerprint(head)).write(folder)
         checks = _checked(precision, lambda: check_head(plain, stop, OnnxHead.load(folder, threads=1)))
     return Report(output, precision, _sizes(output), checks)
 
@@ -138,9 +141,7 @@ def _in_float32(policy: RDVLAPolicy) -> RDVLAPolicy:
     return plain.eval().requires_grad_(False)
 
 
-def _describe_head(
-    head: RecurrentDepthHead, stop: StopRule, execution: str, precision: Precision
-) -> Description:
+def _describe_head(head: RecurrentDepthHead, stop: Stop, execution: str, precision: Precision) -> Description:
     config = head.config
     return Description(
         part="head",
@@ -149,7 +150,7 @@ def _describe_head(
         action_dim=config.action_dim,
         hidden_dim=config.hidden_dim,
         initial_state_std=config.initial_state_std * float(head.gamma_init),
-        stop=as_stop(stop),
+        stop=stop,
         execution=execution,
     )
 

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdvla.errors import RDVLAError
+from rdvla.errors import ConfigError, RDVLAError
 from rdvla.head import FixedDepth, RecurrentDepthHead, StopRule
 from rdvla.head import Prediction as TorchPrediction
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
 from rdvla.runtime import OnnxHead, OnnxPolicy, Prediction, Stop
+from rdvla.runtime.stop import KINDS
 
 BATCH = 3
 DEPTH = 8
@@ -51,6 +52,11 @@ def as_stop(rule: StopRule) -> Stop:
     Raises:
         ConfigError: it is of a kind that the exported loop lacks.
     """
+    if rule.name not in KINDS:
+        raise ConfigError(
+            f"the rule {rule.describe()!r} cannot be exported, only {', '.join(KINDS)}: set depth in the "
+            "policy's config.json to one of them"
+        )
     threshold = getattr(rule, "threshold", Stop.threshold)
     return Stop(rule.name, threshold=threshold, min_depth=rule.min_depth, max_depth=rule.max_depth)
 
