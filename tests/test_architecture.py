@@ -22,16 +22,20 @@ ALLOWED = {
     "configuration_check": {"errors"},
     "configuration_help": set(),
     "head": {"errors"},
-    "backbone": {"errors", "files", "head"},
-    "processing": {"errors"},
+    "inputs": {"errors"},
+    "backbone": {"errors", "files", "head", "inputs"},
+    "processing": {"errors", "inputs"},
     "execution": {"errors"},
+    "action_queue": {"errors"},
     "progress": set(),
-    "policy": FOUNDATIONS | {"head", "backbone", "processing", "execution"},
+    "policy": FOUNDATIONS | {"head", "backbone", "inputs", "processing", "execution", "action_queue"},
     "data": FOUNDATIONS,
     "training": FOUNDATIONS | {"head", "backbone", "processing", "execution", "policy", "data", "progress"},
     "simulation": FOUNDATIONS | {"data", "progress"},
     "evaluation": FOUNDATIONS | {"head", "processing", "execution", "policy", "simulation", "progress"},
     "interop": FOUNDATIONS | {"head", "backbone", "processing", "policy"},
+    "runtime": {"errors", "files", "inputs", "execution", "action_queue"},
+    "export": FOUNDATIONS | {"head", "backbone", "processing", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything
 
@@ -39,6 +43,7 @@ TOP = {"__init__", "cli"}  # may import everything
 OPTIONAL = (
     "torchvision", "metaworld", "mujoco", "libero", "timm", "peft", "datasets", "lerobot", "pandas", "scipy",
     "sentence_transformers", "torchcodec", "imageio", "cv2",
+    "onnx", "onnx_ir", "onnxruntime", "onnxscript",
 )  # fmt: skip
 ROOMS = sorted(
     path.stem

@@ -14,6 +14,10 @@ class ConfigError(RDVLAError, ValueError):
     """A configuration has an unknown option or a wrong value, or asks for something impossible."""
 
 
+class InputError(RDVLAError, ValueError):
+    """An observation lacks something, or holds something of another shape or type than a policy takes."""
+
+
 class DatasetError(RDVLAError, ValueError):
     """A dataset is missing, damaged, or not in the expected format; the message names the file."""
 

@@ -1,15 +1,19 @@
-"""How many actions of a chunk to run before the next query (paper, inference section)."""
+"""How many actions of a chunk to run before the next query (paper, inference section). Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from rdvla.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Depths = TypeVar("Depths", "Tensor", "NDArray[np.int64]")  # the rules use what both have
 
 
 class ExecutionRule(Protocol):
@@ -22,7 +26,7 @@ class ExecutionRule(Protocol):
         """The largest number of actions it ever executes; a chunk must have as many."""
         ...
 
-    def horizon(self, depth: Tensor) -> Tensor:
+    def horizon(self, depth: Depths) -> Depths:
         """(B,) iterations used -> (B,) int64 actions to execute."""
         ...
 
@@ -46,9 +50,9 @@ class FixedHorizon:
         """H."""
         return self.actions
 
-    def horizon(self, depth: Tensor) -> Tensor:
+    def horizon(self, depth: Depths) -> Depths:
         """H for every sample."""
-        return torch.full_like(depth, self.actions)
+        return depth * 0 + self.actions
 
     def describe(self) -> str:
         """E.g. ``fixed:5``."""
@@ -74,9 +78,9 @@ class BinaryHorizon:
         """H_long."""
         return self.long
 
-    def horizon(self, depth: Tensor) -> Tensor:
+    def horizon(self, depth: Depths) -> Depths:
         """H_long or H_short."""
-        return torch.where(depth <= self.depth_limit, self.long, self.short)
+        return self.short + (self.long - self.short) * (depth <= self.depth_limit)
 
     def describe(self) -> str:
         """E.g. ``binary:8,4,8``."""
@@ -97,10 +101,10 @@ class LinearDecay:
         if self.shortest > self.longest:
             raise ConfigError(f"linear: shortest ({self.shortest}) must not exceed longest ({self.longest})")
 
-    def horizon(self, depth: Tensor) -> Tensor:
+    def horizon(self, depth: Depths) -> Depths:
         """Between H_min and H_max."""
-        beyond = (depth - self.depth_limit).clamp(min=0)
-        return (self.longest - beyond).clamp(min=self.shortest)
+        beyond = (depth - self.depth_limit).clip(min=0)
+        return (self.longest - beyond).clip(min=self.shortest)
 
     def describe(self) -> str:
         """E.g. ``linear:8,2,6``."""

@@ -20,6 +20,7 @@ VERBS = (
     "moments",
     "calibrate",
     "convert",
+    "export",
     "info",
     "push",
     "bench",

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rdvla.action_queue import ActionQueue
 from rdvla.backbone import make_backbone
 from rdvla.configuration import encode_config
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.execution import ExecutionRule, parse_execution
 from rdvla.head import Context, Prediction, ProprioProjector, RecurrentDepthHead, StopRule, parse_rule
-from rdvla.policy.action_queue import ActionQueue
+from rdvla.inputs import check_state
 from rdvla.policy.config import PolicyConfig, must_match
 from rdvla.policy.files import (
     CONFIG_FILE,
@@ -72,7 +73,7 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         self.stop_rule = parse_rule(config.depth)
         self.execution: ExecutionRule = parse_execution(config.execution)
         self.records = {}
-        self._queue = ActionQueue()
+        self._queue = ActionQueue[Tensor]()
         self._generator: torch.Generator | None = None
 
     @property
@@ -117,12 +118,13 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         empty = self._queue.empty_rows(observation.batch_size)
         if empty:
             prediction = self.predict(observation.select(empty), generator=self._generator)
-            self._queue.refill(empty, prediction.actions, self.execution.horizon(prediction.depth))
-        return self._queue.pop()
+            horizon = self.execution.horizon(prediction.depth).tolist()
+            self._queue.refill(empty, prediction.actions, horizon)
+        return torch.stack(self._queue.pop())
 
     def reset(self, seed: int | None = None) -> None:
         """Forget the actions in flight, between episodes. A seed makes the initial states repeatable."""
-        self._queue = ActionQueue()
+        self._queue = ActionQueue[Tensor]()
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
@@ -164,12 +166,7 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         Raises:
             RDVLAError: the state has another size, or is not finite.
         """
-        if state.shape[-1] != self.config.state_dim:
-            raise RDVLAError(
-                f"the policy takes {self.config.state_dim} numbers of proprioception, got {state.shape[-1]}"
-            )
-        if not bool(state.isfinite().all()):
-            raise RDVLAError("the proprioception holds NaN or infinite numbers: check the robot's sensors")
+        check_state(state, state_dim=self.config.state_dim)
         return self.state_normalizer.normalize(state.float())
 
     def cache_key(self) -> str:

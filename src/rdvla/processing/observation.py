@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rdvla.inputs import check_batch
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -18,23 +20,7 @@ class Observation:
     instruction: Sequence[str]  # B sentences
 
     def __post_init__(self) -> None:
-        batch = len(self.instruction)
-        is_one_sentence = isinstance(self.instruction, str)
-        if is_one_sentence:
-            raise ValueError(
-                "instruction must be a list with one sentence a sample; wrap a single one as [sentence]"
-            )
-        if self.state.ndim != 2 or len(self.state) != batch:
-            raise ValueError(
-                f"state must be ({batch}, S) to go with the instructions, got {tuple(self.state.shape)}"
-            )
-        for camera, image in self.images.items():
-            fits = image.ndim == 4 and image.shape[0] == batch and image.shape[3] == 3
-            if not fits or image.dtype != torch.uint8:
-                raise ValueError(
-                    f"images[{camera!r}] must be ({batch}, height, width, 3) uint8, "
-                    f"got {tuple(image.shape)} {image.dtype}"
-                )
+        check_batch(self.images, self.state, self.instruction)
 
     @property
     def batch_size(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.errors import ConfigError
+from rdvla.inputs import instruction_bytes
 
 TEXT_HEADS = 4  # attention heads of the encoder trained from scratch
 PADDING = 0  # bytes are shifted by one to make room for it
@@ -35,22 +36,22 @@ class ByteEncoder(nn.Module):
         """
         tokens = torch.full((len(sentences), self.max_bytes), PADDING)
         for row, sentence in enumerate(sentences):
-            data = " ".join(sentence.lower().split()).encode()
-            if not 0 < len(data) <= self.max_bytes:
-                raise ValueError(
-                    f"an instruction must have 1 to {self.max_bytes} bytes, got {len(data)}: {sentence!r}"
-                )
+            data = instruction_bytes(sentence, longest=self.max_bytes)
             tokens[row, : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).long() + 1
         return tokens
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, max_bytes) -> (B, width). A batch holds few different sentences, and each is read once."""
         sentences, which = torch.unique(tokens, dim=0, return_inverse=True)
-        padded = sentences == PADDING
-        read = self.norm(self.layer(self.embedding(sentences) + self.positions, src_key_padding_mask=padded))
+        return self.read(sentences)[which]
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """(B, max_bytes) -> (B, width), every row by itself."""
+        padded = tokens == PADDING
+        read = self.norm(self.layer(self.embedding(tokens) + self.positions, src_key_padding_mask=padded))
         weights = (~padded).to(read.dtype).unsqueeze(-1)
         pooled: Tensor = (read * weights).sum(dim=1) / weights.sum(dim=1)
-        return pooled[which]
+        return pooled
 
 
 class PretrainedTextEncoder(nn.Module):
@@ -97,7 +98,11 @@ class PretrainedTextEncoder(nn.Module):
             raise ValueError(
                 f"an instruction must have at most {longest} tokens: {max(sentences, key=len)!r}"
             )
-        states: Tensor = self.model(**tokens).last_hidden_state
-        weights = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)
+        return self.read(tokens["input_ids"], tokens["attention_mask"])
+
+    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Token ids (B, T), and 1 where there is a token -> (B, width)."""
+        states: Tensor = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
+        weights = mask.unsqueeze(-1).to(states.dtype)
         direction = nn.functional.normalize((states * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
         return direction * math.sqrt(self.width)  # entries of size 1, as the layers that follow expect

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from rdvla.policy.action_queue import ActionQueue
+from rdvla.action_queue import ActionQueue
+
+Queue = ActionQueue[torch.Tensor]
 
 
 def numbered(*starts: int) -> torch.Tensor:
@@ -12,32 +14,32 @@ def numbered(*starts: int) -> torch.Tensor:
 
 
 def test_every_sample_runs_out_on_its_own() -> None:
-    queue = ActionQueue()
+    queue = Queue()
     assert queue.empty_rows(2) == [0, 1]
-    queue.refill([0, 1], numbered(0, 10), torch.tensor([1, 3]))
-    assert queue.pop().flatten().tolist() == [0, 10]
+    queue.refill([0, 1], numbered(0, 10), [1, 3])
+    assert [int(action) for action in queue.pop()] == [0, 10]
     assert queue.empty_rows(2) == [0]
-    queue.refill([0], numbered(100), torch.tensor([4]))
-    assert queue.pop().flatten().tolist() == [100, 11]
-    assert queue.pop().flatten().tolist() == [101, 12]
+    queue.refill([0], numbered(100), [4])
+    assert [int(action) for action in queue.pop()] == [100, 11]
+    assert [int(action) for action in queue.pop()] == [101, 12]
     assert queue.empty_rows(2) == [1]
 
 
 def test_a_horizon_beyond_the_chunk_takes_the_whole_chunk() -> None:
-    queue = ActionQueue()
-    queue.refill(queue.empty_rows(1), numbered(0), torch.tensor([9]))
-    assert [queue.pop().item() for _ in range(4)] == [0, 1, 2, 3]
+    queue = Queue()
+    queue.refill(queue.empty_rows(1), numbered(0), [9])
+    assert [int(queue.pop()[0]) for _ in range(4)] == [0, 1, 2, 3]
     assert queue.empty_rows(1) == [0]
 
 
 def test_another_batch_size_needs_a_reset() -> None:
-    queue = ActionQueue()
+    queue = Queue()
     queue.empty_rows(2)
     with pytest.raises(ValueError, match=r"had 2 samples and now has 3: reset\(\)"):
         queue.empty_rows(3)
 
 
 def test_as_many_chunks_as_samples() -> None:
-    queue = ActionQueue()
+    queue = Queue()
     with pytest.raises(ValueError, match="zip"):
-        queue.refill(queue.empty_rows(2), numbered(0), torch.tensor([1]))
+        queue.refill(queue.empty_rows(2), numbered(0), [1])

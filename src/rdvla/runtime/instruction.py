@@ -1,0 +1,71 @@
+"""Instructions to what the policy's graph takes of them, once for each distinct sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.errors import InputError, RDVLAError, missing_extra
+from rdvla.inputs import instruction_bytes
+from rdvla.runtime.description import INSTRUCTION_GRAPH, TOKENIZER, Description
+from rdvla.runtime.session import Session
+
+Tokenize = Callable[[str], list[int]]
+
+
+class Instructions:
+    """Reads sentences; a robot gets the same one in every query."""
+
+    def __init__(self, folder: Path, description: Description, *, threads: int | None) -> None:
+        self._tokenize = _tokenizer(folder, description)
+        self._session = Session(folder / INSTRUCTION_GRAPH, threads=threads)
+        self._known: dict[str, NDArray[np.float32]] = {}
+
+    def read(self, sentences: Sequence[str]) -> NDArray[np.float32]:
+        """B sentences -> (B, width).
+
+        Raises:
+            InputError: a sentence is empty or longer than the encoder reads.
+        """
+        for sentence in {*sentences} - self._known.keys():
+            tokens = np.array([self._tokenize(sentence)], dtype=np.int64)
+            self._known[sentence] = self._session.run({"tokens": tokens})["text"][0]
+        return np.stack([self._known[sentence] for sentence in sentences])
+
+
+def _tokenizer(folder: Path, description: Description) -> Tokenize:
+    if description.tokenizer == "bytes":
+        return lambda sentence: _byte_tokens(sentence, longest=description.longest_instruction)
+    if description.tokenizer != "tokenizers":
+        raise RDVLAError(
+            f"{folder}: there is no tokenizer {description.tokenizer!r}: export the policy again"
+        )
+    return _published_tokenizer(folder / TOKENIZER, longest=description.longest_instruction)
+
+
+def _byte_tokens(sentence: str, *, longest: int) -> list[int]:
+    """UTF-8 bytes + 1, padded with 0 to the length of the encoder."""
+    data = instruction_bytes(sentence, longest=longest)
+    return [byte + 1 for byte in data] + [0] * (longest - len(data))
+
+
+def _published_tokenizer(path: Path, *, longest: int) -> Tokenize:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise missing_extra("tokenizers", "onnx") from None
+    tokenizer: Any = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+
+    def tokenize(sentence: str) -> list[int]:
+        tokens: list[int] = tokenizer.encode(sentence).ids
+        if longest and len(tokens) > longest:
+            raise InputError(f"an instruction must have at most {longest} tokens: {sentence!r}")
+        return tokens
+
+    return tokenize

@@ -1,0 +1,66 @@
+"""When the exported loop stops: the stop rules of `rdvla.head`, as numbers that a graph takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.errors import ConfigError, nearest
+
+KINDS = ("fixed", "action_change", "latent_change", "cosine")
+"""Names of the rules; a rule's place in it is what the graph calls it by."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A rule of `rdvla.head.stopping`: where to stop between two depths.
+
+    Example:
+        >>> Stop.fixed(8)
+        >>> Stop("action_change", threshold=1e-3)
+    """
+
+    kind: str  # one of KINDS
+    threshold: float = 1e-3  # a sample stops at the first change below it; unused where fixed
+    min_depth: int = 2  # no sample stops before; a change needs two iterations
+    max_depth: int = 32  # every sample stops here
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(
+                f"unknown kind of stop rule {self.kind!r}; it must be one of {', '.join(KINDS)}."
+                f"{nearest(self.kind, KINDS)}"
+            )
+        first = 1 if self.kind == "fixed" else 2
+        if not first <= self.min_depth <= self.max_depth:
+            raise ConfigError(
+                f"{self.kind}: need {first} <= min_depth <= max_depth, got {self.min_depth} and "
+                f"{self.max_depth}"
+            )
+        if not self.threshold > 0:
+            raise ConfigError(f"{self.kind}: threshold must be positive, got {self.threshold}")
+
+    @staticmethod
+    def fixed(depth: int) -> Stop:
+        """The same depth for every sample."""
+        return Stop("fixed", min_depth=depth, max_depth=depth)
+
+    @staticmethod
+    def of(depth: int | Stop) -> Stop:
+        """A number becomes a fixed depth."""
+        if isinstance(depth, Stop):
+            return depth
+        if isinstance(depth, bool) or not isinstance(depth, int):
+            raise ConfigError(f"depth must be a number of iterations or a Stop, got {depth!r}")
+        return Stop.fixed(depth)
+
+    def feeds(self) -> dict[str, NDArray[np.generic]]:
+        """As inputs of a graph."""
+        return {
+            "rule": np.array(KINDS.index(self.kind), dtype=np.int64),
+            "threshold": np.array(self.threshold, dtype=np.float32),
+            "min_depth": np.array(self.min_depth, dtype=np.int64),
+            "max_depth": np.array(self.max_depth, dtype=np.int64),
+        }

@@ -1,0 +1,167 @@
+"""The exported loop against an independent implementation's outputs, and against torch under every rule."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rdvla.errors import InputError, RDVLAError
+from rdvla.export import export_head
+from rdvla.export.quantize import quantize
+from rdvla.export.verify import as_stop
+from rdvla.head import ActionChange, Context, CosineChange, FixedDepth, LatentChange, RecurrentDepthHead
+from rdvla.interop import load_published_head
+from rdvla.runtime import OnnxHead, OnnxPolicy, Prediction, Stop
+from rdvla.runtime.description import GRAPH, digest
+from rdvla.runtime.session import Session
+
+VECTORS = Path(__file__).parents[1] / "reference_vectors"
+RULES = (
+    FixedDepth(1),
+    FixedDepth(7),
+    ActionChange(1e-3),
+    ActionChange(1e-5, min_depth=4, max_depth=9),
+    LatentChange(0.05),
+    LatentChange(1e-9, max_depth=4),
+    CosineChange(1e-3),
+)
+
+
+@dataclass
+class Case:
+    head: RecurrentDepthHead
+    context: Context
+    expected: dict[str, torch.Tensor]
+    depths: dict[str, int]
+    folder: Path
+
+    @property
+    def features(self) -> dict[str, np.ndarray]:
+        named = {"proprio": self.context.proprio.numpy()}
+        for kind in ("vision", "latents"):
+            named |= {f"{kind}.{level}": v.numpy() for level, v in getattr(self.context, kind).items()}
+        return named
+
+    def run(self, stop: Stop | int) -> Prediction:
+        return OnnxHead.load(self.folder, threads=1)(
+            self.features, depth=stop, initial_state=self.expected["initial_state"].numpy()
+        )
+
+
+@pytest.fixture(scope="module", params=["tiny", pytest.param("no_prelude_no_coda", marks=pytest.mark.slow)])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    folder = VECTORS / request.param
+    head, projector = load_published_head(folder)
+    expected = load_file(folder / "expected.safetensors")
+    depths = json.loads((folder / "expected.json").read_text())["adaptive_iterations"]
+    vision, latents = expected["vision_hidden_states"], expected["latent_hidden_states"]
+    with torch.no_grad():
+        proprio = projector(expected["proprio"])
+    layers = range(vision.shape[1])
+    context = head.context(
+        vision={layer: vision[:, layer] for layer in layers},
+        latents={layer: latents[:, layer] for layer in layers},
+        proprio=proprio,
+    )
+    output = tmp_path_factory.mktemp("head") / "export"
+    export_head(head, output, stop=ActionChange(1e-3), execution="fixed:1")
+    return Case(head, context, expected, depths, output)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 8, 32])
+def test_actions_and_state_at_fixed_depth(case: Case, depth: int) -> None:
+    prediction = case.run(depth)
+    np.testing.assert_allclose(prediction.actions, case.expected[f"actions_depth_{depth}"], atol=1e-4)
+    np.testing.assert_allclose(prediction.state, case.expected[f"state_depth_{depth}"], atol=1e-4)
+    assert prediction.depth.tolist() == [depth] * case.context.batch_size
+    assert prediction.converged.all()
+
+
+def test_every_sample_stops_where_the_reference_does(case: Case) -> None:
+    for name, depth in case.depths.items():
+        threshold, _, row = name.partition("/sample_")
+        prediction = case.run(Stop("action_change", threshold=float(threshold)))
+        assert prediction.depth[int(row)] == depth
+        assert prediction.converged[int(row)]
+        actions = case.expected[f"actions_adaptive_{threshold}_sample_{row}"][0]
+        np.testing.assert_allclose(prediction.actions[int(row)], actions, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
+def test_every_rule_decides_as_in_torch(case: Case, rule) -> None:
+    expected = case.head(case.context, depth=rule, initial_state=case.expected["initial_state"])
+    prediction = case.run(as_stop(rule))
+    assert prediction.depth.tolist() == expected.depth.tolist()
+    assert prediction.converged.tolist() == expected.converged.tolist()
+    np.testing.assert_allclose(prediction.actions, expected.actions, atol=1e-4)
+    np.testing.assert_allclose(prediction.state, expected.state, atol=1e-4)
+
+
+def test_the_default_rule_is_the_one_that_was_exported(case: Case) -> None:
+    head = OnnxHead.load(case.folder, threads=1)
+    assert head.description.stop == Stop("action_change", threshold=1e-3)
+    first, second = (head(case.features, generator=np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(first.actions, second.actions)
+    assert first.depth.min() >= 2
+
+
+def test_eight_bits_reach_the_loop(case: Case, tmp_path: Path) -> None:
+    model = onnx.load(case.folder / GRAPH)
+    loop = next(node for node in quantize(model).graph.node if node.op_type == "Loop")
+    kinds = [node.op_type for node in loop.attribute[0].g.node]
+    assert "MatMulNBits" in kinds
+    (tmp_path / GRAPH).write_bytes(model.SerializeToString())
+    start = {"initial_state": case.expected["initial_state"].numpy()}
+    found = Session(tmp_path / GRAPH).run({**case.features, **start, **Stop.fixed(8).feeds()})
+    difference = np.abs(found["actions"] - case.expected["actions_depth_8"].numpy()).max()
+    assert 0 < difference < 0.3
+
+
+def test_no_torch_is_needed(case: Case) -> None:
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(("torch", "transformers", "onnx", "onnxscript", "draccus")))
+import numpy as np
+from rdvla.runtime import OnnxHead
+head = OnnxHead.load({str(case.folder)!r}, threads=1)
+features = {{name: np.ones((2, 3, {case.head.config.context_width}), np.float32) for name in head.features}}
+features["proprio"] = features["proprio"][:, :1]
+print(head(features, depth=3).depth.tolist())
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == "[3, 3]"
+
+
+def test_what_is_wrong_is_named(case: Case) -> None:
+    head = OnnxHead.load(case.folder)
+    features = case.features
+    with pytest.raises(InputError, match="features lack 'proprio'"):
+        head({name: value for name, value in features.items() if name != "proprio"})
+    with pytest.raises(InputError, match="initial_state must be"):
+        head(features, initial_state=np.zeros((1, 2, 3), np.float32))
+    with pytest.raises(RDVLAError, match="a head alone"):
+        OnnxPolicy.load(case.folder)
+
+
+def test_a_damaged_graph_is_named(case: Case, tmp_path: Path) -> None:
+    for path in case.folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    graph = tmp_path / GRAPH
+    before = digest(graph)
+    graph.write_bytes(graph.read_bytes()[:-100])
+    assert digest(graph) != before
+    with pytest.raises(RDVLAError, match=r"policy\.onnx is damaged or was changed"):
+        OnnxHead.load(tmp_path)
+    graph.unlink()
+    with pytest.raises(RDVLAError, match=r"policy\.onnx is missing"):
+        OnnxHead.load(tmp_path)

@@ -1,0 +1,202 @@
+"""A whole policy, exported: the same acts, also where torch cannot be imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rdvla.cli.export import format_report
+from rdvla.cli.export import run as run_verb
+from rdvla.errors import ConfigError, InputError, RDVLAError
+from rdvla.export import Report, export_policy
+from rdvla.export import folder as export_folder
+from rdvla.export.verify import as_stop
+from rdvla.head import ActionChange, FixedDepth, LatentChange
+from rdvla.head.stopping import DeferredActionChange
+from rdvla.policy import RDVLAPolicy
+from rdvla.runtime import OnnxHead, OnnxPolicy, Stop
+from tests.tiny_models import (
+    SENTENCES,
+    make_observation,
+    make_policy,
+    pretrained_config,
+    save_tiny_bert,
+    save_tiny_dinov2,
+)
+
+pytestmark = pytest.mark.slow  # an export takes many seconds
+RULES = (FixedDepth(3), ActionChange(1e-3, max_depth=20), LatentChange(0.02))
+
+
+def in_float32(policy: RDVLAPolicy) -> RDVLAPolicy:
+    config = replace(policy.config, backbone=replace(policy.config.backbone, conv_bfloat16=False))
+    copy = RDVLAPolicy(config, policy.statistics)
+    copy.load_state_dict(policy.state_dict())
+    return copy.eval().requires_grad_(False)
+
+
+def arrays(observation) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
+    images = {camera: image.numpy() for camera, image in observation.images.items()}
+    return images, observation.state.numpy(), list(observation.instruction)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
+@pytest.mark.parametrize("batch", [1, 4])
+def test_it_acts_as_the_policy(policy: RDVLAPolicy, exported: Path, rule, batch: int) -> None:
+    plain, runtime = in_float32(policy), OnnxPolicy.load(exported, threads=1)
+    observation = make_observation(batch, seed=3)
+    start = plain.initial_state(batch, torch.Generator().manual_seed(1))
+    expected = plain.predict(observation, depth=rule, initial_state=start)
+    found = runtime.predict(*arrays(observation), depth=as_stop(rule), initial_state=start.numpy())
+    np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
+    assert found.depth.tolist() == expected.depth.tolist()
+    assert found.converged.tolist() == expected.converged.tolist()
+    np.testing.assert_allclose(found.state, expected.state, atol=1e-4)
+
+
+def test_the_report_says_how_near_it_is(report: Report) -> None:
+    assert set(report.sizes) == {"policy.onnx", "instruction.onnx", "runtime.json"}
+    assert [check.rule for check in report.checks] == ["fixed:8", "action_change:0.001:2:12"]
+    assert all(check.difference < 1e-4 and check.depths == check.expected for check in report.checks)
+    assert report.bfloat16 is not None and 0 < report.bfloat16 < 0.1
+    shown = format_report(report)
+    assert "policy.onnx" in shown
+    assert "fixed:8" in shown
+    assert "bfloat16" in shown
+
+
+def test_no_torch_is_needed(exported: Path) -> None:
+    blocked = ("torch", "transformers", "onnx", "onnxscript", "draccus", "huggingface_hub")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({blocked!r}))
+import numpy as np
+from rdvla.runtime import OnnxPolicy
+policy = OnnxPolicy.load({str(exported)!r}, threads=1)
+images = {{camera: np.zeros((2, 32, 32, 3), np.uint8) for camera in policy.description.cameras}}
+state, instruction = np.zeros((2, 3), np.float32), ["push the puck", "open the drawer"]
+prediction = policy.predict(images, state, instruction)
+assert prediction.actions.shape == (2, 4, 4) and np.isfinite(prediction.actions).all()
+policy.reset(seed=0)
+print(policy.select_action(images, state, instruction).shape)
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == "(2, 4)"
+
+
+def test_chunks_are_executed_as_the_rule_says(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = OnnxPolicy.load(exported, threads=1)
+    observation = arrays(make_observation(2))
+    asked = []
+    predict = policy.predict
+    monkeypatch.setattr(policy, "predict", lambda *a, **k: asked.append(len(a[2])) or predict(*a, **k))
+    policy.reset(seed=4)
+    first = [policy.select_action(*observation) for _ in range(4)]  # fixed:3
+    assert asked == [2, 2]
+    policy.reset(seed=4)
+    np.testing.assert_array_equal(first, [policy.select_action(*observation) for _ in range(4)])
+
+
+def test_what_is_wrong_with_an_observation_is_named(exported: Path) -> None:
+    policy = OnnxPolicy.load(exported, threads=1)
+    images, state, instruction = arrays(make_observation(2))
+    without = {"wrist": images["wrist"]}
+    small = {camera: image[:, :16] for camera, image in images.items()}
+    broken = np.full_like(state, np.nan)
+    for arguments, message in (
+        ((without, state, instruction), "lacks the camera 'front'"),
+        ((small, state, instruction), "32x16 images, the policy was trained on 32x32"),
+        (({**images, "front": images["front"].astype(np.float32)}, state, instruction), "uint8, got"),
+        ((images, state[:, :2], instruction), "takes 3 numbers of proprioception, got 2"),
+        ((images, broken, instruction), "NaN or infinite"),
+        ((images, state[:1], instruction), r"state must be \(2, S\)"),
+        ((images, state, "push"), "wrap a single one"),
+        ((images, state, ["a" * 25, "b"]), "1 to 24 bytes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            policy.predict(*arguments)
+    with pytest.raises(ConfigError, match="a number of iterations or a Stop"):
+        policy.predict(images, state, instruction, depth="8")  # type: ignore[arg-type]
+    with pytest.raises(RDVLAError, match="a whole policy"):
+        OnnxHead.load(exported)
+
+
+def test_a_folder_of_something_else_is_kept(policy: RDVLAPolicy, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RDVLAError, match="exists and is no export"):
+        export_policy(policy, tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+    with pytest.raises(RDVLAError, match=r"holds no runtime\.json"):
+        OnnxPolicy.load(tmp_path)
+
+
+def test_other_backbones_are_refused_before_anything_is_exported(tmp_path: Path) -> None:
+    policy = make_policy()
+    policy.backbone = torch.nn.Identity()  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match=r"Identity cannot be exported as a whole.*--part head"):
+        export_policy(policy, tmp_path / "export")
+
+
+def test_an_export_that_acts_otherwise_is_not_written(
+    policy: RDVLAPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join = export_folder.join
+
+    def spoilt(pieces, graphs):
+        model = join(pieces, graphs)
+        for tensor in model.graph.initializer:
+            if len(tensor.dims) == 2:
+                tensor.raw_data = bytes(len(tensor.raw_data))
+        return model
+
+    monkeypatch.setattr(export_folder, "join", spoilt)
+    with pytest.raises(RDVLAError, match="does not act as the policy under fixed:8"):
+        export_policy(policy, tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_published_encoders(tmp_path: Path) -> None:
+    config = pretrained_config(save_tiny_dinov2(tmp_path / "vit"), save_tiny_bert(tmp_path / "bert"))
+    policy = make_policy(config).requires_grad_(False)
+    report = export_policy(policy, tmp_path / "export")
+    assert "tokenizer.json" in report.sizes
+    runtime = OnnxPolicy.load(tmp_path / "export", threads=1)
+    observation = make_observation(4, instructions=SENTENCES)
+    start = policy.initial_state(4, torch.Generator().manual_seed(0))
+    expected = policy.predict(observation, initial_state=start)
+    found = runtime.predict(*arrays(observation), initial_state=start.numpy())
+    np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
+    with pytest.raises(InputError, match="at most 10 tokens"):
+        runtime.predict(*arrays(make_observation(1, instructions=["push the puck " * 4])))
+
+
+@pytest.mark.parametrize(("part", "loader"), [("policy", OnnxPolicy), ("head", OnnxHead)])
+def test_the_verb_writes_int8(
+    policy: RDVLAPolicy, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str, loader: type
+) -> None:
+    policy.save_pretrained(tmp_path / "policy")
+    output = tmp_path / "export"
+    run_verb([str(tmp_path / "policy"), str(output), "--precision", "int8", "--part", part])
+    assert "fixed:8: actions differ" in capsys.readouterr().out
+    assert loader.load(output).description.precision == "int8"
+    assert json.loads((output / "runtime.json").read_text())["files"].keys() >= {"policy.onnx"}
+
+
+def test_a_rule_that_the_loop_lacks_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'deferred_action_change:0\.001:0\.1' cannot be exported, only fixed"
+    ):
+        as_stop(DeferredActionChange())
+
+
+def test_rules_have_the_same_defaults() -> None:
+    assert as_stop(ActionChange()) == Stop("action_change")
+    assert as_stop(FixedDepth(4)) == Stop.fixed(4)
