@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rdvla.backbone import Backbone, CompactBackbone
@@ -19,6 +21,10 @@ from rdvla.policy import RDVLAPolicy
 from rdvla.runtime.description import TOKENIZER
 
 TOKENS = 3  # of an example whose number of tokens varies
+CONTEXT_TOKENS = 64  # of vision and of latents; so many that the prelude reads them as it reads long contexts
+CONTEXT_TOKENS = (
+    64  # of vision and latents: as many as let the prelude choose the form that long contexts want
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,14 @@ def exportable(backbone: Backbone) -> CompactBackbone:
     return backbone
 
 
+def features_of(context: Context) -> dict[str, NDArray[np.float32]]:
+    """A context as `rdvla.runtime.OnnxHead` takes it."""
+    features = {"proprio": context.proprio.numpy()}
+    for kind, named in (("vision", context.vision), ("latents", context.latents)):
+        features |= {f"{kind}.{level}": value.numpy() for level, value in named.items()}
+    return features
+
+
 def observe_robot(policy: RDVLAPolicy) -> tuple[Observed, InstructionEncoder]:
     """The whole policy: what a robot sees and feels in, actions in its units out.
 
@@ -107,4 +121,4 @@ def _instruction_encoder(backbone: CompactBackbone) -> InstructionEncoder:
 
 
 def _tokens(kind: str, width: int) -> Example:
-    return Example(torch.zeros(BATCH, TOKENS, width), {0: "batch", 1: f"{kind}_tokens"})
+    return Example(torch.zeros(BATCH, CONTEXT_TOKENS, width), {0: "batch", 1: f"{kind}_tokens"})

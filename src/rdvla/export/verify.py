@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdvla.errors import ConfigError, RDVLAError
+from rdvla.export.observed import features_of
 from rdvla.head import FixedDepth, RecurrentDepthHead, StopRule
 from rdvla.head import Prediction as TorchPrediction
 from rdvla.policy import RDVLAPolicy
@@ -89,9 +90,7 @@ def check_head(head: RecurrentDepthHead, rule: StopRule, exported: OnnxHead) -> 
     proprio = torch.randn(BATCH, 1, width, generator=generator)
     context = head.context(vision=vision, latents=latents, proprio=proprio)
     start = head.initial_state(BATCH, generator).detach()
-    features = {"proprio": proprio.numpy()}
-    for kind, named in (("vision", vision), ("latents", latents)):
-        features |= {f"{kind}.{level}": value.numpy() for level, value in named.items()}
+    features = features_of(context)
 
     def ask_torch(rule: StopRule) -> TorchPrediction:
         prediction: TorchPrediction = head(context, depth=rule, initial_state=start)
