@@ -1,0 +1,114 @@
+"""A whole query of a compact policy, from raw camera frames to actions in the robot's units.
+
+    python -m benchmarks.query policies/metaworld policies/libero_goal --output runs/bench/query.json
+
+Batch 1, under the policy's own stop rule, from the same initial state for all. The baseline is the policy as
+it is after loading. `onnx` is the whole policy after `rdvla export`: its image encoder computes in float32,
+so that it may stop at another depth, which is reported beside the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness import Spread, hardware, interleave, paired_ratio
+from rdvla.export import export_policy
+from rdvla.files import write_json
+from rdvla.policy import RDVLAPolicy
+from rdvla.processing import Observation
+from rdvla.runtime import OnnxPolicy
+
+TIMER = "uint8 frames, proprioception and instruction in memory -> actions in robot units; time.perf_counter"
+INSTRUCTION = "pick up the cup"
+WAYS = ("torch", "onnx")
+
+
+def observe(policy: RDVLAPolicy) -> Observation:
+    """Noise to the cameras, and the middle of the range of the proprioception."""
+    config, generator = policy.config, torch.Generator().manual_seed(0)
+    size = (1, config.image_size, config.image_size, 3)
+    return Observation(
+        images={
+            camera: torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+            for camera in config.cameras
+        },
+        state=policy.state_normalizer.unnormalize(torch.zeros(1, config.state_dim)),
+        instruction=[INSTRUCTION],
+    )
+
+
+def measure(folder: str, *, ways: Sequence[str], rounds: int) -> dict[str, Any]:
+    """One policy, in every way, and the parts of the first."""
+    policy = RDVLAPolicy.from_pretrained(folder)
+    observation = observe(policy)
+    start = policy.initial_state(1, torch.Generator().manual_seed(0)).detach()
+    inputs = policy.frozen_inputs(observation)
+    context = policy.context_from(inputs, policy.normalize_state(observation.state))
+    calls: dict[str, Callable[[], object]] = {
+        "torch": lambda: policy.predict(observation, initial_state=start),
+        "torch: frames to features": torch.no_grad()(
+            lambda: policy.context_from(
+                policy.frozen_inputs(observation), policy.normalize_state(observation.state)
+            )
+        ),
+        "torch: head": lambda: policy.head(context, depth=policy.stop_rule, initial_state=start),
+    }
+    depths = {"torch": policy.predict(observation, initial_state=start).depth.tolist()}
+    if "onnx" in ways:
+        ask = _exported(policy, observation, start)
+        depths["onnx"] = ask().depth.tolist()
+        calls["onnx"] = ask
+    samples = interleave(calls, rounds=rounds)
+    rows = [
+        {
+            "what": name,
+            "ms": (spread := Spread.of(times)).median,
+            "spread_ms": [spread.low, spread.high],
+            "ratio": paired_ratio(samples["torch"], times).median,
+            "depth": depths.get(name),
+        }
+        for name, times in samples.items()
+    ]
+    return {"policy": Path(folder).name, "rounds": rounds, "rows": rows}
+
+
+def _exported(policy: RDVLAPolicy, observation: Observation, start: torch.Tensor) -> Callable[[], Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        export_policy(policy, Path(folder) / "policy")
+        exported = OnnxPolicy.load(Path(folder) / "policy", threads=torch.get_num_threads())
+    images = {camera: image.numpy() for camera, image in observation.images.items()}
+    state, first = observation.state.numpy(), start.numpy()
+    return lambda: exported.predict(images, state, [INSTRUCTION], initial_state=first)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write the JSON file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.query", description=__doc__)
+    parser.add_argument("policies", nargs="+", help="folders of policies with a compact backbone")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench/query.json"))
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    print(f"a whole query, batch 1, {options.threads} thread(s); {TIMER}")
+    policies = []
+    for folder in options.policies:
+        policies.append(measure(folder, ways=options.ways, rounds=options.rounds))
+        print(policies[-1]["policy"])
+        for row in policies[-1]["rows"]:
+            depth = "" if row["depth"] is None else f"  depth {row['depth'][0]}"
+            low, high = row["spread_ms"]
+            print(f"  {row['what']:<26} {row['ms']:>7.1f} ms ({low:.1f}..{high:.1f}){depth}", flush=True)
+    write_json(options.output, {"schema": 1, "timer": TIMER, "hardware": hardware(), "policies": policies})
+    print(f"written: {options.output}")
+
+
+if __name__ == "__main__":
+    main()
