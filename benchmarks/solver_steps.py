@@ -1,0 +1,155 @@
+"""Do solver steps on the latent state save iterations? Momentum and Anderson acceleration, on demonstrations.
+
+    python -m benchmarks.solver_steps policies/libero_goal datasets/libero_goal
+
+Runs samples of a dataset under the paper's stop rule with the plain iteration S <- f(S) and with two solvers
+of fixed-point equations, all from the same noise, and says for each how many iterations it took, how far its
+actions are from those that the plain iteration ends with at depth 64, and how far from the demonstrated ones.
+A solver step may leave the states that the core was trained on: fewer iterations are worth nothing if the
+last two columns grow.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import hardware
+from rdvla.files import write_json
+from rdvla.head import FixedDepth, RecurrentDepthHead
+from rdvla.head.solver import solve
+from rdvla.head.steps import EncodedContext
+from rdvla.policy import RDVLAPolicy
+from rdvla.training.samples import observe, open_samples, spread_rows
+
+DELTA, MAX_DEPTH, FINAL_DEPTH = 1e-3, 32, 64
+Step = Callable[[list[Tensor], list[Tensor]], Tensor]  # states and what f made of them -> the next state
+
+
+def plain(states: list[Tensor], images: list[Tensor]) -> Tensor:
+    """S_k = f(S_{k-1})."""
+    del states
+    return images[-1]
+
+
+def momentum(beta: float) -> Step:
+    """S_k = f(S_{k-1}) + beta (f(S_{k-1}) - S_{k-1})."""
+
+    def step(states: list[Tensor], images: list[Tensor]) -> Tensor:
+        return images[-1] + beta * (images[-1] - states[-1])
+
+    return step
+
+
+def anderson(memory: int) -> Step:
+    """The mix of the last images whose residuals f(S) - S cancel best (Walker and Ni, 2011), by sample."""
+
+    def step(states: list[Tensor], images: list[Tensor]) -> Tensor:
+        kept = min(memory + 1, len(states))
+        if kept < 2:
+            return images[-1]
+        recent = torch.stack(images[-kept:], dim=1)  # (B, m, K, D)
+        residuals = (recent - torch.stack(states[-kept:], dim=1)).flatten(2)  # (B, m, K D)
+        gram = residuals @ residuals.transpose(1, 2)
+        scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+        ridge = (1e-4 * scale + 1e-12) * torch.eye(kept)
+        weights = torch.linalg.solve(gram + ridge, torch.ones(len(gram), kept, 1))
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        return (recent * weights[:, :, :, None]).sum(dim=1)
+
+    return step
+
+
+STEPS: dict[str, Step] = {
+    "plain": plain,
+    "momentum 0.1": momentum(0.1),
+    "momentum 0.3": momentum(0.3),
+    "Anderson, 1 earlier": anderson(1),
+    "Anderson, 2 earlier": anderson(2),
+}
+
+
+def run(
+    head: RecurrentDepthHead, encoded: EncodedContext, start: Tensor, step: Step
+) -> tuple[Tensor, Tensor]:
+    """Iterate until each sample's actions change by less than `DELTA`: actions (B, K, A), depths (B,)."""
+    states: list[Tensor] = [start]
+    images: list[Tensor] = []
+    before = actions = torch.full((len(start), 1, 1), torch.nan)
+    result: Tensor | None = None
+    depth = torch.full((len(start),), MAX_DEPTH)
+    running = torch.ones(len(start), dtype=torch.bool)
+    for k in range(1, MAX_DEPTH + 1):
+        images.append(head.iterate(states[-1], encoded))
+        actions = head.decode(images[-1], encoded)
+        result = actions if result is None else torch.where(running[:, None, None], actions, result)
+        stopped = running & ((actions - before).square().mean(dim=(1, 2)) < DELTA)
+        depth[stopped] = k
+        running &= ~stopped
+        before = actions
+        states.append(step(states, images))
+    assert result is not None
+    return result, depth
+
+
+@torch.no_grad()
+def measure(policy: RDVLAPolicy, dataset: str, *, samples: int, batch: int = 32) -> list[dict[str, Any]]:
+    """Every step on the same samples."""
+    data = open_samples(policy, dataset, camera_names={}, resize=False)
+    rows = spread_rows(data, at_most=samples)
+    found: dict[str, list[Tensor]] = {name: [] for name in STEPS}
+    for first in range(0, len(rows), batch):
+        part = rows[first : first + batch]
+        observation = observe(data, part)
+        context = policy.context_from(
+            policy.frozen_inputs(observation), policy.normalize_state(observation.state)
+        )
+        encoded = policy.head.encode(context)
+        start = policy.initial_state(len(part), torch.Generator().manual_seed(first))
+        final = solve(policy.head, encoded, rule=FixedDepth(FINAL_DEPTH), initial_state=start).actions
+        target = policy.action_normalizer.normalize(data.actions(part))
+        exists = ~data.action_is_pad(part)
+        for name, step in STEPS.items():
+            actions, depth = run(policy.head, encoded, start, step)
+            away = (actions - final).square().mean(dim=(1, 2)).sqrt()
+            wrong = ((actions - target).abs().mean(dim=2) * exists).sum(dim=1) / exists.sum(dim=1)
+            found[name].append(torch.stack([depth.float(), away, wrong], dim=1))
+    table = {name: torch.cat(parts) for name, parts in found.items()}
+    return [
+        {
+            "step": name,
+            "samples": len(values),
+            "iterations": float(values[:, 0].mean()),
+            "from_depth_64_rms": float(values[:, 1].mean()),
+            "from_demonstration_l1": float(values[:, 2].mean()),
+        }
+        for name, values in table.items()
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write the JSON file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.solver_steps", description=__doc__)
+    parser.add_argument("policy", help="folder of a policy")
+    parser.add_argument("dataset", help="folder of a LeRobot dataset")
+    parser.add_argument("--samples", type=int, default=512, help="evenly spread over it (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench/solver_steps.json"))
+    options = parser.parse_args(argv)
+    rows = measure(RDVLAPolicy.from_pretrained(options.policy), options.dataset, samples=options.samples)
+    print(f"{'step':<22} {'iterations':>10} {'from depth 64':>14} {'from demonstration':>19}")
+    for row in rows:
+        print(
+            f"{row['step']:<22} {row['iterations']:>10.2f} {row['from_depth_64_rms']:>14.4f} "
+            f"{row['from_demonstration_l1']:>19.4f}"
+        )
+    write_json(options.output, {"schema": 1, "hardware": hardware(), "rows": rows})
+    print(f"written: {options.output}")
+
+
+if __name__ == "__main__":
+    main()
