@@ -21,7 +21,8 @@ ALLOWED = {
     "configuration": {"errors", "files", "configuration_check", "configuration_help"},
     "configuration_check": {"errors"},
     "configuration_help": set(),
-    "head": {"errors"},
+    "rule_text": {"errors"},
+    "head": {"errors", "rule_text"},
     "inputs": {"errors"},
     "backbone": {"errors", "files", "head", "inputs"},
     "processing": {"errors", "inputs"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "simulation": FOUNDATIONS | {"data", "progress"},
     "evaluation": FOUNDATIONS | {"head", "processing", "execution", "policy", "simulation", "progress"},
     "interop": FOUNDATIONS | {"head", "backbone", "processing", "policy"},
-    "runtime": {"errors", "files", "inputs", "execution", "action_queue"},
+    "runtime": {"errors", "files", "inputs", "execution", "action_queue", "rule_text"},
     "export": FOUNDATIONS | {"head", "backbone", "processing", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything

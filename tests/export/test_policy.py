@@ -123,7 +123,7 @@ def test_what_is_wrong_with_an_observation_is_named(exported: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             policy.predict(*arguments)
-    with pytest.raises(ConfigError, match="a number of iterations or a Stop"):
+    with pytest.raises(ConfigError, match="a number of iterations, a rule as text"):
         policy.predict(images, state, instruction, depth="8")  # type: ignore[arg-type]
     with pytest.raises(RDVLAError, match="a whole policy"):
         OnnxHead.load(exported)

@@ -50,6 +50,20 @@ def test_impossible_rules_are_refused(arguments: dict, message: str) -> None:
         Stop(**arguments)
 
 
+@pytest.mark.parametrize("text", ["8", "action_change", "action_change:1e-4", "latent_change:0.05:3:9"])
+def test_rules_are_read_from_text_as_the_head_reads_them(text: str) -> None:
+    from rdvla.export.verify import as_stop
+    from rdvla.head import parse_rule
+
+    assert Stop.of(text) == as_stop(parse_rule(text))
+
+
+@pytest.mark.parametrize("text", ["deferred_action_change:1e-3:0.1", "acton_change", "0", "cosine:1e-3:4"])
+def test_text_that_the_graph_cannot_follow_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown stop rule|need 1 <= min_depth"):
+        Stop.of(text)
+
+
 def test_initial_states_are_a_truncated_normal() -> None:
     drawn = truncated_normal((200, 8, 16), std=0.5, generator=np.random.default_rng(0))
     assert drawn.dtype == np.float32

@@ -12,7 +12,8 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rdvla.errors import ConfigError, nearest
+from rdvla.errors import ConfigError
+from rdvla.rule_text import FIXED, read_rule
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class StopRule(Protocol):
 class FixedDepth:
     """The same depth for every sample; it counts as converged on arrival."""
 
-    name: ClassVar[str] = "fixed"
+    name: ClassVar[str] = FIXED
     reads_actions: ClassVar[bool] = False
     coda_reads: ClassVar[int | None] = 1
     depth: int = 8
@@ -233,25 +234,6 @@ def parse_rule(text: str) -> StopRule:
     Raises:
         ConfigError: the text is no such rule.
     """
-    name, *values = text.strip().split(":")
-    try:
-        if name.isdigit() and not values:
-            return FixedDepth(int(name))
-        if name == FixedDepth.name and len(values) == 1:
-            return FixedDepth(int(values[0]))
-        if name in _THRESHOLD_RULES:
-            rule = _THRESHOLD_RULES[name]
-            count = len(rule.parameters)
-            if len(values) in (0, count, count + 2):
-                named = {key: float(value) for key, value in zip(rule.parameters, values, strict=False)}
-                limits = dict(zip(("min_depth", "max_depth"), map(int, values[count:]), strict=False))
-                return rule(**named, **limits)  # type: ignore[arg-type]  # by name, each of its own type
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"cannot read the stop rule {text!r}: {error}") from error
-    known = [FixedDepth.name, *_THRESHOLD_RULES]
-    raise ConfigError(
-        f"unknown stop rule {text!r}; write a depth such as '8', or NAME[:threshold[:min:max]] "
-        f"with NAME one of {', '.join(known)}.{nearest(name, known)}"
-    )
+    name, numbers = read_rule(text, {rule.name: rule.parameters for rule in _THRESHOLD_RULES.values()})
+    rule = FixedDepth if name == FixedDepth.name else _THRESHOLD_RULES[name]
+    return rule(**numbers)  # type: ignore[arg-type]  # by name, each of its own type

@@ -28,7 +28,7 @@ class Solver:
         inputs: Mapping[str, Array],
         *,
         batch: int,
-        depth: int | Stop | None,
+        depth: int | str | Stop | None,
         initial_state: NDArray[np.float32] | None,
         generator: np.random.Generator | None,
     ) -> Prediction:
@@ -81,7 +81,7 @@ class OnnxHead:
         self,
         features: Mapping[str, NDArray[np.float32]],
         *,
-        depth: int | Stop | None = None,
+        depth: int | str | Stop | None = None,
         initial_state: NDArray[np.float32] | None = None,
         generator: np.random.Generator | None = None,
     ) -> Prediction:
@@ -90,7 +90,7 @@ class OnnxHead:
         Args:
             features: by name, see `features`: "vision.LEVEL" (B, M, C) and "latents.LEVEL" (B, L, C) for
                 every level that a block reads, and "proprio" (B, 1, C).
-            depth: number of iterations or a rule; the policy's if not given.
+            depth: number of iterations, a rule, or its text; the policy's if not given.
             initial_state: S_0, (B, K, D); drawn if not given.
             generator: where S_0 is drawn from.
 

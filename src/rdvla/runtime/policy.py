@@ -65,7 +65,7 @@ class OnnxPolicy:
         state: State,
         instruction: Sequence[str],
         *,
-        depth: int | Stop | None = None,
+        depth: int | str | Stop | None = None,
         initial_state: NDArray[np.float32] | None = None,
         generator: np.random.Generator | None = None,
     ) -> Prediction:
@@ -75,7 +75,7 @@ class OnnxPolicy:
             images: camera -> (B, H, W, 3) uint8, RGB, the right way up.
             state: (B, S) proprioception in the robot's units.
             instruction: B sentences.
-            depth: number of iterations or a rule; the policy's if not given.
+            depth: number of iterations, a rule, or its text; the policy's if not given.
             initial_state: S_0, (B, K, D), such as the state of the prediction before; drawn if not given.
             generator: where S_0 is drawn from.
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, nearest
+from rdvla.rule_text import FIXED, read_rule
 
-KINDS = ("fixed", "action_change", "latent_change", "cosine")
+KINDS = (FIXED, "action_change", "latent_change", "cosine")
 """Names of the rules; a rule's place in it is what the graph calls it by."""
 
 
@@ -33,7 +34,7 @@ class Stop:
                 f"unknown kind of stop rule {self.kind!r}; it must be one of {', '.join(KINDS)}."
                 f"{nearest(self.kind, KINDS)}"
             )
-        first = 1 if self.kind == "fixed" else 2
+        first = 1 if self.kind == FIXED else 2
         if not first <= self.min_depth <= self.max_depth:
             raise ConfigError(
                 f"{self.kind}: need {first} <= min_depth <= max_depth, got {self.min_depth} and "
@@ -45,16 +46,25 @@ class Stop:
     @staticmethod
     def fixed(depth: int) -> Stop:
         """The same depth for every sample."""
-        return Stop("fixed", min_depth=depth, max_depth=depth)
+        return Stop(FIXED, min_depth=depth, max_depth=depth)
 
     @staticmethod
-    def of(depth: int | Stop) -> Stop:
-        """A number becomes a fixed depth."""
+    def of(depth: int | str | Stop) -> Stop:
+        """A number becomes a fixed depth, and text such as ``action_change:1e-3:2:16`` what it says.
+
+        Raises:
+            ConfigError: it is nothing of the kind.
+        """
         if isinstance(depth, Stop):
             return depth
-        if isinstance(depth, bool) or not isinstance(depth, int):
-            raise ConfigError(f"depth must be a number of iterations or a Stop, got {depth!r}")
-        return Stop.fixed(depth)
+        if isinstance(depth, bool) or not isinstance(depth, int | str):
+            raise ConfigError(
+                f"depth must be a number of iterations, a rule as text, or a Stop, got {depth!r}"
+            )
+        kind, numbers = read_rule(str(depth), {kind: ("threshold",) for kind in KINDS if kind != FIXED})
+        if kind == FIXED:
+            return Stop.fixed(int(numbers["depth"]))
+        return Stop(kind, **numbers)  # type: ignore[arg-type]  # by name, depths are whole numbers
 
     def feeds(self) -> dict[str, NDArray[np.generic]]:
         """As inputs of a graph."""
