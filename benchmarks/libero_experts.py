@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rdvla.files import write_json
-from rdvla.simulation import make, make_expert, tasks
+from rdvla.simulation import make, make_expert, step_limit, tasks
 from rdvla.simulation.environment import SimulatedTask
 from rdvla.simulation.recording import ActionNoise, AttemptSeeds, NoiseConfig
 
@@ -64,12 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.1, help="standard deviation in action units")
     parser.add_argument("--bursts", type=float, default=0.01, help="chance a step that a burst starts")
-    parser.add_argument("--max-steps", type=int, default=600)
+    parser.add_argument("--max-steps", type=int, help="of an episode; by default what each suite publishes")
     parser.add_argument("--output", type=Path, default=Path("runs/bench/libero_experts.json"))
     options = parser.parse_args(arguments)
     noise = NoiseConfig(levels=(options.noise,), burst_probability=options.bursts)
     numbers = None if options.tasks is None else {int(number) for number in options.tasks}
     results = []
+    limits = {env: options.max_steps or step_limit(env) for env in options.env}
     for env in options.env:
         chosen = [name for number, name in enumerate(tasks(env)) if numbers is None or number in numbers]
         for task in chosen:
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     episodes=options.episodes,
                     seed=options.seed,
                     noise=noise,
-                    max_steps=options.max_steps,
+                    max_steps=limits[env],
                 )
             )
             print(_line(results[-1]), flush=True)
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{env}: {solved} of {run}", flush=True)
     settings = {"noise": options.noise, "bursts": options.bursts, "seed": options.seed}
     rows = [result.row() for result in results]
-    write_json(options.output, {**settings, "max_steps": options.max_steps, "tasks": rows})
+    write_json(options.output, {**settings, "max_steps": limits, "tasks": rows})
 
 
 def measure(

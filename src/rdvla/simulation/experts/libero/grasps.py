@@ -21,7 +21,8 @@ _CELLS = 120  # along each side of an image
 # Of the fingertips below the object's top; deeper, the palm would come to press on it.
 _DEPTHS = (0.004, 0.010, 0.016, 0.024, 0.032)
 _ABOVE_SUPPORT = 0.012  # of the fingertips, so that they do not touch what the object stands on
-_YAWS = tuple(np.deg2rad(np.arange(-90.0, 90.0, 15.0)))
+# At 90 degrees the wrist is near the middle of its range, at the equivalent -90 near its end.
+_YAWS = tuple(np.deg2rad(np.arange(-75.0, 91.0, 15.0)))
 _DEEP, _THIN = 0.018, 0.02  # below the top, and between the object's faces, in metres
 _CANDIDATES = 60  # looked at closely for each yaw and height
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from rdvla.simulation.experts.libero.grasps import Grasp, Preference, plan_grasps
 from rdvla.simulation.experts.libero.motion import OPEN, Arm, Motion, Slack, funnel, rise_first
-from rdvla.simulation.experts.libero.rotations import Array, nearer_finger_order, pointing_down
+from rdvla.simulation.experts.libero.rotations import Array, nearer_finger_order, pointing, pointing_down
 from rdvla.simulation.experts.libero.world import Cloud
 
 _LOG = logging.getLogger(__name__)
@@ -19,6 +19,8 @@ _TOO_FAR = 0.03  # metres from the grasp, from which closing the hand is of no u
 _FURTHEST_OUT = 0.16
 _ANGLES = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+_UP = np.array([0.0, 0.0, 1.0])
+_UPRIGHT = 0.5  # height of the unit closing axis from which on the hand is level, as at a drawer's handle
 _LOST = 0.04  # metres between the fingertips and the nearest point of an object that has been lost
 
 
@@ -76,9 +78,10 @@ def place(arm: Arm, name: str, goal: Array, *, bottom: float) -> Motion:
     Returns:
         False if the object was lost on the way.
     """
-    held = yield from carry(arm, name, goal, bottom=bottom)
+    if not (yield from carry(arm, name, goal, bottom=bottom)):
+        return False
     yield from arm.release()
-    return held
+    return True
 
 
 def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = True) -> Motion:
@@ -124,5 +127,10 @@ def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = Tr
 
 
 def straighten(arm: Arm) -> None:
-    """Let the coming motions turn the hand to point down, fingers along the world's y axis."""
-    arm.rotation = nearer_finger_order(pointing_down(0.0), arm.world.hand[1])
+    """Let the coming motions turn the hand to point down, and the wrist only where the hand is level."""
+    present = arm.world.hand[1]
+    closing = present[:, 0]
+    if abs(closing[2]) > _UPRIGHT:
+        arm.rotation = nearer_finger_order(pointing_down(0.0), present)
+    else:
+        arm.rotation = pointing(-_UP, closing)
