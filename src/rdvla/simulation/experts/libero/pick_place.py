@@ -15,7 +15,7 @@ _LOG = logging.getLogger(__name__)
 
 CLEARANCE = 0.05  # between what is carried, or the fingertips, and what is passed over
 _EMPTY = 0.0015  # the fingers' opening with nothing between them
-_TOO_FAR = 0.03  # metres from the grasp, from which closing the hand is of no use
+_TOO_FAR = 0.03  # metres between the hand or the object and the grasp, from which closing is of no use
 _FURTHEST_OUT = 0.16
 _ANGLES = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
@@ -32,19 +32,26 @@ def best_grasps(arm: Arm, name: str, preference: Preference | None = None) -> li
 
 
 def pick(arm: Arm, name: str, *, grasp: Grasp) -> Motion:
-    """Close the hand around an object; returns whether something is between the fingers."""
-    cloud, hand = arm.world.cloud(), arm.world.hand
+    """Close the hand around an object; returns whether it is between the fingers.
+
+    It ends early where the object is pushed away: the grasp is not where the object is any more.
+    """
+    cloud, hand, before = arm.world.cloud(), arm.world.hand, arm.world.position(name)
     height = max(cloud.highest_along(hand[0], grasp.position) + CLEARANCE, grasp.position[2] + 0.06)
     down = pointing_down(grasp.yaw)
     _LOG.debug("grasp %s at %s yaw %.2f score %.2f", name, grasp.position.round(3), grasp.yaw, grasp.score)
-    yield from arm.reach(grasp.position, down, height=height, gripper=OPEN)
+    for action in arm.reach(grasp.position, down, height=height, gripper=OPEN):
+        if np.linalg.norm(arm.world.position(name) - before) > _TOO_FAR:
+            _LOG.debug("%s was pushed away", name)
+            return False
+        yield action
     if arm.error(grasp.position)[0] > _TOO_FAR:
         return False
     yield from arm.close(grasp.position)
     shift = way_out(cloud, arm.world.body_of(name))
     if shift.any():
         yield from arm.move(arm.world.hand[0] + [*shift, 0.01], tolerance=0.015, limit=25)
-    return arm.world.opening > _EMPTY
+    return not lost(arm, name)
 
 
 def way_out(cloud: Cloud, body: int) -> Array:
@@ -107,11 +114,9 @@ def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = Tr
     # Wide enough that whoever copies this, with errors of a few millimetres, also comes to let go.
     near, level = (0.018, 0.010) if precise else (0.03, 0.02)
     for _ in range(200):
-        hand, held, surface = world.hand[0], world.position(name), world.surface(name)
-        low, away = surface[:, 2].min(), np.linalg.norm(surface - hand, axis=1).min()
-        if world.opening < _EMPTY or away > _LOST:
-            _LOG.debug("lost %s: opening %.4f, %.3f away", name, world.opening, away)
+        if lost(arm, name):
             return False
+        hand, held, low = world.hand[0], world.position(name), world.lowest(name)
         beside = goal - held[:2]
         distance = float(np.linalg.norm(beside))
         if distance < near and low < bottom + level:
@@ -124,6 +129,15 @@ def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = Tr
         target = np.array([*(hand[:2] + beside), hand[2] + wanted - low - 0.004])
         yield arm.servo(rise_first(hand, target), speed=1.0 if distance > 0.02 else 0.7)
     return True
+
+
+def lost(arm: Arm, name: str) -> bool:
+    """Return whether an object is no longer between the fingers."""
+    away = float(np.linalg.norm(arm.world.surface(name) - arm.world.hand[0], axis=1).min())
+    gone = arm.world.opening < _EMPTY or away > _LOST
+    if gone:
+        _LOG.debug("lost %s: opening %.4f, %.3f away", name, arm.world.opening, away)
+    return gone
 
 
 def straighten(arm: Arm) -> None:
