@@ -1,7 +1,8 @@
 """How often the scripted LIBERO experts succeed: `python -m benchmarks.libero_experts --env libero_goal`.
 
 Runs every task of the suites on random layouts, with the disturbance that demonstrations have, and writes for
-each task and suite the successes, control steps and seconds as JSON.
+each task the successes, control steps and seconds as JSON. An interrupted measurement goes on with the same
+command.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from rdvla.files import write_json
-from rdvla.simulation import make, make_expert, tasks
+from rdvla.files import read_json, write_json
+from rdvla.simulation import make, make_expert, step_limit, tasks
 from rdvla.simulation.environment import SimulatedTask
 from rdvla.simulation.recording import ActionNoise, AttemptSeeds, NoiseConfig
 
@@ -31,6 +32,7 @@ class TaskResult:
     Attributes:
         env: the suite.
         task: the task's name.
+        max_steps: after how many control steps an episode ended.
         steps: control steps until the first success, one number for each solved episode.
         failed: scene seeds of the episodes that were not solved.
         seconds: time for all episodes, without opening the simulator.
@@ -39,6 +41,7 @@ class TaskResult:
 
     env: str
     task: str
+    max_steps: int
     steps: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
     seconds: float = 0.0
@@ -64,39 +67,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.1, help="standard deviation in action units")
     parser.add_argument("--bursts", type=float, default=0.01, help="chance a step that a burst starts")
-    parser.add_argument("--max-steps", type=int, default=600)
+    parser.add_argument("--max-steps", type=int, help="of an episode; by default what each suite publishes")
     parser.add_argument("--output", type=Path, default=Path("runs/bench/libero_experts.json"))
     options = parser.parse_args(arguments)
     noise = NoiseConfig(levels=(options.noise,), burst_probability=options.bursts)
+    settings = {"noise": options.noise, "bursts": options.bursts, "seed": options.seed}
     numbers = None if options.tasks is None else {int(number) for number in options.tasks}
-    results = []
+    rows = _measured(options.output, settings)
     for env in options.env:
         chosen = [name for number, name in enumerate(tasks(env)) if numbers is None or number in numbers]
+        limit = options.max_steps or step_limit(env)
         for task in chosen:
-            results.append(
-                measure(
-                    env,
-                    task,
-                    episodes=options.episodes,
-                    seed=options.seed,
-                    noise=noise,
-                    max_steps=options.max_steps,
-                )
+            if any((row["env"], row["task"]) == (env, task) for row in rows):
+                continue
+            result = measure(
+                env, task, episodes=options.episodes, seed=options.seed, noise=noise, max_steps=limit
             )
-            print(_line(results[-1]), flush=True)
-        own = [result for result in results if result.env == env]
-        solved, run = sum(len(result.steps) for result in own), sum(result.episodes for result in own)
+            rows.append(result.row())
+            write_json(options.output, {**settings, "tasks": rows})
+            print(_line(result), flush=True)
+        own = [row for row in rows if row["env"] == env]
+        solved, run = sum(row["solved"] for row in own), sum(row["episodes"] for row in own)
         print(f"{env}: {solved} of {run}", flush=True)
-    settings = {"noise": options.noise, "bursts": options.bursts, "seed": options.seed}
-    rows = [result.row() for result in results]
-    write_json(options.output, {**settings, "max_steps": options.max_steps, "tasks": rows})
+
+
+def _measured(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the tasks that a file holds already, none where there is no file."""
+    if not path.exists():
+        return []
+    written = read_json(path)
+    rows: list[dict[str, Any]] = written.pop("tasks")
+    if written != settings:
+        raise SystemExit(f"{path} was measured with {written}, not {settings}: name another output")
+    return rows
 
 
 def measure(
     env: str, task: str, *, episodes: int, seed: int, noise: NoiseConfig, max_steps: int
 ) -> TaskResult:
     """Let the expert solve a task on `episodes` random layouts."""
-    result = TaskResult(env, task)
+    result = TaskResult(env, task, max_steps)
     simulator = make(env, task, max_steps=max_steps)
     for attempt in range(episodes):
         seeds = AttemptSeeds.derive(seed=seed, task=task, attempt=attempt)

@@ -94,6 +94,13 @@ def test_preferences_choose_the_yaw_and_the_end():
         assert abs(np.cos(chosen - yaw)) > 0.99
 
 
+def test_across_the_arm_the_hand_is_held_where_its_wrist_has_room():
+    box = standing(box_surface(np.array([0.02, 0.06, 0.04])))
+    grasps = plan(box, preference=Preference(yaw=-np.pi / 2))
+    assert grasps[0].yaw == pytest.approx(np.pi / 2)
+    assert all(grasp.yaw > -1.5 for grasp in grasps)
+
+
 def test_fingertips_stay_above_what_the_object_stands_on():
     for height in (0.009, 0.03):
         thing = standing(box_surface(np.array([0.02, 0.04, height])))

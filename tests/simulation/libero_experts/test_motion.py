@@ -13,7 +13,9 @@ from rdvla.simulation.experts.libero.motion import (
     funnel,
     rise_first,
 )
-from rdvla.simulation.experts.libero.rotations import angle_between, pointing_down
+from rdvla.simulation.experts.libero.pick_place import straighten
+from rdvla.simulation.experts.libero.rotations import angle_between, pointing, pointing_down
+from rdvla.simulation.libero_control import rotation_matrix
 
 START = np.array([-0.2, 0.0, 1.2])
 
@@ -149,3 +151,21 @@ def test_progress_counts_steps_without_any():
 def test_being_pushed_away_is_not_being_stuck():
     watch = Progress(patience=3)
     assert not any(watch.stuck(cost) for cost in (0.10, 0.02, 0.08, 0.14, 0.12, 0.10, 0.08, 0.06, 0.04))
+
+
+@pytest.mark.parametrize("yaw", [-1.2, 0.0, 1.5])
+def test_straightening_takes_the_tilt_away_and_leaves_the_wrist(yaw):
+    world = FakeWorld()
+    world.rotation = rotation_matrix(np.array([0.3, 0.1, 0.0])) @ pointing_down(yaw)
+    arm = Arm(world)
+    straighten(arm)
+    assert angle_between(arm.rotation, pointing_down(yaw)) < 0.1
+
+
+def test_straightening_a_level_hand_turns_its_wrist_back():
+    world = FakeWorld()
+    world.rotation = pointing(np.array([0.0, -1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
+    arm = Arm(world)
+    straighten(arm)
+    assert abs(arm.rotation[:, 0] @ pointing_down(0.0)[:, 0]) == pytest.approx(1.0)
+    assert arm.rotation[2, 2] == pytest.approx(-1.0)

@@ -81,7 +81,7 @@ def open_drawer(arm: Arm, region: str) -> Motion:
     place = drawer.handle + 0.004 * drawer.outward + 0.012 * _UP
     before = place + 0.09 * drawer.outward
     yield from arm.move(
-        before + 0.05 * drawer.outward + 0.05 * _UP,
+        before + 0.02 * drawer.outward + 0.03 * _UP,
         rotation,
         gripper=OPEN,
         tolerance=0.04,
@@ -98,7 +98,7 @@ def open_drawer(arm: Arm, region: str) -> Motion:
         yield arm.servo(arm.world.hand[0] + min(left + 0.01, 0.035) * drawer.outward)
     opened = drawer_of(arm.world, region).opened
     _LOG.debug("drawer %s opened from %.3f to %.3f", region, drawer.opened, opened)
-    yield from arm.release(rise=0.07, away=drawer.outward)
+    yield from arm.release(rise=0.07, away=drawer.outward, hold=1)
     return opened > 0.12
 
 

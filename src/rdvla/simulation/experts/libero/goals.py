@@ -14,7 +14,7 @@ from rdvla.simulation.experts.libero.grasps import Preference
 from rdvla.simulation.experts.libero.insert import Opening, insert, side_grasps
 from rdvla.simulation.experts.libero.knobs import turn_knob
 from rdvla.simulation.experts.libero.motion import OPEN, Arm, Motion
-from rdvla.simulation.experts.libero.pick_place import best_grasps, pick, place, straighten
+from rdvla.simulation.experts.libero.pick_place import best_grasps, lost, pick, place, straighten
 from rdvla.simulation.experts.libero.push import push
 from rdvla.simulation.experts.libero.rotations import Array
 from rdvla.simulation.experts.libero.world import World
@@ -28,6 +28,8 @@ _MOST_ATTEMPTS = 6  # at one conjunct
 _AJAR = -1.0  # radians that a microwave's door must be open
 _BUTTONS = 0.02  # metres that the microwave's compartment lies beside its middle
 _FROM_HANDLES = 0.016  # metres from a drawer's middle towards its front
+_SLIDING = 0.012  # metres above the table at which an object is moved aside
+_ASIDE = 0.015  # metres from where it goes that are near enough
 _OPEN_ENOUGH = 0.10  # metres that a drawer must be open to put something into it
 
 
@@ -89,21 +91,21 @@ def achieve(arm: Arm, goal: Goal, attempt: int) -> Motion:
 def _put(arm: Arm, goal: Goal, attempt: int) -> Motion:
     """Put an object on another one, or on or in a region."""
     world, (kind, name, target) = arm.world, goal
+    if kind == "on" and target.endswith("front_region") and name.startswith("plate"):
+        return (yield from push(arm, name, world.region_box(target)[0][:2]))
     preference = None
+    if attempt:
+        straighten(arm)
+        yield from arm.move(world.hand[0] + [0, 0, 0.08], gripper=OPEN, tolerance=0.03, limit=25)
     if kind == "in" and _is_drawer(world, target):
         drawer = drawer_of(world, target)
         if drawer.opened < _OPEN_ENOUGH:
             spot = spot_beside(world, name, target)
-            if spot is not None:
-                yield from _move_aside(arm, name, spot)
+            if spot is not None and not (yield from _move_aside(arm, name, spot)) and not attempt:
+                return False
             yield from open_drawer(arm, target)
         # A hand that closes along the cabinet's front does not meet the cabinet above the drawer.
         preference = Preference(yaw=float(np.arctan2(drawer.outward[1], drawer.outward[0])))
-    if kind == "on" and target.endswith("front_region") and name.startswith("plate"):
-        return (yield from push(arm, name, world.region_box(target)[0][:2]))
-    if attempt:
-        straighten(arm)
-        yield from arm.move(world.hand[0] + [0, 0, 0.08], gripper=OPEN, tolerance=0.03, limit=25)
     if kind == "in" and "microwave" in target:
         return (yield from _put_in_microwave(arm, name, target, attempt))
     grasps = best_grasps(arm, name, preference)
@@ -117,14 +119,20 @@ def _put(arm: Arm, goal: Goal, attempt: int) -> Motion:
 
 
 def _move_aside(arm: Arm, name: str, spot: Array) -> Motion:
-    """Put an object down at `spot` (2,), on what it stands on."""
+    """Slide an object to `spot` (2,), just above what it stands on; returns whether it was moved."""
+    world, floor = arm.world, arm.world.lowest(name)
     grasps = best_grasps(arm, name)
     if not grasps or not (yield from pick(arm, name, grasp=grasps[0])):
         return False
-    way = spot - arm.world.position(name)[:2]
-    yield from arm.move(arm.world.hand[0] + [*way, 0.012], tolerance=0.015, limit=40)
+    for _ in range(40):
+        left, above = spot - world.position(name)[:2], world.lowest(name) - floor
+        if np.linalg.norm(left) < _ASIDE and above < _ASIDE:
+            break
+        if lost(arm, name):
+            return False
+        yield arm.servo(world.hand[0] + [*left, _SLIDING - above])
     yield from arm.release()
-    return True
+    return bool(np.linalg.norm(spot - world.position(name)[:2]) < 2 * _ASIDE)
 
 
 def _put_in_microwave(arm: Arm, name: str, target: str, attempt: int) -> Motion:

@@ -21,7 +21,8 @@ _CELLS = 120  # along each side of an image
 # Of the fingertips below the object's top; deeper, the palm would come to press on it.
 _DEPTHS = (0.004, 0.010, 0.016, 0.024, 0.032)
 _ABOVE_SUPPORT = 0.012  # of the fingertips, so that they do not touch what the object stands on
-_YAWS = tuple(np.deg2rad(np.arange(-90.0, 90.0, 15.0)))
+# At 90 degrees the wrist is near the middle of its range, at the equivalent -90 near its end.
+_YAWS = tuple(np.deg2rad(np.arange(-75.0, 91.0, 15.0)))
 _DEEP, _THIN = 0.018, 0.02  # below the top, and between the object's faces, in metres
 _CANDIDATES = 60  # looked at closely for each yaw and height
 
@@ -54,10 +55,10 @@ class Preference:
     side: tuple[float, float] = (-1.0, 3.0)
     deeper: float = -12.0
 
-    def value(self, offset: Array, distance: float, yaw: float) -> float:
-        """Return what a grasp `offset` (2,) and `distance` from the centre with this yaw gains or loses."""
+    def value(self, offsets: Array, distance: Array, yaw: float) -> Array:
+        """Return what grasps `offsets` (K, 2), `distance` (K,) from the centre, gain or lose at this yaw."""
         turned = abs(wrapped_half_turn(yaw - self.yaw))
-        gain = float(offset @ np.array(self.side))
+        gain: Array = offsets @ np.array(self.side)
         return gain - self.center_cost * distance - self.yaw_cost * turned
 
 
@@ -111,17 +112,18 @@ class _View:
         table[1:, 1:] = counts.reshape(_CELLS, _CELLS).cumsum(0).cumsum(1)
         return table
 
-    def world(self, u: float, v: float) -> Array:
-        """Return the world's (x, y) of a place in the view."""
-        place: Array = self.center + np.array([u, v]) @ self.axes
-        return place
+    def world(self, u: Array, v: Array) -> Array:
+        """Return the world's (x, y), (K, 2), of places (K,), (K,) in the view."""
+        places: Array = self.center + np.stack([u, v], axis=1) @ self.axes
+        return places
 
 
 def _box_sums(table: NDArray[np.int64], u: tuple[float, float], v: tuple[float, float]) -> NDArray[np.int64]:
     """Return how many points lie in the box u x v around the centre of every cell, (cells, cells)."""
     (u0, u1), (v0, v1) = _edges(u), _edges(v)
-    sums: NDArray[np.int64] = table[np.ix_(u1, v1)] - table[np.ix_(u0, v1)]
-    return sums - table[np.ix_(u1, v0)] + table[np.ix_(u0, v0)]
+    strips = table[u1] - table[u0]
+    sums: NDArray[np.int64] = strips[:, v1] - strips[:, v0]
+    return sums
 
 
 def _edges(interval: tuple[float, float]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -157,21 +159,21 @@ def _grasps_at(view: _View, height: float, depth: float, preference: Preference)
     held = view.uv[view.is_object & (np.abs(view.heights - height - 0.001) < 0.009)]
     low, high = _contacts(held, hands)
     firm = np.isfinite(low).all(axis=1) & np.isfinite(high).all(axis=1)
-    low, high, hands = low[firm], high[firm], hands[firm]
-    for near, far, (u, v) in zip(low, high, hands, strict=True):
-        middle = (near[1] + far[1]) / 2
-        uneven = middle - u  # one finger would touch first
-        slope = np.ptp(near) + np.ptp(far)  # the faces are not perpendicular to the closing axis
-        distance = float(np.hypot(middle, v))
-        width = far.max() - near.min()
-        score = -60 * abs(uneven) - 25 * slope - 4 * max(0.0, width - 0.06)
-        score += 12 * min(depth, _DEEP)
-        score += (2 if distance < 0.015 else preference.deeper) * max(0.0, depth - _DEEP)
-        if width < _THIN:  # the fingers press least on thin parts, and slip off their ends
-            score -= 150 * max(0.0, 0.010 - depth)
-        position = view.world(u + uneven / 2, v)
-        score += preference.value(position - view.center, distance, view.yaw)
-        yield Grasp(np.array([*position, height]), view.yaw, float(score))
+    low, high, (u, v) = low[firm], high[firm], hands[firm].T
+    middle = (low[:, 1] + high[:, 1]) / 2
+    uneven = middle - u  # one finger would touch first
+    slope = np.ptp(low, axis=1) + np.ptp(high, axis=1)  # the faces are not perpendicular to the closing axis
+    distance = np.hypot(middle, v)
+    width = high.max(axis=1) - low.min(axis=1)
+    score = -60 * np.abs(uneven) - 25 * slope - 4 * np.maximum(0.0, width - 0.06)
+    score += 12 * min(depth, _DEEP)
+    score += np.where(distance < 0.015, 2.0, preference.deeper) * max(0.0, depth - _DEEP)
+    # The fingers press least on thin parts, and slip off their ends.
+    score -= np.where(width < _THIN, 150 * max(0.0, 0.010 - depth), 0.0)
+    positions = view.world(u + uneven / 2, v)
+    score += preference.value(positions - view.center, distance, view.yaw)
+    for (x, y), value in zip(positions, score, strict=True):
+        yield Grasp(np.array([x, y, height]), view.yaw, float(value))
 
 
 def _contacts(held: Array, hands: Array) -> tuple[Array, Array]:

@@ -140,10 +140,10 @@ class Arm:
             previous = opening
         return True
 
-    def release(self, *, rise: float = 0.08, away: Array | None = None) -> Motion:
-        """Open the gripper and leave, straight up or along `away` (3,)."""
+    def release(self, *, rise: float = 0.08, away: Array | None = None, hold: int = 4) -> Motion:
+        """Open the gripper for `hold` steps and leave, straight up or along `away` (3,)."""
         self.gripper = OPEN
-        yield from self.hold(4)
+        yield from self.hold(hold)
         way = np.array([0.0, 0.0, 1.0]) if away is None else away
         yield from self.move(self.world.hand[0] + rise * way, tolerance=0.03, limit=15)
         return True

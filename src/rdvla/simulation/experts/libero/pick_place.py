@@ -8,17 +8,19 @@ import numpy as np
 
 from rdvla.simulation.experts.libero.grasps import Grasp, Preference, plan_grasps
 from rdvla.simulation.experts.libero.motion import OPEN, Arm, Motion, Slack, funnel, rise_first
-from rdvla.simulation.experts.libero.rotations import Array, nearer_finger_order, pointing_down
+from rdvla.simulation.experts.libero.rotations import Array, nearer_finger_order, pointing, pointing_down
 from rdvla.simulation.experts.libero.world import Cloud
 
 _LOG = logging.getLogger(__name__)
 
 CLEARANCE = 0.05  # between what is carried, or the fingertips, and what is passed over
 _EMPTY = 0.0015  # the fingers' opening with nothing between them
-_TOO_FAR = 0.03  # metres from the grasp, from which closing the hand is of no use
+_TOO_FAR = 0.03  # metres between the hand or the object and the grasp, from which closing is of no use
 _FURTHEST_OUT = 0.16
 _ANGLES = np.linspace(0, 2 * np.pi, 32, endpoint=False)
 _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+_UP = np.array([0.0, 0.0, 1.0])
+_UPRIGHT = 0.5  # height of the unit closing axis from which on the hand is level, as at a drawer's handle
 _LOST = 0.04  # metres between the fingertips and the nearest point of an object that has been lost
 
 
@@ -30,19 +32,26 @@ def best_grasps(arm: Arm, name: str, preference: Preference | None = None) -> li
 
 
 def pick(arm: Arm, name: str, *, grasp: Grasp) -> Motion:
-    """Close the hand around an object; returns whether something is between the fingers."""
-    cloud, hand = arm.world.cloud(), arm.world.hand
+    """Close the hand around an object; returns whether it is between the fingers.
+
+    It ends early where the object is pushed away: the grasp is not where the object is any more.
+    """
+    cloud, hand, before = arm.world.cloud(), arm.world.hand, arm.world.position(name)
     height = max(cloud.highest_along(hand[0], grasp.position) + CLEARANCE, grasp.position[2] + 0.06)
     down = pointing_down(grasp.yaw)
     _LOG.debug("grasp %s at %s yaw %.2f score %.2f", name, grasp.position.round(3), grasp.yaw, grasp.score)
-    yield from arm.reach(grasp.position, down, height=height, gripper=OPEN)
+    for action in arm.reach(grasp.position, down, height=height, gripper=OPEN):
+        if np.linalg.norm(arm.world.position(name) - before) > _TOO_FAR:
+            _LOG.debug("%s was pushed away", name)
+            return False
+        yield action
     if arm.error(grasp.position)[0] > _TOO_FAR:
         return False
     yield from arm.close(grasp.position)
     shift = way_out(cloud, arm.world.body_of(name))
     if shift.any():
         yield from arm.move(arm.world.hand[0] + [*shift, 0.01], tolerance=0.015, limit=25)
-    return arm.world.opening > _EMPTY
+    return not lost(arm, name)
 
 
 def way_out(cloud: Cloud, body: int) -> Array:
@@ -76,9 +85,10 @@ def place(arm: Arm, name: str, goal: Array, *, bottom: float) -> Motion:
     Returns:
         False if the object was lost on the way.
     """
-    held = yield from carry(arm, name, goal, bottom=bottom)
+    if not (yield from carry(arm, name, goal, bottom=bottom)):
+        return False
     yield from arm.release()
-    return held
+    return True
 
 
 def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = True) -> Motion:
@@ -104,11 +114,9 @@ def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = Tr
     # Wide enough that whoever copies this, with errors of a few millimetres, also comes to let go.
     near, level = (0.018, 0.010) if precise else (0.03, 0.02)
     for _ in range(200):
-        hand, held, surface = world.hand[0], world.position(name), world.surface(name)
-        low, away = surface[:, 2].min(), np.linalg.norm(surface - hand, axis=1).min()
-        if world.opening < _EMPTY or away > _LOST:
-            _LOG.debug("lost %s: opening %.4f, %.3f away", name, world.opening, away)
+        if lost(arm, name):
             return False
+        hand, held, low = world.hand[0], world.position(name), world.lowest(name)
         beside = goal - held[:2]
         distance = float(np.linalg.norm(beside))
         if distance < near and low < bottom + level:
@@ -123,6 +131,20 @@ def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = Tr
     return True
 
 
+def lost(arm: Arm, name: str) -> bool:
+    """Return whether an object is no longer between the fingers."""
+    away = float(np.linalg.norm(arm.world.surface(name) - arm.world.hand[0], axis=1).min())
+    gone = arm.world.opening < _EMPTY or away > _LOST
+    if gone:
+        _LOG.debug("lost %s: opening %.4f, %.3f away", name, arm.world.opening, away)
+    return gone
+
+
 def straighten(arm: Arm) -> None:
-    """Let the coming motions turn the hand to point down, fingers along the world's y axis."""
-    arm.rotation = nearer_finger_order(pointing_down(0.0), arm.world.hand[1])
+    """Let the coming motions turn the hand to point down, and the wrist only where the hand is level."""
+    present = arm.world.hand[1]
+    closing = present[:, 0]
+    if abs(closing[2]) > _UPRIGHT:
+        arm.rotation = nearer_finger_order(pointing_down(0.0), present)
+    else:
+        arm.rotation = pointing(-_UP, closing)
