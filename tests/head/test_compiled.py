@@ -45,6 +45,23 @@ def test_compiled_code_gives_the_same_at_any_depth_until_training_drops_it() -> 
     torch.testing.assert_close(doubled, 2 * (expected[1].actions - head.output.bias), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("change", ["train", "move", "load", "load into what holds it"])
+def test_compiled_code_is_dropped_when_weights_change(change: str) -> None:
+    head, _ = case(1)
+    holder = torch.nn.ModuleDict({"head": head})
+    head.optimize()
+    assert head._optimized is not None
+    if change == "train":
+        holder.train()
+    elif change == "move":
+        holder.to(torch.float64)
+    elif change == "load":
+        head.load_state_dict(head.state_dict())
+    else:
+        holder.load_state_dict(holder.state_dict())
+    assert head._optimized is None
+
+
 def test_bfloat16_products_leave_states_and_actions_in_float32() -> None:
     head, inputs = case(1)
     expected = head(**inputs, depth=4)

@@ -9,7 +9,7 @@ a     = W_out RMSNorm(C(S_r, h_late, p)) + b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +55,12 @@ class RecurrentDepthHead(nn.Module):
         nn.init.zeros_(self.output.bias)
         self._initialise_adapter()
         self._optimized: Steps | None = None
+        self.register_load_state_dict_post_hook(_forget_compiled)  # type: ignore[no-untyped-call]
 
     def optimize(self, *, precision: Precision = "fp32") -> None:
-        """Predict with compiled code from now on, until `train()` is called; weights must not change.
+        """Predict with compiled code from now on, until the head is trained, moved, or loaded into.
+
+        The code holds the weights: what changes them in another way does not reach it.
 
         Compiling takes about a minute, at the first prediction with one sample and once more with several.
 
@@ -71,6 +74,10 @@ class RecurrentDepthHead(nn.Module):
         if mode:
             self._optimized = None
         return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RecurrentDepthHead:  # noqa: FBT001
+        self._optimized = None  # `to`, `half` and their like: the code is for the old device and type
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     @torch.no_grad()
     def _initialise_adapter(self) -> None:
@@ -219,3 +226,7 @@ def _block_context(block: nn.Module, level: Level, context: Context, reads: int 
 def _device_of(head: RecurrentDepthHead, generator: torch.Generator | None) -> torch.device:
     # Noise is drawn where the generator lives, so that a CPU seed gives the same actions on every device.
     return generator.device if generator is not None else head.gamma_init.device
+
+
+def _forget_compiled(head: RecurrentDepthHead, _incompatible_keys: object) -> None:
+    head._optimized = None
