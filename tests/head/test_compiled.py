@@ -45,6 +45,20 @@ def test_compiled_code_gives_the_same_at_any_depth_until_training_drops_it() -> 
     torch.testing.assert_close(doubled, 2 * (expected[1].actions - head.output.bias), atol=1e-5, rtol=1e-5)
 
 
+def test_code_holds_the_weights_of_its_time_and_no_others() -> None:
+    head, inputs = case(1)
+    head.optimize()
+    before = head(**inputs, depth=2).actions
+    with torch.no_grad():
+        head.output.weight.mul_(2)
+    assert torch.equal(head(**inputs, depth=2).actions, before)  # constants: that is what packs them
+    head.train().eval()
+    changed = head(**inputs, depth=2).actions
+    assert not torch.allclose(changed, before, atol=1e-3)
+    head.optimize()
+    torch.testing.assert_close(head(**inputs, depth=2).actions, changed, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("change", ["train", "move", "load", "load into what holds it"])
 def test_compiled_code_is_dropped_when_weights_change(change: str) -> None:
     head, _ = case(1)
