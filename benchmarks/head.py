@@ -156,6 +156,8 @@ def run(
     rows = []
     for rule in rules:
         able = {name: runs[name] for name in runs if can(name, rule)}
+        if not able:
+            continue
         rows += measure(head, context, state, rule=rule, runs=able, rounds=rounds)
         print("\n".join(format_row(row) for row in rows[-len(able) :]), flush=True)
     return {

@@ -39,8 +39,13 @@ def read_rule(text: str, parameters: Mapping[str, Sequence[str]]) -> tuple[str, 
                 return name, numbers | {key: int(value) for key, value in limits}
     except ValueError as error:
         raise ConfigError(f"cannot read the stop rule {text!r}: {error}") from error
+    if name in parameters:
+        form = ":".join([name, *parameters[name]])
+        raise ConfigError(
+            f"cannot read the stop rule {text!r}; write {name}, {form} or {form}:min_depth:max_depth"
+        )
     known = [FIXED, *parameters]
     raise ConfigError(
-        f"unknown stop rule {text!r}; write a depth such as '8', or NAME[:threshold[:min:max]] "
+        f"unknown stop rule {text!r}; write a depth such as '8', or NAME[:threshold[:min_depth:max_depth]] "
         f"with NAME one of {', '.join(known)}.{nearest(name, known)}"
     )

@@ -23,6 +23,7 @@ from rdvla.head import (
     RecurrentDepthHead,
     StopRule,
 )
+from rdvla.head.cross_attention import CrossAttention, Unprojected
 from rdvla.head.solver import Pacing, solve
 from tests.head.helpers import SMALL, make_context, make_head, take
 from tests.head.memory import peak_bytes, saved_bytes
@@ -82,6 +83,7 @@ RULES = [
     ActionChange(1e-9, max_depth=5),
     DeferredActionChange(2e-3, coda_below=0.1),
     DeferredActionChange(1e-3, coda_below=0.02, min_depth=4, max_depth=6),
+    DeferredActionChange(1.0, coda_below=10.0, min_depth=3, max_depth=3),
 ]
 PACINGS = [
     Pacing(),
@@ -130,6 +132,45 @@ def test_how_often_one_looks_changes_nothing(rule: StopRule, trace: bool) -> Non
                 other.trace.action_change[:length], first.trace.action_change, equal_nan=True
             )
             assert other.trace.action_change[length:].isnan().all()
+
+
+@pytest.mark.parametrize("pacing", [Pacing(1, 1.0), Pacing(4, 0.5)])
+@pytest.mark.parametrize("rule", [FixedDepth(12), LatentChange(1e-9, max_depth=12)], ids=StopRule.describe)
+def test_rules_that_read_no_actions_run_the_coda_once(rule: StopRule, pacing: Pacing) -> None:
+    head = make_head()
+    encoded = head.encode(make_context(head))
+    reads = []
+    head.output.register_forward_hook(lambda *_: reads.append(1))
+    with torch.no_grad():
+        solve(head, encoded, rule=rule, initial_state=head.initial_state(2), pacing=pacing)
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize("rule", [*RULES, FixedDepth(3)], ids=StopRule.describe)
+def test_a_head_that_leaves_its_context_unprojected_gives_the_same(rule: StopRule) -> None:
+    wide = replace(SMALL, hidden_dim=64)
+    head = make_head(wide)
+    context = make_context(head, batch=3, vision=120, latents=8)
+    assert isinstance(head.encode(context, coda_reads=1).coda[0], Unprojected)
+    state = head.initial_state(3, torch.Generator().manual_seed(0)).detach()
+    state = state * torch.linspace(0.2, 6, 3)[:, None, None]
+    unprojected = head(context, depth=rule, initial_state=state)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(CrossAttention, "_projecting_queries_pays", lambda *_: False)
+        projected = head(context, depth=rule, initial_state=state)
+    assert unprojected.depth.tolist() == projected.depth.tolist()
+    torch.testing.assert_close(unprojected.actions, projected.actions, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [5, 120])
+def test_an_empty_batch_and_a_trace_in_bfloat16_are_fine(tokens: int) -> None:
+    head = make_head(replace(SMALL, hidden_dim=64))
+    with torch.no_grad():
+        empty = make_context(head, batch=0, vision=tokens)
+        assert head(empty, depth=3).actions.shape == (0, SMALL.chunk_size, SMALL.action_dim)
+        with torch.autocast("cpu", torch.bfloat16):
+            traced = head(make_context(head, vision=tokens), depth=ActionChange(max_depth=4), trace=True)
+    assert traced.trace.action_change[1].isfinite().all()
 
 
 def test_a_deferred_coda_stops_where_the_papers_rule_does_and_is_read_less() -> None:

@@ -43,6 +43,7 @@ def test_importing_it_imports_no_torch() -> None:
         ({"kind": "cosine", "max_depth": 1}, "need 2 <= min_depth <= max_depth"),
         ({"kind": "latent_change", "threshold": 0.0}, "threshold must be positive"),
         ({"kind": "fixed", "min_depth": 0, "max_depth": 0}, "need 1 <= min_depth"),
+        ({"kind": "fixed", "max_depth": 8}, "write Stop.fixed"),
     ],
 )
 def test_impossible_rules_are_refused(arguments: dict, message: str) -> None:
@@ -60,7 +61,7 @@ def test_rules_are_read_from_text_as_the_head_reads_them(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["deferred_action_change:1e-3:0.1", "acton_change", "0", "cosine:1e-3:4"])
 def test_text_that_the_graph_cannot_follow_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"unknown stop rule|need 1 <= min_depth"):
+    with pytest.raises(ConfigError, match=r"(unknown|cannot read the) stop rule|need 1 <= min_depth"):
         Stop.of(text)
 
 

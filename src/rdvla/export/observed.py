@@ -22,9 +22,6 @@ from rdvla.runtime.description import TOKENIZER
 
 TOKENS = 3  # of an example whose number of tokens varies
 CONTEXT_TOKENS = 64  # of vision and of latents; so many that the prelude reads them as it reads long contexts
-CONTEXT_TOKENS = (
-    64  # of vision and latents: as many as let the prelude choose the form that long contexts want
-)
 
 
 @dataclass(frozen=True)

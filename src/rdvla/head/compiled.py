@@ -24,7 +24,7 @@ def compile_frozen(function: Callable[P, T], *, precision: Precision, device: to
     """Compile a function of tensors for inference; weights that it reads become constants of the code.
 
     With `bf16` its matrix products are computed in bfloat16, from weights converted once. Compiling takes
-    some ten seconds, at the first call with one sample and once more with several.
+    some ten seconds for each function, at the first call with one sample and once more with several.
     """
     from torch._dynamo.exc import BackendCompilerFailed  # importing the compiler takes seconds
     from torch._inductor import config

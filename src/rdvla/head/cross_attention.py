@@ -129,7 +129,7 @@ class CrossAttention(nn.Module):
         weights = logits.softmax(dim=-1)
         near, far = weights.tensor_split([context.near.shape[1]], dim=-1)
         batch, num_heads, chunk, _ = queries.shape
-        shape = (batch, num_heads, chunk, -1)
+        shape = (batch, num_heads, chunk, context.near.shape[2])
         from_near = _each_head((near @ context.near).view(shape), near_values.transpose(1, 2))
         from_far = _each_head((far @ context.far).view(shape), far_values.transpose(1, 2))
         return from_near + from_far
@@ -145,7 +145,7 @@ def _each_head(x: Tensor, weights: Tensor) -> Tensor:
     """(B, h, K, i) by (h, i, o) -> (B, h, K, o); one product a head, whatever the batch."""
     batch, _, chunk, _ = x.shape
     out = torch.bmm(x.transpose(0, 1).flatten(1, 2), weights)
-    return out.view(len(out), batch, chunk, -1).transpose(0, 1)
+    return out.view(len(out), batch, chunk, out.shape[2]).transpose(0, 1)
 
 
 def _every_head(queries: Tensor, keys: Tensor) -> Tensor:

@@ -33,12 +33,15 @@ class Reader:
         rule = self.rule
         if not rule.reads_actions and not self.everything:
             return previous, Iteration(state)
-        if self.everything or not isinstance(rule, DeferredActionChange) or depth == rule.max_depth:
+        if self.everything or not isinstance(rule, DeferredActionChange):
             return previous, Iteration(state, self.steps.decode(state, encoded))
         if depth < rule.min_depth:
             return previous, Iteration(state)
         wanted = alive & rule.may_stop(previous, Iteration(state))
-        return self._read(previous, state, encoded, wanted.nonzero().flatten())
+        previous, current = self._read(previous, state, encoded, wanted.nonzero().flatten())
+        if depth == rule.max_depth:  # it ends here for all, settled or not
+            current = Iteration(state, self.steps.decode(state, encoded))
+        return previous, current
 
     def _read(
         self, previous: Iteration, state: Tensor, encoded: EncodedContext, rows: Tensor
@@ -59,7 +62,7 @@ class Reader:
     def _decode(self, states: Tensor, encoded: EncodedContext, rows: Tensor) -> Tensor:
         batch = len(encoded.injection)
         every = len(rows) == len(states) == batch
-        return self.steps.decode(states[rows], encoded if every else encoded.select(rows % batch))
+        return self.steps.decode(states[rows], encoded if every else encoded.select_coda(rows % batch))
 
 
 def _spread(actions: Tensor, rows: Tensor, batch: int) -> Tensor:

@@ -48,7 +48,8 @@ def solve(
     running = _Running(initial_state, encoded)
     outcome = _Outcome(initial_state)
     tracer = _Tracer(initial_state) if trace else None
-    reader = Reader(steps, rule, everything=trace or pacing.check_every > 1)
+    # Which samples' actions matter is not known without waiting for the device: then all are read.
+    reader = Reader(steps, rule, everything=trace or (rule.reads_actions and pacing.check_every > 1))
     for k in range(1, rule.max_depth + 1):
         previous = running.last
         state = steps.iterate(previous.state, running.encoded)
@@ -142,11 +143,11 @@ class _Tracer:
         batch = len(self.like)
         actions = self.like.new_full((batch, *current.actions.shape[1:]), torch.nan)
         changes = self.like.new_full((3, batch), torch.nan)
-        actions[rows] = _where(alive, current.actions, actions[rows])
+        actions[rows] = _where(alive, current.actions.to(actions.dtype), actions[rows])
         if previous.actions is not None:
-            changes[0, rows] = action_change(previous.actions, current.actions)
-            changes[1, rows] = latent_change(previous.state, current.state)
-            changes[2, rows] = cosine_change(previous.state, current.state)
+            changes[0, rows] = action_change(previous.actions, current.actions).to(changes.dtype)
+            changes[1, rows] = latent_change(previous.state, current.state).to(changes.dtype)
+            changes[2, rows] = cosine_change(previous.state, current.state).to(changes.dtype)
             changes[:, rows] = changes[:, rows].where(alive, torch.nan)
         self.actions.append(actions)
         self.changes.append(changes)

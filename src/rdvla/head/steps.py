@@ -27,6 +27,12 @@ class EncodedContext:
             coda=tuple(each.select(rows) for each in self.coda),
         )
 
+    def select_coda(self, rows: Tensor) -> EncodedContext:
+        """What `decode` needs for some samples of the batch; the core's part is left out."""
+        return EncodedContext(
+            injection=self.injection[rows], core=(), coda=tuple(each.select(rows) for each in self.coda)
+        )
+
 
 class Steps(Protocol):
     """What a query is made of: a `RecurrentDepthHead`, or a faster form of one."""

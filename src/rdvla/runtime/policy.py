@@ -97,7 +97,12 @@ class OnnxPolicy:
         )
 
     def select_action(self, images: Images, state: State, instruction: Sequence[str]) -> NDArray[np.float32]:
-        """The next action of every sample, (B, A), real units; predicts only where a chunk has run out."""
+        """The next action of every sample, (B, A), real units; predicts only where a chunk has run out.
+
+        Raises:
+            InputError: see `predict`; no action is used up then.
+        """
+        check_batch(images, state, instruction)
         empty = self._queue.empty_rows(len(instruction))
         if empty:
             prediction = self.predict(

@@ -40,6 +40,8 @@ class Stop:
                 f"{self.kind}: need {first} <= min_depth <= max_depth, got {self.min_depth} and "
                 f"{self.max_depth}"
             )
+        if self.kind == FIXED and self.min_depth != self.max_depth:
+            raise ConfigError("a fixed depth has min_depth = max_depth: write Stop.fixed(n)")
         if not self.threshold > 0:
             raise ConfigError(f"{self.kind}: threshold must be positive, got {self.threshold}")
 
