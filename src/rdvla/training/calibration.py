@@ -5,7 +5,8 @@ latent state is at hand anyway. Two thresholds on its relative change are found 
 
 - for `latent_change`: the largest at which, among n samples, at most a share `risk` stops while the actions
   still change by delta or more, counted as (violations + 1) / (n + 1) <= risk (conformal risk control,
-  Angelopoulos et al., 2024: the expected risk of a new exchangeable sample is then below `risk`);
+  Angelopoulos et al., 2024: the expected risk of a new exchangeable sample is then below `risk`, as far as
+  a looser threshold is never the safer one);
 - for `deferred_action_change`: the value above which no sample stops by the paper's rule but a share `risk`
   of them (a split-conformal quantile), so that the coda need not run there.
 
@@ -97,7 +98,7 @@ def calibrate(
             f"{samples}, {delta}, {risk} and {max_depth}"
         )
     fitting, testing = (
-        spread_rows(dataset.subset(episodes), at_most=(samples + 1) // 2)
+        spread_rows(dataset.subset(episodes), at_most=samples // 2)
         for episodes in split_episodes(dataset, 0.5, _SEED)
     )
     if min(len(fitting), len(testing)) < 1 / risk:
@@ -119,7 +120,7 @@ def calibrate(
 
 
 def latent_threshold(changes: Changes, paper: ActionChange, *, risk: float) -> float:
-    """The largest threshold of `latent_change` that keeps the risk.
+    """The largest threshold of `latent_change` up to which all keep the risk.
 
     Where actions move on while the state hardly does, that is one below which hardly any sample ever comes.
     """
