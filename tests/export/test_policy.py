@@ -124,7 +124,10 @@ def test_what_is_wrong_with_an_observation_is_named(exported: Path) -> None:
         with pytest.raises(InputError, match=message):
             policy.predict(*arguments)
     with pytest.raises(ConfigError, match="a number of iterations, a rule as text"):
-        policy.predict(images, state, instruction, depth="8")  # type: ignore[arg-type]
+        policy.predict(images, state, instruction, depth=8.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="wrap a single one"):
+        policy.select_action(images, state, "push")
+    assert len(policy.select_action(images, state, instruction)) == 2  # nothing is left of the call before
     with pytest.raises(RDVLAError, match="a whole policy"):
         OnnxHead.load(exported)
 
