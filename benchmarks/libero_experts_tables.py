@@ -1,6 +1,6 @@
 """Tables of what `benchmarks.libero_experts` measured, as Markdown, and its files as one compact one.
 
-`python -m benchmarks.libero_experts_tables runs/bench/*.json --output docs/results/libero_experts.json`
+`python -m benchmarks.libero_experts_tables runs/bench/*.json --output docs/experts/libero_seed_1.json`
 """
 
 from __future__ import annotations
