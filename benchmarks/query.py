@@ -19,34 +19,20 @@ import torch
 
 from benchmarks.harness import Spread, hardware, interleave, paired_ratio
 from rdvla.export import export_policy
+from rdvla.export.verify import random_observation
 from rdvla.files import write_json
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
 from rdvla.runtime import OnnxPolicy
 
 TIMER = "uint8 frames, proprioception and instruction in memory -> actions in robot units; time.perf_counter"
-INSTRUCTION = "pick up the cup"
 WAYS = ("torch", "onnx")
-
-
-def observe(policy: RDVLAPolicy) -> Observation:
-    """Noise to the cameras, and the middle of the range of the proprioception."""
-    config, generator = policy.config, torch.Generator().manual_seed(0)
-    size = (1, config.image_size, config.image_size, 3)
-    return Observation(
-        images={
-            camera: torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-            for camera in config.cameras
-        },
-        state=policy.state_normalizer.unnormalize(torch.zeros(1, config.state_dim)),
-        instruction=[INSTRUCTION],
-    )
 
 
 def measure(folder: str, *, ways: Sequence[str], rounds: int) -> dict[str, Any]:
     """One policy, in every way, and the parts of the first."""
     policy = RDVLAPolicy.from_pretrained(folder)
-    observation = observe(policy)
+    observation = random_observation(policy).select([0])
     start = policy.initial_state(1, torch.Generator().manual_seed(0)).detach()
     inputs = policy.frozen_inputs(observation)
     context = policy.context_from(inputs, policy.normalize_state(observation.state))
@@ -84,7 +70,7 @@ def _exported(policy: RDVLAPolicy, observation: Observation, start: torch.Tensor
         exported = OnnxPolicy.load(Path(folder) / "policy", threads=torch.get_num_threads())
     images = {camera: image.numpy() for camera, image in observation.images.items()}
     state, first = observation.state.numpy(), start.numpy()
-    return lambda: exported.predict(images, state, [INSTRUCTION], initial_state=first)
+    return lambda: exported.predict(images, state, observation.instruction, initial_state=first)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

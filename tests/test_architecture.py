@@ -36,7 +36,7 @@ ALLOWED = {
     "evaluation": FOUNDATIONS | {"head", "processing", "execution", "policy", "simulation", "progress"},
     "interop": FOUNDATIONS | {"head", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "execution", "action_queue", "rule_text"},
-    "export": FOUNDATIONS | {"head", "backbone", "processing", "policy", "runtime"},
+    "export": FOUNDATIONS | {"head", "backbone", "processing", "execution", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything
 

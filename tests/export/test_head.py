@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,19 +11,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from rdvla.errors import InputError, RDVLAError
 from rdvla.export import export_head
+from rdvla.export.observed import features_of
 from rdvla.export.quantize import quantize
 from rdvla.export.verify import as_stop
 from rdvla.head import ActionChange, Context, CosineChange, FixedDepth, LatentChange, RecurrentDepthHead
-from rdvla.interop import load_published_head
 from rdvla.runtime import OnnxHead, OnnxPolicy, Prediction, Stop
 from rdvla.runtime.description import GRAPH, digest
 from rdvla.runtime.session import Session
+from tests.reference_case import load_case
 
-VECTORS = Path(__file__).parents[1] / "reference_vectors"
 RULES = (
     FixedDepth(1),
     FixedDepth(7),
@@ -46,10 +44,7 @@ class Case:
 
     @property
     def features(self) -> dict[str, np.ndarray]:
-        named = {"proprio": self.context.proprio.numpy()}
-        for kind in ("vision", "latents"):
-            named |= {f"{kind}.{level}": v.numpy() for level, v in getattr(self.context, kind).items()}
-        return named
+        return features_of(self.context)
 
     def run(self, stop: Stop | int) -> Prediction:
         return OnnxHead.load(self.folder, threads=1)(
@@ -59,19 +54,7 @@ class Case:
 
 @pytest.fixture(scope="module", params=["tiny", pytest.param("no_prelude_no_coda", marks=pytest.mark.slow)])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    folder = VECTORS / request.param
-    head, projector = load_published_head(folder)
-    expected = load_file(folder / "expected.safetensors")
-    depths = json.loads((folder / "expected.json").read_text())["adaptive_iterations"]
-    vision, latents = expected["vision_hidden_states"], expected["latent_hidden_states"]
-    with torch.no_grad():
-        proprio = projector(expected["proprio"])
-    layers = range(vision.shape[1])
-    context = head.context(
-        vision={layer: vision[:, layer] for layer in layers},
-        latents={layer: latents[:, layer] for layer in layers},
-        proprio=proprio,
-    )
+    head, context, expected, depths = load_case(request.param)
     output = tmp_path_factory.mktemp("head") / "export"
     export_head(head, output, stop=ActionChange(1e-3), execution="fixed:1")
     return Case(head, context, expected, depths, output)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from rdvla.errors import RDVLAError
 from rdvla.head import ActionChange, Context, RecurrentDepthHead
 from rdvla.interop import load_published_head
+from tests.reference_case import VECTORS, load_case
 
-VECTORS = Path(__file__).parents[1] / "reference_vectors"
 CASES = ("tiny", "no_prelude_no_coda")
 DEPTHS = (1, 2, 4, 8, 12, 32)
 Case = tuple[RecurrentDepthHead, Context, dict[str, torch.Tensor], dict[str, int]]
@@ -20,20 +19,7 @@ Case = tuple[RecurrentDepthHead, Context, dict[str, torch.Tensor], dict[str, int
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
-    folder = VECTORS / request.param
-    head, projector = load_published_head(folder)
-    expected = load_file(folder / "expected.safetensors")
-    depths = json.loads((folder / "expected.json").read_text())["adaptive_iterations"]
-    vision, latents = expected["vision_hidden_states"], expected["latent_hidden_states"]
-    with torch.no_grad():
-        proprio = projector(expected["proprio"])
-    layers = range(vision.shape[1])
-    context = head.context(
-        vision={layer: vision[:, layer] for layer in layers},
-        latents={layer: latents[:, layer] for layer in layers},
-        proprio=proprio,
-    )
-    return head, context, expected, depths
+    return load_case(request.param)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

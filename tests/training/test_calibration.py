@@ -102,6 +102,15 @@ def test_the_command_tests_on_other_episodes_and_writes_rules_that_can_be_read(
     assert all(one["rule"] in printed for one in found["outcomes"])
 
 
+@pytest.mark.parametrize("pair", ["image", "image=", "=front"])
+def test_a_camera_without_a_name_is_refused(
+    trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str], pair: str
+) -> None:
+    policy, dataset = trained
+    assert main(["calibrate", str(policy), str(dataset), "--dataset-cameras", pair]) == 2
+    assert f"takes NAME=CAMERA, such as image=agentview, got {pair!r}" in capsys.readouterr().err
+
+
 def test_changes_stop_samples_where_the_head_does(trained: tuple[Path, Path]) -> None:
     folder, dataset = trained
     policy = RDVLAPolicy.from_pretrained(folder)

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from rdvla.cli.options.dataset import add_dataset_options, camera_names
+
 
 def run(argv: Sequence[str]) -> None:
     """Find stop rules on the latent state that keep the action change below delta, from demonstrations."""
@@ -25,10 +27,7 @@ def run(argv: Sequence[str]) -> None:
         help="share of samples that may stop while the actions still change by delta (%(default)s)",
     )
     parser.add_argument("--max-depth", type=int, default=32, help="every sample stops there (%(default)s)")
-    parser.add_argument(
-        "--dataset-cameras", nargs="+", default=[], metavar="NAME=CAMERA", help="as image=agentview"
-    )
-    parser.add_argument("--resize", action="store_true", help="scale the images to the policy's size")
+    add_dataset_options(parser)
     parser.add_argument("--output", type=Path, help="JSON file to write as well")
     options = parser.parse_args(argv)
     from dataclasses import asdict
@@ -38,7 +37,7 @@ def run(argv: Sequence[str]) -> None:
     from rdvla.training.calibration import calibrate
     from rdvla.training.samples import open_samples
 
-    names = dict(pair.partition("=")[::2] for pair in options.dataset_cameras)
+    names = camera_names(options)
     policy = RDVLAPolicy.from_pretrained(options.policy).to(choose_device("auto"))
     dataset = open_samples(policy, options.dataset, camera_names=names, resize=options.resize)
     found = calibrate(

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from rdvla.cli.options.dataset import add_dataset_options, camera_names
 from rdvla.errors import ConfigError
 
 
@@ -66,12 +67,7 @@ def _add_check(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--samples", type=int, default=32, help="evenly spread over the data (%(default)s)")
     group.add_argument("--depth", type=int, default=32, help="iterations (%(default)s)")
-    group.add_argument(
-        "--dataset-cameras", nargs="+", default=[], metavar="NAME=CAMERA", help="as image=agentview"
-    )
-    group.add_argument(
-        "--resize", action="store_true", help="scale the dataset's images to the policy's size"
-    )
+    add_dataset_options(group)
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -103,7 +99,7 @@ def _check_attention(options: argparse.Namespace) -> None:
     from rdvla.training.attention_check import compare_attention, format_comparison
     from rdvla.training.samples import open_samples
 
-    names = dict(pair.partition("=")[::2] for pair in options.dataset_cameras)
+    names = camera_names(options)
     policy = RDVLAPolicy.from_pretrained(options.source).to(choose_device("auto"))
     dataset = open_samples(policy, options.check_attention, camera_names=names, resize=options.resize)
     losses = compare_attention(policy, dataset, samples=options.samples, depth=options.depth)

@@ -12,6 +12,7 @@ import torch
 
 from rdvla.backbone import CompactConfig
 from rdvla.errors import ConfigError, RDVLAError
+from rdvla.execution import check_fits, parse_execution
 from rdvla.export.join import alone, join
 from rdvla.export.observed import exportable, observe_features, observe_robot
 from rdvla.export.pieces import BATCH, make_pieces
@@ -108,7 +109,9 @@ def export_head(
 
     Raises:
         RDVLAError: as `export_policy`.
+        ConfigError: the execution rule is none, or runs more actions than a chunk has.
     """
+    check_fits(parse_execution(execution), chunk_size=head.config.chunk_size)
     default = as_stop(stop)  # which may refuse, and does so before anything takes long
     plain = RecurrentDepthHead(head.config)  # a copy that is not compiled
     plain.load_state_dict(head.state_dict())

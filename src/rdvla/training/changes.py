@@ -31,7 +31,7 @@ class Changes:
 
     @property
     def samples(self) -> int:
-        """N."""
+        """How many samples, n."""
         return int(self.action.shape[1])
 
     def stops(self, rule: StopRule) -> NDArray[np.int64]:
