@@ -15,13 +15,14 @@ import torch
 from rdvla.cli.export import format_report
 from rdvla.cli.export import run as run_verb
 from rdvla.errors import ConfigError, InputError, RDVLAError
-from rdvla.export import Report, export_policy
+from rdvla.export import Report, export_head, export_policy
 from rdvla.export import folder as export_folder
 from rdvla.export.verify import as_stop
 from rdvla.head import ActionChange, FixedDepth, LatentChange
 from rdvla.head.stopping import DeferredActionChange
 from rdvla.policy import RDVLAPolicy
 from rdvla.runtime import OnnxHead, OnnxPolicy, Stop
+from tests.head.helpers import make_head
 from tests.tiny_models import (
     SENTENCES,
     make_observation,
@@ -198,6 +199,17 @@ def test_a_rule_that_the_loop_lacks_is_refused() -> None:
         ConfigError, match=r"'deferred_action_change:0\.001:0\.1' cannot be exported, only fixed"
     ):
         as_stop(DeferredActionChange())
+
+
+@pytest.mark.parametrize(
+    ("execution", "message"), [("fixed:99", "a chunk has 3"), ("some", "unknown execution rule")]
+)
+def test_an_execution_rule_that_does_not_fit_is_refused_first(
+    execution: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export_head(make_head(), tmp_path / "head", stop=FixedDepth(4), execution=execution)
+    assert not (tmp_path / "head").exists()
 
 
 def test_rules_have_the_same_defaults() -> None:
