@@ -13,7 +13,7 @@ from rdvla.export import export_head
 from rdvla.export.folder import Precision as OnnxPrecision
 from rdvla.export.observed import features_of
 from rdvla.export.verify import as_stop
-from rdvla.head import ActionChange, Context, DeferredActionChange, Prediction, RecurrentDepthHead, StopRule
+from rdvla.head import ActionChange, Context, Prediction, RecurrentDepthHead, StopRule
 from rdvla.head.compiled import CompiledSteps, Precision
 from rdvla.head.solver import solve
 from rdvla.runtime import OnnxHead
@@ -79,8 +79,3 @@ WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 def precision_of(path: str) -> str:
     """The last word of a path's name."""
     return path.rsplit(" ", 1)[1]
-
-
-def can(path: str, rule: StopRule) -> bool:
-    """Whether a path knows a rule: the exported loop has no deferred coda."""
-    return not (path.startswith("onnx") and isinstance(rule, DeferredActionChange))

@@ -17,7 +17,15 @@ from rdvla.export import export_head
 from rdvla.export.observed import features_of
 from rdvla.export.quantize import quantize
 from rdvla.export.verify import as_stop
-from rdvla.head import ActionChange, Context, CosineChange, FixedDepth, LatentChange, RecurrentDepthHead
+from rdvla.head import (
+    ActionChange,
+    Context,
+    CosineChange,
+    DeferredActionChange,
+    FixedDepth,
+    LatentChange,
+    RecurrentDepthHead,
+)
 from rdvla.runtime import OnnxHead, OnnxPolicy, Prediction, Stop
 from rdvla.runtime.description import GRAPH, digest
 from rdvla.runtime.session import Session
@@ -28,6 +36,9 @@ RULES = (
     FixedDepth(7),
     ActionChange(1e-3),
     ActionChange(1e-5, min_depth=4, max_depth=9),
+    DeferredActionChange(1e-3, coda_below=0.02),
+    DeferredActionChange(1e-4, coda_below=0.2, min_depth=3),
+    DeferredActionChange(1e-3, coda_below=1e-9, max_depth=6),
     LatentChange(0.05),
     LatentChange(1e-9, max_depth=4),
     CosineChange(1e-3),

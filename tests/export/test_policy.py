@@ -19,7 +19,6 @@ from rdvla.export import Report, export_head, export_policy
 from rdvla.export import folder as export_folder
 from rdvla.export.verify import as_stop
 from rdvla.head import ActionChange, FixedDepth, LatentChange
-from rdvla.head.stopping import DeferredActionChange
 from rdvla.policy import RDVLAPolicy
 from rdvla.runtime import OnnxHead, OnnxPolicy, Stop
 from tests.head.helpers import make_head
@@ -195,10 +194,11 @@ def test_the_verb_writes_int8(
 
 
 def test_a_rule_that_the_loop_lacks_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"'deferred_action_change:0\.001:0\.1' cannot be exported, only fixed"
-    ):
-        as_stop(DeferredActionChange())
+    class Own(ActionChange):
+        name = "own"
+
+    with pytest.raises(ConfigError, match=r"'own:0\.001' cannot be exported, only fixed"):
+        as_stop(Own())
 
 
 @pytest.mark.parametrize(

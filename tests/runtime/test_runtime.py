@@ -42,6 +42,7 @@ def test_importing_it_imports_no_torch() -> None:
         ({"kind": "cosine", "min_depth": 1}, "need 2 <= min_depth"),
         ({"kind": "cosine", "max_depth": 1}, "need 2 <= min_depth <= max_depth"),
         ({"kind": "latent_change", "threshold": 0.0}, "threshold must be positive"),
+        ({"kind": "deferred_action_change", "coda_below": 0.0}, "coda_below must be positive"),
         ({"kind": "fixed", "min_depth": 0, "max_depth": 0}, "need 1 <= min_depth"),
         ({"kind": "fixed", "max_depth": 8}, "write Stop.fixed"),
     ],
@@ -51,7 +52,13 @@ def test_impossible_rules_are_refused(arguments: dict, message: str) -> None:
         Stop(**arguments)
 
 
-@pytest.mark.parametrize("text", ["8", "action_change", "action_change:1e-4", "latent_change:0.05:3:9"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("8", "action_change", "deferred_action_change", "latent_change", "cosine"),
+        *("action_change:1e-4", "latent_change:0.02:3:9", "deferred_action_change:1e-4:0.2"),
+    ],
+)
 def test_rules_are_read_from_text_as_the_head_reads_them(text: str) -> None:
     from rdvla.export.verify import as_stop
     from rdvla.head import parse_rule
@@ -59,7 +66,7 @@ def test_rules_are_read_from_text_as_the_head_reads_them(text: str) -> None:
     assert Stop.of(text) == as_stop(parse_rule(text))
 
 
-@pytest.mark.parametrize("text", ["deferred_action_change:1e-3:0.1", "acton_change", "0", "cosine:1e-3:4"])
+@pytest.mark.parametrize("text", ["deferred_action_change:1e-3", "acton_change", "0", "cosine:1e-3:4"])
 def test_text_that_the_graph_cannot_follow_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"(unknown|cannot read the) stop rule|need 1 <= min_depth"):
         Stop.of(text)
@@ -86,7 +93,7 @@ def test_a_description_is_read_back(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"format": "other"}, "is not of a policy made by `rdvla export`"),
-        ({"schema": 2}, "has schema 2, this version of rdvla reads 1"),
+        ({"schema": 1}, "has schema 1, this version of rdvla reads 2"),
         ({"files": {}}, "must name the files"),
         ({"extra": 1}, "unknown entry 'extra'"),
         ({"stop": {"kind": "fixed", "min_depth": 0}}, "min_depth"),

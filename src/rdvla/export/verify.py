@@ -17,7 +17,7 @@ from rdvla.head import Prediction as TorchPrediction
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
 from rdvla.runtime import OnnxHead, OnnxPolicy, Prediction, Stop
-from rdvla.runtime.stop import KINDS
+from rdvla.runtime.stop import KINDS, PARAMETERS
 
 BATCH = 3
 DEPTH = 8
@@ -58,8 +58,8 @@ def as_stop(rule: StopRule) -> Stop:
             f"the rule {rule.describe()!r} cannot be exported, only {', '.join(KINDS)}: set depth in the "
             "policy's config.json to one of them"
         )
-    threshold = getattr(rule, "threshold", Stop.threshold)
-    return Stop(rule.name, threshold=threshold, min_depth=rule.min_depth, max_depth=rule.max_depth)
+    numbers = {name: getattr(rule, name) for name in PARAMETERS[rule.name]}
+    return Stop(rule.name, min_depth=rule.min_depth, max_depth=rule.max_depth, **numbers)
 
 
 def check_policy(policy: RDVLAPolicy, exported: OnnxPolicy) -> list[Check]:

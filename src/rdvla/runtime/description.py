@@ -14,7 +14,7 @@ from rdvla.runtime.stop import Stop
 
 NAME = "runtime.json"
 FORMAT = "rdvla-onnx"
-SCHEMA = 1
+SCHEMA = 2
 GRAPH = "policy.onnx"  # observation, or features, to actions
 INSTRUCTION_GRAPH = "instruction.onnx"  # tokens to what the other graph takes of an instruction
 TOKENIZER = "tokenizer.json"  # of a published instruction encoder

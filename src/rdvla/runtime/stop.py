@@ -10,8 +10,20 @@ from numpy.typing import NDArray
 from rdvla.errors import ConfigError, nearest
 from rdvla.rule_text import FIXED, read_rule
 
-KINDS = (FIXED, "action_change", "latent_change", "cosine")
+PARAMETERS: dict[str, tuple[str, ...]] = {  # of each rule, in the order in which its text gives them
+    FIXED: (),
+    "action_change": ("threshold",),
+    "deferred_action_change": ("threshold", "coda_below"),
+    "latent_change": ("threshold",),
+    "cosine": ("threshold",),
+}
+KINDS = tuple(PARAMETERS)
 """Names of the rules; a rule's place in it is what the graph calls it by."""
+
+READING = ("action_change", "deferred_action_change")
+"""The rules that read actions within the loop."""
+
+DEFAULTS = {"latent_change": {"threshold": 0.05}}  # where they are not those of `Stop`
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,7 @@ class Stop:
 
     kind: str  # one of KINDS
     threshold: float = 1e-3  # a sample stops at the first change below it; unused where fixed
+    coda_below: float = 0.1  # actions are read where the state changes by less; of the deferred rule alone
     min_depth: int = 2  # no sample stops before; a change needs two iterations
     max_depth: int = 32  # every sample stops here
 
@@ -42,8 +55,9 @@ class Stop:
             )
         if self.kind == FIXED and self.min_depth != self.max_depth:
             raise ConfigError("a fixed depth has min_depth = max_depth: write Stop.fixed(n)")
-        if not self.threshold > 0:
-            raise ConfigError(f"{self.kind}: threshold must be positive, got {self.threshold}")
+        for name in ("threshold", "coda_below"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{self.kind}: {name} must be positive, got {getattr(self, name)}")
 
     @staticmethod
     def fixed(depth: int) -> Stop:
@@ -63,16 +77,19 @@ class Stop:
             raise ConfigError(
                 f"depth must be a number of iterations, a rule as text, or a Stop, got {depth!r}"
             )
-        kind, numbers = read_rule(str(depth), {kind: ("threshold",) for kind in KINDS if kind != FIXED})
+        adaptive = {kind: names for kind, names in PARAMETERS.items() if kind != FIXED}
+        kind, numbers = read_rule(str(depth), adaptive)
         if kind == FIXED:
             return Stop.fixed(int(numbers["depth"]))
-        return Stop(kind, **numbers)  # type: ignore[arg-type]  # by name, depths are whole numbers
+        return Stop(kind, **DEFAULTS.get(kind, {}) | numbers)  # type: ignore[arg-type]  # depths are whole
 
     def feeds(self) -> dict[str, NDArray[np.generic]]:
         """As inputs of a graph."""
+        coda_below = self.coda_below if self.kind == "deferred_action_change" else np.inf  # always
         return {
             "rule": np.array(KINDS.index(self.kind), dtype=np.int64),
             "threshold": np.array(self.threshold, dtype=np.float32),
+            "coda_below": np.array(coda_below, dtype=np.float32),
             "min_depth": np.array(self.min_depth, dtype=np.int64),
             "max_depth": np.array(self.max_depth, dtype=np.int64),
         }
