@@ -24,12 +24,13 @@ def case(batch: int) -> tuple[RecurrentDepthHead, dict[str, object]]:
     return head, {"context": make_context(head, batch=batch), "initial_state": state}
 
 
-def test_compiled_code_gives_the_same_at_any_depth_until_training_drops_it() -> None:
+@pytest.mark.parametrize("tune", [False, True])
+def test_compiled_code_gives_the_same_at_any_depth_until_training_drops_it(tune: bool) -> None:
     head, inputs = case(3)
     rules = (1, 4, 9, ActionChange(1e-3))
     expected = [head(**inputs, depth=rule) for rule in rules]
     assert len(set(expected[-1].depth.tolist())) > 1
-    head.optimize()
+    head.optimize(tune=tune)
     head(**inputs, depth=2)
     torch._dynamo.utils.counters.clear()
     for rule, before in zip(rules, expected, strict=True):

@@ -16,15 +16,23 @@ if TYPE_CHECKING:
     from rdvla.head.recurrent import RecurrentDepthHead
 
 Precision = Literal["fp32", "bf16"]
+TUNING = {
+    "max_autotune_gemm": True,
+    "max_autotune_report_choices_stats": False,
+    "autotune_num_choices_displayed": 0,
+}
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def compile_frozen(function: Callable[P, T], *, precision: Precision, device: torch.device) -> Callable[P, T]:
+def compile_frozen(
+    function: Callable[P, T], *, precision: Precision, device: torch.device, tune: bool = False
+) -> Callable[P, T]:
     """Compile a function of tensors for inference; weights that it reads become constants of the code.
 
     With `bf16` its matrix products are computed in bfloat16, from weights converted once. Compiling takes
-    some ten seconds for each function, at the first call with one sample and once more with several.
+    some ten seconds for each function, at the first call with one sample and once more with several; twice as
+    long where it is to `tune`, to time several kernels for each matrix product and take the fastest.
     """
     from torch._dynamo.exc import BackendCompilerFailed  # importing the compiler takes seconds
     from torch._inductor import config
@@ -37,12 +45,13 @@ def compile_frozen(function: Callable[P, T], *, precision: Precision, device: to
     # one must not find it.
     step.__code__ = step.__code__.replace()
     compiled = torch.compile(step)
+    # Constants can be laid out as the processor's products want them: twice as fast for eight rows.
+    settings = {"freezing": True, **(TUNING if tune else {})}
 
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         try:
-            # Constants can be laid out as the processor's products want them: twice as fast for eight rows.
-            with torch.no_grad(), config.patch(freezing=True), autocast:
+            with torch.no_grad(), config.patch(settings), autocast:
                 return compiled(*args, **kwargs)
         except (InductorError, BackendCompilerFailed) as error:
             raise RDVLAError(
@@ -59,14 +68,16 @@ class CompiledSteps:
     Args:
         head: as it is now: later changes of its weights do not arrive here.
         precision: of the matrix products; states and actions stay float32.
+        tune: look for the fastest kernel of each matrix product in the core and the coda.
     """
 
-    def __init__(self, head: RecurrentDepthHead, *, precision: Precision) -> None:
+    def __init__(self, head: RecurrentDepthHead, *, precision: Precision, tune: bool = False) -> None:
         device = head.gamma_init.device
         self.precision = precision
+        # Not tuned: torch 2.13 then computes the prelude wrongly, whose first products are of constants.
         self._encode = compile_frozen(head.encode, precision=precision, device=device)
-        self._iterate = compile_frozen(head.iterate, precision=precision, device=device)
-        self._decode = compile_frozen(head.decode, precision=precision, device=device)
+        self._iterate = compile_frozen(head.iterate, precision=precision, device=device, tune=tune)
+        self._decode = compile_frozen(head.decode, precision=precision, device=device, tune=tune)
 
     def encode(self, context: Context, *, coda_reads: int | None = None) -> EncodedContext:
         """See `Steps.encode`."""

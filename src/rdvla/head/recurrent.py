@@ -57,7 +57,7 @@ class RecurrentDepthHead(nn.Module):
         self._optimized: Steps | None = None
         self.register_load_state_dict_post_hook(_forget_compiled)  # type: ignore[no-untyped-call]
 
-    def optimize(self, *, precision: Precision = "fp32") -> None:
+    def optimize(self, *, precision: Precision = "fp32", tune: bool = False) -> None:
         """Predict with compiled code from now on, until the head is trained, moved, or loaded into.
 
         The code holds the weights: what changes them in another way does not reach it.
@@ -66,8 +66,10 @@ class RecurrentDepthHead(nn.Module):
 
         Args:
             precision: of the matrix products; ``bf16`` is faster and moves actions by some 1e-2.
+            tune: look for the fastest kernel of each matrix product in the core and the coda, which compiles
+                twice as long; best on a machine that does nothing else.
         """
-        self._optimized = CompiledSteps(self, precision=precision)
+        self._optimized = CompiledSteps(self, precision=precision, tune=tune)
 
     def train(self, mode: bool = True) -> RecurrentDepthHead:  # noqa: FBT001
         """Weights are about to change: compiled code, which holds them, is dropped."""
