@@ -1,0 +1,107 @@
+"""Where the time of a whole query goes at the paper's size: images, two image encoders, language model, head.
+
+    python -m benchmarks.vision --output runs/bench/vision.json
+
+Random weights of the published sizes in bfloat16, batch 1, two cameras of 256 pixels, a prompt of 40 tokens;
+the head runs 8 iterations, as it is after loading and compiled. Besides the parts, what was gained: encoding
+the cameras in one batch instead of one after another, and reading a language model no further than needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import Spread, hardware, interleave, paired_ratio
+from rdvla.backbone import Features, PrismaticBackbone, PrismaticConfig
+from rdvla.files import write_json
+from rdvla.head import HeadConfig, RecurrentDepthHead
+
+CAMERAS, PIXELS, PROMPT, DEPTH = 2, 256, 40, 8
+WHOLE = "whole query"
+
+
+def calls(config: PrismaticConfig, head_config: HeadConfig) -> dict[str, Callable[[], object]]:
+    """What is timed, by name."""
+    generator = torch.Generator().manual_seed(0)
+    backbone = _random_backbone(config)
+    published = backbone.published
+    images = torch.randint(0, 256, (CAMERAS, PIXELS, PIXELS, 3), dtype=torch.uint8, generator=generator)
+    prompt = torch.randint(1, config.language.vocab_size, (1, PROMPT), generator=generator)
+    torch.manual_seed(0)
+    head = RecurrentDepthHead(head_config).eval().requires_grad_(False)
+    state, proprio = head.initial_state(1, generator), torch.zeros(1, 1, backbone.context_width)
+
+    def patches(pixels: Tensor) -> Tensor:
+        found: Tensor = published.projector(published.vision_backbone(pixels))
+        return found.reshape(1, -1, backbone.context_width)
+
+    def features(found: Tensor) -> Features:
+        return backbone.transform({"patches": found, "prompt": prompt})
+
+    def act(found: Features, by: RecurrentDepthHead = head) -> Tensor:
+        named = [
+            dict(zip(head.config.levels, kind.values(), strict=True))
+            for kind in (found.vision, found.latents)
+        ]
+        context = by.context(vision=named[0], latents=named[1], proprio=proprio)
+        actions: Tensor = by(context, depth=DEPTH, initial_state=state).actions
+        return actions
+
+    compiled = copy.deepcopy(head)
+    compiled.optimize(precision="bf16")
+    pixels = backbone.image_transform(images)
+    given = patches(pixels)
+    read = features(given)
+    shallow = _random_backbone(replace(config, levels=(config.levels[0] // 2, config.levels[0])))
+    return {
+        WHOLE: lambda: act(features(patches(backbone.image_transform(images)))),
+        "images": lambda: backbone.image_transform(images),
+        "image encoders": lambda: patches(pixels),
+        "image encoders, camera by camera": lambda: [patches(one[None]) for one in pixels],
+        "language model": lambda: features(given),
+        "language model, read at half its depth": lambda: shallow.transform(
+            {"patches": given, "prompt": prompt}
+        ),
+        "head": lambda: act(read),
+        "head, compiled in bf16": lambda: act(read, compiled),
+    }
+
+
+def _random_backbone(config: PrismaticConfig) -> PrismaticBackbone:
+    torch.manual_seed(0)
+    return PrismaticBackbone(config).eval().requires_grad_(False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write the JSON file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.vision", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("runs/bench/vision.json"))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    print(f"a query at the paper's size, batch 1, {CAMERAS} cameras, {options.threads} thread(s)", flush=True)
+    with torch.no_grad():
+        samples = interleave(calls(PrismaticConfig(), HeadConfig()), rounds=options.rounds)
+    rows = []
+    for name, times in samples.items():
+        spread, share = Spread.of(times), paired_ratio(times, samples[WHOLE])
+        rows.append(
+            {"what": name, "ms": spread.median, "spread_ms": [spread.low, spread.high], "share": share.median}
+        )
+        print(
+            f"{name:<42} {share.median:>6.1%} {spread.median:>9.0f} ms ({spread.low:.0f}..{spread.high:.0f})"
+        )
+    write_json(options.output, {"schema": 1, "hardware": hardware(), "rounds": options.rounds, "rows": rows})
+    print(f"written: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

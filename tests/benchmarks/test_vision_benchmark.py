@@ -1,0 +1,22 @@
+"""The benchmark of a query at the paper's size, on a tiny one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from benchmarks import vision
+from rdvla.head import HeadConfig
+from tests.backbone.test_prismatic import CONFIG
+
+
+def test_the_parts_make_up_the_whole() -> None:
+    config = replace(CONFIG, levels=(2, CONFIG.language.layers))
+    head = HeadConfig(hidden_dim=16, num_heads=2, context_dim=config.language.width)
+    with torch.no_grad():
+        calls = vision.calls(config, head)
+        whole = calls[vision.WHOLE]()
+        torch.testing.assert_close(calls["head"](), whole)
+        together, apart = calls["image encoders"](), calls["image encoders, camera by camera"]()
+        torch.testing.assert_close(together, torch.cat(apart, dim=1), atol=1e-5, rtol=1e-5)
