@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import shutil
 
 import pytest
@@ -75,6 +77,20 @@ def test_compiled_code_is_dropped_when_weights_change(change: str) -> None:
     else:
         holder.load_state_dict(holder.state_dict())
     assert head._optimized is None
+
+
+def test_weights_that_are_trained_are_not_compiled() -> None:
+    head, _ = case(1)
+    with pytest.raises(RDVLAError, match=r"call eval\(\) first"):
+        head.train().optimize()
+
+
+def test_a_copy_has_no_code_yet() -> None:
+    head, _ = case(1)
+    head.optimize()
+    for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
+        assert other._optimized is None
+    assert head._optimized is not None
 
 
 def test_bfloat16_products_leave_states_and_actions_in_float32() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdvla.errors import RDVLAError
 from rdvla.head.block import Block, truncated_normal_
 from rdvla.head.compiled import CompiledSteps, Precision
 from rdvla.head.config import HeadConfig, Level
@@ -68,7 +69,12 @@ class RecurrentDepthHead(nn.Module):
             precision: of the matrix products; ``bf16`` is faster and moves actions by some 1e-2.
             tune: look for the fastest kernel of each matrix product in the core and the coda, which compiles
                 twice as long; best on a machine that does nothing else.
+
+        Raises:
+            RDVLAError: the head is being trained.
         """
+        if self.training:
+            raise RDVLAError("optimize() is for weights that do not change any more: call eval() first")
         self._optimized = CompiledSteps(self, precision=precision, tune=tune)
 
     def train(self, mode: bool = True) -> RecurrentDepthHead:  # noqa: FBT001
@@ -76,6 +82,10 @@ class RecurrentDepthHead(nn.Module):
         if mode:
             self._optimized = None
         return super().train(mode)
+
+    def __getstate__(self) -> dict[str, object]:
+        """For copies and pickles: these have weights of their own, and no code for them yet."""
+        return self.__dict__ | {"_optimized": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RecurrentDepthHead:  # noqa: FBT001
         self._optimized = None  # `to`, `half` and their like: the code is for the old device and type
