@@ -67,7 +67,11 @@ class RecurrentDepthHead(nn.Module):
         Args:
             precision: of the matrix products; ``bf16`` is faster and moves actions by some 1e-2.
         """
-        self._optimized = CompiledSteps(self, precision=precision)
+        self.use(CompiledSteps(self, precision=precision))
+
+    def use(self, steps: Steps) -> None:
+        """Predict with another form of these steps, until the head is trained, moved, or loaded into."""
+        self._optimized = steps
 
     def train(self, mode: bool = True) -> RecurrentDepthHead:  # noqa: FBT001
         """Weights are about to change: compiled code, which holds them, is dropped."""
