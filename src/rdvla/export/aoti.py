@@ -138,7 +138,7 @@ def _compile_part(module: nn.Module, example: tuple[Tensor, ...], path: Path) ->
 
 def _compare(head: RecurrentDepthHead, folder: Path, example: Context, stop: StopRule) -> list[Check]:
     """The head as it is and with the code of the folder, in a batch and alone, under rules of each kind."""
-    rules = tuple(dict.fromkeys((FixedDepth(DEPTH), stop, ActionChange(), DeferredActionChange())))
+    rules: list[StopRule] = [FixedDepth(DEPTH), stop, ActionChange(), DeferredActionChange()]
     start = head.initial_state(example.batch_size, torch.Generator().manual_seed(0))
 
     def predict(rule: StopRule) -> list[Prediction]:
@@ -147,9 +147,9 @@ def _compare(head: RecurrentDepthHead, folder: Path, example: Context, stop: Sto
             for rows in sorted({1, example.batch_size})
         ]
 
-    expected = {rule: predict(rule) for rule in rules}
+    expected = {rule: predict(rule) for rule in rules}  # once, where two are the same
     load_compiled(head, folder)
-    return [_check(rule, predict(rule), expected[rule]) for rule in rules]
+    return [_check(rule, predict(rule), before) for rule, before in expected.items()]
 
 
 def _check(rule: StopRule, found: list[Prediction], expected: list[Prediction]) -> Check:

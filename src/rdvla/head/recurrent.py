@@ -73,6 +73,11 @@ class RecurrentDepthHead(nn.Module):
         """Predict with another form of these steps, until the head is trained, moved, or loaded into."""
         self._optimized = steps
 
+    @property
+    def optimized(self) -> bool:
+        """Whether compiled code predicts, at the moment."""
+        return self._optimized is not None
+
     def train(self, mode: bool = True) -> RecurrentDepthHead:  # noqa: FBT001
         """Weights are about to change: compiled code, which holds them, is dropped."""
         if mode:
