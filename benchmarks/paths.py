@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rdvla.export import export_head
+from rdvla.export import export_compiled_head, export_head, load_compiled
 from rdvla.export.folder import Precision as OnnxPrecision
 from rdvla.export.observed import features_of
 from rdvla.export.verify import as_stop
@@ -35,6 +35,27 @@ def compiled(precision: Precision, *, tune: bool = False) -> Callable[[Recurrent
         def run(context: Context, state: Tensor, rule: StopRule) -> Prediction:
             encoded = steps.encode(context, coda_reads=rule.coda_reads)
             return solve(steps, encoded, rule=rule, initial_state=state)
+
+        return run
+
+    return make
+
+
+def aoti(precision: Precision) -> Callable[[RecurrentDepthHead], Run]:
+    """After `rdvla export --part head --format aoti`; the first call compiles, for its numbers of tokens."""
+
+    def make(head: RecurrentDepthHead) -> Run:
+        loaded = RecurrentDepthHead(head.config).eval().requires_grad_(False)
+        loaded.load_state_dict(head.state_dict())
+
+        def run(context: Context, state: Tensor, rule: StopRule) -> Prediction:
+            if not loaded.optimized:
+                with tempfile.TemporaryDirectory() as folder:
+                    output = Path(folder) / "head"
+                    export_compiled_head(head, output, example=context, stop=rule, precision=precision)
+                    load_compiled(loaded, output)
+            prediction: Prediction = loaded(context, depth=rule, initial_state=state)
+            return prediction
 
         return run
 
@@ -71,6 +92,7 @@ PATHS: dict[str, Callable[[RecurrentDepthHead], Run]] = {
     "compiled bf16": compiled("bf16"),
     "tuned fp32": compiled("fp32", tune=True),
     "tuned bf16": compiled("bf16", tune=True),
+    "aoti fp32": aoti("fp32"),
     "onnx fp32": onnx("fp32"),
     "onnx int8": onnx("int8"),
 }

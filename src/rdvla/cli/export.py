@@ -7,20 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rdvla.errors import missing_extra
+from rdvla.errors import ConfigError, missing_extra
 
 if TYPE_CHECKING:
     from rdvla.export import Report
+    from rdvla.policy import RDVLAPolicy
 
 MIB = 2**20
+PRECISIONS = {"onnx": ("fp32", "int8"), "aoti": ("fp32", "bf16")}  # by format
 
 
 def run(argv: Sequence[str]) -> None:
-    """Write a policy as ONNX graphs that run without torch, the adaptive iteration included."""
+    """Write a policy for robots: ONNX graphs with the adaptive iteration, which run without torch; or a head
+    as native code, which runs in torch with no compiler and no wait.
+    """
     parser = argparse.ArgumentParser(prog="rdvla export", description=run.__doc__)
     parser.add_argument("policy", help="folder or hub id of a policy")
     parser.add_argument("output", type=Path, help="folder to write; an older export makes way")
-    parser.add_argument("--format", choices=("onnx",), default="onnx", help="(%(default)s)")
+    parser.add_argument(
+        "--format",
+        choices=tuple(PRECISIONS),
+        default="onnx",
+        help="onnx: graphs; aoti: a head compiled for this kind of processor and this version of torch "
+        "(%(default)s)",
+    )
     parser.add_argument(
         "--part",
         choices=("policy", "head"),
@@ -30,28 +40,45 @@ def run(argv: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "int8"),
+        choices=tuple(dict.fromkeys(precision for each in PRECISIONS.values() for precision in each)),
         default="fp32",
-        help="int8: weights of matrix products in 8 bits (%(default)s)",
+        help="of onnx int8: weights of matrix products in 8 bits; of aoti bf16: matrix products in bfloat16 "
+        "(%(default)s)",
     )
     options = parser.parse_args(argv)
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        _require(package)
-    from rdvla.export import export_head, export_policy
+    _check(options)
+    if options.format == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            _require(package)
     from rdvla.policy import RDVLAPolicy
 
-    policy = RDVLAPolicy.from_pretrained(options.policy)
-    if options.part == "policy":
-        report = export_policy(policy, options.output, precision=options.precision)
-    else:
-        report = export_head(
-            policy.head,
-            options.output,
-            stop=policy.stop_rule,
-            execution=policy.config.execution,
-            precision=options.precision,
+    print(format_report(_export(RDVLAPolicy.from_pretrained(options.policy), options)))
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.format == "aoti" and options.part != "head":
+        raise ConfigError("--format aoti compiles a head alone: add --part head")
+    if options.precision not in PRECISIONS[options.format]:
+        raise ConfigError(
+            f"--format {options.format} has the precisions {' and '.join(PRECISIONS[options.format])}, not "
+            f"{options.precision}"
         )
-    print(format_report(report))
+
+
+def _export(policy: RDVLAPolicy, options: argparse.Namespace) -> Report:
+    from rdvla.export import example_context, export_compiled_head, export_head, export_policy
+
+    output, precision = options.output, options.precision
+    if options.part == "policy":
+        return export_policy(policy, output, precision=precision)
+    if options.format == "onnx":
+        execution = policy.config.execution
+        return export_head(
+            policy.head, output, stop=policy.stop_rule, execution=execution, precision=precision
+        )
+    return export_compiled_head(
+        policy.head, output, example=example_context(policy), stop=policy.stop_rule, precision=precision
+    )
 
 
 def format_report(report: Report) -> str:

@@ -1,5 +1,14 @@
-"""Policies and heads as ONNX graphs, with the iteration and its stop rules inside; run by `rdvla.runtime`."""
+"""Policies and heads as ONNX graphs with the iteration inside, for `rdvla.runtime`; heads as native code."""
 
+from rdvla.export.aoti import example_context, export_compiled_head
+from rdvla.export.aoti_load import load_compiled
 from rdvla.export.folder import Report, export_head, export_policy
 
-__all__ = ["Report", "export_head", "export_policy"]
+__all__ = [
+    "Report",
+    "example_context",
+    "export_compiled_head",
+    "export_head",
+    "export_policy",
+    "load_compiled",
+]

@@ -44,7 +44,7 @@ class Report:
     """What an export holds, and how near it is to the policy."""
 
     folder: Path
-    precision: Precision
+    precision: str
     sizes: dict[str, int]  # file -> bytes
     checks: list[Check]
     bfloat16: float | None = None  # what float32 in place of bfloat16 changes in an action, normalised units
@@ -67,7 +67,8 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
     plain = _in_float32(policy)
     observed, instruction = observe_robot(plain)
     pieces = make_pieces(plain.head, observed)
-    with _new_export(output, precision) as folder:
+    _check_precision(precision)
+    with new_export(output, described_by=NAME) as folder:
         graphs = trace(plain, {**pieces.parts, "instruction": instruction.part})
         text = Example(torch.zeros(BATCH, observed.inputs["text"].tensor.shape[1]), {0: "batch"})
         reader = alone(graphs.pop("instruction"), instruction.part.inputs, {"text": text})
@@ -87,7 +88,7 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
         )
         description.write(folder)
         checks = _checked(precision, lambda: check_policy(plain, OnnxPolicy.load(folder, threads=1)))
-    return Report(output, precision, _sizes(output), checks, _bfloat16(policy, plain))
+    return Report(output, precision, file_sizes(output), checks, _bfloat16(policy, plain))
 
 
 def export_head(
@@ -116,22 +117,35 @@ def export_head(
     plain = RecurrentDepthHead(head.config)  # a copy that is not compiled
     plain.load_state_dict(head.state_dict())
     plain.eval().requires_grad_(False)
-    with _new_export(output, precision) as folder:
+    _check_precision(precision)
+    with new_export(output, described_by=NAME) as folder:
         pieces = make_pieces(plain, observe_features(plain))
         _save(join(pieces, trace(plain, pieces.parts)), folder / GRAPH, precision)
         replace(_describe_head(plain, default, execution, precision), weights=fingerprint(head)).write(folder)
         checks = _checked(precision, lambda: check_head(plain, stop, OnnxHead.load(folder, threads=1)))
-    return Report(output, precision, _sizes(output), checks)
+    return Report(output, precision, file_sizes(output), checks)
 
 
 @contextmanager
-def _new_export(output: Path, precision: str) -> Iterator[Path]:
-    if precision not in get_args(Precision):
-        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-    if output.exists() and not (output / NAME).exists():
-        raise RDVLAError(f"{output} exists and is no export: name a new folder")
+def new_export(output: Path, *, described_by: str) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `output`, where an older export may be but nothing else.
+
+    Args:
+        output: the folder to make.
+        described_by: name of the file that every such export has.
+
+    Raises:
+        RDVLAError: `output` is something else.
+    """
+    if output.exists() and not (output / described_by).exists():
+        raise RDVLAError(f"{output} exists and is no export of this kind: name a new folder")
     with new_folder(output, replace=True) as folder:
         yield folder
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
 
 
 def _in_float32(policy: RDVLAPolicy) -> RDVLAPolicy:
@@ -181,5 +195,6 @@ def _bfloat16(policy: RDVLAPolicy, plain: RDVLAPolicy) -> float | None:
     return largest_difference(first, second, plain.action_normalizer.normalize) or None
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file."""
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}

@@ -54,12 +54,17 @@ def compile_frozen(
             with torch.no_grad(), config.patch(settings), autocast:
                 return compiled(*args, **kwargs)
         except (InductorError, BackendCompilerFailed) as error:
-            raise RDVLAError(
-                f"torch.compile could not compile the head: {error}\nOn a CPU it needs a C++ compiler such "
-                "as g++ and Python's headers; without `optimize` the head runs as it is"
-            ) from error
+            raise not_compiled(error, "without `optimize` the head runs as it is") from error
 
     return run
+
+
+def not_compiled(error: Exception, instead: str) -> RDVLAError:
+    """Return the error for a head that torch's compiler failed on; `instead` says what works without it."""
+    return RDVLAError(
+        f"torch could not compile the head: {error}\nOn a CPU it needs a C++ compiler such as g++ and "
+        f"Python's headers; {instead}"
+    )
 
 
 class CompiledSteps:

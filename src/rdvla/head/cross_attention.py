@@ -74,10 +74,14 @@ class CrossAttention(nn.Module):
             vision: (B, M, C). latents: (B, L, C). proprio: (B, 1, C).
             reads: how often `forward` will be called with it, at most.
         """
-        tokens = vision.shape[1] + latents.shape[1] + 1
-        if reads is not None and self._projecting_queries_pays(tokens, reads):
+        if self.form_for(vision.shape[1] + latents.shape[1] + 1, reads) is Unprojected:
             return Unprojected(near=torch.cat([latents, proprio], dim=1), far=vision)
         return self.keys_values(vision=vision, latents=latents, proprio=proprio)
+
+    def form_for(self, tokens: int, reads: int | None) -> type[BlockContext]:
+        """The form that `context_for` chooses for T tokens."""
+        pays = reads is not None and self._projecting_queries_pays(tokens, reads)
+        return Unprojected if pays else KeysValues
 
     def _projecting_queries_pays(self, tokens: int, reads: int) -> bool:
         chunk, width, context = self.chunk_size, self.query.in_features, self.latents_kv.in_features

@@ -73,9 +73,22 @@ class RecurrentDepthHead(nn.Module):
         Raises:
             RDVLAError: the head is being trained.
         """
+        self.use(CompiledSteps(self, precision=precision, tune=tune))
+
+    def use(self, steps: Steps) -> None:
+        """Predict with another form of these steps, until the head is trained, moved, or loaded into.
+
+        Raises:
+            RDVLAError: the head is being trained.
+        """
         if self.training:
-            raise RDVLAError("optimize() is for weights that do not change any more: call eval() first")
-        self._optimized = CompiledSteps(self, precision=precision, tune=tune)
+            raise RDVLAError("compiled code is for weights that do not change any more: call eval() first")
+        self._optimized = steps
+
+    @property
+    def optimized(self) -> bool:
+        """Whether compiled code predicts, at the moment."""
+        return self._optimized is not None
 
     def train(self, mode: bool = True) -> RecurrentDepthHead:  # noqa: FBT001
         """Weights are about to change: compiled code, which holds them, is dropped."""

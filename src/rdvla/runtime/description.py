@@ -66,7 +66,7 @@ def read_description(folder: Path) -> Description:
     description = _decode(content, path)
     if not isinstance(files, dict) or GRAPH not in files:
         raise RDVLAError(f"{path} is damaged: it must name the files of the export. Export the policy again")
-    _check_files(folder, files)
+    check_files(folder, files)
     return description
 
 
@@ -76,7 +76,12 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Check files of an export against their digests.
+
+    Raises:
+        RDVLAError: one is missing, or differs.
+    """
     for name, expected in files.items():
         path = folder / Path(name).name
         if not path.exists():

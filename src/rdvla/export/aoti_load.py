@@ -1,0 +1,67 @@
+"""Gives a head the code that was compiled for it ahead of time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rdvla.errors import RDVLAError
+from rdvla.export.aoti_description import SUFFIX, Description, configuration_of, read_description
+from rdvla.export.aoti_parts import CODA_READS, coda_form, name
+from rdvla.export.aoti_steps import PackagedSteps
+from rdvla.head import RecurrentDepthHead
+from rdvla.policy import fingerprint
+
+
+def load_compiled(head: RecurrentDepthHead, folder: Path | str) -> None:
+    """Predict with the code of an export from now on, until the head is trained, moved, or loaded into.
+
+    The folder holds native code, which runs with all rights of this process: load none but your own exports.
+    Digests tell damage from a whole file, not a friend from a stranger.
+
+    Args:
+        head: with the weights of the export; it takes a second copy of them in memory.
+        folder: made by `rdvla export --format aoti`.
+
+    Raises:
+        RDVLAError: the code is for other weights, another version of torch or another processor, or a file
+            is missing or damaged; nothing is loaded then.
+    """
+    folder = Path(folder)
+    description, files = read_description(folder)
+    description.check_machine()
+    _check_head(head, description)
+    needed = _part_names(head, description)
+    for part in needed:
+        if f"{part}{SUFFIX}" not in files:
+            raise RDVLAError(f"{folder} lacks {part}{SUFFIX}: export the head again")
+    from torch._inductor import aoti_load_package
+
+    parts = {part: aoti_load_package(str(folder / f"{part}{SUFFIX}")) for part in needed}
+    head.use(PackagedSteps(head, parts, tokens=description.tokens))
+
+
+def _check_head(head: RecurrentDepthHead, description: Description) -> None:
+    device, dtype = head.gamma_init.device, head.gamma_init.dtype
+    if device.type != "cpu" or dtype != torch.float32:
+        raise RDVLAError(
+            f"compiled code is for a head on the processor in float32, not on {device} in {dtype}"
+        )
+    if configuration_of(head.config) != description.head:
+        raise RDVLAError("the code was compiled for a head of another configuration: export this head")
+    if fingerprint(head) != description.weights:
+        raise RDVLAError("the code was compiled for a head with other weights: export this head")
+
+
+def _part_names(head: RecurrentDepthHead, description: Description) -> list[str]:
+    try:
+        forms = {coda_form(head, description.tokens, reads) for reads in CODA_READS}
+    except KeyError as error:
+        raise RDVLAError(
+            f"the description of the code lacks the tokens of {error}: export the head again"
+        ) from error
+    per_form = [
+        name(part, form) for form in forms for part in ("project", "decode") if form or part == "decode"
+    ]
+    return ["encode", "iterate", *sorted(per_form)]

@@ -1,0 +1,160 @@
+"""A head as native code, compiled ahead of time, against the head as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rdvla.cli import main
+from rdvla.errors import RDVLAError
+from rdvla.export import Report, export_compiled_head, load_compiled
+from rdvla.head import (
+    ActionChange,
+    Context,
+    CosineChange,
+    DeferredActionChange,
+    FixedDepth,
+    LatentChange,
+    RecurrentDepthHead,
+)
+from rdvla.policy import RDVLAPolicy
+from tests.head.helpers import make_context, make_head, take
+from tests.tiny_models import make_observation, make_policy
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler on a CPU"),
+]
+
+VISION = 60  # tokens, so many that the coda reads them in either form
+RULES = (
+    FixedDepth(1),
+    FixedDepth(9),
+    ActionChange(1e-3),
+    DeferredActionChange(1e-3, coda_below=0.2),
+    LatentChange(0.05),
+    CosineChange(1e-3),
+)
+
+
+def make_case() -> tuple[RecurrentDepthHead, Context, torch.Tensor]:
+    head = make_head().eval().requires_grad_(False)
+    start = head.initial_state(3, torch.Generator().manual_seed(0))
+    return head, make_context(head, batch=3, vision=VISION), start * torch.tensor([0.2, 1, 6])[:, None, None]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    head, context, _ = make_case()
+    return export_compiled_head(
+        head, tmp_path_factory.mktemp("aoti") / "export", example=context, stop=LatentChange()
+    )
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
+def test_every_rule_decides_as_before_in_a_batch_and_alone(report: Report, rule) -> None:
+    head, context, start = make_case()
+    expected = head(context, depth=rule, initial_state=start)
+    load_compiled(head, report.folder)
+    found = head(context, depth=rule, initial_state=start)
+    assert found.depth.tolist() == expected.depth.tolist()
+    torch.testing.assert_close(found.actions, expected.actions, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.state, expected.state, atol=1e-5, rtol=1e-5)
+    for row in range(3):
+        alone = head(take(context, row), depth=rule, initial_state=start[row : row + 1])
+        assert alone.depth.tolist() == expected.depth[row : row + 1].tolist()
+        torch.testing.assert_close(alone.actions[0], expected.actions[row], atol=1e-5, rtol=1e-5)
+
+
+def test_the_layout_of_features_does_not_matter(report: Report) -> None:
+    head, context, start = make_case()
+    expected = head(context, depth=5, initial_state=start).actions
+    load_compiled(head, report.folder)
+    turned = Context(
+        {level: value.mT.contiguous().mT for level, value in context.vision.items()},
+        {level: value.mT.contiguous().mT for level, value in context.latents.items()},
+        context.proprio.expand(-1, 2, -1)[:, 1:],
+    )
+    found = head(turned, depth=5, initial_state=start.mT.contiguous().mT).actions
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["train", "move", "load"])
+def test_the_code_is_dropped_when_weights_change(report: Report, change: str) -> None:
+    head, _, _ = make_case()
+    load_compiled(head, report.folder)
+    assert head.optimized
+    if change == "train":
+        head.train()
+    elif change == "move":
+        head.to(torch.float64)
+    else:
+        head.load_state_dict(head.state_dict())
+    assert not head.optimized
+
+
+def test_it_was_checked_under_a_rule_of_each_kind(report: Report) -> None:
+    assert [check.rule.partition(":")[0] for check in report.checks] == [
+        "fixed", "latent_change", "action_change", "deferred_action_change"
+    ]  # fmt: skip
+    for check in report.checks:
+        check.require()
+        assert len(check.depths) == 4  # three in a batch, one alone
+
+
+def test_no_compiler_is_needed_to_run_it(report: Report) -> None:
+    code = f"""
+import torch
+from rdvla.export import load_compiled
+from tests.export.test_aoti import make_case
+head, context, start = make_case()
+expected = head(context, depth=4, initial_state=start).actions
+load_compiled(head, {str(report.folder)!r})
+print(float((head(context, depth=4, initial_state=start).actions - expected).abs().max()) < 1e-5)
+"""
+    bare = os.environ | {"PATH": "", "CXX": "none"}
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=bare
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == "True"
+
+
+def test_the_command_line_compiles_a_policy_s_head(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_policy().save_pretrained(tmp_path / "policy")
+    output = tmp_path / "export"
+    options = ["--format", "aoti", "--part", "head", "--precision", "bf16"]
+    assert main(["export", str(tmp_path / "policy"), str(output), *options]) == 0
+    assert f"written: {output}, bf16" in capsys.readouterr().out
+    policy = RDVLAPolicy.from_pretrained(tmp_path / "policy")
+    observation, start = make_observation(3), policy.initial_state(3, torch.Generator().manual_seed(0))
+    expected = policy.predict(observation, depth=4, initial_state=start).actions
+    load_compiled(policy.head, output)
+    found = policy.predict(observation, depth=4, initial_state=start).actions
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, atol=3e-2, rtol=3e-2)
+
+
+def test_without_a_compiler_the_error_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def none() -> str:
+        raise InvalidCxxCompiler
+
+    head, context, _ = make_case()
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    with pytest.raises(RDVLAError, match="C\\+\\+ compiler such as g\\+\\+"):
+        export_compiled_head(head, tmp_path / "export", example=context, stop=FixedDepth(1))
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,206 @@
+"""Compiled code's way around the code itself: which head it is for, where it runs, what it is given."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rdvla.cli import main
+from rdvla.errors import ConfigError, InputError, RDVLAError
+from rdvla.export import export_compiled_head, load_compiled
+from rdvla.export.aoti_description import NAME, Description, configuration_of, this_processor
+from rdvla.export.aoti_parts import make_parts, token_counts
+from rdvla.export.aoti_steps import PackagedSteps
+from rdvla.head import (
+    ActionChange,
+    Context,
+    DeferredActionChange,
+    FixedDepth,
+    HeadConfig,
+    LatentChange,
+    RecurrentDepthHead,
+)
+from rdvla.policy import fingerprint
+from tests.head.helpers import SMALL, make_context, make_head, take
+
+RULES = (
+    FixedDepth(1),
+    FixedDepth(7),
+    ActionChange(1e-3),
+    DeferredActionChange(1e-3, coda_below=0.2),
+    LatentChange(),
+)
+MANY = 60  # vision tokens, so many that the coda reads them in either form
+
+
+def make_case(config: HeadConfig = SMALL, *, vision: int = MANY) -> tuple[RecurrentDepthHead, Context]:
+    head = make_head(config).eval().requires_grad_(False)
+    return head, make_context(head, batch=3, vision=vision)
+
+
+def uncompiled(head: RecurrentDepthHead, context: Context) -> PackagedSteps:
+    parts = make_parts(head, context, precision="fp32")
+    return PackagedSteps(
+        head, {name: part.function for name, part in parts.items()}, tokens=token_counts(context)
+    )
+
+
+def written(folder: Path, head: RecurrentDepthHead, context: Context) -> Description:
+    """A whole export, but for what is in its files."""
+    folder.mkdir()
+    for name in make_parts(head, context, precision="fp32"):
+        (folder / f"{name}.pt2").write_bytes(name.encode())
+    description = Description(
+        precision="fp32",
+        weights=fingerprint(head),
+        head=configuration_of(head.config),
+        tokens=token_counts(context),
+        torch=torch.__version__,
+        processor=this_processor(),
+    )
+    description.write(folder)
+    return description
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, replace(SMALL, prelude=(), coda=()), replace(SMALL, core=("late", 3), coda=("middle", "late"))],
+    ids=["one of each", "core alone", "several"],
+)
+def test_the_parts_together_are_the_head(config: HeadConfig, rule) -> None:
+    head, context = make_case(config)
+    start = head.initial_state(3, torch.Generator().manual_seed(0)) * torch.tensor([0.2, 1, 6])[:, None, None]
+    expected = head(context, depth=rule, initial_state=start, trace=True)
+    head.use(uncompiled(head, context))
+    for found in (
+        head(context, depth=rule, initial_state=start),
+        head(context, depth=rule, initial_state=start, trace=True),
+    ):
+        assert found.depth.tolist() == expected.depth.tolist()
+        torch.testing.assert_close(found.actions, expected.actions, atol=1e-5, rtol=1e-5)
+    alone = head(take(context, 2), depth=rule, initial_state=start[2:])
+    assert alone.depth.tolist() == expected.depth[2:].tolist()
+    torch.testing.assert_close(alone.actions, expected.actions[2:], atol=1e-5, rtol=1e-5)
+
+
+def test_the_coda_reads_in_two_forms() -> None:
+    head, context = make_case()
+    names = make_parts(head, context, precision="fp32").keys()
+    assert names == {
+        "encode", "iterate", "project_keys", "decode_keys", "project_context", "decode_context"
+    }  # fmt: skip
+
+
+def test_other_numbers_of_tokens_are_refused() -> None:
+    head, context = make_case()
+    head.use(uncompiled(head, context))
+    with pytest.raises(InputError, match=r"compiled for 60 tokens of vision\.middle, the context has 5"):
+        head(make_context(head, batch=3, vision=5), depth=1)
+
+
+def test_a_whole_export_is_loaded_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, context = make_case()
+    written(tmp_path / "export", head, context)
+    loaded: list[str] = []
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", loaded.append)
+    load_compiled(head, tmp_path / "export")
+    assert sorted(loaded) == sorted(str(path) for path in (tmp_path / "export").glob("*.pt2"))
+    assert head.optimized
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"torch": "1.0"}, r"compiled with torch 1\.0, this is"),
+        ({"processor": ("Linux", "sve9")}, "with .*sve9, which this one lacks"),
+        ({"weights": "0"}, "other weights"),
+        ({"head": {}}, "another configuration"),
+        ({"tokens": {}}, "lacks the tokens of"),
+        ({"tokens": 3}, "'tokens' has the wrong type"),
+    ],
+)
+def test_code_for_something_else_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], message: str
+) -> None:
+    head, context = make_case()
+    replace(written(tmp_path / "export", head, context), **change).write(tmp_path / "export")
+    _refused(monkeypatch, head, tmp_path / "export", message)
+
+
+@pytest.mark.parametrize(
+    "damage", ["changed", "missing", "unlisted", "no description", "format", "schema", "entry"]
+)
+def test_damaged_exports_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    head, context = make_case()
+    folder = tmp_path / "export"
+    written(folder, head, context)
+    content = json.loads((folder / NAME).read_text())
+    if damage == "changed":
+        (folder / "iterate.pt2").write_bytes(b"other")
+    elif damage in ("missing", "unlisted"):
+        (folder / "iterate.pt2").unlink()
+    if damage == "unlisted":
+        del content["files"]["iterate.pt2"]
+    elif damage in ("format", "schema"):
+        content[damage] = "x"
+    elif damage == "entry":
+        del content["torch"]
+    (folder / NAME).write_text(json.dumps(content))
+    if damage == "no description":
+        (folder / NAME).unlink()
+    message = {
+        "changed": r"iterate\.pt2 is damaged or was changed",
+        "missing": r"iterate\.pt2 is missing",
+        "unlisted": r"lacks iterate\.pt2",
+        "no description": r"holds no compiled\.json",
+        "format": "is not of a head made by",
+        "schema": "has schema x, this version",
+        "entry": "'torch' is missing or unknown",
+    }[damage]
+    _refused(monkeypatch, head, folder, message)
+
+
+def test_a_head_in_another_type_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, context = make_case()
+    written(tmp_path / "export", head, context)
+    _refused(monkeypatch, head.to(torch.float64), tmp_path / "export", "not on cpu in torch.float64")
+
+
+def test_what_cannot_be_written_is_known_before_compiling(tmp_path: Path) -> None:
+    head, context = make_case()
+    with pytest.raises(ConfigError, match="precision must be one of fp32, bf16"):
+        export_compiled_head(head, tmp_path / "a", example=context, stop=FixedDepth(1), precision="int8")  # type: ignore[arg-type]
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RDVLAError, match="exists and is no export of this kind"):
+        export_compiled_head(head, tmp_path, example=context, stop=FixedDepth(1))
+    assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "aoti"], "add --part head"),
+        (["--format", "aoti", "--part", "head", "--precision", "int8"], "fp32 and bf16, not int8"),
+        (["--part", "head", "--precision", "bf16"], "fp32 and int8, not bf16"),
+    ],
+)
+def test_options_that_do_not_fit(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "policy", "output", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def _refused(monkeypatch: pytest.MonkeyPatch, head: RecurrentDepthHead, folder: Path, message: str) -> None:
+    def never(path: str) -> None:
+        raise AssertionError(f"{path} was loaded")
+
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", never)
+    with pytest.raises(RDVLAError, match=message):
+        load_compiled(head, folder)
+    assert not head.optimized
