@@ -12,9 +12,9 @@ import torch
 from rdvla.cli import main
 from rdvla.errors import ConfigError, InputError, RDVLAError
 from rdvla.export import export_compiled_head, load_compiled
-from rdvla.export.aoti_description import NAME, Description, configuration_of, this_processor
-from rdvla.export.aoti_parts import make_parts, token_counts
-from rdvla.export.aoti_steps import PackagedSteps
+from rdvla.export.aoti.description import NAME, Description, configuration_of, this_processor
+from rdvla.export.aoti.parts import make_parts, token_counts
+from rdvla.export.aoti.steps import PackagedSteps
 from rdvla.head import (
     ActionChange,
     Context,

@@ -1,7 +1,7 @@
 """Policies and heads as ONNX graphs with the iteration inside, for `rdvla.runtime`; heads as native code."""
 
-from rdvla.export.aoti import example_context, export_compiled_head
-from rdvla.export.aoti_load import load_compiled
+from rdvla.export.aoti.compile import example_context, export_compiled_head
+from rdvla.export.aoti.load import load_compiled
 from rdvla.export.folder import Report, export_head, export_policy
 
 __all__ = [

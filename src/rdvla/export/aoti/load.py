@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from rdvla.errors import RDVLAError
-from rdvla.export.aoti_description import SUFFIX, Description, configuration_of, read_description
-from rdvla.export.aoti_parts import CODA_READS, coda_form, name
-from rdvla.export.aoti_steps import PackagedSteps
+from rdvla.export.aoti.description import SUFFIX, Description, configuration_of, read_description
+from rdvla.export.aoti.parts import CODA_READS, coda_form, name
+from rdvla.export.aoti.steps import PackagedSteps
 from rdvla.head import RecurrentDepthHead
 from rdvla.policy import fingerprint
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from rdvla.errors import InputError
-from rdvla.export.aoti_parts import (
+from rdvla.export.aoti.parts import (
     CODA_READS,
     coda_form,
     features_by_name,
@@ -27,7 +27,7 @@ class PackagedSteps:
 
     Args:
         head: whose code it is.
-        parts: the compiled functions by name, see `rdvla.export.aoti_parts`.
+        parts: the compiled functions by name, see `rdvla.export.aoti.parts`.
         tokens: number of tokens by name of the feature, for which they were compiled.
     """
 

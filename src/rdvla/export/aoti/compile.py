@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.errors import ConfigError
-from rdvla.export.aoti_description import NAME, SUFFIX, Description, configuration_of, this_processor
-from rdvla.export.aoti_load import load_compiled
-from rdvla.export.aoti_parts import Part, bfloat16_products, make_parts, token_counts
+from rdvla.export.aoti.description import NAME, SUFFIX, Description, configuration_of, this_processor
+from rdvla.export.aoti.load import load_compiled
+from rdvla.export.aoti.parts import Part, bfloat16_products, make_parts, token_counts
 from rdvla.export.folder import Report, file_sizes, new_export
 from rdvla.export.quiet import quiet
 from rdvla.export.verify import DEPTH, Check, random_observation
