@@ -30,7 +30,7 @@ from benchmarks.harness import (
     run_fresh,
 )
 from benchmarks.head_case import LATENT_TOKENS, PAPER, VISION_TOKENS, adaptive_rules, build
-from benchmarks.paths import PATHS, TOLERANCES, WEIGHT_BYTES, Run, precision_of
+from benchmarks.paths import BYTES, PATHS, TOLERANCES, Run, precision_of
 from rdvla.errors import ConfigError, nearest
 from rdvla.files import write_json
 from rdvla.head import (
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         PAPER,
         tokens=VISION_TOKENS + LATENT_TOKENS + 1,
         iteration_ms=result["iteration_ms"],
-        number_bytes={path: WEIGHT_BYTES[precision_of(path)] for path in options.paths},
+        numbers={path: BYTES[precision_of(path)] for path in options.paths},
     )
     result["peak_memory"] = peak_memories()
     write_json(options.output, result)

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.roofline import FLOAT32, Bytes
 from rdvla.export import export_compiled_head, export_head, load_compiled
 from rdvla.export.folder import Precision as OnnxPrecision
 from rdvla.export.observed import features_of
+from rdvla.export.quantize import BLOCK
 from rdvla.export.verify import as_stop
 from rdvla.head import ActionChange, Context, Prediction, RecurrentDepthHead, StopRule
 from rdvla.head.compiled import CompiledSteps, Precision
@@ -97,7 +99,11 @@ PATHS: dict[str, Callable[[RecurrentDepthHead], Run]] = {
     "onnx int8": onnx("int8"),
 }
 TOLERANCES = {"fp32": 1e-4, "bf16": 1e-2, "int8": 3e-2}  # largest difference of actions, normalised units
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
+BYTES = {
+    "fp32": FLOAT32,
+    "bf16": Bytes(weight=2, context=2),
+    "int8": Bytes(weight=1 + 4 / BLOCK, context=4),  # a scale in float32 for each block of weights
+}
 
 
 def precision_of(path: str) -> str:

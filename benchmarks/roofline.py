@@ -20,6 +20,17 @@ SIDE = 1536  # of the matrices: their product is bound by arithmetic
 
 
 @dataclass(frozen=True)
+class Bytes:
+    """Of one number, as a path stores it."""
+
+    weight: float = 4
+    context: float = 4  # of keys and values
+
+
+FLOAT32 = Bytes()
+
+
+@dataclass(frozen=True)
 class Work:
     """Bytes that must be read, and multiply-adds that must be done."""
 
@@ -34,27 +45,32 @@ class Limits:
     bytes_per_second: float
     multiplications_per_second: float  # float32
 
-    def milliseconds(self, work: Work) -> float:
-        """The least time that a piece of work can take: the longer of moving and computing."""
-        seconds = max(
-            work.bytes / self.bytes_per_second, work.multiplications / self.multiplications_per_second
-        )
-        return 1000 * seconds
+    def milliseconds(self, work: Work, *, float32: bool) -> float:
+        """The least time of a piece of work: the longer of moving and computing, or moving alone.
+
+        Args:
+            work: bytes and multiplications.
+            float32: whether it is computed in float32; products of narrower numbers have another, higher
+                limit.
+        """
+        moving = work.bytes / self.bytes_per_second
+        computing = work.multiplications / self.multiplications_per_second
+        return 1000 * (max(moving, computing) if float32 else moving)
 
 
-def iteration(config: HeadConfig, *, tokens: int, number_bytes: int = 4) -> Work:
+def iteration(config: HeadConfig, *, tokens: int, number: Bytes = FLOAT32) -> Work:
     """One iteration of the core for one sample, keys and values at hand: weights, keys and values, once each.
 
     Args:
         config: of the head.
         tokens: of the context, L + 1 + M.
-        number_bytes: of a weight; keys and values have as many.
+        number: size of a weight, and of a key or value.
     """
     width, chunk, blocks = config.hidden_dim, config.chunk_size, len(config.core)
     weights = blocks * block_weights(config) + width**2  # and the state's half of the adapter
     attention = blocks * 2 * tokens * width
     products = chunk * (weights + attention) + blocks * 2 * chunk**2 * width
-    return Work(bytes=number_bytes * (weights + attention), multiplications=products)
+    return Work(bytes=number.weight * weights + number.context * attention, multiplications=products)
 
 
 def block_weights(config: HeadConfig) -> int:
@@ -84,7 +100,7 @@ def _best(run: Callable[[], object], tries: int = 7) -> float:
 
 
 def possible(
-    config: HeadConfig, *, tokens: int, iteration_ms: Mapping[str, float], number_bytes: Mapping[str, int]
+    config: HeadConfig, *, tokens: int, iteration_ms: Mapping[str, float], numbers: Mapping[str, Bytes]
 ) -> dict[str, Any]:
     """What an iteration must move and do, what the machine can, and how near each path comes.
 
@@ -92,13 +108,13 @@ def possible(
         config: of the head.
         tokens: of the context, L + 1 + M.
         iteration_ms: measured, by path.
-        number_bytes: of a weight, by path.
+        numbers: sizes of a path's numbers.
     """
     limits = measure_limits()
     rows = []
     for path, spent in iteration_ms.items():
-        work = iteration(config, tokens=tokens, number_bytes=number_bytes[path])
-        least = limits.milliseconds(work)
+        work = iteration(config, tokens=tokens, number=numbers[path])
+        least = limits.milliseconds(work, float32=numbers[path] == FLOAT32)
         rows.append(
             {
                 "path": path,
@@ -116,7 +132,7 @@ def possible(
         )
     return {
         "method": "least time: the longer of reading weights, keys and values once at the bandwidth of "
-        "summing 1 GiB, and of the multiplications at the speed of a large float32 product; in the same run",
+        "summing 1 GiB, and in float32 of the multiplications at the speed of a large product; same run",
         "gib_per_second": limits.bytes_per_second / 2**30,
         "gigamultiplications_per_second": limits.multiplications_per_second / 1e9,
         "rows": rows,

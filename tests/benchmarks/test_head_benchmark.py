@@ -70,7 +70,16 @@ def test_an_iteration_moves_its_weights_and_keys_once():
     assert work.bytes == 4 * numbers
     assert work.multiplications == 8 * numbers + 2 * 2 * 64 * 896
     limits = roofline.Limits(bytes_per_second=work.bytes, multiplications_per_second=2 * work.multiplications)
-    assert limits.milliseconds(work) == 1000
+    assert limits.milliseconds(work, float32=True) == 1000
+    slow = roofline.Limits(bytes_per_second=work.bytes, multiplications_per_second=work.multiplications / 3)
+    assert slow.milliseconds(work, float32=True) == 3000
+    assert slow.milliseconds(work, float32=False) == 1000
+
+
+def test_eight_bit_weights_have_scales_and_full_keys():
+    weights, context = 2 * 18 * 896**2 + 896**2, 2 * 2 * 577 * 896
+    work = roofline.iteration(HeadConfig(), tokens=577, number=paths.BYTES["int8"])
+    assert work.bytes == (1 + 4 / 32) * weights + 4 * context
 
 
 def test_each_path_comes_as_near_as_its_time_says(monkeypatch: pytest.MonkeyPatch):
@@ -79,7 +88,7 @@ def test_each_path_comes_as_near_as_its_time_says(monkeypatch: pytest.MonkeyPatc
         SMALL,
         tokens=10,
         iteration_ms={"eager fp32": 1.0, "compiled bf16": 1.0},
-        number_bytes={"eager fp32": 4, "compiled bf16": 2},
+        numbers={"eager fp32": paths.BYTES["fp32"], "compiled bf16": paths.BYTES["bf16"]},
     )
     full, half = result["rows"]
     assert full["achieved"] == pytest.approx(2 * half["achieved"]) == pytest.approx(full["least_ms"])
