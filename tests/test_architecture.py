@@ -28,14 +28,17 @@ ALLOWED = {
     "processing": {"errors", "inputs"},
     "execution": {"errors"},
     "action_queue": {"errors"},
+    "warm_start": {"errors"},
     "progress": set(),
-    "policy": FOUNDATIONS | {"head", "backbone", "inputs", "processing", "execution", "action_queue"},
+    "policy": FOUNDATIONS
+    | {"head", "backbone", "inputs", "processing", "execution", "action_queue", "warm_start"},
     "data": FOUNDATIONS,
     "training": FOUNDATIONS | {"head", "backbone", "processing", "execution", "policy", "data", "progress"},
     "simulation": FOUNDATIONS | {"data", "progress"},
-    "evaluation": FOUNDATIONS | {"head", "processing", "execution", "policy", "simulation", "progress"},
+    "evaluation": FOUNDATIONS
+    | {"head", "processing", "execution", "policy", "simulation", "progress", "warm_start"},
     "interop": FOUNDATIONS | {"head", "backbone", "processing", "policy"},
-    "runtime": {"errors", "files", "inputs", "execution", "action_queue", "rule_text"},
+    "runtime": {"errors", "files", "inputs", "execution", "action_queue", "rule_text", "warm_start"},
     "export": FOUNDATIONS | {"head", "backbone", "processing", "execution", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything

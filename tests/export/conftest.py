@@ -25,6 +25,7 @@ def policy() -> RDVLAPolicy:
         gripper_opening=(3,),
         clip_state=True,
         depth="action_change:0.001:2:12",
+        start="final",
     )
     return make_policy(config)
 

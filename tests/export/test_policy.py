@@ -105,6 +105,18 @@ def test_chunks_are_executed_as_the_rule_says(exported: Path, monkeypatch: pytes
     np.testing.assert_array_equal(first, [policy.select_action(*observation) for _ in range(4)])
 
 
+def test_a_query_starts_from_the_one_before(exported: Path, policy: RDVLAPolicy) -> None:
+    assert policy.config.start == "final"
+    found = OnnxPolicy.load(exported, threads=1)
+    observation = arrays(make_observation(2))
+    found.reset(seed=4)
+    taken = [found.select_action(*observation) for _ in range(4)]  # fixed:3
+    first = found.predict(*observation, generator=np.random.default_rng(4))
+    second = found.predict(*observation, initial_state=first.state)
+    np.testing.assert_array_equal(taken[:3], first.actions.swapaxes(0, 1)[:3])
+    np.testing.assert_array_equal(taken[3], second.actions[:, 0])
+
+
 def test_what_is_wrong_with_an_observation_is_named(exported: Path) -> None:
     policy = OnnxPolicy.load(exported, threads=1)
     images, state, instruction = arrays(make_observation(2))

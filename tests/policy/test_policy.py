@@ -156,6 +156,22 @@ def test_samples_ask_again_on_their_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert queries == [2, 1, 1, 2]
 
 
+def test_a_warm_start_goes_on_from_the_query_before() -> None:
+    config = replace(CONFIG, start="shifted", execution="fixed:2")
+    policy, observation = make_policy(config), make_observation(2)
+    policy.reset(seed=3)
+    taken = [policy.select_action(observation) for _ in range(5)]
+    noise = seeded(3)
+    first = policy.predict(observation, initial_state=policy.initial_state(2, noise))
+    drawn = policy.initial_state(2, noise)
+    moved = torch.cat([first.state[:, 2:], drawn[:, -2:]], dim=1)
+    second = policy.predict(observation, initial_state=moved)
+    expected = torch.cat([first.actions[:, :2], second.actions[:, :2]], dim=1)
+    assert torch.equal(torch.stack(taken[:4], dim=1), expected)
+    policy.reset(seed=3)
+    assert torch.equal(policy.select_action(observation), taken[0])  # the next episode starts from noise
+
+
 def test_reset_forgets_and_a_seed_repeats() -> None:
     policy, observation = make_policy(), make_observation(2)
     policy.reset(seed=1)

@@ -10,10 +10,10 @@ from rdvla.errors import ConfigError
 from rdvla.evaluation.setting import Setting
 from rdvla.execution import parse_execution
 from rdvla.head import FixedDepth, parse_rule
-from rdvla.head.warm_start import split_start
 from rdvla.policy.device import Device
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
+from rdvla.warm_start import split_start
 
 
 def parse_setting(rule: str, execution: str) -> Setting:

@@ -21,9 +21,9 @@ from rdvla.evaluation.pool import Worker, WorkerPool
 from rdvla.evaluation.schedule import Schedule
 from rdvla.evaluation.setting import Setting
 from rdvla.execution import parse_execution
-from rdvla.head import Prediction, StopRule, WarmStart, parse_rule
-from rdvla.head.warm_start import split_start
+from rdvla.head import Prediction, StopRule, parse_rule
 from rdvla.processing import Observation
+from rdvla.warm_start import WarmStart, split_start
 
 
 class Policy(Protocol):
@@ -143,7 +143,7 @@ def _initial_state(policy: Policy, start: WarmStart, worker: Worker, record: _Re
     noise = policy.initial_state(1, generator=torch.Generator().manual_seed(seed))
     if record.state is None:
         return noise
-    return start.start(noise, record.state.to(noise), torch.tensor([record.executed]))
+    return start.start(noise, record.state.to(noise), [record.executed])
 
 
 def _observation(query: Query) -> Observation:

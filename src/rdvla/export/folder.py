@@ -84,6 +84,7 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
             state_dim=config.state_dim,
             tokenizer=instruction.tokenizer,
             longest_instruction=instruction.longest,
+            start=config.start,
             weights=fingerprint(policy),
         )
         description.write(folder)

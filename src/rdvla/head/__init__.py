@@ -15,7 +15,6 @@ from rdvla.head.stopping import (
     StopRule,
     parse_rule,
 )
-from rdvla.head.warm_start import WarmStart
 
 __all__ = [
     "ActionChange",
@@ -34,6 +33,5 @@ __all__ = [
     "RecurrentDepthHead",
     "StopRule",
     "Trace",
-    "WarmStart",
     "parse_rule",
 ]

@@ -8,6 +8,7 @@ from rdvla.backbone import BackboneConfig, CompactConfig, HuggingFaceConfig, Pri
 from rdvla.errors import ConfigError
 from rdvla.execution import check_fits, parse_execution
 from rdvla.head import HeadConfig, parse_rule
+from rdvla.warm_start import WarmStart
 
 
 def compact_head() -> HeadConfig:
@@ -31,6 +32,7 @@ class PolicyConfig:
     clip_state: bool = False  # cut normalised proprioception to [-1, 1], as published policies do
     depth: str = "action_change:0.001"  # stop rule of predict() where none is given
     execution: str = "fixed:8"  # how many actions select_action() runs before the next query
+    start: str = "noise"  # of select_action()'s queries: noise, or from the last: final, midpoint, shifted
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
@@ -45,6 +47,7 @@ class PolicyConfig:
                 f"{self.unscaled_actions}"
             )
         parse_rule(self.depth)
+        WarmStart(self.start)  # type: ignore[arg-type]  # checked by the class
         check_fits(parse_execution(self.execution), chunk_size=self.head.chunk_size)
         if isinstance(self.backbone, CompactConfig):
             must_match(

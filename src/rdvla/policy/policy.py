@@ -31,6 +31,7 @@ from rdvla.policy.hub import HubPolicy
 from rdvla.policy.parameters import hash_tensors
 from rdvla.policy.records import read_records, write_records
 from rdvla.processing import Normalizer, Observation, Statistics, check_images
+from rdvla.warm_start import LastStates, WarmStart
 
 
 class RDVLAPolicy(nn.Module, HubPolicy):
@@ -72,9 +73,9 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         self.proprio_projector = ProprioProjector(config.state_dim, config.head.context_width)
         self.stop_rule = parse_rule(config.depth)
         self.execution: ExecutionRule = parse_execution(config.execution)
+        self.warm_start = WarmStart(config.start)  # type: ignore[arg-type]  # checked by the class
         self.records = {}
-        self._queue = ActionQueue[Tensor]()
-        self._generator: torch.Generator | None = None
+        self.reset()
 
     @property
     def device(self) -> torch.device:
@@ -117,14 +118,18 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         """The next action of every sample, (B, A), real units; predicts only where a chunk has run out."""
         empty = self._queue.empty_rows(observation.batch_size)
         if empty:
-            prediction = self.predict(observation.select(empty), generator=self._generator)
+            noise = self.initial_state(len(empty), self._generator)
+            start = self._last_states.initial_state(empty, noise)
+            prediction = self.predict(observation.select(empty), initial_state=start)
             horizon = self.execution.horizon(prediction.depth).tolist()
             self._queue.refill(empty, prediction.actions, horizon)
+            self._last_states.keep(empty, prediction.state, horizon)
         return torch.stack(self._queue.pop())
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the actions in flight, between episodes. A seed makes the initial states repeatable."""
+        """Forget actions and states, between episodes. A seed makes the initial states repeatable."""
         self._queue = ActionQueue[Tensor]()
+        self._last_states = LastStates[Tensor](self.warm_start)
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:

@@ -37,6 +37,7 @@ class Description:
     state_dim: int = 0  # S, proprioception
     tokenizer: str = ""  # bytes, or tokenizers: the file beside it
     longest_instruction: int = 0  # bytes or tokens; 0: no limit
+    start: str = "noise"  # of select_action()'s queries, a kind of `WarmStart`
     weights: str = ""  # fingerprint of the policy that was exported, as in results.json
 
     def write(self, folder: Path) -> None:

@@ -33,18 +33,22 @@ class Solver:
         generator: np.random.Generator | None,
     ) -> Prediction:
         """Run the graph from `initial_state` (B, K, D), or one that is drawn."""
-        description = self.description
-        shape = (batch, description.chunk_size, description.hidden_dim)
         if initial_state is None:
-            initial_state = truncated_normal(
-                shape, std=description.initial_state_std, generator=generator or np.random.default_rng()
-            )
-        if initial_state.shape != shape:
-            raise InputError(f"initial_state must be {shape}, got {initial_state.shape}")
-        stop = description.stop if depth is None else Stop.of(depth)
+            initial_state = self.initial_state(batch, generator)
+        if initial_state.shape != self._shape(batch):
+            raise InputError(f"initial_state must be {self._shape(batch)}, got {initial_state.shape}")
+        stop = self.description.stop if depth is None else Stop.of(depth)
         start = {"initial_state": initial_state.astype(np.float32, copy=False)}
         found = self.session.run({**inputs, **start, **stop.feeds()})
         return Prediction(found["actions"], found["depth"], found["converged"], found["state"])
+
+    def initial_state(self, batch: int, generator: np.random.Generator | None) -> NDArray[np.float32]:
+        """S_0, (B, K, D)."""
+        std = self.description.initial_state_std
+        return truncated_normal(self._shape(batch), std=std, generator=generator or np.random.default_rng())
+
+    def _shape(self, batch: int) -> tuple[int, int, int]:
+        return (batch, self.description.chunk_size, self.description.hidden_dim)
 
 
 class OnnxHead:

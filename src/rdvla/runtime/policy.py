@@ -18,6 +18,7 @@ from rdvla.runtime.instruction import Instructions
 from rdvla.runtime.prediction import Prediction
 from rdvla.runtime.session import Array
 from rdvla.runtime.stop import Stop
+from rdvla.warm_start import LastStates, WarmStart
 
 Images = Mapping[str, NDArray[np.uint8]]
 State = NDArray[np.float32]
@@ -35,6 +36,7 @@ class OnnxPolicy:
     def __init__(self, solver: Solver, instructions: Instructions) -> None:
         self.description = solver.description
         self.execution = parse_execution(self.description.execution)
+        self._warm_start = WarmStart(self.description.start)  # type: ignore[arg-type]  # checked by the class
         self._solver = solver
         self._instructions = instructions
         self.reset()
@@ -105,17 +107,20 @@ class OnnxPolicy:
         check_batch(images, state, instruction)
         empty = self._queue.empty_rows(len(instruction))
         if empty:
+            noise = self._solver.initial_state(len(empty), self._generator)
             prediction = self.predict(
                 {camera: image[empty] for camera, image in images.items()},
                 state[empty],
                 [instruction[row] for row in empty],
-                generator=self._generator,
+                initial_state=self._last_states.initial_state(empty, noise),
             )
             horizon = self.execution.horizon(prediction.depth).tolist()
             self._queue.refill(empty, prediction.actions, horizon)
+            self._last_states.keep(empty, prediction.state, horizon)
         return np.stack(self._queue.pop())
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the actions in flight, between episodes. A seed makes the initial states repeatable."""
+        """Forget actions and states, between episodes. A seed makes the initial states repeatable."""
         self._queue = ActionQueue[NDArray[np.float32]]()
+        self._last_states = LastStates[NDArray[np.float32]](self._warm_start)
         self._generator = np.random.default_rng(seed)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from rdvla.errors import ConfigError
-from rdvla.head import LatentChange, WarmStart
-from rdvla.head.warm_start import split_start
+from rdvla.head import LatentChange
+from rdvla.warm_start import KINDS, LastStates, WarmStart, split_start
 from tests.head.helpers import make_context, make_head
 
 
 def test_starts_are_what_their_names_say() -> None:
     noise = torch.zeros(2, 4, 3)
     previous = torch.arange(1.0, 5.0)[None, :, None].expand(2, 4, 3)
-    executed = torch.tensor([3, 1])
+    executed = [3, 1]
     rows = {
         kind: WarmStart(kind).start(noise, previous, executed)[:, :, 0].tolist()
         for kind in ("noise", "final", "midpoint", "shifted")
@@ -25,13 +26,33 @@ def test_starts_are_what_their_names_say() -> None:
     assert rows["shifted"] == [[4, 0, 0, 0], [2, 3, 4, 0]]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_of_numpy_start_as_tensors_do(kind: str) -> None:
+    noise, previous = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
+    started = WarmStart(kind).start(noise, previous, [2, 9])
+    as_numpy = WarmStart(kind).start(noise.numpy(), previous.numpy(), [2, 9])
+    assert as_numpy.dtype == np.float32
+    np.testing.assert_array_equal(as_numpy, started)
+
+
+def test_every_sample_starts_from_its_own_last_state() -> None:
+    noise, ended = torch.zeros(3, 2, 1), torch.arange(6.0).view(3, 2, 1)
+    last = LastStates(WarmStart("shifted"))
+    assert torch.equal(last.initial_state([0, 1, 2], noise), noise)
+    last.keep([0, 2], ended[[0, 2]], [1, 2])
+    assert last.initial_state([2, 1, 0], noise).flatten(1).tolist() == [[0, 0], [0, 0], [1, 0]]
+    last.keep([2], ended[1:2], [0])
+    assert last.initial_state([2], noise[:1]).flatten().tolist() == [2, 3]
+    assert not noise.any()
+
+
 def test_the_same_query_again_ends_where_it_was() -> None:
     head = make_head()
     context = make_context(head)
     state = head.initial_state(2, torch.Generator().manual_seed(0)).detach()
     rule = LatentChange(0.2, max_depth=64)
     first = head(context, depth=rule, initial_state=state)
-    again = WarmStart("final").start(state, first.state, torch.ones(2))
+    again = WarmStart("final").start(state, first.state, [1, 1])
     second = head(context, depth=rule, initial_state=again)
     assert first.converged.all() and (second.depth <= first.depth).all()
     assert int(second.depth.sum()) < int(first.depth.sum())
