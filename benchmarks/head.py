@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import roofline
+from benchmarks import accuracy, roofline
 from benchmarks.baseline import plain_adaptive_loop, plain_loop
 from benchmarks.harness import (
     Spread,
@@ -165,6 +165,7 @@ def run(
         "config": asdict(config) | {"vision_tokens": vision_tokens, "latent_tokens": latent_tokens},
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
         "rows": rows,
+        "errors": accuracy.errors(head, runs, vision_tokens=vision_tokens, latent_tokens=latent_tokens),
         "iteration_ms": measure_iterations(
             context, state, runs=runs, depths=(min(depths), max(depths)), rounds=rounds
         ),

@@ -21,14 +21,21 @@ def build(
         block.cross_attention.vision_gate.fill_(
             0.5
         )  # as if trained: a gate of 0 would hide the vision tokens
-    generator = torch.Generator().manual_seed(1)
-    width = config.context_width
+    return head, *random_query(head, vision_tokens=vision_tokens, latent_tokens=latent_tokens, seed=1)
+
+
+def random_query(
+    head: RecurrentDepthHead, *, vision_tokens: int, latent_tokens: int, seed: int
+) -> tuple[Context, Tensor]:
+    """Return a random context of one observation, and an initial state."""
+    generator = torch.Generator().manual_seed(seed)
+    levels, width = head.config.levels, head.config.context_width
     context = head.context(
-        vision={level: torch.randn(1, vision_tokens, width, generator=generator) for level in config.levels},
-        latents={level: torch.randn(1, latent_tokens, width, generator=generator) for level in config.levels},
+        vision={level: torch.randn(1, vision_tokens, width, generator=generator) for level in levels},
+        latents={level: torch.randn(1, latent_tokens, width, generator=generator) for level in levels},
         proprio=torch.randn(1, 1, width, generator=generator),
     )
-    return head, context, head.initial_state(1, generator)
+    return context, head.initial_state(1, generator)
 
 
 def adaptive_rules(

@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 import torch
 
-from benchmarks import baseline, harness, paths, roofline
+from benchmarks import baseline, harness, markdown, paths, roofline
 from benchmarks import head as benchmark
 from rdvla.head import ActionChange, FixedDepth, HeadConfig
 
@@ -51,6 +51,8 @@ def test_rows(capsys: pytest.CaptureFixture[str]):
         assert row["ratio_spread"][0] <= row["ratio"] <= row["ratio_spread"][1]
         assert row["max_abs_difference"] < 1e-4
     assert result["iteration_ms"].keys() == {"eager fp32"}
+    errors = result["errors"]["paths"]["eager fp32"]
+    assert 0 < errors["median"] <= errors["max"] < 1e-4
     assert json.loads(json.dumps(result, allow_nan=False))["config"]["vision_tokens"] == 6
     assert len(capsys.readouterr().out.splitlines()) == 4
 
@@ -92,6 +94,34 @@ def test_each_path_comes_as_near_as_its_time_says(monkeypatch: pytest.MonkeyPatc
     )
     full, half = result["rows"]
     assert full["achieved"] == pytest.approx(2 * half["achieved"]) == pytest.approx(full["least_ms"])
+
+
+def test_tables_show_what_was_measured() -> None:
+    result = benchmark.run(
+        SMALL,
+        vision_tokens=6,
+        latent_tokens=3,
+        depths=(1, 2),
+        rounds=1,
+        paths=["eager fp32"],
+        adaptive_depth=4,
+    )
+    result["possible"] = {
+        "gib_per_second": 1.0,
+        "gigamultiplications_per_second": 2.0,
+        "rows": [{"path": "eager fp32", "iteration_ms": 4.0, "mib": 8.0, "least_ms": 2.0, "achieved": 0.5}],
+    }
+    result["peak_memory"] = {"rows": [{"depth": 1, "mib": 30.0}]}
+    lines = list(markdown.tables(result))
+    assert lines[0] == "| setting | plain loop, ms | eager fp32 |"
+    assert [line.split(" |")[0] for line in lines[2:6]] == [
+        "| depth 1",
+        "| depth 2",
+        "| adaptive",
+        "| adaptive, coda deferred",
+    ]
+    assert "| eager fp32 | 4.0 | 8 | 2.0 | 50% |" in lines
+    assert lines[-1] == "depth 1: 30 MiB"
 
 
 def test_interleave_turns_the_order():

@@ -1,0 +1,110 @@
+"""The tables of docs/performance.md from what the benchmarks wrote.
+
+python -m benchmarks.markdown runs/bench/head.json runs/bench/query.json runs/bench/vision.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rdvla.files import read_json
+
+Row = Mapping[str, Any]
+ADAPTIVE = {"action_change": "adaptive", "deferred_action_change": "adaptive, coda deferred"}
+
+
+def head_tables(result: Row) -> Iterator[str]:
+    """Every path under every rule, what an iteration could take at least, and peak memory."""
+    paths = list(result["iteration_ms"])
+    rows: dict[str, dict[str, Row]] = {}
+    for row in result["rows"]:
+        rows.setdefault(_rule(row), {})[row["path"]] = row
+    yield from _title("setting", "plain loop, ms", *paths)
+    for rule, by_path in rows.items():
+        base = next(iter(by_path.values()))["baseline_ms"]
+        yield _line(rule, f"{base:.0f}", *(_ratio(by_path[path]) for path in paths))
+    errors = [max(by_path[path]["max_abs_difference"] for by_path in rows.values()) for path in paths]
+    yield _line("largest error above", "", *(f"{error:.0e}" for error in errors))
+    others = result["errors"]["paths"]
+    label = f"of {result['errors']['inputs']} other inputs, depth {result['errors']['depth']}"
+    yield _line(label, "", *(f"{others[path]['median']:.0e}, {others[path]['max']:.0e}" for path in paths))
+    yield ""
+    yield from _title("path", "an iteration, ms", "MiB", "least, ms", "achieved")
+    for row in result["possible"]["rows"]:
+        yield _line(
+            row["path"],
+            f"{row['iteration_ms']:.1f}",
+            f"{row['mib']:.0f}",
+            f"{row['least_ms']:.1f}",
+            f"{row['achieved']:.0%}",
+        )
+    yield ""
+    possible = result["possible"]
+    yield (
+        f"{possible['gib_per_second']:.1f} GiB/s, {possible['gigamultiplications_per_second']:.0f} G "
+        f"multiplications/s, {result['rows'][0]['rounds']} rounds, {result['hardware']['cpu']}, "
+        f"torch {result['hardware']['torch']}, {result['hardware']['torch_threads']} thread(s)"
+    )
+    yield ", ".join(f"depth {row['depth']}: {row['mib']:.0f} MiB" for row in result["peak_memory"]["rows"])
+
+
+def query_tables(result: Row) -> Iterator[str]:
+    """Whole queries of compact policies."""
+    yield from _title("policy", "what", "ms (quartiles)", "iterations")
+    for policy in result["policies"]:
+        for row in policy["rows"]:
+            depth = "" if row["depth"] is None else str(row["depth"][0])
+            yield _line(policy["policy"], row["what"], _spread(row, digits=1), depth)
+
+
+def vision_tables(result: Row) -> Iterator[str]:
+    """The parts of a query at the paper's size."""
+    yield from _title("what", "share", "ms (quartiles)")
+    for row in result["rows"]:
+        yield _line(row["what"], f"{row['share']:.0%}", _spread(row, digits=0))
+
+
+def tables(result: Row) -> Iterator[str]:
+    """The tables of any of the three."""
+    if "iteration_ms" in result:
+        return head_tables(result)
+    return query_tables(result) if "policies" in result else vision_tables(result)
+
+
+def _rule(row: Row) -> str:
+    name = row["rule"].partition(":")[0]
+    return ADAPTIVE.get(name, f"depth {row['depth']}")
+
+
+def _ratio(row: Row) -> str:
+    return f"**{row['ratio']:.1f}×** ({row['ours_ms']:.0f} ms)"  # noqa: RUF001  # the sign is meant
+
+
+def _spread(row: Row, *, digits: int) -> str:
+    low, high = row["spread_ms"]
+    return f"{row['ms']:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def _title(*cells: str) -> Iterator[str]:
+    yield _line(*cells)
+    yield "|" + "---|" * len(cells)
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the tables of each file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.markdown", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path)
+    for path in parser.parse_args(argv).files:
+        print(f"{path}\n")
+        print("\n".join([*tables(read_json(path)), ""]))
+
+
+if __name__ == "__main__":
+    main()
