@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,8 +48,7 @@ def aoti(precision: Precision) -> Callable[[RecurrentDepthHead], Run]:
     """After `rdvla export --part head --format aoti`; the first call compiles, for its numbers of tokens."""
 
     def make(head: RecurrentDepthHead) -> Run:
-        loaded = RecurrentDepthHead(head.config).eval().requires_grad_(False)
-        loaded.load_state_dict(head.state_dict())
+        loaded = copy.deepcopy(head)
 
         def run(context: Context, state: Tensor, rule: StopRule) -> Prediction:
             if not loaded.optimized:

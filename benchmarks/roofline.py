@@ -50,8 +50,8 @@ class Limits:
 
         Args:
             work: bytes and multiplications.
-            float32: whether it is computed in float32; products of narrower numbers have another, higher
-                limit.
+            float32: whether it is computed in float32; the limit of narrower numbers is another, which is not
+                measured.
         """
         moving = work.bytes / self.bytes_per_second
         computing = work.multiplications / self.multiplications_per_second

@@ -12,6 +12,7 @@ import torch
 from rdvla.cli import main
 from rdvla.errors import ConfigError, InputError, RDVLAError
 from rdvla.export import export_compiled_head, load_compiled
+from rdvla.export.aoti import compile as compile_module
 from rdvla.export.aoti.description import NAME, Description, configuration_of, this_processor
 from rdvla.export.aoti.parts import make_parts, token_counts
 from rdvla.export.aoti.steps import PackagedSteps
@@ -22,6 +23,7 @@ from rdvla.head import (
     FixedDepth,
     HeadConfig,
     LatentChange,
+    Prediction,
     RecurrentDepthHead,
 )
 from rdvla.policy import fingerprint
@@ -45,7 +47,9 @@ def make_case(config: HeadConfig = SMALL, *, vision: int = MANY) -> tuple[Recurr
 def uncompiled(head: RecurrentDepthHead, context: Context) -> PackagedSteps:
     parts = make_parts(head, context, precision="fp32")
     return PackagedSteps(
-        head, {name: part.function for name, part in parts.items()}, tokens=token_counts(context)
+        head,
+        {name: part.function for name, part in parts.items()},
+        tokens=token_counts(context, head.config.levels),
     )
 
 
@@ -58,7 +62,7 @@ def written(folder: Path, head: RecurrentDepthHead, context: Context) -> Descrip
         precision="fp32",
         weights=fingerprint(head),
         head=configuration_of(head.config),
-        tokens=token_counts(context),
+        tokens=token_counts(context, head.config.levels),
         torch=torch.__version__,
         processor=this_processor(),
     )
@@ -96,11 +100,40 @@ def test_the_coda_reads_in_two_forms() -> None:
     }  # fmt: skip
 
 
-def test_other_numbers_of_tokens_are_refused() -> None:
+def test_the_order_of_levels_and_further_ones_do_not_matter() -> None:
+    head, context = make_case()
+    start = head.initial_state(3, torch.Generator().manual_seed(0))
+    expected = head(context, depth=4, initial_state=start).actions
+    head.use(uncompiled(head, context))
+    vision, latents = (
+        {"unread": torch.zeros(3, 1, 1), **dict(reversed(kind.items()))}
+        for kind in (context.vision, context.latents)
+    )
+    found = head(Context(vision, latents, context.proprio), depth=4, initial_state=start).actions
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["tokens", "width", "batch"])
+def test_features_of_other_sizes_are_refused(change: str) -> None:
     head, context = make_case()
     head.use(uncompiled(head, context))
-    with pytest.raises(InputError, match=r"compiled for 60 tokens of vision\.middle, the context has 5"):
-        head(make_context(head, batch=3, vision=5), depth=1)
+    vision = context.vision["middle"]
+    wrong = {"tokens": vision[:, :5], "width": vision[..., :8], "batch": vision[:1]}[change]
+    other = Context({**context.vision, "middle": wrong}, context.latents, context.proprio)
+    with pytest.raises(InputError, match=r"compiled for vision\.middle of shape \(3, 60, 16\), the context"):
+        head(other, depth=1)
+
+
+def test_a_difference_that_is_no_number_is_not_small() -> None:
+    good, bad = (
+        Prediction(
+            torch.full((1, 2, 3), number), torch.ones(1), torch.ones(1, dtype=torch.bool), torch.ones(1, 2, 4)
+        )
+        for number in (0.0, torch.nan)
+    )
+    check = compile_module._check(FixedDepth(1), [good, bad], [good, good])
+    with pytest.raises(RDVLAError, match="does not act as the policy"):
+        check.require()
 
 
 def test_a_whole_export_is_loaded_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +153,9 @@ def test_a_whole_export_is_loaded_part_by_part(tmp_path: Path, monkeypatch: pyte
         ({"processor": ("Linux", "sve9")}, "with .*sve9, which this one lacks"),
         ({"weights": "0"}, "other weights"),
         ({"head": {}}, "another configuration"),
-        ({"tokens": {}}, "lacks the tokens of"),
+        ({"tokens": {}}, r"does not fit: tokens of \['latents"),
+        ({"tokens": {"vision.late": "many"}}, "'tokens' must hold numbers"),
+        ({"processor": ("Linux", ["sve9"])}, "'processor' must hold names"),
         ({"tokens": 3}, "'tokens' has the wrong type"),
     ],
 )

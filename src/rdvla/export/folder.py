@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -115,9 +116,7 @@ def export_head(
     """
     check_fits(parse_execution(execution), chunk_size=head.config.chunk_size)
     default = as_stop(stop)  # which may refuse, and does so before anything takes long
-    plain = RecurrentDepthHead(head.config)  # a copy that is not compiled
-    plain.load_state_dict(head.state_dict())
-    plain.eval().requires_grad_(False)
+    plain = copy.deepcopy(head).cpu().float().eval().requires_grad_(False)
     _check_precision(precision)
     with new_export(output, described_by=NAME) as folder:
         pieces = make_pieces(plain, observe_features(plain))

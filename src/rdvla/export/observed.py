@@ -14,6 +14,7 @@ from torch import Tensor
 from rdvla.backbone import Backbone, CompactBackbone
 from rdvla.backbone.compact.text_encoders import ByteEncoder, PretrainedTextEncoder
 from rdvla.errors import ConfigError
+from rdvla.export.aoti.parts import features_by_name
 from rdvla.export.pieces import BATCH, Observed
 from rdvla.export.trace import Example, Part
 from rdvla.head import Context, RecurrentDepthHead
@@ -71,10 +72,8 @@ def exportable(backbone: Backbone) -> CompactBackbone:
 
 def features_of(context: Context) -> dict[str, NDArray[np.float32]]:
     """A context as `rdvla.runtime.OnnxHead` takes it."""
-    features = {"proprio": context.proprio.numpy()}
-    for kind, named in (("vision", context.vision), ("latents", context.latents)):
-        features |= {f"{kind}.{level}": value.numpy() for level, value in named.items()}
-    return features
+    named = features_by_name(context, tuple(context.vision))
+    return {feature: value.numpy() for feature, value in named.items()}
 
 
 def observe_robot(policy: RDVLAPolicy) -> tuple[Observed, InstructionEncoder]:

@@ -125,7 +125,7 @@ def consider(
         iteration: from 0.
         rule: its place in `KINDS`.
         threshold: of the rule.
-        coda_below: of the rule, infinite where it always reads.
+        coda_below: of the deferred rule.
         min_depth: of the rule.
         max_depth: of the rule.
         running: (B,) which samples do.
@@ -133,10 +133,10 @@ def consider(
         state: (B, K, D). next_state: (B, K, D).
     """
     latent = latent_change(state, next_state)
-    may_stop = (rule == KINDS.index("fixed")) | (_reads(rule) & (latent < coda_below))
-    may_stop = may_stop | ((rule == KINDS.index("latent_change")) & (latent < threshold))
-    cosine = cosine_change(state, next_state) < threshold
-    may_stop = may_stop | ((rule == KINDS.index("cosine")) & cosine)
+    # In the order of `KINDS`.
+    fixed, always, deferred, by_latent, by_cosine = (rule == place for place in range(len(KINDS)))
+    may_stop = fixed | always | (deferred & (latent < coda_below)) | (by_latent & (latent < threshold))
+    may_stop = may_stop | (by_cosine & (cosine_change(state, next_state) < threshold))
     may_stop = may_stop & running & (iteration + 1 >= min_depth)
     anyone = may_stop.any()
     readings = (anyone | (iteration + 1 >= max_depth)).long() + (anyone & _reads(rule) & ~known).long()

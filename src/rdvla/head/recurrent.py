@@ -98,7 +98,8 @@ class RecurrentDepthHead(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         """For copies and pickles: these have weights of their own, and no code for them yet."""
-        return self.__dict__ | {"_optimized": None}
+        state: dict[str, object] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state | {"_optimized": None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RecurrentDepthHead:  # noqa: FBT001
         self._optimized = None  # `to`, `half` and their like: the code is for the old device and type

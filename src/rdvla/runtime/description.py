@@ -85,7 +85,7 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
     """
     for name, expected in files.items():
         path = folder / Path(name).name
-        if not path.exists():
+        if not path.is_file():
             raise RDVLAError(f"{path} is missing: copy the whole folder, or export the policy again")
         if digest(path) != expected:
             raise RDVLAError(f"{path} is damaged or was changed: export the policy again")

@@ -85,11 +85,10 @@ class Stop:
 
     def feeds(self) -> dict[str, NDArray[np.generic]]:
         """As inputs of a graph."""
-        coda_below = self.coda_below if self.kind == "deferred_action_change" else np.inf  # always
         return {
             "rule": np.array(KINDS.index(self.kind), dtype=np.int64),
             "threshold": np.array(self.threshold, dtype=np.float32),
-            "coda_below": np.array(coda_below, dtype=np.float32),
+            "coda_below": np.array(self.coda_below, dtype=np.float32),
             "min_depth": np.array(self.min_depth, dtype=np.int64),
             "max_depth": np.array(self.max_depth, dtype=np.int64),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -70,9 +71,7 @@ def export_compiled_head(
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-    plain = RecurrentDepthHead(head.config)  # a copy on the processor, that is not compiled
-    plain.load_state_dict(head.state_dict())
-    plain.eval().requires_grad_(False)
+    plain = copy.deepcopy(head).cpu().float().eval().requires_grad_(False)
     example = _on_processor(example)
     with new_export(output, described_by=NAME) as folder:
         _compile(plain, make_parts(plain, example, precision=precision), folder, precision)
@@ -80,7 +79,7 @@ def export_compiled_head(
             precision=precision,
             weights=fingerprint(plain),
             head=configuration_of(plain.config),
-            tokens=token_counts(example),
+            tokens=token_counts(example, plain.config.levels),
             torch=torch.__version__,
             processor=this_processor(),
         ).write(folder)
@@ -158,7 +157,7 @@ def _check(rule: StopRule, found: list[Prediction], expected: list[Prediction]) 
     ]
     return Check(
         rule=rule.describe(),
-        difference=max(differences),
+        difference=float(torch.tensor(differences).max()),  # NaN where any is
         depths=tuple(depth for each in found for depth in each.depth.tolist()),
         expected=tuple(depth for each in expected for depth in each.depth.tolist()),
     )

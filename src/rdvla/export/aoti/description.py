@@ -74,7 +74,7 @@ def read_description(folder: Path) -> tuple[Description, frozenset[str]]:
     files = content.pop("files", None)
     description = _decode(content, path)
     if not isinstance(files, dict) or not files:
-        raise RDVLAError(f"{path} is damaged: it must name the files of the export. Export the head again")
+        raise _damaged(path, "it must name the files of the export")
     check_files(folder, files)
     return description, frozenset(files)
 
@@ -90,7 +90,8 @@ def this_processor() -> tuple[str, ...]:
     """Operating system, architecture, and what the processor can do."""
     found = {platform.system(), platform.machine()}
     if hasattr(torch.cpu, "get_capabilities"):
-        found |= {name for name, able in torch.cpu.get_capabilities().items() if able is True}
+        for name, able in torch.cpu.get_capabilities().items():
+            found |= {name} if able is True else {f"{name}={able}"} if able else set()  # such as its widths
     else:  # an older torch, which tells no more than this
         found.add(torch.backends.cpu.get_cpu_capability())
     return tuple(sorted(found))
@@ -100,9 +101,18 @@ def _decode(content: dict[str, Any], path: Path) -> Description:
     known = {field.name for field in fields(Description)}
     if content.keys() != known:
         name = min(content.keys() ^ known)
-        raise RDVLAError(f"{path} is damaged: {name!r} is missing or unknown. Export the head again")
-    lists = {"processor": list, "head": dict, "tokens": dict}
+        raise _damaged(path, f"{name!r} is missing or unknown")
+    processor, tokens = content["processor"], content["tokens"]
+    types = {"processor": list, "head": dict, "tokens": dict}
     for name, value in content.items():
-        if not isinstance(value, lists.get(name, str)):
-            raise RDVLAError(f"{path} is damaged: {name!r} has the wrong type. Export the head again")
-    return Description(**content | {"processor": tuple(content["processor"])})
+        if not isinstance(value, types.get(name, str)):
+            raise _damaged(path, f"{name!r} has the wrong type")
+    if not all(isinstance(item, str) for item in processor):
+        raise _damaged(path, "'processor' must hold names")
+    if not all(isinstance(count, int) for count in tokens.values()):
+        raise _damaged(path, "'tokens' must hold numbers")
+    return Description(**content | {"processor": tuple(processor)})
+
+
+def _damaged(path: Path, what: str) -> RDVLAError:
+    return RDVLAError(f"{path} is damaged: {what}. Export the head again")

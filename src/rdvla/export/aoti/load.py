@@ -38,7 +38,12 @@ def load_compiled(head: RecurrentDepthHead, folder: Path | str) -> None:
             raise RDVLAError(f"{folder} lacks {part}{SUFFIX}: export the head again")
     from torch._inductor import aoti_load_package
 
-    parts = {part: aoti_load_package(str(folder / f"{part}{SUFFIX}")) for part in needed}
+    try:
+        parts = {part: aoti_load_package(str(folder / f"{part}{SUFFIX}")) for part in needed}
+    except (RuntimeError, OSError) as error:
+        raise RDVLAError(
+            f"torch cannot load {folder}: {error}\nExport the head again, on this computer"
+        ) from error
     head.use(PackagedSteps(head, parts, tokens=description.tokens))
 
 
@@ -50,17 +55,18 @@ def _check_head(head: RecurrentDepthHead, description: Description) -> None:
         )
     if configuration_of(head.config) != description.head:
         raise RDVLAError("the code was compiled for a head of another configuration: export this head")
+    features = {f"{kind}.{level}" for kind in ("vision", "latents") for level in head.config.levels}
+    if description.tokens.keys() != features | {"proprio"}:
+        strays = sorted(description.tokens.keys() ^ (features | {"proprio"}))
+        raise RDVLAError(
+            f"the description of the code does not fit: tokens of {strays}. Export the head again"
+        )
     if fingerprint(head) != description.weights:
         raise RDVLAError("the code was compiled for a head with other weights: export this head")
 
 
 def _part_names(head: RecurrentDepthHead, description: Description) -> list[str]:
-    try:
-        forms = {coda_form(head, description.tokens, reads) for reads in CODA_READS}
-    except KeyError as error:
-        raise RDVLAError(
-            f"the description of the code lacks the tokens of {error}: export the head again"
-        ) from error
+    forms = {coda_form(head, description.tokens, reads) for reads in CODA_READS}
     per_form = [
         name(part, form) for form in forms for part in ("project", "decode") if form or part == "decode"
     ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rdvla.head import Context, RecurrentDepthHead
+from rdvla.head import Context, Level, RecurrentDepthHead
 from rdvla.head.block import Block
 from rdvla.head.compiled import Precision
 from rdvla.head.cross_attention import BlockContext, KeysValues, Unprojected
@@ -22,6 +22,7 @@ from rdvla.head.steps import EncodedContext
 Form = tuple[str, ...]  # how each coda block reads the context: a name in FORMS
 
 FORMS: Mapping[str, type[KeysValues] | type[Unprojected]] = {"keys": KeysValues, "context": Unprojected}
+NAMES = {form: name for name, form in FORMS.items()}
 CODA_READS = (1, 4, None)  # that stop rules and traces ask for
 BATCH = 2  # of the examples: torch takes 1 for a constant
 
@@ -34,21 +35,22 @@ class Part:
     example: tuple[Tensor, ...]
 
 
-def features_by_name(context: Context) -> dict[str, Tensor]:
-    """The tensors of a context, in the order in which compiled code takes them."""
-    named = {f"vision.{level}": value for level, value in context.vision.items()}
-    named |= {f"latents.{level}": value for level, value in context.latents.items()}
+def features_by_name(context: Context, levels: Sequence[Level]) -> dict[str, Tensor]:
+    """The tensors of a context at a head's levels, in the order in which compiled code takes them."""
+    named = {f"vision.{level}": context.vision[level] for level in levels}
+    named |= {f"latents.{level}": context.latents[level] for level in levels}
     return named | {"proprio": context.proprio}
 
 
 def make_parts(head: RecurrentDepthHead, example: Context, *, precision: Precision) -> dict[str, Part]:
     """Describe the parts of a head for the token counts of an example, by name."""
-    features = tuple(value[:1].repeat(BATCH, 1, 1) for value in features_by_name(example).values())
+    levels = head.config.levels
+    features = tuple(value[:1].repeat(BATCH, 1, 1) for value in features_by_name(example, levels).values())
     context = _context(head, features)
     state = head.initial_state(BATCH)
     parts: dict[str, Part] = {}
     for reads in CODA_READS:
-        form = coda_form(head, token_counts(example), reads)
+        form = coda_form(head, token_counts(example, levels), reads)
         if name("decode", form) in parts:
             continue
         with torch.no_grad(), bfloat16_products(precision):
@@ -67,26 +69,24 @@ def bfloat16_products(precision: Precision) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
-def token_counts(context: Context) -> dict[str, int]:
+def token_counts(context: Context, levels: Sequence[Level]) -> dict[str, int]:
     """Number of tokens by name of the feature."""
-    return {feature: value.shape[1] for feature, value in features_by_name(context).items()}
+    return {feature: value.shape[1] for feature, value in features_by_name(context, levels).items()}
 
 
 def coda_form(head: RecurrentDepthHead, tokens: Mapping[str, int], reads: int | None) -> Form:
     """How the coda's blocks read a context of so many tokens if they read it so often."""
-    names = {form: name for name, form in FORMS.items()}
     form = []
     for block, level in zip(head.coda, head.config.coda, strict=True):
         assert isinstance(block, Block)
         total = tokens[f"vision.{level}"] + tokens[f"latents.{level}"] + tokens["proprio"]
-        form.append(names[block.cross_attention.form_for(total, reads)])
+        form.append(NAMES[block.cross_attention.form_for(total, reads)])
     return tuple(form)
 
 
 def form_of(contexts: Iterable[BlockContext]) -> Form:
     """The form in which contexts are."""
-    names = {form: name for name, form in FORMS.items()}
-    return tuple(names[type(each)] for each in contexts)
+    return tuple(NAMES[type(each)] for each in contexts)
 
 
 def name(part: str, form: Form) -> str:

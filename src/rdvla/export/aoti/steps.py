@@ -15,7 +15,6 @@ from rdvla.export.aoti.parts import (
     flat,
     form_of,
     name,
-    token_counts,
     unflat,
 )
 from rdvla.head import Context, RecurrentDepthHead
@@ -35,7 +34,9 @@ class PackagedSteps:
         self, head: RecurrentDepthHead, parts: Mapping[str, Callable[..., Any]], *, tokens: Mapping[str, int]
     ) -> None:
         self._parts = parts
-        self._tokens = tokens
+        self._levels = head.config.levels
+        width = head.config.context_width
+        self._shapes = {feature: (count, width) for feature, count in tokens.items()}
         self._core = ("keys",) * len(head.core)
         self._forms = {reads: coda_form(head, tokens, reads) for reads in CODA_READS}
 
@@ -45,9 +46,10 @@ class PackagedSteps:
         Raises:
             InputError: the context has other numbers of tokens than the code, or is not on the processor.
         """
-        self._check(context)
-        # The code takes the layout of its inputs on trust.
-        features = [value.float().contiguous() for value in features_by_name(context).values()]
+        # The code takes sizes and layout of its inputs on trust.
+        named = features_by_name(context, self._levels)
+        self._check(named, batch=context.batch_size)
+        features = [value.float().contiguous() for value in named.values()]
         form = self._forms.get(coda_reads, self._forms[None])
         injection, *core = self._parts["encode"](*features)
         coda = self._parts[name("project", form)](*features) if form else ()
@@ -62,17 +64,17 @@ class PackagedSteps:
         return self._run(name("decode", form_of(encoded.coda)), state, *flat(encoded.coda))
 
     def _run(self, part: str, *tensors: Tensor) -> Tensor:
-        result: Tensor = self._parts[part](*(tensor.contiguous() for tensor in tensors))
+        result: Tensor = self._parts[part](*(tensor.float().contiguous() for tensor in tensors))
         return result
 
-    def _check(self, context: Context) -> None:
-        if context.proprio.device.type != "cpu":
-            raise InputError(
-                f"the head was compiled for the processor, the context is on {context.proprio.device}"
-            )
-        for feature, count in token_counts(context).items():
-            if count != self._tokens[feature]:
+    def _check(self, features: Mapping[str, Tensor], *, batch: int) -> None:
+        for feature, value in features.items():
+            if value.device.type != "cpu":
+                raise InputError(f"the head was compiled for the processor, {feature} is on {value.device}")
+            expected = (batch, *self._shapes[feature])
+            if tuple(value.shape) != expected:
                 raise InputError(
-                    f"the head was compiled for {self._tokens[feature]} tokens of {feature}, the context has "
-                    f"{count}: load the policy without its compiled head, or export it for such contexts"
+                    f"the head was compiled for {feature} of shape {expected}, the context has "
+                    f"{tuple(value.shape)}: load the policy without its compiled head, or export it for such "
+                    "contexts"
                 )
