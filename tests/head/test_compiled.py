@@ -11,6 +11,7 @@ import torch
 
 from rdvla.errors import RDVLAError
 from rdvla.head import ActionChange, RecurrentDepthHead
+from rdvla.head.compiled import CompiledSteps
 from tests.head.helpers import make_context, make_head
 
 pytestmark = [
@@ -92,6 +93,16 @@ def test_a_copy_has_no_code_yet() -> None:
     for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
         assert other._optimized is None
     assert head._optimized is not None
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_tuned_iteration_that_is_wrong_is_not_used(batch: int) -> None:
+    head, inputs = case(batch)
+    head.optimize(tune=True)
+    assert isinstance(head._optimized, CompiledSteps)
+    head._optimized._iterate = lambda state, _encoded: state + 0.01
+    with pytest.raises(RDVLAError, match=r"compiled a tuned iteration wrongly.* optimize\(\) without tune"):
+        head(**inputs, depth=2)
 
 
 def test_bfloat16_products_leave_states_and_actions_in_float32() -> None:

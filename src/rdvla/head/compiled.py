@@ -21,6 +21,7 @@ TUNING = {
     "max_autotune_report_choices_stats": False,
     "autotune_num_choices_displayed": 0,
 }
+ROUNDING = {"fp32": 1e-3, "bf16": 0.2}  # more than it makes of a state's numbers, less than a mistake does
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -49,14 +50,18 @@ def compile_frozen(
     settings = {"freezing": True, **(TUNING if tune else {})}
 
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
         try:
-            with torch.no_grad(), config.patch(settings), autocast:
+            with torch.no_grad(), config.patch(settings), _products(device, precision):
                 return compiled(*args, **kwargs)
         except (InductorError, BackendCompilerFailed) as error:
             raise not_compiled(error, "without `optimize` the head runs as it is") from error
 
     return run
+
+
+def _products(device: torch.device, precision: Precision) -> torch.autocast:
+    """Computes matrix products in a precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def not_compiled(error: Exception, instead: str) -> RDVLAError:
@@ -73,25 +78,45 @@ class CompiledSteps:
     Args:
         head: as it is now: later changes of its weights do not arrive here.
         precision: of the matrix products; states and actions stay float32.
-        tune: look for the fastest kernel of each matrix product in the core and the coda.
+        tune: look for the fastest kernel of each matrix product of an iteration.
     """
 
     def __init__(self, head: RecurrentDepthHead, *, precision: Precision, tune: bool = False) -> None:
         device = head.gamma_init.device
         self.precision = precision
-        # Not tuned: torch 2.13 then computes the prelude wrongly, whose first products are of constants.
+        # These are never tuned: torch 2.13 then computes products with one matrix a head wrongly.
         self._encode = compile_frozen(head.encode, precision=precision, device=device)
+        self._decode = compile_frozen(head.decode, precision=precision, device=device)
         self._iterate = compile_frozen(head.iterate, precision=precision, device=device, tune=tune)
-        self._decode = compile_frozen(head.decode, precision=precision, device=device, tune=tune)
+        self._reference = head.iterate if tune else None
+        self._compared: set[bool] = set()  # whether with one sample, with several: each is compiled by itself
 
     def encode(self, context: Context, *, coda_reads: int | None = None) -> EncodedContext:
         """See `Steps.encode`."""
         return self._encode(context, coda_reads=coda_reads)
 
     def iterate(self, state: Tensor, encoded: EncodedContext) -> Tensor:
-        """See `Steps.iterate`."""
-        return self._iterate(state, encoded).float()
+        """See `Steps.iterate`.
+
+        Raises:
+            RDVLAError: tuned code computes something else than the head.
+        """
+        found = self._iterate(state, encoded).float()
+        if self._reference is not None and (len(state) > 1) not in self._compared:
+            with torch.no_grad(), _products(state.device, self.precision):
+                self._compare(found, self._reference(state, encoded).float())
+            self._compared.add(len(state) > 1)
+        return found
 
     def decode(self, state: Tensor, encoded: EncodedContext) -> Tensor:
         """See `Steps.decode`."""
         return self._decode(state, encoded).float()
+
+    def _compare(self, found: Tensor, expected: Tensor) -> None:
+        """States have numbers of size 1, so that differences mean the same for every head."""
+        difference = float((found - expected).abs().max())
+        if not difference < ROUNDING[self.precision]:
+            raise RDVLAError(
+                f"torch {torch.__version__} compiled a tuned iteration wrongly: it differs by "
+                f"{difference:.1e}. Use optimize() without tune"
+            )

@@ -67,8 +67,8 @@ class RecurrentDepthHead(nn.Module):
 
         Args:
             precision: of the matrix products; ``bf16`` is faster and moves actions by some 1e-2.
-            tune: look for the fastest kernel of each matrix product in the core and the coda, which compiles
-                twice as long; best on a machine that does nothing else.
+            tune: look for the fastest kernel of each matrix product of an iteration, which compiles longer;
+                best on a machine that does nothing else. The first iteration is compared with the head's.
 
         Raises:
             RDVLAError: the head is being trained.

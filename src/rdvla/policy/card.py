@@ -98,7 +98,7 @@ def _configuration(config: PolicyConfig, parameters: Mapping[str, int]) -> str:
         "width of the latent state": head.hidden_dim,
         "levels read by prelude / core / coda": " / ".join(levels.values()),
         "mean depth in training": head.mean_depth,
-        "default stop rule, execution": f"`{config.depth}`, `{config.execution}`",
+        "default stop rule, start, execution": f"`{config.depth}`, `{config.start}`, `{config.execution}`",
         "parameters": ", ".join(f"{count:,} {kind}" for kind, count in parameters.items()),
     }
     return _table(("what", "value"), list(rows.items()))

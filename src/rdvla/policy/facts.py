@@ -35,7 +35,11 @@ def describe(policy: RDVLAPolicy) -> dict[str, Any]:
             "action_dim (A)": head.action_dim,
             "context_dim": head.context_width,
         },
-        "running": {"depth": policy.config.depth, "execution": policy.config.execution},
+        "running": {
+            "depth": policy.config.depth,
+            "start": policy.config.start,
+            "execution": policy.config.execution,
+        },
         "inputs": {
             "cameras": list(policy.config.cameras),
             "image_size": policy.config.image_size,

@@ -55,7 +55,7 @@ def export_compiled_head(
 ) -> Report:
     """Compile a head for the processor of this computer, and compare it with the head before it is written.
 
-    Takes a minute or two at the paper's size.
+    Takes two to three minutes at the paper's size.
 
     Args:
         head: of any policy.

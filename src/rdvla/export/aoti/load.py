@@ -21,7 +21,7 @@ def load_compiled(head: RecurrentDepthHead, folder: Path | str) -> None:
     Digests tell damage from a whole file, not a friend from a stranger.
 
     Args:
-        head: with the weights of the export; it takes a second copy of them in memory.
+        head: with the weights of the export; the code holds them once more, packed.
         folder: made by `rdvla export --format aoti`.
 
     Raises:
