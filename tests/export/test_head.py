@@ -142,6 +142,10 @@ def test_what_is_wrong_is_named(case: Case) -> None:
     features = case.features
     with pytest.raises(InputError, match="features lack 'proprio'"):
         head({name: value for name, value in features.items() if name != "proprio"})
+    vision = next(name for name in head.features if name.startswith("vision"))
+    for wrong in (features[vision][..., :-1], features[vision][:, 0]):
+        with pytest.raises(InputError, match=r"features\['vision\..*'\] must be \(.*, tokens, \d+\), got"):
+            head({**features, vision: wrong})
     with pytest.raises(InputError, match="initial_state must be"):
         head(features, initial_state=np.zeros((1, 2, 3), np.float32))
     with pytest.raises(RDVLAError, match="a head alone"):

@@ -139,3 +139,15 @@ def test_bad_numbers_are_refused_before_anything_runs(
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     assert main(["calibrate", str(policy), str(dataset), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_policy_that_computes_nan_is_named(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, dataset = trained
+    policy = RDVLAPolicy.from_pretrained(folder)
+    torch.nn.init.constant_(policy.head.output.bias, torch.nan)
+    policy.save_pretrained(tmp_path / "broken")
+    arguments = ["--samples", "40", "--delta", "0.5", "--risk", "0.2"]
+    assert main(["calibrate", str(tmp_path / "broken"), str(dataset), *arguments]) == 2
+    assert "states or actions are not finite on these samples" in capsys.readouterr().err

@@ -107,6 +107,7 @@ class OnnxHead:
         batch = len(features["proprio"])
         used = {name: features[name].astype(np.float32, copy=False) for name in self.features}
         for name, value in used.items():
-            if value.ndim != 3 or len(value) != batch:
-                raise InputError(f"features[{name!r}] must be ({batch}, tokens, width), got {value.shape}")
+            width = self._solver.session.shapes[name][2]
+            if value.ndim != 3 or len(value) != batch or value.shape[2] != width:
+                raise InputError(f"features[{name!r}] must be ({batch}, tokens, {width}), got {value.shape}")
         return self._solver(used, batch=batch, depth=depth, initial_state=initial_state, generator=generator)

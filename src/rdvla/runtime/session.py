@@ -44,6 +44,7 @@ class Session:
                 f"{path} cannot be opened by onnxruntime {onnxruntime.__version__}: {error}"
             ) from error
         self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
+        self.shapes: dict[str, list[Any]] = {value.name: value.shape for value in self._session.get_inputs()}
         self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -90,7 +90,8 @@ def calibrate(
 
     Raises:
         ConfigError: a number is out of range, or there are too few samples for the risk.
-        RDVLAError: hardly any sample satisfies the paper's rule, so that there is nothing to calibrate to.
+        RDVLAError: hardly any sample satisfies the paper's rule, so that there is nothing to calibrate to, or
+            the policy computes NaN.
     """
     if samples < 2 or not delta > 0 or not 0 < risk < 1 or max_depth < 2:
         raise ConfigError(
@@ -107,6 +108,8 @@ def calibrate(
             f"{len(fitting)} and {len(testing)}: take more samples or a larger risk"
         )
     changes = changes_of(policy, dataset, np.concatenate([fitting, testing]), max_depth, console=console)
+    if not np.isfinite([changes.action[1:], changes.latent[1:]]).all():  # the first iteration has no change
+        raise RDVLAError("the policy's states or actions are not finite on these samples: train it anew")
     known = Changes(changes.action[:, : len(fitting)], changes.latent[:, : len(fitting)])
     new = Changes(changes.action[:, len(fitting) :], changes.latent[:, len(fitting) :])
     paper = ActionChange(delta, max_depth=max_depth)
