@@ -57,14 +57,14 @@ class PackagedSteps:
 
     def iterate(self, state: Tensor, encoded: EncodedContext) -> Tensor:
         """See `Steps.iterate`."""
-        return self._run("iterate", state, encoded.injection, *flat(encoded.core))
+        return self._run("iterate", state.float(), encoded.injection, *flat(encoded.core))
 
     def decode(self, state: Tensor, encoded: EncodedContext) -> Tensor:
         """See `Steps.decode`."""
-        return self._run(name("decode", form_of(encoded.coda)), state, *flat(encoded.coda))
+        return self._run(name("decode", form_of(encoded.coda)), state.float(), *flat(encoded.coda))
 
     def _run(self, part: str, *tensors: Tensor) -> Tensor:
-        result: Tensor = self._parts[part](*(tensor.float().contiguous() for tensor in tensors))
+        result: Tensor = self._parts[part](*(tensor.contiguous() for tensor in tensors))
         return result
 
     def _check(self, features: Mapping[str, Tensor], *, batch: int) -> None:
