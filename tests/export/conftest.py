@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
-
 from rdvla.export import Report, export_policy
 from rdvla.policy import RDVLAPolicy
 from tests.tiny_models import BACKBONE, CONFIG, make_policy

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+import onnx
 
 from rdvla.errors import InputError, RDVLAError
 from rdvla.export import export_head

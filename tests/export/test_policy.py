@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
 from rdvla.cli.export import format_report
 from rdvla.cli.export import run as run_verb
 from rdvla.errors import ConfigError, InputError, RDVLAError
