@@ -29,7 +29,7 @@ TIMER = "uint8 frames, proprioception and instruction in memory -> actions in ro
 WAYS = ("torch", "onnx")
 
 
-def measure(folder: str, *, ways: Sequence[str], rounds: int) -> dict[str, Any]:
+def measure(folder: str, *, ways: Sequence[str], rounds: int, warmup: int) -> dict[str, Any]:
     """One policy, in every way, and the parts of the first."""
     policy = RDVLAPolicy.from_pretrained(folder)
     observation = random_observation(policy).select([0])
@@ -50,7 +50,7 @@ def measure(folder: str, *, ways: Sequence[str], rounds: int) -> dict[str, Any]:
         ask = _exported(policy, observation, start)
         depths["onnx"] = ask().depth.tolist()
         calls["onnx"] = ask
-    samples = interleave(calls, rounds=rounds)
+    samples = interleave(calls, rounds=rounds, warmup=warmup)
     rows = [
         {
             "what": name,
@@ -79,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("policies", nargs="+", help="folders of policies with a compact backbone")
     parser.add_argument("--output", type=Path, default=Path("runs/bench/query.json"))
     parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument(
+        "--warmup", type=int, default=200, help="rounds before: a process is slower in its first seconds"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args(argv)
@@ -86,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"a whole query, batch 1, {options.threads} thread(s); {TIMER}")
     policies = []
     for folder in options.policies:
-        policies.append(measure(folder, ways=options.ways, rounds=options.rounds))
+        policies.append(measure(folder, ways=options.ways, rounds=options.rounds, warmup=options.warmup))
         print(policies[-1]["policy"])
         for row in policies[-1]["rows"]:
             depth = "" if row["depth"] is None else f"  depth {row['depth'][0]}"

@@ -14,7 +14,19 @@ from tests.tiny_models import make_policy
 def test_a_whole_query_and_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_policy().save_pretrained(tmp_path / "policy")
     output = tmp_path / "query.json"
-    query.main([str(tmp_path / "policy"), "--ways", "torch", "--rounds", "2", "--output", str(output)])
+    query.main(
+        [
+            str(tmp_path / "policy"),
+            "--ways",
+            "torch",
+            "--rounds",
+            "2",
+            "--warmup",
+            "1",
+            "--output",
+            str(output),
+        ]
+    )
     rows = read_json(output)["policies"][0]["rows"]
     assert [row["what"] for row in rows] == ["torch", "torch: frames to features", "torch: head"]
     assert rows[0]["ratio"] == 1 and rows[0]["depth"][0] >= 1
