@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from statistics import median
+from typing import Any
 
 import pytest
 import torch
@@ -35,16 +36,20 @@ def test_the_plain_adaptive_loop_stops_where_ours_does():
         torch.testing.assert_close(ours.actions, plain, atol=1e-5, rtol=1e-5)
 
 
-def test_rows(capsys: pytest.CaptureFixture[str]):
-    result = benchmark.run(
+def small_run(*, rounds: int) -> dict[str, Any]:
+    return benchmark.run(
         SMALL,
         vision_tokens=6,
         latent_tokens=3,
         depths=(1, 2),
-        rounds=3,
+        rounds=rounds,
         paths=["eager fp32"],
         adaptive_depth=4,
     )
+
+
+def test_rows(capsys: pytest.CaptureFixture[str]):
+    result = small_run(rounds=3)
     assert [row["depth"] for row in result["rows"]] == [1, 2, 4, 4]
     for row in result["rows"]:
         assert {"baseline_ms", "ours_ms", "ratio", "ratio_spread"} <= row.keys()
@@ -97,15 +102,7 @@ def test_each_path_comes_as_near_as_its_time_says(monkeypatch: pytest.MonkeyPatc
 
 
 def test_tables_show_what_was_measured() -> None:
-    result = benchmark.run(
-        SMALL,
-        vision_tokens=6,
-        latent_tokens=3,
-        depths=(1, 2),
-        rounds=1,
-        paths=["eager fp32"],
-        adaptive_depth=4,
-    )
+    result = small_run(rounds=1)
     result["possible"] = {
         "gib_per_second": 1.0,
         "gigamultiplications_per_second": 2.0,

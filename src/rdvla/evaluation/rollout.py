@@ -23,7 +23,7 @@ from rdvla.evaluation.setting import Setting
 from rdvla.execution import parse_execution
 from rdvla.head import Prediction, StopRule, parse_rule
 from rdvla.processing import Observation
-from rdvla.warm_start import WarmStart, split_start
+from rdvla.warm_start import LastStates, split_start
 
 
 class Policy(Protocol):
@@ -56,10 +56,9 @@ class Outcome:
 
 @dataclass
 class _Record:
+    last_state: LastStates[Tensor]  # of the one sample
     depths: list[int] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
-    state: Tensor | None = None  # (1, K, D), what the last query ended with
-    executed: int = 0  # actions sent to be executed since
 
 
 def roll_out(
@@ -95,7 +94,8 @@ def _assign(worker: Worker, schedule: Schedule, records: dict[int, _Record]) -> 
     worker.job = None
     job = schedule.next(worker.place)
     if job is not None:
-        records[worker.number] = _Record()
+        _, start = split_start(job.setting.rule_text)
+        records[worker.number] = _Record(LastStates(start))
         worker.start(job)
 
 
@@ -123,27 +123,25 @@ def _answer(policy: Policy, queries: Sequence[tuple[Worker, Query]], records: di
             record = records[worker.number]
             record.depths.append(depth)
             record.milliseconds.append(spent)
-            record.state, record.executed = prediction.state[row : row + 1], horizons[row]
+            record.last_state.keep([0], prediction.state[row : row + 1], [horizons[row]])
             worker.reply(Reply(actions[row, : horizons[row]], depth))
 
 
 def _predict(
     policy: Policy, setting: Setting, group: Sequence[tuple[Worker, Query]], records: dict[int, _Record]
 ) -> Prediction:
-    rule, start = split_start(setting.rule_text)
-    states = [_initial_state(policy, start, worker, records[worker.number]) for worker, _ in group]
+    rule, _ = split_start(setting.rule_text)
+    states = [_initial_state(policy, worker, records[worker.number]) for worker, _ in group]
     observation = Observation.collate([_observation(query) for _, query in group])
     return policy.predict(observation, depth=parse_rule(rule), initial_state=torch.cat(states))
 
 
-def _initial_state(policy: Policy, start: WarmStart, worker: Worker, record: _Record) -> Tensor:
+def _initial_state(policy: Policy, worker: Worker, record: _Record) -> Tensor:
     """S_0 of one worker's query, (1, K, D); the first query of an episode starts from noise."""
     assert worker.job is not None
     seed = starting_seed(worker.job.task, worker.job.seed, len(record.depths))
     noise = policy.initial_state(1, generator=torch.Generator().manual_seed(seed))
-    if record.state is None:
-        return noise
-    return start.start(noise, record.state.to(noise), [record.executed])
+    return record.last_state.initial_state([0], noise)
 
 
 def _observation(query: Query) -> Observation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +68,7 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
     plain = _in_float32(policy)
     observed, instruction = observe_robot(plain)
     pieces = make_pieces(plain.head, observed)
-    _check_precision(precision)
+    check_precision(precision, get_args(Precision))
     with new_export(output, described_by=NAME) as folder:
         graphs = trace(plain, {**pieces.parts, "instruction": instruction.part})
         text = Example(torch.zeros(BATCH, observed.inputs["text"].tensor.shape[1]), {0: "batch"})
@@ -117,7 +117,7 @@ def export_head(
     check_fits(parse_execution(execution), chunk_size=head.config.chunk_size)
     default = as_stop(stop)  # which may refuse, and does so before anything takes long
     plain = copy.deepcopy(head).cpu().float().eval().requires_grad_(False)
-    _check_precision(precision)
+    check_precision(precision, get_args(Precision))
     with new_export(output, described_by=NAME) as folder:
         pieces = make_pieces(plain, observe_features(plain))
         _save(join(pieces, trace(plain, pieces.parts)), folder / GRAPH, precision)
@@ -143,9 +143,10 @@ def new_export(output: Path, *, described_by: str) -> Iterator[Path]:
         yield folder
 
 
-def _check_precision(precision: str) -> None:
-    if precision not in get_args(Precision):
-        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+def check_precision(precision: str, known: Sequence[str]) -> None:
+    """Raise `ConfigError` where a precision is none of those that a kind of export has."""
+    if precision not in known:
+        raise ConfigError(f"precision must be one of {', '.join(known)}, got {precision!r}")
 
 
 def _in_float32(policy: RDVLAPolicy) -> RDVLAPolicy:

@@ -51,7 +51,7 @@ def compile_frozen(
 
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            with torch.no_grad(), config.patch(settings), _products(device, precision):
+            with torch.no_grad(), config.patch(settings), products_in(precision, device.type):
                 return compiled(*args, **kwargs)
         except (InductorError, BackendCompilerFailed) as error:
             raise not_compiled(error, "without `optimize` the head runs as it is") from error
@@ -59,9 +59,9 @@ def compile_frozen(
     return run
 
 
-def _products(device: torch.device, precision: Precision) -> torch.autocast:
-    """Computes matrix products in a precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def products_in(precision: Precision, device_type: str) -> torch.autocast:
+    """Matrix products are computed in this precision within it."""
+    return torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def not_compiled(error: Exception, instead: str) -> RDVLAError:
@@ -103,7 +103,7 @@ class CompiledSteps:
         """
         found = self._iterate(state, encoded).float()
         if self._reference is not None and (len(state) > 1) not in self._compared:
-            with torch.no_grad(), _products(state.device, self.precision):
+            with torch.no_grad(), products_in(self.precision, state.device.type):
                 self._compare(found, self._reference(state, encoded).float())
             self._compared.add(len(state) > 1)
         return found

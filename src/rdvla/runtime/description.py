@@ -53,22 +53,39 @@ def read_description(folder: Path) -> Description:
         RDVLAError: it is missing, damaged or of another version, or a file is missing or differs.
     """
     path = folder / NAME
-    if not path.exists():
-        raise RDVLAError(f"{folder} holds no {NAME}: it is no policy made by `rdvla export`")
-    content = read_object(path)
-    if content.pop("format", None) != FORMAT:
-        raise RDVLAError(f"{path} is not of a policy made by `rdvla export`")
-    schema = content.pop("schema", None)
-    if schema != SCHEMA:
-        raise RDVLAError(
-            f"{path} has schema {schema}, this version of rdvla reads {SCHEMA}: export the policy again"
-        )
+    content = read_content(path, FORMAT, SCHEMA, what="policy", made_by="rdvla export")
     files = content.pop("files", None)
     description = _decode(content, path)
     if not isinstance(files, dict) or GRAPH not in files:
         raise RDVLAError(f"{path} is damaged: it must name the files of the export. Export the policy again")
     check_files(folder, files)
     return description
+
+
+def read_content(path: Path, form: str, schema: int, *, what: str, made_by: str) -> dict[str, Any]:
+    """Read the description of an export, less its format and schema.
+
+    Args:
+        path: of the file.
+        form: the format that it must name.
+        schema: the version that it must have.
+        what: was exported, in a word.
+        made_by: the command that writes such files.
+
+    Raises:
+        RDVLAError: it is missing, of another format or of another version.
+    """
+    if not path.exists():
+        raise RDVLAError(f"{path.parent} holds no {path.name}: it is no {what} made by `{made_by}`")
+    content = read_object(path)
+    if content.pop("format", None) != form:
+        raise RDVLAError(f"{path} is not of a {what} made by `{made_by}`")
+    found = content.pop("schema", None)
+    if found != schema:
+        raise RDVLAError(
+            f"{path} has schema {found}, this version of rdvla reads {schema}: export the {what} again"
+        )
+    return content
 
 
 def digest(path: Path) -> str:

@@ -11,11 +11,10 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from rdvla.errors import ConfigError
 from rdvla.export.aoti.description import NAME, SUFFIX, Description, configuration_of, this_processor
 from rdvla.export.aoti.load import load_compiled
-from rdvla.export.aoti.parts import Part, bfloat16_products, make_parts, token_counts
-from rdvla.export.folder import Report, file_sizes, new_export
+from rdvla.export.aoti.parts import Part, make_parts, token_counts
+from rdvla.export.folder import Report, check_precision, file_sizes, new_export
 from rdvla.export.quiet import quiet
 from rdvla.export.verify import DEPTH, Check, random_observation
 from rdvla.head import (
@@ -27,7 +26,7 @@ from rdvla.head import (
     RecurrentDepthHead,
     StopRule,
 )
-from rdvla.head.compiled import Precision, not_compiled
+from rdvla.head.compiled import Precision, not_compiled, products_in
 from rdvla.policy import RDVLAPolicy, fingerprint
 
 OPTIONS = {
@@ -69,8 +68,7 @@ def export_compiled_head(
         RDVLAError: torch cannot compile here, `output` holds something else, or a float32 export does not act
             as the head; nothing is written then.
     """
-    if precision not in get_args(Precision):
-        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+    check_precision(precision, get_args(Precision))
     plain = copy.deepcopy(head).cpu().float().eval().requires_grad_(False)
     example = _on_processor(example)
     with new_export(output, described_by=NAME) as folder:
@@ -102,7 +100,7 @@ class _Module(nn.Module):
         self.precision = precision
 
     def forward(self, *tensors: Tensor) -> object:
-        with bfloat16_products(self.precision):  # in here, or the exported graph does not know of it
+        with products_in(self.precision, "cpu"):  # in here, or the exported graph does not know of it
             return self.function(*tensors)
 
 

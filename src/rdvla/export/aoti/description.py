@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from rdvla.errors import RDVLAError
-from rdvla.files import read_object, write_json
+from rdvla.files import write_json
 from rdvla.head import HeadConfig
 from rdvla.head.config import TRAINING_FIELDS
-from rdvla.runtime.description import check_files, digest
+from rdvla.runtime.description import check_files, digest, read_content
 
 NAME = "compiled.json"
 FORMAT = "rdvla-aoti"
@@ -61,16 +61,7 @@ def read_description(folder: Path) -> tuple[Description, frozenset[str]]:
         RDVLAError: it is missing, damaged or of another version, or a file is missing or differs.
     """
     path = folder / NAME
-    if not path.exists():
-        raise RDVLAError(f"{folder} holds no {NAME}: it is no head made by `rdvla export --format aoti`")
-    content = read_object(path)
-    if content.pop("format", None) != FORMAT:
-        raise RDVLAError(f"{path} is not of a head made by `rdvla export --format aoti`")
-    schema = content.pop("schema", None)
-    if schema != SCHEMA:
-        raise RDVLAError(
-            f"{path} has schema {schema}, this version of rdvla reads {SCHEMA}: export the head again"
-        )
+    content = read_content(path, FORMAT, SCHEMA, what="head", made_by="rdvla export --format aoti")
     files = content.pop("files", None)
     description = _decode(content, path)
     if not isinstance(files, dict) or not files:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rdvla.head import Context, Level, RecurrentDepthHead
 from rdvla.head.block import Block
-from rdvla.head.compiled import Precision
+from rdvla.head.compiled import Precision, products_in
 from rdvla.head.cross_attention import BlockContext, KeysValues, Unprojected
 from rdvla.head.steps import EncodedContext
 
@@ -53,7 +53,7 @@ def make_parts(head: RecurrentDepthHead, example: Context, *, precision: Precisi
         form = coda_form(head, token_counts(example, levels), reads)
         if name("decode", form) in parts:
             continue
-        with torch.no_grad(), bfloat16_products(precision):
+        with torch.no_grad(), products_in(precision, "cpu"):
             encoded = head.encode(context, coda_reads=reads)
         if form:
             parts[name("project", form)] = Part(_project(head, reads), features)
@@ -62,11 +62,6 @@ def make_parts(head: RecurrentDepthHead, example: Context, *, precision: Precisi
         "encode": Part(_encode(head), features),
         "iterate": Part(_iterate(head), (state, encoded.injection, *flat(encoded.core))),
     }
-
-
-def bfloat16_products(precision: Precision) -> torch.autocast:
-    """Matrix products in bfloat16 where the precision says so."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 def token_counts(context: Context, levels: Sequence[Level]) -> dict[str, int]:
