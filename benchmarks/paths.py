@@ -29,11 +29,11 @@ def eager(head: RecurrentDepthHead) -> Run:
     return lambda context, state, rule: head(context, depth=rule, initial_state=state)
 
 
-def compiled(precision: Precision, *, tune: bool = False) -> Callable[[RecurrentDepthHead], Run]:
-    """After `head.optimize(precision=..., tune=...)`; compiled by the first call."""
+def compiled(precision: Precision) -> Callable[[RecurrentDepthHead], Run]:
+    """After `head.optimize(precision=...)`; compiled by the first call."""
 
     def make(head: RecurrentDepthHead) -> Run:
-        steps = CompiledSteps(head, precision=precision, tune=tune)
+        steps = CompiledSteps(head, precision=precision)
 
         def run(context: Context, state: Tensor, rule: StopRule) -> Prediction:
             encoded = steps.encode(context, coda_reads=rule.coda_reads)
@@ -92,8 +92,6 @@ PATHS: dict[str, Callable[[RecurrentDepthHead], Run]] = {
     "eager fp32": eager,
     "compiled fp32": compiled("fp32"),
     "compiled bf16": compiled("bf16"),
-    "tuned fp32": compiled("fp32", tune=True),
-    "tuned bf16": compiled("bf16", tune=True),
     "aoti fp32": aoti("fp32"),
     "onnx fp32": onnx("fp32"),
     "onnx int8": onnx("int8"),

@@ -13,7 +13,7 @@ from rdvla.cli import main
 from rdvla.errors import ConfigError, InputError, RDVLAError
 from rdvla.export import export_compiled_head, load_compiled
 from rdvla.export.aoti import compile as compile_module
-from rdvla.export.aoti.description import NAME, Description, configuration_of, this_processor
+from rdvla.export.aoti.description import KERNEL, NAME, Description, configuration_of, this_processor
 from rdvla.export.aoti.parts import make_parts, token_counts
 from rdvla.export.aoti.steps import PackagedSteps
 from rdvla.head import (
@@ -25,6 +25,7 @@ from rdvla.head import (
     LatentChange,
     Prediction,
     RecurrentDepthHead,
+    skinny,
 )
 from rdvla.policy import fingerprint
 from tests.head.helpers import SMALL, make_context, make_head, take
@@ -58,6 +59,7 @@ def written(folder: Path, head: RecurrentDepthHead, context: Context) -> Descrip
     folder.mkdir()
     for name in make_parts(head, context, precision="fp32"):
         (folder / f"{name}.pt2").write_bytes(name.encode())
+    (folder / KERNEL).write_bytes(b"kernel")
     description = Description(
         precision="fp32",
         weights=fingerprint(head),
@@ -141,8 +143,12 @@ def test_a_whole_export_is_loaded_part_by_part(tmp_path: Path, monkeypatch: pyte
     written(tmp_path / "export", head, context)
     loaded: list[str] = []
     monkeypatch.setattr(torch._inductor, "aoti_load_package", loaded.append)
+    monkeypatch.setattr(skinny, "register", lambda library: loaded.append(str(library)))
     load_compiled(head, tmp_path / "export")
-    assert sorted(loaded) == sorted(str(path) for path in (tmp_path / "export").glob("*.pt2"))
+    assert loaded[0] == str(tmp_path / "export" / KERNEL)  # first: the others use it
+    assert sorted(loaded) == sorted(
+        str(path) for path in (tmp_path / "export").iterdir() if path.name != NAME
+    )
     assert head.optimized
 
 
@@ -168,7 +174,7 @@ def test_code_for_something_else_is_not_loaded(
 
 
 @pytest.mark.parametrize(
-    "damage", ["changed", "missing", "unlisted", "no description", "format", "schema", "entry"]
+    "damage", ["changed", "missing", "unlisted", "no kernel", "no description", "format", "schema", "entry"]
 )
 def test_damaged_exports_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     head, context = make_case()
@@ -181,6 +187,8 @@ def test_damaged_exports_are_not_loaded(tmp_path: Path, monkeypatch: pytest.Monk
         (folder / "iterate.pt2").unlink()
     if damage == "unlisted":
         del content["files"]["iterate.pt2"]
+    elif damage == "no kernel":
+        del content["files"][KERNEL]
     elif damage in ("format", "schema"):
         content[damage] = "x"
     elif damage == "entry":
@@ -192,6 +200,7 @@ def test_damaged_exports_are_not_loaded(tmp_path: Path, monkeypatch: pytest.Monk
         "changed": r"iterate\.pt2 is damaged or was changed",
         "missing": r"iterate\.pt2 is missing",
         "unlisted": r"lacks iterate\.pt2",
+        "no kernel": r"lacks skinny\.so",
         "no description": r"holds no compiled\.json",
         "format": "is not of a head made by",
         "schema": "has schema x, this version",
@@ -236,6 +245,7 @@ def _refused(monkeypatch: pytest.MonkeyPatch, head: RecurrentDepthHead, folder: 
         raise AssertionError(f"{path} was loaded")
 
     monkeypatch.setattr(torch._inductor, "aoti_load_package", never)
+    monkeypatch.setattr(skinny, "register", never)
     with pytest.raises(RDVLAError, match=message):
         load_compiled(head, folder)
     assert not head.optimized

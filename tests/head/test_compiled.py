@@ -11,7 +11,6 @@ import torch
 
 from rdvla.errors import RDVLAError
 from rdvla.head import ActionChange, RecurrentDepthHead
-from rdvla.head.compiled import CompiledSteps
 from tests.head.helpers import make_context, make_head
 
 pytestmark = [
@@ -27,13 +26,12 @@ def case(batch: int) -> tuple[RecurrentDepthHead, dict[str, object]]:
     return head, {"context": make_context(head, batch=batch), "initial_state": state}
 
 
-@pytest.mark.parametrize("tune", [False, True])
-def test_compiled_code_gives_the_same_at_any_depth_until_training_drops_it(tune: bool) -> None:
+def test_compiled_code_gives_the_same_at_any_depth_until_training_drops_it() -> None:
     head, inputs = case(3)
     rules = (1, 4, 9, ActionChange(1e-3))
     expected = [head(**inputs, depth=rule) for rule in rules]
     assert len(set(expected[-1].depth.tolist())) > 1
-    head.optimize(tune=tune)
+    head.optimize()
     head(**inputs, depth=2)
     torch._dynamo.utils.counters.clear()
     for rule, before in zip(rules, expected, strict=True):
@@ -93,16 +91,6 @@ def test_a_copy_has_no_code_yet() -> None:
     for other in (copy.deepcopy(head), pickle.loads(pickle.dumps(head))):
         assert other._optimized is None
     assert head._optimized is not None
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_tuned_iteration_that_is_wrong_is_not_used(batch: int) -> None:
-    head, inputs = case(batch)
-    head.optimize(tune=True)
-    assert isinstance(head._optimized, CompiledSteps)
-    head._optimized._iterate = lambda state, _encoded: state + 0.01
-    with pytest.raises(RDVLAError, match=r"compiled a tuned iteration wrongly.* optimize\(\) without tune"):
-        head(**inputs, depth=2)
 
 
 def test_bfloat16_products_leave_states_and_actions_in_float32() -> None:

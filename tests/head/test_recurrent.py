@@ -24,7 +24,8 @@ from rdvla.head import (
     StopRule,
 )
 from rdvla.head.cross_attention import CrossAttention, Unprojected
-from rdvla.head.solver import Pacing, solve
+from rdvla.head.pacing import Pacing
+from rdvla.head.solver import solve
 from tests.head.helpers import SMALL, make_context, make_head, take
 from tests.head.memory import peak_bytes, saved_bytes
 
@@ -90,6 +91,7 @@ PACINGS = [
     Pacing(check_every=1, shrink_at=0.5),
     Pacing(check_every=3, shrink_at=0.9),
     Pacing(4, 0.0),
+    Pacing(2),
 ]
 
 
@@ -110,13 +112,14 @@ def test_a_batch_stops_sample_by_sample_as_if_alone(rule: StopRule) -> None:
         torch.testing.assert_close(alone.actions, fixed.actions, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [1, 6])
 @pytest.mark.parametrize("trace", [False, True])
 @pytest.mark.parametrize("rule", [*RULES, FixedDepth(3)], ids=StopRule.describe)
-def test_how_often_one_looks_changes_nothing(rule: StopRule, trace: bool) -> None:
+def test_how_often_one_looks_changes_nothing(rule: StopRule, trace: bool, batch: int) -> None:
     head = make_head()
-    state = head.initial_state(6, torch.Generator().manual_seed(0)).detach()
-    state = state * torch.linspace(0.2, 6, 6)[:, None, None]
-    encoded = head.encode(make_context(head, batch=6))
+    state = head.initial_state(batch, torch.Generator().manual_seed(0)).detach()
+    state = state * torch.linspace(0.2, 6, batch)[:, None, None]
+    encoded = head.encode(make_context(head, batch=batch))
     with torch.no_grad():
         first, *others = (
             solve(head, encoded, rule=rule, initial_state=state, pacing=pacing, trace=trace)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,31 +17,65 @@ class Reader:
     Args:
         steps: with the coda.
         rule: the stop rule.
-        everything: read all samples in every iteration, whatever the rule can do without.
+        trace: read all samples in every iteration, whatever the rule can do without.
+        ahead: several iterations are run before one looks which samples still do.
     """
 
-    def __init__(self, steps: Steps, rule: StopRule, *, everything: bool) -> None:
+    def __init__(self, steps: Steps, rule: StopRule, *, trace: bool, ahead: bool) -> None:
         self.steps = steps
         self.rule = rule
-        self.everything = everything
+        self.trace = trace
+        # Which samples' actions matter is not known then: all are read.
+        self.chooses = isinstance(rule, DeferredActionChange) and not trace and not ahead
 
     def read(
+        self,
+        previous: Iteration,
+        states: Sequence[Tensor],
+        encoded: EncodedContext,
+        *,
+        alive: Tensor,
+        depths: Sequence[int],
+    ) -> tuple[Iteration, list[Iteration]]:
+        """The iteration before and those that led to `states`, with what the rule needs to know.
+
+        Actions that are not read are None, or NaN, which satisfies no rule.
+
+        Args:
+            previous: the iteration before.
+            states: each (n, K, D), successive.
+            encoded: of the n samples.
+            alive: (n,) bool, which samples have not stopped.
+            depths: of the states.
+        """
+        if self.chooses:
+            (state,), (depth,) = states, depths
+            previous, current = self._read_chosen(previous, state, encoded, alive=alive, depth=depth)
+            return previous, [current]
+        asked = self.rule.reads_actions and depths[-1] >= self.rule.min_depth - 1  # a change has two ends
+        if not asked and not self.trace:
+            return previous, [Iteration(state) for state in states]
+        return previous, self._read_all(states, encoded)
+
+    def _read_all(self, states: Sequence[Tensor], encoded: EncodedContext) -> list[Iteration]:
+        """In one batch for a lone sample, whose coda costs what its weights take to arrive; else in turn."""
+        if len(states) == 1 or len(states[0]) > 1:
+            return [Iteration(state, self.steps.decode(state, encoded)) for state in states]
+        actions = self.steps.decode(torch.cat(list(states)), encoded.repeat_coda(len(states)))
+        return [
+            Iteration(state, read) for state, read in zip(states, actions.chunk(len(states)), strict=True)
+        ]
+
+    def _read_chosen(
         self, previous: Iteration, state: Tensor, encoded: EncodedContext, *, alive: Tensor, depth: int
     ) -> tuple[Iteration, Iteration]:
-        """The iteration before and the one that led to `state` (n, K, D), with what the rule needs to know.
-
-        Actions that are not read are NaN, which satisfies no rule.
-        """
-        rule = self.rule
-        if not rule.reads_actions and not self.everything:
+        """Only the samples that may stop, and the last iteration of all."""
+        assert isinstance(self.rule, DeferredActionChange)
+        if depth < self.rule.min_depth:
             return previous, Iteration(state)
-        if self.everything or not isinstance(rule, DeferredActionChange):
-            return previous, Iteration(state, self.steps.decode(state, encoded))
-        if depth < rule.min_depth:
-            return previous, Iteration(state)
-        wanted = alive & rule.may_stop(previous, Iteration(state))
+        wanted = alive & self.rule.may_stop(previous, Iteration(state))
         previous, current = self._read(previous, state, encoded, wanted.nonzero().flatten())
-        if depth == rule.max_depth:  # it ends here for all, settled or not
+        if depth == self.rule.max_depth:  # it ends here for all, settled or not
             current = Iteration(state, self.steps.decode(state, encoded))
         return previous, current
 

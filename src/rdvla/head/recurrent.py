@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rdvla.errors import RDVLAError
+from rdvla.head.adapter import Adapter
 from rdvla.head.block import Block, truncated_normal_
 from rdvla.head.compiled import CompiledSteps, Precision
 from rdvla.head.config import HeadConfig, Level
@@ -45,7 +45,7 @@ class RecurrentDepthHead(nn.Module):
         self.prelude = nn.ModuleList(Block(config) for _ in config.prelude)  # P
         self.core = nn.ModuleList(Block(config) for _ in config.core)  # R
         self.coda = nn.ModuleList(Block(config) for _ in config.coda)  # C
-        self.adapter = nn.Linear(2 * width, width, bias=False)  # W_adapt
+        self.adapter = Adapter(config)  # W_adapt
         self.adapter_norm = nn.RMSNorm(width, eps=config.norm_eps)
         self.core_norm = nn.RMSNorm(width, eps=config.norm_eps)
         self.output_norm = nn.RMSNorm(width, eps=config.norm_eps)
@@ -54,11 +54,11 @@ class RecurrentDepthHead(nn.Module):
         self.gamma_adapt = nn.Parameter(torch.ones(1))
         truncated_normal_(self.output.weight, config.weight_std)
         nn.init.zeros_(self.output.bias)
-        self._initialise_adapter()
+        self.adapter.initialise(config)
         self._optimized: Steps | None = None
         self.register_load_state_dict_post_hook(_forget_compiled)  # type: ignore[no-untyped-call]
 
-    def optimize(self, *, precision: Precision = "fp32", tune: bool = False) -> None:
+    def optimize(self, *, precision: Precision = "fp32") -> None:
         """Predict with compiled code from now on, until the head is trained, moved, or loaded into.
 
         The code holds the weights: what changes them in another way does not reach it.
@@ -67,13 +67,11 @@ class RecurrentDepthHead(nn.Module):
 
         Args:
             precision: of the matrix products; ``bf16`` is faster and moves actions by some 1e-2.
-            tune: look for the fastest kernel of each matrix product of an iteration, which compiles longer;
-                best on a machine that does nothing else. The first iteration is compared with the head's.
 
         Raises:
             RDVLAError: the head is being trained.
         """
-        self.use(CompiledSteps(self, precision=precision, tune=tune))
+        self.use(CompiledSteps(self, precision=precision))
 
     def use(self, steps: Steps) -> None:
         """Predict with another form of these steps, until the head is trained, moved, or loaded into.
@@ -105,15 +103,6 @@ class RecurrentDepthHead(nn.Module):
         self._optimized = None  # `to`, `half` and their like: the code is for the old device and type
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
-    @torch.no_grad()
-    def _initialise_adapter(self) -> None:
-        truncated_normal_(self.adapter.weight, self.config.weight_std)
-        if self.config.adapter_init == "near_identity":
-            width = self.config.hidden_dim
-            self.adapter.weight.mul_(0.3)
-            self.adapter.weight[:, :width] += 0.9 * torch.eye(width)
-            self.adapter.weight[:, width:] += 0.3 * torch.eye(width)
-
     def context(
         self, *, vision: Mapping[Level, Tensor], latents: Mapping[Level, Tensor], proprio: Tensor
     ) -> Context:
@@ -136,7 +125,7 @@ class RecurrentDepthHead(nn.Module):
         for block, block_context in zip(self.prelude, prelude, strict=True):
             state = block(state, block_context)
         return EncodedContext(
-            injection=functional.linear(state, self.adapter.weight[:, self.config.hidden_dim :]),
+            injection=self.adapter.of_prelude(state),
             core=_block_contexts(self.core, self.config.core, context, reads=None),
             coda=_block_contexts(self.coda, self.config.coda, context, reads=coda_reads),
         )
@@ -152,7 +141,7 @@ class RecurrentDepthHead(nn.Module):
 
     def iterate(self, state: Tensor, encoded: EncodedContext) -> Tensor:
         """One iteration of the core, S_{k-1} -> S_k, (B, K, D)."""
-        mixed = functional.linear(state, self.adapter.weight[:, : self.config.hidden_dim]) + encoded.injection
+        mixed = self.adapter.of_state(state) + encoded.injection
         x: Tensor = self.adapter_norm(self.gamma_adapt * mixed)
         for block, block_context in zip(self.core, encoded.core, strict=True):
             x = block(x, block_context)

@@ -7,28 +7,14 @@ looks changes nothing but the time taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from rdvla.head.pacing import Pacing
 from rdvla.head.prediction import Prediction, Trace
 from rdvla.head.reading import Reader
 from rdvla.head.steps import EncodedContext, Steps
 from rdvla.head.stopping import Iteration, StopRule, action_change, cosine_change, latent_change
-
-
-@dataclass(frozen=True)
-class Pacing:
-    """How often to look how many samples still run, and when those that stopped leave the batch."""
-
-    check_every: int = 1  # iterations; on an accelerator each look waits for the device
-    shrink_at: float = 1.0  # share of running samples below which the batch is cut to them
-
-    @staticmethod
-    def for_device(device: torch.device) -> Pacing:
-        """Every iteration where a look is free, rarely where it is not."""
-        return Pacing() if device.type == "cpu" else Pacing(check_every=4, shrink_at=0.5)
 
 
 def solve(
@@ -42,35 +28,47 @@ def solve(
 ) -> Prediction:
     """Iterate from `initial_state` (B, K, D) until `rule` has stopped every sample.
 
-    A sample's result is the one that it would get alone.
+    A sample's result is the one that it would get alone, looked at in every iteration.
     """
     pacing = pacing or Pacing.for_device(initial_state.device)
     running = _Running(initial_state, encoded)
     outcome = _Outcome(initial_state)
     tracer = _Tracer(initial_state) if trace else None
-    # Which samples' actions matter is not known without waiting for the device: then all are read.
-    reader = Reader(steps, rule, everything=trace or (rule.reads_actions and pacing.check_every > 1))
-    for k in range(1, rule.max_depth + 1):
-        previous = running.last
-        state = steps.iterate(previous.state, running.encoded)
-        previous, current = reader.read(previous, state, running.encoded, alive=running.alive, depth=k)
-        running.last = current
-        if tracer is not None:
-            tracer.record(running, previous, current)
-        if k < rule.min_depth:
-            continue
-        stopped = rule.satisfied(previous, current)
-        ended = running.end(stopped if k < rule.max_depth else torch.ones_like(stopped))
-        if pacing.check_every == 1 and not bool(ended.any()):
-            continue
-        outcome.record(running.rows, ended, depth=k, converged=stopped, current=current)
-        if k < rule.max_depth and (k - rule.min_depth + 1) % pacing.check_every == 0:
-            left = running.count()
-            if left == 0:
-                break
-            if left < pacing.shrink_at * len(running.rows):
-                running.shrink()
+    reader = Reader(steps, rule, trace=trace, ahead=pacing.check_every > 1)
+    for depths in pacing.stretches(rule):
+        states = [running.last.state]
+        for _ in depths:
+            states.append(steps.iterate(states[-1], running.encoded))
+        previous, reached = reader.read(
+            running.last, states[1:], running.encoded, alive=running.alive, depths=depths
+        )
+        for k, current in zip(depths, reached, strict=True):
+            if tracer is not None:
+                tracer.record(running, previous, current)
+            if k >= rule.min_depth:
+                _decide(rule, running, outcome, previous, current, depth=k)
+            previous = current
+        running.last = reached[-1]
+        if depths[-1] >= rule.min_depth and not running.go_on(shrink_at=pacing.shrink_at):
+            break
     return outcome.prediction(steps, encoded, tracer.trace() if tracer is not None else None)
+
+
+def _decide(
+    rule: StopRule,
+    running: _Running,
+    outcome: _Outcome,
+    previous: Iteration,
+    current: Iteration,
+    *,
+    depth: int,
+) -> None:
+    """Let the samples stop that may, or must, and keep their results."""
+    stopped = rule.satisfied(previous, current)
+    ended = running.end(stopped if depth < rule.max_depth else torch.ones_like(stopped))
+    if ended.device.type == "cpu" and not bool(ended.any()):  # to know this elsewhere is to wait
+        return
+    outcome.record(running.rows, ended, depth=depth, converged=stopped, current=current)
 
 
 class _Running:
@@ -88,10 +86,14 @@ class _Running:
         self.alive = self.alive & ~stopped
         return ended
 
-    def count(self) -> int:
-        return int(self.alive.sum())  # waits for the device
+    def go_on(self, *, shrink_at: float) -> bool:
+        """Whether any sample still runs; the batch is cut to these where they are less than that share."""
+        left = int(self.alive.sum())  # waits for the device
+        if 0 < left < shrink_at * len(self.rows):
+            self._shrink()
+        return left > 0
 
-    def shrink(self) -> None:
+    def _shrink(self) -> None:
         going = self.alive.nonzero().flatten()
         self.rows, self.alive = self.rows[going], self.alive[going]
         self.encoded = self.encoded.select(going)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from rdvla.export.aoti.description import NAME, SUFFIX, Description, configuration_of, this_processor
+from rdvla.export.aoti.description import KERNEL, NAME, SUFFIX, Description, configuration_of, this_processor
 from rdvla.export.aoti.load import load_compiled
-from rdvla.export.aoti.parts import Part, make_parts, token_counts
+from rdvla.export.aoti.parts import make_parts, token_counts
 from rdvla.export.folder import Report, check_precision, file_sizes, new_export
 from rdvla.export.quiet import quiet
 from rdvla.export.verify import DEPTH, Check, random_observation
@@ -25,8 +26,9 @@ from rdvla.head import (
     Prediction,
     RecurrentDepthHead,
     StopRule,
+    skinny,
 )
-from rdvla.head.compiled import Precision, not_compiled, products_in
+from rdvla.head.compiled import Precision, compiler_failures, not_compiled, products_in
 from rdvla.policy import RDVLAPolicy, fingerprint
 
 OPTIONS = {
@@ -72,7 +74,7 @@ def export_compiled_head(
     plain = copy.deepcopy(head).cpu().float().eval().requires_grad_(False)
     example = _on_processor(example)
     with new_export(output, described_by=NAME) as folder:
-        _compile(plain, make_parts(plain, example, precision=precision), folder, precision)
+        _compile(plain, example, folder, precision)
         Description(
             precision=precision,
             weights=fingerprint(plain),
@@ -104,21 +106,28 @@ class _Module(nn.Module):
             return self.function(*tensors)
 
 
-def _compile(head: RecurrentDepthHead, parts: dict[str, Part], folder: Path, precision: Precision) -> None:
-    from torch._dynamo.exc import BackendCompilerFailed  # importing the compiler takes seconds
-    from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
-    from torch._inductor.utils import fresh_cache
+def _compile(plain: RecurrentDepthHead, example: Context, folder: Path, precision: Precision) -> None:
+    from torch._inductor.utils import fresh_cache  # importing the compiler takes seconds
 
-    failures = (InductorError, BackendCompilerFailed, CppCompileError, InvalidCxxCompiler)
     try:
+        head = _with_kernel(plain, folder, precision)
+        parts = make_parts(head, example, precision=precision)
         # The compiler would leave a copy of the weights in its cache.
         with quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as cache, fresh_cache(dir=cache):
             for name, part in parts.items():
                 _compile_part(
                     _Module(head, part.function, precision), part.example, folder / f"{name}{SUFFIX}"
                 )
-    except failures as error:
+    except compiler_failures() as error:
         raise not_compiled(error, "`--format onnx` needs none") from error
+
+
+def _with_kernel(plain: RecurrentDepthHead, folder: Path, precision: Precision) -> RecurrentDepthHead:
+    """The head with products for few rows, whose library goes into the folder."""
+    if not skinny.available(torch.device("cpu")):
+        return plain
+    shutil.copyfile(skinny.build(), folder / KERNEL)
+    return skinny.skinny_copy(plain, torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 def _compile_part(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:

@@ -21,6 +21,7 @@ NAME = "compiled.json"
 FORMAT = "rdvla-aoti"
 SCHEMA = 1
 SUFFIX = ".pt2"
+KERNEL = "skinny.so"  # the library of `rdvla.head.skinny`
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Description:
 
     def write(self, folder: Path) -> None:
         """Write `compiled.json` with digests of all compiled code in the folder."""
-        files = {path.name: digest(path) for path in sorted(folder.glob(f"*{SUFFIX}"))}
+        code = sorted(path for path in folder.iterdir() if path.suffix == SUFFIX or path.name == KERNEL)
+        files = {path.name: digest(path) for path in code}
         write_json(folder / NAME, {"format": FORMAT, "schema": SCHEMA, "files": files} | asdict(self))
 
     def check_machine(self) -> None:

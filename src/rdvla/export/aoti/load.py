@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from rdvla.errors import RDVLAError
-from rdvla.export.aoti.description import SUFFIX, Description, configuration_of, read_description
+from rdvla.export.aoti.description import KERNEL, SUFFIX, Description, configuration_of, read_description
 from rdvla.export.aoti.parts import CODA_READS, coda_form, name
 from rdvla.export.aoti.steps import PackagedSteps
-from rdvla.head import RecurrentDepthHead
+from rdvla.head import RecurrentDepthHead, skinny
 from rdvla.policy import fingerprint
 
 
@@ -33,12 +33,15 @@ def load_compiled(head: RecurrentDepthHead, folder: Path | str) -> None:
     description.check_machine()
     _check_head(head, description)
     needed = _part_names(head, description)
-    for part in needed:
-        if f"{part}{SUFFIX}" not in files:
-            raise RDVLAError(f"{folder} lacks {part}{SUFFIX}: export the head again")
+    kernel = [KERNEL] if skinny.available(head.gamma_init.device) else []
+    for file in (*kernel, *(f"{part}{SUFFIX}" for part in needed)):
+        if file not in files:
+            raise RDVLAError(f"{folder} lacks {file}: export the head again")
     from torch._inductor import aoti_load_package
 
     try:
+        for file in kernel:
+            skinny.register(folder / file)
         parts = {part: aoti_load_package(str(folder / f"{part}{SUFFIX}")) for part in needed}
     except (RuntimeError, OSError) as error:
         raise RDVLAError(
