@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny import policy_config, train_config
@@ -21,7 +22,14 @@ from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
 from rdvla.training import CheckpointError, NonFiniteLossError, TrainConfig, Trainer, train
-from rdvla.training.config import DataConfig, DepthConfig, LossConfig, OptimizerConfig, ValidationConfig
+from rdvla.training.config import (
+    DataConfig,
+    DepthConfig,
+    EMAConfig,
+    LossConfig,
+    OptimizerConfig,
+    ValidationConfig,
+)
 from rdvla.training.logging import read_metrics
 from rdvla.training.sampler import Draw
 
@@ -214,6 +222,22 @@ def test_resuming_with_another_configuration_names_the_fields(dataset: Path, tmp
     assert "policy.head.hidden_dim was 16, is now 32" in message
     assert "validation.every was 6, is now 500" in message
     assert "learning_rate" not in message
+
+
+def test_a_run_from_before_an_option_or_a_record_resumes(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "run")
+    train(config, console=QUIET)
+    file, record = tmp_path / "run/config.yaml", tmp_path / "run/run.json"
+    saved = yaml.safe_load(file.read_text())
+    assert saved.pop("ema")
+    older = {k: v for k, v in json.loads(record.read_text()).items() if k != "published files"}
+    file.write_text(yaml.safe_dump(saved))
+    record.write_text(json.dumps(older))
+    assert train(replace(config, resume=True), console=QUIET).finished
+    file.write_text(yaml.safe_dump(saved))
+    changed = replace(config, resume=True, ema=EMAConfig(decay=0.5))
+    with pytest.raises(ConfigError, match=r"ema\.decay was 0\.995, is now 0\.5"):
+        Trainer(changed, console=QUIET)
 
 
 def test_resuming_a_finished_run_changes_nothing(dataset: Path, tmp_path: Path) -> None:

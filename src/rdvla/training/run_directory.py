@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from rdvla.configuration import encode_config, save_config
+from rdvla.configuration import decode_config, encode_config, save_config
 from rdvla.errors import ConfigError
 from rdvla.files import read_json, write_json
 from rdvla.training.config import TrainConfig
@@ -66,7 +66,8 @@ class RunDirectory:
             write_json(file, dict(origin))
             return
         began_with = read_json(file)
-        differing = [name for name, value in origin.items() if began_with.get(name) != value]
+        # What an older run did not record counts as empty: only a run that has nothing of it may go on.
+        differing = [name for name, value in origin.items() if began_with.get(name, {}) != value]
         if differing:
             raise ConfigError(
                 f"The run in {self.path} cannot be resumed: {', '.join(differing)} changed since it began "
@@ -82,8 +83,10 @@ class RunDirectory:
         return config.resume and not self.checkpoints.exists() and not self.policy.exists()
 
     def _check_same(self, config: TrainConfig) -> None:
-        began_with = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        differing = differences(began_with, encode_config(config))
+        saved = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        # Decoded, so that a run that began before an option existed counts as one with its default.
+        began_with = decode_config(TrainConfig, saved, source=str(self.config_file))
+        differing = differences(encode_config(began_with), encode_config(config))
         if differing:
             shown = "; ".join(f"{name} was {old!r}, is now {new!r}" for name, (old, new) in differing.items())
             raise ConfigError(
