@@ -33,7 +33,8 @@ ALLOWED = {
     "policy": FOUNDATIONS
     | {"head", "backbone", "inputs", "processing", "execution", "action_queue", "warm_start"},
     "data": FOUNDATIONS,
-    "training": FOUNDATIONS | {"head", "backbone", "processing", "execution", "policy", "data", "progress"},
+    "training": FOUNDATIONS
+    | {"head", "backbone", "processing", "execution", "policy", "data", "progress", "warm_start"},
     "simulation": FOUNDATIONS | {"data", "progress"},
     "evaluation": FOUNDATIONS
     | {"head", "processing", "execution", "policy", "simulation", "progress", "warm_start"},

@@ -5,29 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from rdvla.errors import ConfigError, nearest
+from rdvla.errors import ConfigError
 from rdvla.policy import PolicyConfig
 from rdvla.policy.device import Device
+from rdvla.training.config_checks import not_negative, one_of, positive
+from rdvla.warm_start import KINDS
 
 OBJECTIVES = ("actions", "perception")
 POLICY_PARTS = ("backbone", "head")
-
-
-def _positive(owner: str, **values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ConfigError(f"{owner}.{name} is {value}; it must be larger than 0.")
-
-
-def _not_negative(owner: str, **values: float) -> None:
-    for name, value in values.items():
-        if not value >= 0:
-            raise ConfigError(f"{owner}.{name} is {value}; it must be 0 or larger.")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; it must be one of {list(allowed)}.{nearest(value, allowed)}")
 
 
 @dataclass(frozen=True)
@@ -49,8 +34,8 @@ class DataConfig:
             raise ConfigError(
                 f"data.validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1."
             )
-        _positive("data", cache_batch_size=self.cache_batch_size, sample_every=self.sample_every)
-        _not_negative("data", image_shift=self.image_shift, memory_limit_gb=self.memory_limit_gb)
+        positive("data", cache_batch_size=self.cache_batch_size, sample_every=self.sample_every)
+        not_negative("data", image_shift=self.image_shift, memory_limit_gb=self.memory_limit_gb)
 
 
 @dataclass(frozen=True)
@@ -67,10 +52,10 @@ class OptimizerConfig:
     clip_norm: float = 1.0  # largest norm of the whole gradient
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             "optimizer", learning_rate=self.learning_rate, epsilon=self.epsilon, clip_norm=self.clip_norm
         )
-        _not_negative("optimizer", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        not_negative("optimizer", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
         for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
             if not 0 <= value < 1:
                 raise ConfigError(f"optimizer.{name} is {value}; it must be at least 0 and below 1.")
@@ -88,8 +73,8 @@ class DepthConfig:
     maximum: int = 64  # largest r
 
     def __post_init__(self) -> None:
-        _one_of("depth.distribution", self.distribution, ("lognormal_poisson", "constant"))
-        _positive("depth", mean=1 if self.mean is None else self.mean, minimum=self.minimum)
+        one_of("depth.distribution", self.distribution, ("lognormal_poisson", "constant"))
+        positive("depth", mean=1 if self.mean is None else self.mean, minimum=self.minimum)
         if self.maximum < self.minimum:
             raise ConfigError(
                 f"depth.maximum is {self.maximum}, below depth.minimum {self.minimum}; swap or widen them."
@@ -107,12 +92,30 @@ class LossConfig:
     keypoint_weight: float = 0.0  # within the perception loss: the attention's cross-entropy with keypoints
 
     def __post_init__(self) -> None:
-        _not_negative(
+        not_negative(
             "loss",
             proprio_noise=self.proprio_noise,
             perception_weight=self.perception_weight,
             keypoint_weight=self.keypoint_weight,
         )
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """Samples that go on from an earlier query, as a robot's queries do where `policy.start` is not noise."""
+
+    share: float = 0.0  # of an update's samples that do so, 0..1; 0: all of them start from noise
+    kind: Literal["final", "midpoint", "shifted"] = (
+        "final"  # how S_0 is made of the earlier query's last state
+    )
+    executed: int = 4  # control steps from the earlier query to the sample: actions executed between them
+    depth: int = 8  # iterations of the earlier query, which starts from noise and gets no gradient
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"warm_start.share is {self.share}; it must be in 0..1.")
+        one_of("warm_start.kind", self.kind, tuple(kind for kind in KINDS if kind != "noise"))
+        positive("warm_start", executed=self.executed, depth=self.depth)
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class EMAConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
             raise ConfigError(f"ema.decay is {self.decay}; it must be at least 0 and below 1.")
-        _positive("ema", warmup=self.warmup)
+        positive("ema", warmup=self.warmup)
 
 
 @dataclass(frozen=True)
@@ -138,8 +141,8 @@ class ValidationConfig:
     batch_size: int = 256  # samples at once
 
     def __post_init__(self) -> None:
-        _not_negative("validation", every=self.every)
-        _positive("validation", max_samples=self.max_samples, batch_size=self.batch_size)
+        not_negative("validation", every=self.every)
+        positive("validation", max_samples=self.max_samples, batch_size=self.batch_size)
         if not self.depths or min(self.depths) < 1:
             raise ConfigError(
                 f"validation.depths is {list(self.depths)}; name one or more depths of at least 1."
@@ -154,7 +157,7 @@ class CheckpointConfig:
     keep: int = 2  # newest checkpoints that are kept, the best one aside
 
     def __post_init__(self) -> None:
-        _positive("checkpoints", every=self.every, keep=self.keep)
+        positive("checkpoints", every=self.every, keep=self.keep)
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -190,16 +194,18 @@ class TrainConfig:
     resume_from_previous: bool = False  # where the latest checkpoint is damaged, use the newest intact one
 
     def __post_init__(self) -> None:
-        _one_of("objective", self.objective, OBJECTIVES)
-        _one_of("device", self.device, get_args(Device))
-        _one_of("mixed_precision", self.mixed_precision, ("no", "bf16"))
+        one_of("objective", self.objective, OBJECTIVES)
+        one_of("device", self.device, get_args(Device))
+        one_of("mixed_precision", self.mixed_precision, ("no", "bf16"))
         for part in self.init_parts:
-            _one_of("init_parts", part, POLICY_PARTS)
+            one_of("init_parts", part, POLICY_PARTS)
         for name in ("steps", "batch_size", "log_every", "threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         self._check_names()
         self._check_combinations()
+        if self.warm_start.share > 0:
+            self._check_warm_start()
 
     def _check_names(self) -> None:
         for name in ("dataset", "output_dir"):
@@ -228,4 +234,17 @@ class TrainConfig:
             raise ConfigError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but the run has only {self.steps} "
                 "steps; shorten the warm-up."
+            )
+
+    def _check_warm_start(self) -> None:
+        if self.objective != "actions":
+            raise ConfigError(
+                f"warm_start.share is above 0, but objective={self.objective} iterates nothing; set it to 0."
+            )
+        chunk, executed = self.policy.head.chunk_size, self.warm_start.executed
+        most = chunk - 1 if self.warm_start.kind == "shifted" else chunk  # a state moved by K is all noise
+        if executed > most:
+            raise ConfigError(
+                f"warm_start.executed is {executed}; with warm_start.kind={self.warm_start.kind} and chunks "
+                f"of {chunk} actions it must be at most {most}."
             )

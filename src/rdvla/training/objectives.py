@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from rdvla.backbone.base import Features
+from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.head import Context
+from rdvla.head.steps import EncodedContext
 from rdvla.policy import RDVLAPolicy
-from rdvla.training.batches import Batch
+from rdvla.training.batches import Batch, BatchSource
 from rdvla.training.config import TrainConfig
+from rdvla.training.warm_starts import WarmStarts
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,17 @@ class ActionObjective:
     proprio_noise: float = 0.0  # standard deviation added to the normalised proprioception in training
     perception_weight: float = 0.0  # of the perception loss, which then shares one pass of the backbone
     keypoint_weight: float = 0.0  # of the keypoints within the perception loss
+    warm_starts: WarmStarts | None = None  # of some samples; None: all start from noise
 
     def loss(self, policy: RDVLAPolicy, batch: Batch, *, depth: int, generator: torch.Generator) -> Loss:
-        """See `Objective`. The initial state is drawn before the proprioception's noise."""
+        """See `Objective`. Draws the initial state, the proprioception's noise, what warm starts need."""
         initial = policy.head.initial_state(batch.size, generator=generator)
         state = batch.state
         if self.proprio_noise > 0:
             noise = torch.randn(state.shape, generator=generator).to(state)
             state = state + self.proprio_noise * noise
+        if self.warm_starts is not None:
+            initial = self.warm_starts.for_update(policy, batch.rows, initial, generator=generator)
         features = policy.backbone.features(batch.features)
         prediction = policy.head.unroll(_context(policy, features, state), depth=depth, initial_state=initial)
         error = absolute_error(prediction.actions.float(), batch.actions, is_pad=batch.action_is_pad)
@@ -92,17 +98,32 @@ class ActionObjective:
         return Loss(total=loss, scalars=scalars)
 
     def scores(self, policy: RDVLAPolicy, batch: Batch, *, generator: torch.Generator) -> dict[str, Score]:
-        """L1 at every depth of `depths`, all read from one run of the core: `l1_depth_<r>`."""
+        """L1 at every depth of `depths`, all read from one run of the core: `l1_depth_<r>`.
+
+        With warm starts also `warm_l1_depth_<r>`, of a second run in which every sample that has an earlier
+        query starts from it. They come first, as the last figure decides.
+        """
         head = policy.head
         encoded = head.encode(_context(policy, policy.backbone.features(batch.features), batch.state))
-        state = head.initial_state(batch.size, generator=generator)
+        noise = head.initial_state(batch.size, generator=generator)
+        from_noise = self._read(policy, batch, encoded, noise, name="l1_depth")
+        if self.warm_starts is None:
+            return from_noise
+        # A copy, so that the figures from noise are those that a run without warm starts would report.
+        apart = generator.clone_state()
+        warm = self.warm_starts.for_all(policy, batch.rows, noise, generator=apart)
+        return self._read(policy, batch, encoded, warm, name="warm_l1_depth") | from_noise
+
+    def _read(
+        self, policy: RDVLAPolicy, batch: Batch, encoded: EncodedContext, state: Tensor, *, name: str
+    ) -> dict[str, Score]:
         found = {}
         for depth in range(1, max(self.depths) + 1):
-            state = head.iterate(state, encoded)
+            state = policy.head.iterate(state, encoded)
             if depth in self.depths:
-                actions = head.decode(state, encoded).float()
+                actions = policy.head.decode(state, encoded).float()
                 found[depth] = absolute_error(actions, batch.actions, is_pad=batch.action_is_pad)
-        return {f"l1_depth_{depth}": found[depth] for depth in self.depths}
+        return {f"{name}_{depth}": found[depth] for depth in self.depths}
 
 
 @dataclass(frozen=True)
@@ -142,15 +163,27 @@ class PerceptionObjective:
         return {"l1": Score(total=error.cpu() * size, count=size)}
 
 
-def make_objective(config: TrainConfig) -> ActionObjective | PerceptionObjective:
-    """Build the objective that the configuration names."""
+def make_objective(
+    config: TrainConfig, dataset: EpisodeDataset, source: BatchSource
+) -> ActionObjective | PerceptionObjective:
+    """Build the objective that the configuration names.
+
+    Args:
+        config: of the run.
+        dataset, source: where warm starts find earlier queries.
+
+    Raises:
+        ConfigError: no sample of the dataset has the earlier query that `warm_start` asks for.
+    """
     if config.objective == "perception":
         return PerceptionObjective(keypoint_weight=config.loss.keypoint_weight)
+    warm = config.warm_start
     return ActionObjective(
         depths=config.validation.depths,
         proprio_noise=config.loss.proprio_noise,
         perception_weight=config.loss.perception_weight,
         keypoint_weight=config.loss.keypoint_weight,
+        warm_starts=WarmStarts(warm, dataset, source) if warm.share > 0 else None,
     )
 
 

@@ -39,7 +39,7 @@ class Draw:
     step: int  # number of the update, from 0
     rows: Tensor  # (B,) int64, dataset rows
     depth: int  # r, iterations
-    generator: torch.Generator  # goes on to the initial state and the noise, in this order of use
+    generator: torch.Generator  # goes on to the initial state, the noise and warm starts, in this order
 
 
 class Sampler:

@@ -95,7 +95,7 @@ class Trainer:
         self.source = BatchSource(
             self.dataset, features, policy=self.policy, image_shift=config.data.image_shift
         )
-        self.objective: Objective = make_objective(config)
+        self.objective: Objective = make_objective(config, self.dataset, self.source)
         self.state = TrainingState(self.policy, config)
         self.store = CheckpointStore(self.run_directory.checkpoints, keep=config.checkpoints.keep)
         self._resume()
