@@ -93,6 +93,7 @@ PATHS: dict[str, Callable[[RecurrentDepthHead], Run]] = {
     "compiled fp32": compiled("fp32"),
     "compiled bf16": compiled("bf16"),
     "aoti fp32": aoti("fp32"),
+    "aoti bf16": aoti("bf16"),
     "onnx fp32": onnx("fp32"),
     "onnx int8": onnx("int8"),
 }

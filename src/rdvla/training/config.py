@@ -105,9 +105,7 @@ class WarmStartConfig:
     """Samples that go on from an earlier query, as a robot's queries do where `policy.start` is not noise."""
 
     share: float = 0.0  # of an update's samples that do so, 0..1; 0: all of them start from noise
-    kind: Literal["final", "midpoint", "shifted"] = (
-        "final"  # how S_0 is made of the earlier query's last state
-    )
+    kind: Literal["final", "midpoint", "shifted"] = "final"  # how S_0 is made of the earlier query's state
     executed: int = 4  # control steps from the earlier query to the sample: actions executed between them
     depth: int = 8  # iterations of the earlier query, which starts from noise and gets no gradient
 
