@@ -26,8 +26,11 @@ def case(batch: int) -> tuple[RecurrentDepthHead, dict[str, object]]:
     return head, {"context": make_context(head, batch=batch), "initial_state": state}
 
 
-def test_compiled_code_gives_the_same_at_any_depth_until_training_drops_it() -> None:
-    head, inputs = case(3)
+@pytest.mark.parametrize(
+    "batch", [3, 7]
+)  # 9 rows, which the kernel multiplies; 21, which it gets as some stop
+def test_compiled_code_gives_the_same_at_any_depth_until_training_drops_it(batch: int) -> None:
+    head, inputs = case(batch)
     rules = (1, 4, 9, ActionChange(1e-3))
     expected = [head(**inputs, depth=rule) for rule in rules]
     assert len(set(expected[-1].depth.tolist())) > 1
@@ -93,8 +96,9 @@ def test_a_copy_has_no_code_yet() -> None:
     assert head._optimized is not None
 
 
-def test_bfloat16_products_leave_states_and_actions_in_float32() -> None:
-    head, inputs = case(1)
+@pytest.mark.parametrize("batch", [1, 7])
+def test_bfloat16_products_leave_states_and_actions_in_float32(batch: int) -> None:
+    head, inputs = case(batch)
     expected = head(**inputs, depth=4)
     head.optimize(precision="bf16")
     actual = head(**inputs, depth=4)

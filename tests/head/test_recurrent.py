@@ -112,7 +112,7 @@ def test_a_batch_stops_sample_by_sample_as_if_alone(rule: StopRule) -> None:
         torch.testing.assert_close(alone.actions, fixed.actions, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("batch", [1, 6])
+@pytest.mark.parametrize("batch", [0, 1, 6])
 @pytest.mark.parametrize("trace", [False, True])
 @pytest.mark.parametrize("rule", [*RULES, FixedDepth(3)], ids=StopRule.describe)
 def test_how_often_one_looks_changes_nothing(rule: StopRule, trace: bool, batch: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from rdvla.head import ActionChange, DeferredActionChange, FixedDepth, StopRule
 from rdvla.head.skinny import build, register, skinny_copy
 from rdvla.head.skinny.head import SkinnyLinear
+from rdvla.head.skinny.library import _kernels
 from tests.head.helpers import make_context, make_head
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the kernel needs a C++ compiler")
@@ -89,3 +92,26 @@ def test_a_copy_shares_what_it_does_not_pack_and_leaves_the_head_alone() -> None
     assert twin.action_queries is head.action_queries
     assert kinds == [type(module) for module in head.modules()]
     assert all(torch.equal(before[name], value) for name, value in head.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("x", "packed"),
+    [
+        (torch.randn(2, 8, dtype=torch.float64), torch.randn(1, 8, 32)),
+        (torch.randn(2, 8, dtype=torch.bfloat16), torch.randn(1, 8, 32)),
+        (torch.randn(2, 5), torch.randn(1, 8, 32)),
+        (torch.randn(2, 8), torch.randn(1, 32, 8).transpose(1, 2)),
+    ],
+    ids=["double", "bfloat16", "another width", "not contiguous"],
+)
+def test_what_the_kernel_cannot_read_is_refused(x: torch.Tensor, packed: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="takes x in float32 and contiguous weights"):
+        torch.ops.rdvla.skinny_linear(x, packed)
+
+
+def test_a_library_of_something_else_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.so"
+    (tmp_path / "other.cpp").write_text('extern "C" void other() {}')
+    subprocess.run(["g++", "-shared", "-fPIC", str(tmp_path / "other.cpp"), "-o", str(other)], check=True)
+    with pytest.raises(OSError, match="is no library of this kernel"):
+        _kernels(other)

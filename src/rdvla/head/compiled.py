@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 import torch
@@ -41,7 +41,7 @@ def compile_frozen(function: Callable[P, T], *, precision: Precision, device: to
 
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            # Constants can be laid out as the processor's products want them: twice as fast for eight rows.
+            # Constants can be laid out as the processor's products want them.
             with torch.no_grad(), config.patch(freezing=True), products_in(precision, device.type):
                 return compiled(*args, **kwargs)
         except compiler_failures() as error:
@@ -89,7 +89,9 @@ class CompiledSteps:
     def encode(self, context: Context, *, coda_reads: int | None = None) -> EncodedContext:
         """See `Steps.encode`."""
         rows = context.batch_size * self._head.config.chunk_size
-        return self._for(rows).encode(context, coda_reads=coda_reads)
+        encoded = self._for(rows).encode(context, coda_reads=coda_reads)
+        # What many rows were encoded with goes on with few once samples have stopped: in one type for both.
+        return replace(encoded, injection=encoded.injection.float())
 
     def iterate(self, state: Tensor, encoded: EncodedContext) -> Tensor:
         """See `Steps.iterate`."""

@@ -59,7 +59,7 @@ class Reader:
 
     def _read_all(self, states: Sequence[Tensor], encoded: EncodedContext) -> list[Iteration]:
         """In one batch for a lone sample, whose coda costs what its weights take to arrive; else in turn."""
-        if len(states) == 1 or len(states[0]) > 1:
+        if len(states) == 1 or len(states[0]) != 1:
             return [Iteration(state, self.steps.decode(state, encoded)) for state in states]
         actions = self.steps.decode(torch.cat(list(states)), encoded.repeat_coda(len(states)))
         return [

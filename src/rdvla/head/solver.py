@@ -49,7 +49,8 @@ def solve(
                 _decide(rule, running, outcome, previous, current, depth=k)
             previous = current
         running.last = reached[-1]
-        if depths[-1] >= rule.min_depth and not running.go_on(shrink_at=pacing.shrink_at):
+        may_end = rule.min_depth <= depths[-1] < rule.max_depth
+        if may_end and not running.go_on(shrink_at=pacing.shrink_at):
             break
     return outcome.prediction(steps, encoded, tracer.trace() if tracer is not None else None)
 

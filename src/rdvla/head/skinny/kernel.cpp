@@ -18,7 +18,7 @@ constexpr int ROWS = 2;
 #endif
 
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 struct Line {
   Floats low, high;  // columns 0..15 and 16..31 of a panel

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,16 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MOST_ROWS = 16  # beyond, torch's own products are about as fast
+MOST_ROWS = 16  # beyond, torch's own products are about as fast in float32, and faster in bfloat16
 COLUMNS = 32  # outputs of a panel; see kernel.cpp
+# Whatever registers it first serves the whole process: another order of the weights needs another name.
 OPERATOR = "skinny_linear"
 # Inductor forbids to fuse a product with the sum that it goes into, which is half of the arithmetic here.
 FLAGS = ("-ffp-contract=fast",)
+_LOCK = threading.Lock()
 
 
 def available(device: torch.device) -> bool:
     """Whether the kernel can serve a head on this device: it is for processors, and for GCC or Clang."""
-    return device.type == "cpu" and sys.platform != "win32"
+    return device.type == "cpu" and sys.platform != "win32" and sys.byteorder == "little"
 
 
 def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -44,7 +46,6 @@ def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return halves.transpose(2, 3).contiguous()
 
 
-@functools.cache
 def build() -> Path:
     """Compile the kernel for this processor, or find it compiled: a library to `register`.
 
@@ -53,6 +54,10 @@ def build() -> Path:
     from torch._inductor.codecache import CppCodeCache  # importing the compiler takes seconds
 
     source = Path(__file__).with_name("kernel.cpp").read_text(encoding="utf-8")
+    path = Path(CppCodeCache.load(source, extra_flags=FLAGS)._name)
+    if path.exists():
+        return path
+    CppCodeCache.cache.clear()  # the files were removed since this process compiled it
     return Path(CppCodeCache.load(source, extra_flags=FLAGS)._name)
 
 
@@ -62,10 +67,12 @@ def register(library: Path) -> None:
     Raises:
         OSError: the file is no library that can be loaded here.
     """
-    if hasattr(torch.ops.rdvla, OPERATOR):
-        return
-    kernels = _kernels(library)
+    with _LOCK:
+        if not hasattr(torch.ops.rdvla, OPERATOR):
+            _register(_kernels(library))
 
+
+def _register(kernels: Mapping[torch.dtype, Callable[..., None]]) -> None:
     def skinny_linear(x: Tensor, packed: Tensor) -> Tensor:
         x = x.contiguous()
         out = shape_of(x, packed)
@@ -75,6 +82,11 @@ def register(library: Path) -> None:
         return out
 
     def shape_of(x: Tensor, packed: Tensor) -> Tensor:
+        if x.dtype != torch.float32 or x.shape[-1] != packed.shape[1] or not packed.is_contiguous():
+            raise ValueError(
+                f"{OPERATOR} takes x in float32 and contiguous weights from `pack` for its width; x is "
+                f"{tuple(x.shape)} in {x.dtype}, the weights are {tuple(packed.shape)}"
+            )
         return x.new_empty((*x.shape[:-1], packed.shape[0] * COLUMNS))
 
     name = f"rdvla::{OPERATOR}"
@@ -86,7 +98,10 @@ def register(library: Path) -> None:
 def _kernels(library: Path) -> Mapping[torch.dtype, Callable[..., None]]:
     """The library's functions, by what the weights are kept as."""
     loaded = ctypes.CDLL(str(library))
-    kernels = {torch.float32: loaded.skinny_float32, torch.bfloat16: loaded.skinny_bfloat16}
+    try:
+        kernels = {torch.float32: loaded.skinny_float32, torch.bfloat16: loaded.skinny_bfloat16}
+    except AttributeError as error:
+        raise OSError(f"{library} is no library of this kernel: {error}") from error
     for kernel in kernels.values():
         kernel.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 3 + [ctypes.c_int]
         kernel.restype = None
