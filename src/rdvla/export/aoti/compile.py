@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rdvla.export.aoti.description import KERNEL, NAME, SUFFIX, Description, configuration_of, this_processor
 from rdvla.export.aoti.load import load_compiled
-from rdvla.export.aoti.parts import make_parts, token_counts
+from rdvla.export.aoti.parts import has_kernel, make_parts, token_counts
 from rdvla.export.folder import Report, check_precision, file_sizes, new_export
 from rdvla.export.quiet import quiet
 from rdvla.export.verify import DEPTH, Check, random_observation
@@ -124,7 +124,7 @@ def _compile(plain: RecurrentDepthHead, example: Context, folder: Path, precisio
 
 def _with_kernel(plain: RecurrentDepthHead, folder: Path, precision: Precision) -> RecurrentDepthHead:
     """The head with products for few rows, whose library goes into the folder."""
-    if not skinny.available(torch.device("cpu")):
+    if not has_kernel(plain):
         return plain
     shutil.copyfile(skinny.build(), folder / KERNEL)
     return skinny.skinny_copy(plain, torch.bfloat16 if precision == "bf16" else torch.float32)

@@ -8,7 +8,7 @@ import torch
 
 from rdvla.errors import RDVLAError
 from rdvla.export.aoti.description import KERNEL, SUFFIX, Description, configuration_of, read_description
-from rdvla.export.aoti.parts import CODA_READS, coda_form, name
+from rdvla.export.aoti.parts import CODA_READS, coda_form, has_kernel, name
 from rdvla.export.aoti.steps import PackagedSteps
 from rdvla.head import RecurrentDepthHead, skinny
 from rdvla.policy import fingerprint
@@ -33,7 +33,7 @@ def load_compiled(head: RecurrentDepthHead, folder: Path | str) -> None:
     description.check_machine()
     _check_head(head, description)
     needed = _part_names(head, description)
-    kernel = [KERNEL] if skinny.available(head.gamma_init.device) else []
+    kernel = [KERNEL] if has_kernel(head) else []
     for file in (*kernel, *(f"{part}{SUFFIX}" for part in needed)):
         if file not in files:
             raise RDVLAError(f"{folder} lacks {file}: export the head again")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rdvla.head import Context, Level, RecurrentDepthHead
+from rdvla.head import Context, Level, RecurrentDepthHead, skinny
 from rdvla.head.block import Block
 from rdvla.head.compiled import Precision, products_in
 from rdvla.head.cross_attention import BlockContext, KeysValues, Unprojected
@@ -62,6 +62,11 @@ def make_parts(head: RecurrentDepthHead, example: Context, *, precision: Precisi
         "encode": Part(_encode(head), features),
         "iterate": Part(_iterate(head), (state, encoded.injection, *flat(encoded.core))),
     }
+
+
+def has_kernel(head: RecurrentDepthHead) -> bool:
+    """Whether products run in the kernel for few rows: where one sample, as a robot has, has few."""
+    return head.config.chunk_size <= skinny.MOST_ROWS and skinny.available(torch.device("cpu"))
 
 
 def token_counts(context: Context, levels: Sequence[Level]) -> dict[str, int]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MOST_ROWS = 16  # beyond, torch's own products are about as fast in float32, and faster in bfloat16
+MOST_ROWS = 8  # with 16, torch's own products are faster in bfloat16: `python -m benchmarks.few_rows`
 COLUMNS = 32  # outputs of a panel; see kernel.cpp
 # Whatever registers it first serves the whole process: another order of the weights needs another name.
 OPERATOR = "skinny_linear"
