@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from benchmarks import few_rows
+from benchmarks import few_rows, markdown
 from tests.head.helpers import SMALL
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the kernel needs a C++ compiler")
@@ -31,6 +31,8 @@ def test_both_are_timed_and_lie_side_by_side(capsys: pytest.CaptureFixture[str])
         assert line["ratio_spread"][0] <= line["ratio"] <= line["ratio_spread"][1]
         assert line["rounds"] == 2 and line["ms"].keys() == {"torch", "kernel"}
     assert capsys.readouterr().out.count("GiB/s") == 4
+    table = list(markdown.tables({"rows": lines}))
+    assert len(table) == 2 + 4 and table[2].startswith("| fp32 | 3 | ")
 
 
 @pytest.mark.slow
