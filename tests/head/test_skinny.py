@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from rdvla.head import ActionChange, DeferredActionChange, FixedDepth, StopRule
 from rdvla.head.skinny import build, register, skinny_copy
+from rdvla.head.skinny import library as skinny_library
 from rdvla.head.skinny.head import SkinnyLinear
-from rdvla.head.skinny.library import _kernels
+from rdvla.head.skinny.library import _kernels, pack
 from tests.head.helpers import make_context, make_head
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the kernel needs a C++ compiler")
@@ -115,3 +116,13 @@ def test_a_library_of_something_else_is_refused(tmp_path: Path) -> None:
     subprocess.run(["g++", "-shared", "-fPIC", str(tmp_path / "other.cpp"), "-o", str(other)], check=True)
     with pytest.raises(OSError, match="is no library of this kernel"):
         _kernels(other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_processors_with_narrower_vectors_get_the_same(tmp_path: Path, dtype: torch.dtype) -> None:
+    source, library = Path(skinny_library.__file__).with_name("kernel.cpp"), tmp_path / "plain.so"
+    subprocess.run(["g++", "-O2", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    x, weight = torch.randn(11, 50), torch.randn(64, 50)
+    packed, out = pack(weight, dtype), torch.empty(11, 64)
+    _kernels(library)[dtype](x.data_ptr(), packed.data_ptr(), out.data_ptr(), 11, 50, 64, 1)
+    torch.testing.assert_close(out, x @ weight.to(dtype).float().T, atol=1e-4, rtol=1e-4)
