@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,7 @@ def test_log_writes_lines_and_tensorboard(tmp_path: Path) -> None:
         for step in range(start + 1, start + 4):
             log.write(step=step, kind="train", scalars={"loss": 1.0 / step})
         log.close()
+        time.sleep(1.1)  # TensorBoard orders files by the second of their name, as runs that go on lie apart
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     assert read_metrics(tmp_path / "metrics.jsonl", kind="validation") == []
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
