@@ -21,14 +21,13 @@ from benchmarks.harness import Spread, hardware, interleave, paired_ratio
 from benchmarks.head_case import PAPER
 from rdvla.files import write_json
 from rdvla.head import HeadConfig
-from rdvla.head.compiled import Precision, compile_frozen
+from rdvla.head.compiled import Precision, compile_frozen, weight_type
 from rdvla.head.skinny import build, register
 from rdvla.head.skinny.head import SkinnyLinear
 
 ROWS = (8, 16, 32, 64)
 ITERATIONS = 8  # one after the other, as in a query: some of the weights may still be in a cache
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
-KEPT_AS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}  # of outputs of size 1
 
 
@@ -63,7 +62,7 @@ class Products(nn.Module):
 def candidates(matrices: Sequence[Tensor], precision: Precision) -> dict[str, Callable[..., list[Tensor]]]:
     """Torch's compiled products, with weights packed for the processor, and the kernel's."""
     plain = Products([_linear(matrix) for matrix in matrices]).requires_grad_(False)
-    kernel = Products([SkinnyLinear(matrix, KEPT_AS[precision]) for matrix in matrices])
+    kernel = Products([SkinnyLinear(matrix, weight_type(precision)) for matrix in matrices])
     return {"torch": compile_frozen(plain, precision=precision, device=torch.device("cpu")), "kernel": kernel}
 
 
@@ -113,7 +112,7 @@ def _difference(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 def _line(
     precision: Precision, rows: int, samples: dict[str, list[float]], matrices: Sequence[Tensor]
 ) -> dict[str, Any]:
-    size = sum(matrix.numel() for matrix in matrices) * KEPT_AS[precision].itemsize
+    size = sum(matrix.numel() for matrix in matrices) * weight_type(precision).itemsize
     times = {name: Spread.of(values) for name, values in samples.items()}
     ratio = paired_ratio(samples["torch"], samples["kernel"])
     return {

@@ -79,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("policies", nargs="+", help="folders of policies with a compact backbone")
     parser.add_argument("--output", type=Path, default=Path("runs/bench/query.json"))
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument(
-        "--warmup", type=int, default=200, help="rounds before: a process is slower in its first seconds"
-    )
+    parser.add_argument("--warmup", type=int, default=200, help="rounds before, which do not count")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args(argv)

@@ -55,6 +55,11 @@ def products_in(precision: Precision, device_type: str) -> torch.autocast:
     return torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def weight_type(precision: Precision) -> torch.dtype:
+    """As what the weights of matrix products are kept."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 def compiler_failures() -> tuple[type[Exception], ...]:
     """What torch's compiler raises where it fails, or finds no C++ compiler."""
     from torch._dynamo.exc import BackendCompilerFailed
@@ -106,9 +111,9 @@ class CompiledSteps:
 
     @functools.cached_property
     def _few(self) -> _Functions:
-        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
         try:
-            return _Functions.of(skinny.skinny_copy(self._head, dtype), self._precision)
+            twin = skinny.skinny_copy(self._head, weight_type(self._precision))
+            return _Functions.of(twin, self._precision)
         except compiler_failures() as error:
             raise not_compiled(error, "without `optimize` the head runs as it is") from error
 

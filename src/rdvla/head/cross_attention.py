@@ -36,10 +36,6 @@ class KeysValues(NamedTuple):
         """The same for some samples of the batch; `rows` is an index tensor."""
         return KeysValues(self.keys[rows], self.values[rows])
 
-    def repeat(self, times: int) -> KeysValues:
-        """A lone sample's, so many times over; nothing is copied."""
-        return KeysValues(self.keys.expand(times, -1, -1, -1), self.values.expand(times, -1, -1, -1))
-
 
 class Unprojected(NamedTuple):
     """The context as it came, for a block that projects its queries instead."""
@@ -50,10 +46,6 @@ class Unprojected(NamedTuple):
     def select(self, rows: Tensor) -> Unprojected:
         """The same for some samples of the batch; `rows` is an index tensor."""
         return Unprojected(self.near[rows], self.far[rows])
-
-    def repeat(self, times: int) -> Unprojected:
-        """A lone sample's, so many times over; nothing is copied."""
-        return Unprojected(self.near.expand(times, -1, -1), self.far.expand(times, -1, -1))
 
 
 BlockContext = KeysValues | Unprojected

@@ -61,7 +61,8 @@ class Reader:
         """In one batch for a lone sample, whose coda costs what its weights take to arrive; else in turn."""
         if len(states) == 1 or len(states[0]) != 1:
             return [Iteration(state, self.steps.decode(state, encoded)) for state in states]
-        actions = self.steps.decode(torch.cat(list(states)), encoded.repeat_coda(len(states)))
+        together = torch.cat(list(states))
+        actions = self._decode(together, encoded, torch.arange(len(together), device=together.device))
         return [
             Iteration(state, read) for state, read in zip(states, actions.chunk(len(states)), strict=True)
         ]

@@ -33,14 +33,6 @@ class EncodedContext:
             injection=self.injection[rows], core=(), coda=tuple(each.select(rows) for each in self.coda)
         )
 
-    def repeat_coda(self, times: int) -> EncodedContext:
-        """What `decode` needs for several states of a lone sample; the core's part is left out."""
-        return EncodedContext(
-            injection=self.injection.expand(times, -1, -1),
-            core=(),
-            coda=tuple(each.repeat(times) for each in self.coda),
-        )
-
 
 class Steps(Protocol):
     """What a query is made of: a `RecurrentDepthHead`, or a faster form of one."""

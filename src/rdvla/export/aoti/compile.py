@@ -28,7 +28,7 @@ from rdvla.head import (
     StopRule,
     skinny,
 )
-from rdvla.head.compiled import Precision, compiler_failures, not_compiled, products_in
+from rdvla.head.compiled import Precision, compiler_failures, not_compiled, products_in, weight_type
 from rdvla.policy import RDVLAPolicy, fingerprint
 
 OPTIONS = {
@@ -127,7 +127,7 @@ def _with_kernel(plain: RecurrentDepthHead, folder: Path, precision: Precision) 
     if not has_kernel(plain):
         return plain
     shutil.copyfile(skinny.build(), folder / KERNEL)
-    return skinny.skinny_copy(plain, torch.bfloat16 if precision == "bf16" else torch.float32)
+    return skinny.skinny_copy(plain, weight_type(precision))
 
 
 def _compile_part(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:

@@ -1,5 +1,5 @@
-// y = x W^T for an x of a few rows. Every weight is read once, and that is what such a product costs: the
-// weights lie in the order in which they are used, and are asked for before they are.
+// y = x W^T for an x of a few rows. Every weight comes from memory once, and that is what such a product costs:
+// the weights lie in the order in which they are used, and are asked for before they are.
 
 #include <cstddef>
 #include <cstdint>
