@@ -127,8 +127,12 @@ class RecurrentDepthHead(nn.Module):
         return EncodedContext(
             injection=self.adapter.of_prelude(state),
             core=_block_contexts(self.core, self.config.core, context, reads=None),
-            coda=_block_contexts(self.coda, self.config.coda, context, reads=coda_reads),
+            coda=self.coda_contexts(context, coda_reads=coda_reads),
         )
+
+    def coda_contexts(self, context: Context, *, coda_reads: int | None) -> tuple[BlockContext, ...]:
+        """The coda's part of `encode`, which needs no prelude."""
+        return _block_contexts(self.coda, self.config.coda, context, reads=coda_reads)
 
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """S_0, (B, K, D), decided by the generator's state; a sample's draw follows the one before it."""

@@ -124,7 +124,7 @@ def _encode(head: RecurrentDepthHead) -> Callable[..., tuple[Tensor, ...]]:
 
 def _project(head: RecurrentDepthHead, reads: int | None) -> Callable[..., tuple[Tensor, ...]]:
     def project(*features: Tensor) -> tuple[Tensor, ...]:
-        return tuple(flat(head.encode(_context(head, features), coda_reads=reads).coda))
+        return tuple(flat(head.coda_contexts(_context(head, features), coda_reads=reads)))
 
     return project
 
