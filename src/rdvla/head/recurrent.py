@@ -63,7 +63,7 @@ class RecurrentDepthHead(nn.Module):
 
         The code holds the weights: what changes them in another way does not reach it.
 
-        Compiling takes about half a minute, at the first prediction with one sample and again with several.
+        Compiling takes up to a minute, at the first prediction with one sample and again with several.
 
         Args:
             precision: of the matrix products; ``bf16`` is faster and moves actions by 5e-3 to 1e-2.
