@@ -14,13 +14,11 @@ import rdvla
 ROOT = Path(rdvla.__file__).parent
 
 # A room imports itself and the rooms listed for it, which all lie below it.
-FOUNDATIONS = {"errors", "files", "configuration", "configuration_check", "configuration_help"}
+FOUNDATIONS = {"errors", "files", "config"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
-    "configuration": {"errors", "files", "configuration_check", "configuration_help"},
-    "configuration_check": {"errors"},
-    "configuration_help": set(),
+    "config": {"errors", "files"},
     "rule_text": {"errors"},
     "head": {"errors", "rule_text"},
     "inputs": {"errors"},

@@ -11,7 +11,7 @@ import pytest
 
 from rdvla.backbone import HuggingFaceConfig
 from rdvla.cli.train import in_full
-from rdvla.configuration import load_config
+from rdvla.config import load_config
 from rdvla.evaluation import EvaluationConfig, resolve_suites
 from rdvla.simulation import default_tasks, resolve_tasks
 from rdvla.simulation.demonstrations import DemonstrationConfig

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdvla.configuration import decode_config, encode_config, load_config, save_config
-from rdvla.configuration_help import option_help
+from rdvla.config import decode_config, encode_config, load_config, save_config
+from rdvla.config.help import option_help
 from rdvla.errors import ConfigError
 
 Level = int | str

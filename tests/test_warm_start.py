@@ -9,7 +9,7 @@ import torch
 from rdvla.errors import ConfigError
 from rdvla.head import LatentChange
 from rdvla.warm_start import KINDS, LastStates, WarmStart, split_start
-from tests.head.helpers import make_context, make_head
+from tests.support.heads import make_context, make_head
 
 
 def test_starts_are_what_their_names_say() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from rdvla.backbone import BackboneConfig, CompactBackbone, CompactConfig, Features, make_backbone
 from rdvla.errors import ConfigError
-from tests.tiny_models import BACKBONE, SENTENCES, SIZE, make_images
+from tests.support.tiny_models import BACKBONE, SENTENCES, SIZE, make_images
 
 
 def make_backbone_of(config: CompactConfig = BACKBONE) -> CompactBackbone:

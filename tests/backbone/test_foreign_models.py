@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from rdvla.backbone import CompactBackbone, HuggingFaceBackbone, make_backbone
 from rdvla.errors import ConfigError
-from tests.tiny_models import BACKBONE, save_tiny_bert, save_tiny_dinov2
-from tests.tiny_vlms import save_tiny_vlm, vlm_config
+from tests.support.tiny_models import BACKBONE, save_tiny_bert, save_tiny_dinov2
+from tests.support.tiny_vlms import save_tiny_vlm, vlm_config
 
 CLASSES = {name: f"foreign.{name}" for name in ("AutoConfig", "AutoModel", "AutoModelForImageTextToText")}
 READERS: dict[str, Callable[[str], Any]] = {

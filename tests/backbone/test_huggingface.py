@@ -14,8 +14,8 @@ from torch import Tensor
 from rdvla.backbone import HuggingFaceBackbone, HuggingFaceConfig, LoraSettings
 from rdvla.backbone.huggingface.families import IMAGE, Qwen2VL
 from rdvla.errors import ConfigError
-from tests.tiny_models import make_images
-from tests.tiny_vlms import (
+from tests.support.tiny_models import make_images
+from tests.support.tiny_vlms import (
     IMAGE_MEAN,
     IMAGE_SIZE,
     IMAGE_STD,
@@ -374,7 +374,7 @@ def test_paligemma_has_one_image_size(folders: dict[str, str]) -> None:
 
 
 def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
-    from tests.tiny_models import save_tiny_dinov2
+    from tests.support.tiny_models import save_tiny_dinov2
 
     with pytest.raises(ConfigError, match=r"'dinov2' are not supported.*qwen3_vl"):
         build(save_tiny_dinov2(tmp_path))

@@ -11,7 +11,7 @@ import pytest
 from rdvla.backbone.base import PADDING
 from rdvla.backbone.huggingface.families import make_family
 from rdvla.backbone.huggingface.prompt import PromptWriter
-from tests.tiny_vlms import VOCABULARY, tiny_tokenizer
+from tests.support.tiny_vlms import VOCABULARY, tiny_tokenizer
 
 SENTENCE = "Push  the Red button"
 QUESTION = "What now? To push the red button!"

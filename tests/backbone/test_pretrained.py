@@ -11,7 +11,13 @@ from torch.nn import functional
 
 from rdvla.backbone import CompactBackbone, CompactConfig
 from rdvla.errors import ConfigError
-from tests.tiny_models import SENTENCES, make_images, pretrained_config, save_tiny_bert, save_tiny_dinov2
+from tests.support.tiny_models import (
+    SENTENCES,
+    make_images,
+    pretrained_config,
+    save_tiny_bert,
+    save_tiny_dinov2,
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from rdvla.backbone.prismatic.prompt import PADDING, PROMPT
 from rdvla.errors import ConfigError
 from rdvla.head import HeadConfig
 from rdvla.policy import PolicyConfig
-from tests.backbone import prismatic_reference as reference
-from tests.published_checkpoint import (
+from tests.support import prismatic_reference as reference
+from tests.support.published_checkpoint import (
     DINOV2,
     HEADS,
     KV_HEADS,
@@ -31,7 +31,7 @@ from tests.published_checkpoint import (
     merged_shapes,
     save_qwen_tokenizer,
 )
-from tests.tiny_models import make_images, save_tiny_bert
+from tests.support.tiny_models import make_images, save_tiny_bert
 
 SIZE = DINOV2.image_size
 SENTENCES = (
@@ -256,7 +256,7 @@ def test_bfloat16_is_close_and_keeps_the_latents_precise(tokenizer: Path) -> Non
 
 def test_encoders_are_transformers_own(tokenizer: Path) -> None:
     """Published names mapped onto transformers' classes give the same numbers."""
-    from tests.backbone.transformers_encoders import dinov2_features, siglip_features
+    from tests.support.transformers_encoders import dinov2_features, siglip_features
 
     backbone = build(tokenizer)
     pixels = make_images(1, cameras=2, size=SIZE)[0]

@@ -11,8 +11,14 @@ import torch
 
 from rdvla.backbone import HuggingFaceBackbone, LoraSettings
 from rdvla.policy import RDVLAPolicy
-from tests.tiny_models import STATISTICS, make_images, pretrained_config, save_tiny_bert, save_tiny_dinov2
-from tests.tiny_vlms import IMAGE_SIZE, save_tiny_vlm, vlm_config
+from tests.support.tiny_models import (
+    STATISTICS,
+    make_images,
+    pretrained_config,
+    save_tiny_bert,
+    save_tiny_dinov2,
+)
+from tests.support.tiny_vlms import IMAGE_SIZE, save_tiny_vlm, vlm_config
 
 NO_LORA = LoraSettings(where="none")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import few_rows, markdown
-from tests.head.helpers import SMALL
+from tests.support.heads import SMALL
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the kernel needs a C++ compiler")
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import perception
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
-from tests.training.tiny import write_dataset
+from tests.support.tiny_training import write_dataset
 
 
 @pytest.mark.parametrize("size", perception.PARTS)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import query
 from rdvla.files import read_json
-from tests.tiny_models import make_policy
+from tests.support.tiny_models import make_policy
 
 
 def test_a_whole_query_and_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.solver_steps import STEPS, anderson, plain, run
 from rdvla.head import ActionChange
-from tests.head.helpers import make_context, make_head
+from tests.support.heads import make_context, make_head
 
 
 def test_the_plain_step_is_the_heads_iteration() -> None:

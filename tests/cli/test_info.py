@@ -10,7 +10,7 @@ from rdvla.backbone import CompactConfig
 from rdvla.cli import main
 from rdvla.head import HeadConfig
 from rdvla.policy import PolicyConfig, RDVLAPolicy
-from tests.tiny_vlms import save_tiny_vlm, vlm_config
+from tests.support.tiny_vlms import save_tiny_vlm, vlm_config
 
 STATISTICS = {
     "action": {"q01": [-1.0] * 4, "q99": [1.0] * 4},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rdvla.data import Episode
-from tests.data.helpers import make_episode, make_writer
+from tests.support.datasets import make_episode, make_writer
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError, DatasetError
-from tests.data.helpers import make_episode, make_writer
+from tests.support.datasets import make_episode, make_writer
 
 FILES = (
     "meta/info.json",

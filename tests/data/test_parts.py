@@ -14,7 +14,7 @@ from torch import Tensor
 from rdvla.data import EpisodeDataset, FeatureCache, ImageCache, split_episodes
 from rdvla.data import cache as cache_module
 from rdvla.errors import ConfigError, DatasetError
-from tests.data.helpers import LENGTHS, make_episode, make_writer
+from tests.support.datasets import LENGTHS, make_episode, make_writer
 
 FIRST, SECOND = sum(LENGTHS), LENGTHS[1] + LENGTHS[2]  # rows
 

@@ -16,8 +16,17 @@ from PIL import Image
 from rdvla.data import EpisodeDataset
 from rdvla.data.pixels import RGBConverter, decode_picture
 from rdvla.errors import ConfigError, DatasetError
-from tests.data.published import FPS, KEYS, LENGTHS, SIZE, TASKS, numbers, pictures, write_published
-from tests.loopback_hub import serve_hub
+from tests.support.loopback_hub import serve_hub
+from tests.support.published_datasets import (
+    FPS,
+    KEYS,
+    LENGTHS,
+    SIZE,
+    TASKS,
+    numbers,
+    pictures,
+    write_published,
+)
 
 CAMERAS = {"image": "agentview", "image2": "wrist"}
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from rdvla.data import Episode, EpisodeDataset, split_episodes
 from rdvla.errors import ConfigError, DatasetError
-from tests.data.helpers import LENGTHS, STRIDE, make_episode, make_writer
+from tests.support.datasets import LENGTHS, STRIDE, make_episode, make_writer
 
 
 @given(st.data())

@@ -15,7 +15,7 @@ import pytest
 from rdvla.data import DatasetWriter, Episode, EpisodeDataset
 from rdvla.data import assemble as assemble_module
 from rdvla.data import video as video_module
-from tests.data.helpers import FPS, LENGTHS, STRIDE, make_episode, make_writer
+from tests.support.datasets import FPS, LENGTHS, STRIDE, make_episode, make_writer
 
 STATISTICS = {"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"}
 

@@ -6,7 +6,7 @@ import torch
 from rdvla.errors import ConfigError
 from rdvla.evaluation import EvaluationConfig, Setting, find_setting, parse_setting, run
 from rdvla.policy import choose_device
-from tests.tiny_models import CONFIG, make_policy
+from tests.support.tiny_models import CONFIG, make_policy
 
 
 def test_settings_are_the_product_of_rules():

@@ -15,7 +15,7 @@ from rdvla.evaluation.footage import pictures_at, video_path
 from rdvla.evaluation.moments import _shown_queries
 from rdvla.evaluation.profile import depth_profile, longest_thoughts, query_steps
 from rdvla.evaluation.video import SIZE
-from tests.evaluation.sample import make_results
+from tests.support.results_sample import make_results
 
 pytest.importorskip("matplotlib")
 

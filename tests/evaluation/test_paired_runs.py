@@ -9,7 +9,7 @@ from rdvla.cli import main
 from rdvla.evaluation import ResultsError, Setting, compare_runs, join
 from rdvla.evaluation.aggregate import summarise
 from rdvla.evaluation.statistics import mcnemar_exact, newcombe_interval
-from tests.evaluation.sample import make_results
+from tests.support.results_sample import make_results
 
 ENVS = ("libero_spatial", "libero_goal")
 ONE = Setting("fixed", 1, "fixed:8")

@@ -7,7 +7,7 @@ import pytest
 from rdvla.evaluation.messages import Job, Reply
 from rdvla.evaluation.play import play
 from rdvla.evaluation.setting import Setting
-from tests.evaluation.line_task import LineTask
+from tests.support.line_task import LineTask
 
 
 class CountingTask(LineTask):

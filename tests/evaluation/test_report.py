@@ -9,7 +9,7 @@ from rdvla.evaluation import Interval, PairedTest, ResultsError, write_report
 from rdvla.evaluation.comparisons import Comparison
 from rdvla.evaluation.report.content import comparison_sentence
 from rdvla.evaluation.video import SIZE, Frame, draw_frame, read_frames, write_video
-from tests.evaluation.sample import META, make_results
+from tests.support.results_sample import META, make_results
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")

@@ -12,7 +12,7 @@ from rdvla.evaluation.aggregate import best_fixed, suite_summaries, summaries, s
 from rdvla.evaluation.comparisons import standard_comparisons
 from rdvla.evaluation.results import merge
 from rdvla.evaluation.statistics import wilson_interval
-from tests.evaluation.sample import make_results
+from tests.support.results_sample import make_results
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation import EvaluationConfig, Suite, evaluate_policy, load_results
 from rdvla.evaluation.rollout import starting_seed
-from tests.evaluation.doubles import StepPolicy
-from tests.evaluation.line_task import TASKS, make_dying, make_line, make_logging, make_raising
+from tests.support.line_task import TASKS, make_dying, make_line, make_logging, make_raising
+from tests.support.rollout_doubles import StepPolicy
 
 SEED = 1_000_000
 

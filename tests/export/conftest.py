@@ -9,7 +9,7 @@ import pytest
 
 from rdvla.export import Report, export_policy
 from rdvla.policy import RDVLAPolicy
-from tests.tiny_models import BACKBONE, CONFIG, make_policy
+from tests.support.tiny_models import BACKBONE, CONFIG, make_policy
 
 
 @pytest.fixture(scope="session")

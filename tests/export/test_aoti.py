@@ -24,8 +24,8 @@ from rdvla.head import (
     RecurrentDepthHead,
 )
 from rdvla.policy import RDVLAPolicy
-from tests.head.helpers import make_context, make_head, take
-from tests.tiny_models import make_observation, make_policy
+from tests.support.heads import make_context, make_head, take
+from tests.support.tiny_models import make_observation, make_policy
 
 pytestmark = [
     pytest.mark.slow,

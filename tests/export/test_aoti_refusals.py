@@ -28,7 +28,7 @@ from rdvla.head import (
     skinny,
 )
 from rdvla.policy import fingerprint
-from tests.head.helpers import SMALL, make_context, make_head, take
+from tests.support.heads import SMALL, make_context, make_head, take
 
 RULES = (
     FixedDepth(1),

@@ -33,7 +33,7 @@ from rdvla.head import (
 from rdvla.runtime import OnnxHead, OnnxPolicy, Prediction, Stop
 from rdvla.runtime.description import GRAPH, digest
 from rdvla.runtime.session import Session
-from tests.reference_case import load_case
+from tests.support.reference_case import load_case
 
 RULES = (
     FixedDepth(1),

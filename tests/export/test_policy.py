@@ -24,8 +24,8 @@ from rdvla.export.verify import as_stop
 from rdvla.head import ActionChange, FixedDepth, LatentChange
 from rdvla.policy import RDVLAPolicy
 from rdvla.runtime import OnnxHead, OnnxPolicy, Stop
-from tests.head.helpers import make_head
-from tests.tiny_models import (
+from tests.support.heads import make_head
+from tests.support.tiny_models import (
     SENTENCES,
     make_observation,
     make_policy,

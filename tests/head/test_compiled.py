@@ -11,7 +11,7 @@ import torch
 
 from rdvla.errors import RDVLAError
 from rdvla.head import ActionChange, RecurrentDepthHead
-from tests.head.helpers import make_context, make_head
+from tests.support.heads import make_context, make_head
 
 pytestmark = [
     pytest.mark.slow,

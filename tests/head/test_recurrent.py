@@ -26,8 +26,8 @@ from rdvla.head import (
 from rdvla.head.cross_attention import CrossAttention, Unprojected
 from rdvla.head.pacing import Pacing
 from rdvla.head.solver import solve
-from tests.head.helpers import SMALL, make_context, make_head, take
-from tests.head.memory import peak_bytes, saved_bytes
+from tests.support.heads import SMALL, make_context, make_head, take
+from tests.support.memory import peak_bytes, saved_bytes
 
 
 def by_hand(head: RecurrentDepthHead, context: Context, state: Tensor, depth: int) -> Tensor:

@@ -16,7 +16,7 @@ from rdvla.head.skinny import build, register, skinny_copy
 from rdvla.head.skinny import library as skinny_library
 from rdvla.head.skinny.head import SkinnyLinear
 from rdvla.head.skinny.library import _kernels, pack
-from tests.head.helpers import make_context, make_head
+from tests.support.heads import make_context, make_head
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the kernel needs a C++ compiler")
 DTYPES = [torch.float32, torch.bfloat16]

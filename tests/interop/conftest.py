@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rdvla.interop import Conversion, convert_published
-from tests.converting import OPTIONS
-from tests.published_checkpoint import ENCODERS, Published, make_published
+from tests.support.converting import OPTIONS
+from tests.support.published_checkpoint import ENCODERS, Published, make_published
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from rdvla.errors import RDVLAError
 from rdvla.interop import Conversion, load_published_head, write_published
 from rdvla.interop.published_backbone import PUBLISHED_ENCODERS
 from rdvla.policy import RDVLAPolicy
-from tests.backbone import prismatic_reference as reference
 from tests.backbone.test_prismatic import expected_patches, prompt_of
-from tests.converting import MERGED, contents, convert, edit_merged, observe
-from tests.published_checkpoint import (
+from tests.support import prismatic_reference as reference
+from tests.support.converting import MERGED, contents, convert, edit_merged, observe
+from tests.support.published_checkpoint import (
     DINOV2,
     DINOV2_SCALE,
     ENCODERS,

@@ -10,8 +10,8 @@ import torch
 
 from rdvla.errors import RDVLAError
 from rdvla.interop import convert_published
-from tests.converting import MERGED, OPTIONS, convert, edit, edit_merged
-from tests.published_checkpoint import (
+from tests.support.converting import MERGED, OPTIONS, convert, edit, edit_merged
+from tests.support.published_checkpoint import (
     ENCODERS,
     STATISTICS_KEY,
     WIDTH,

@@ -14,8 +14,8 @@ from rdvla.backbone import PrismaticBackbone, PrismaticConfig
 from rdvla.errors import RDVLAError
 from rdvla.interop import Conversion, write_published
 from tests.backbone.test_prismatic import prompt_of
-from tests.converting import MERGED, backbone_inputs, contents, convert, edit, edit_merged, observe
-from tests.published_checkpoint import (
+from tests.support.converting import MERGED, backbone_inputs, contents, convert, edit, edit_merged, observe
+from tests.support.published_checkpoint import (
     DINOV2_SCALE,
     ENCODERS,
     LATENTS,

@@ -13,8 +13,8 @@ from torch import Tensor
 from rdvla.backbone import PrismaticBackbone, PrismaticConfig
 from rdvla.interop import ConvertOptions, convert_published
 from rdvla.policy import RDVLAPolicy
-from tests.backbone import prismatic_reference as reference
-from tests.published_checkpoint import DINOV2_SCALE, PAPER, make_published
+from tests.support import prismatic_reference as reference
+from tests.support.published_checkpoint import DINOV2_SCALE, PAPER, make_published
 
 NEEDED_MEMORY = 8e9  # bytes
 

@@ -10,7 +10,7 @@ import torch
 from rdvla.errors import RDVLAError
 from rdvla.head import ActionChange, Context, RecurrentDepthHead
 from rdvla.interop import load_published_head
-from tests.reference_case import VECTORS, load_case
+from tests.support.reference_case import VECTORS, load_case
 
 CASES = ("tiny", "no_prelude_no_coda")
 DEPTHS = (1, 2, 4, 8, 12, 32)

@@ -17,9 +17,9 @@ from rdvla.errors import RDVLAError
 from rdvla.policy import RESULTS, TRAINING, RDVLAPolicy, fingerprint
 from rdvla.policy.card import is_hub_id
 from rdvla.policy.records import without_places
-from tests.evaluation.sample import make_results
-from tests.loopback_hub import COMMIT, LoopbackHub, serve_hub
-from tests.tiny_models import (
+from tests.support.loopback_hub import COMMIT, LoopbackHub, serve_hub
+from tests.support.results_sample import make_results
+from tests.support.tiny_models import (
     CONFIG,
     STATISTICS,
     make_observation,

@@ -15,7 +15,7 @@ from rdvla.errors import ConfigError, RDVLAError
 from rdvla.head import ActionChange
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
-from tests.tiny_models import (
+from tests.support.tiny_models import (
     BACKBONE,
     CAMERAS,
     CONFIG,

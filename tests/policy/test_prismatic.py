@@ -12,8 +12,8 @@ import torch
 from rdvla.backbone import LoraSettings, PrismaticBackbone
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.policy import RDVLAPolicy, describe
-from tests.converting import backbone_inputs, contents, convert, observe
-from tests.published_checkpoint import make_published
+from tests.support.converting import backbone_inputs, contents, convert, observe
+from tests.support.published_checkpoint import make_published
 
 
 @pytest.fixture

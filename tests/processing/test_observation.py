@@ -5,7 +5,7 @@ import torch
 
 from rdvla.errors import RDVLAError
 from rdvla.processing import Observation, check_images
-from tests.tiny_models import SIZE, make_observation
+from tests.support.tiny_models import SIZE, make_observation
 
 
 def same(one: Observation, other: Observation) -> bool:

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny import write_dataset
+from tests.support.tiny_training import write_dataset
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from rdvla.training import train
 from rdvla.training.calibration import deferral, latent_threshold, outcome
 from rdvla.training.changes import Changes, changes_of
 from rdvla.training.samples import observe, open_samples
-from tests.training.tiny import train_config, write_dataset
+from tests.support.tiny_training import train_config, write_dataset
 
 DEPTH = 32
 PAPER = ActionChange(1e-3)

@@ -13,9 +13,8 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny import policy_config, train_config, write_dataset
 
-from rdvla.configuration import load_config
+from rdvla.config import load_config
 from rdvla.data import EpisodeDataset
 from rdvla.data.images import CameraReader
 from rdvla.errors import ConfigError
@@ -24,7 +23,8 @@ from rdvla.processing import Observation
 from rdvla.training import TrainConfig, Trainer, train
 from rdvla.training.config import DataConfig, DepthConfig, LossConfig
 from rdvla.training.sampler import Draw
-from tests.data.published import SIZE, write_published
+from tests.support.published_datasets import SIZE, write_published
+from tests.support.tiny_training import policy_config, train_config, write_dataset
 
 QUIET = Console(quiet=True)
 

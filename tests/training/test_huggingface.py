@@ -11,18 +11,18 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny import policy_config, train_config
 
 from rdvla.backbone import HuggingFaceBackbone, LoraSettings
 from rdvla.cli import main
-from rdvla.configuration import save_config
+from rdvla.config import save_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 from rdvla.processing import Observation
 from rdvla.training import TrainConfig, Trainer, train
 from rdvla.training.config import DataConfig, OptimizerConfig
-from tests.tiny_vlms import save_tiny_vlm, vlm_config
+from tests.support.tiny_training import policy_config, train_config
+from tests.support.tiny_vlms import save_tiny_vlm, vlm_config
 
 pytest.importorskip("peft")
 QUIET = Console(quiet=True)

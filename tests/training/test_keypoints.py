@@ -15,8 +15,8 @@ from rdvla.errors import ConfigError
 from rdvla.training.batches import BatchSource
 from rdvla.training.config import LossConfig
 from rdvla.training.objectives import PerceptionObjective
+from tests.support.tiny_training import train_config
 from tests.training.test_parts import _batch, _policy
-from tests.training.tiny import train_config
 
 SMALL = CompactConfig(num_cameras=2, image_size=32, slots=3)
 

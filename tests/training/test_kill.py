@@ -21,11 +21,11 @@ POINTS = [("save_file", 5), ("rename", 2), ("write_json", 6), ("rmtree", 2)]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     folder = tmp_path_factory.mktemp("killed")
-    host = Path(__file__).with_name("kill_host.py")
     done = subprocess.run(
-        [sys.executable, str(host), str(dataset), str(folder), json.dumps(POINTS)],
+        [sys.executable, "-m", "tests.support.kill_host", str(dataset), str(folder), json.dumps(POINTS)],
         capture_output=True,
         text=True,
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         check=False,
     )

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import policy_config
 from torch import nn
 
 from rdvla.errors import ConfigError
@@ -27,6 +26,7 @@ from rdvla.training.optimizer import (
 )
 from rdvla.training.sampler import Sampler, depth_distribution, step_generator
 from rdvla.training.schedule import WarmupCosine
+from tests.support.tiny_training import policy_config
 
 
 def test_schedule_is_linear_then_cosine() -> None:

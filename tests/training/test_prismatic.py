@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from tiny import train_config
 
 from rdvla import cli
 from rdvla.backbone import LoraSettings, PrismaticBackbone
-from rdvla.configuration import load_config
+from rdvla.config import load_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.head import HeadConfig
@@ -22,8 +21,9 @@ from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
 from rdvla.training import TrainConfig, train
 from rdvla.training.attention_check import compare_attention, format_comparison
-from tests.published_checkpoint import ENCODERS, WIDTH, make_published
-from tests.tiny_models import make_policy
+from tests.support.published_checkpoint import ENCODERS, WIDTH, make_published
+from tests.support.tiny_models import make_policy
+from tests.support.tiny_training import train_config
 
 QUIET = Console(quiet=True)
 HEAD = HeadConfig(

@@ -14,9 +14,8 @@ import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny import policy_config, train_config
 
-from rdvla.configuration import decode_config, encode_config
+from rdvla.config import decode_config, encode_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
@@ -32,6 +31,7 @@ from rdvla.training.config import (
 )
 from rdvla.training.logging import read_metrics
 from rdvla.training.sampler import Draw
+from tests.support.tiny_training import policy_config, train_config
 
 QUIET = Console(quiet=True)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny import policy_config, train_config, write_dataset
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset
@@ -25,6 +24,7 @@ from rdvla.training.logging import read_metrics
 from rdvla.training.objectives import ActionObjective, Objective
 from rdvla.training.sampler import step_generator
 from rdvla.training.warm_starts import NO_ROW, WarmStarts, earlier_rows
+from tests.support.tiny_training import policy_config, train_config, write_dataset
 
 QUIET = Console(quiet=True)
 STRIDE, LENGTH = 3, 24  # of the tiny dataset: control steps from image to image, and of an episode
@@ -311,7 +311,7 @@ def test_a_dataset_without_earlier_queries_is_refused(dataset: Path, tmp_path: P
 
 
 def test_configuration_survives_its_file(dataset: Path, tmp_path: Path) -> None:
-    from rdvla.configuration import decode_config, encode_config
+    from rdvla.config import decode_config, encode_config
 
     config = train_config(dataset, tmp_path, warm_start=replace(ALL, kind="midpoint"))
     assert decode_config(TrainConfig, encode_config(config)) == config

@@ -14,7 +14,7 @@ def run(argv: Sequence[str]) -> None:
     `--backbone.x` is short for `--policy.backbone.x`, and `--backbone.name_or_path` chooses the backbone
     `huggingface` where neither a type nor a configuration file is given.
     """
-    from rdvla.configuration import load_config
+    from rdvla.config import load_config
     from rdvla.training import TrainConfig, train
 
     train(load_config(TrainConfig, in_full(argv), prog="rdvla train"))

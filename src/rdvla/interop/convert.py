@@ -10,7 +10,7 @@ import torch
 
 import rdvla
 from rdvla.backbone import PrismaticBackbone, PrismaticConfig
-from rdvla.configuration import save_config
+from rdvla.config import save_config
 from rdvla.errors import RDVLAError
 from rdvla.files import new_folder
 from rdvla.interop.merged_names import NameReport, match_names

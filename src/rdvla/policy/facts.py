@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rdvla.backbone.pretrained import PROBE
-from rdvla.configuration import encode_config
+from rdvla.config import encode_config
 from rdvla.policy.parameters import count_parameters
 from rdvla.policy.policy import RDVLAPolicy
 from rdvla.processing import Observation

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rdvla.configuration import decode_config, encode_config
+from rdvla.config import decode_config, encode_config
 from rdvla.errors import RDVLAError
 from rdvla.files import read_json, write_atomically, write_json
 from rdvla.policy.config import PolicyConfig

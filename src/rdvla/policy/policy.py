@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rdvla.action_queue import ActionQueue
 from rdvla.backbone import make_backbone
-from rdvla.configuration import encode_config
+from rdvla.config import encode_config
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.execution import ExecutionRule, parse_execution
 from rdvla.head import Context, Prediction, ProprioProjector, RecurrentDepthHead, StopRule, parse_rule

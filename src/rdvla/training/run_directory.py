@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from rdvla.configuration import decode_config, encode_config, save_config
+from rdvla.config import decode_config, encode_config, save_config
 from rdvla.errors import ConfigError
 from rdvla.files import read_json, write_json
 from rdvla.training.config import TrainConfig

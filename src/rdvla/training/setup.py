@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rdvla.configuration import encode_config
+from rdvla.config import encode_config
 from rdvla.data import EpisodeDataset
 from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError

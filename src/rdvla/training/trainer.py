@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from rdvla.configuration import encode_config
+from rdvla.config import encode_config
 from rdvla.data import split_episodes
 from rdvla.data.source import hub_ids
 from rdvla.files import sole_user

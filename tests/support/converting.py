@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from rdvla.interop import Conversion, ConvertOptions, convert_published
 from rdvla.processing import Observation
-from tests.published_checkpoint import ENCODERS
+from tests.support.published_checkpoint import ENCODERS
 
 OPTIONS = ConvertOptions(image_size=40)
 MERGED = "model.safetensors"

@@ -19,10 +19,10 @@ from typing import Any
 import torch._dynamo
 import torch.utils.tensorboard  # noqa: F401  likewise, by the log
 from rich.console import Console
-from tiny import train_config
 
 import rdvla.training.checkpoint as checkpoint_module
 from rdvla.training import train
+from tests.support.tiny_training import train_config
 
 
 def _train(dataset: Path, output: Path, *, resume: bool, kill: tuple[str, int] | None) -> None:

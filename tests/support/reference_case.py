@@ -12,7 +12,7 @@ from torch import Tensor
 from rdvla.head import Context, RecurrentDepthHead
 from rdvla.interop import load_published_head
 
-VECTORS = Path(__file__).parent / "reference_vectors"
+VECTORS = Path(__file__).parents[1] / "reference_vectors"
 
 
 def load_case(name: str) -> tuple[RecurrentDepthHead, Context, dict[str, Tensor], dict[str, int]]:

@@ -19,8 +19,8 @@ from draccus import utils
 from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import parse_string
 
-from rdvla.configuration_check import check, describe_type, option_names, type_at
-from rdvla.configuration_help import option_help
+from rdvla.config.check import check, describe_type, option_names, type_at
+from rdvla.config.help import option_help
 from rdvla.errors import ConfigError, nearest
 from rdvla.files import write_atomically
 
