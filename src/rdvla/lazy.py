@@ -17,6 +17,7 @@ import ast
 import importlib
 import sys
 from collections.abc import Callable
+from importlib.abc import InspectLoader
 from typing import Any
 
 
@@ -33,8 +34,8 @@ def load_lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[s
         ImportError: the package's source is not available.
     """
     module = sys.modules[package]
-    spec = module.__spec__
-    source = spec.loader.get_source(package) if spec and hasattr(spec.loader, "get_source") else None
+    loader = module.__spec__.loader if module.__spec__ else None
+    source = loader.get_source(package) if isinstance(loader, InspectLoader) else None
     if source is None:
         raise ImportError(f"{package} cannot be loaded without its source file")
     homes = _imports(ast.parse(source))
