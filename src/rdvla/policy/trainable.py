@@ -124,7 +124,10 @@ class Trainable(nn.Module):
             generator: where S_0 is drawn from.
         """
         context = self._context(self.backbone.features(batch.features), batch.state)
-        return self.head(context, depth=stop, initial_state=initial_state, generator=generator)
+        prediction: Prediction = self.head(
+            context, depth=stop, initial_state=initial_state, generator=generator
+        )
+        return prediction
 
     def _initial_state(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         noise = self.head.initial_state(batch.size, generator)
