@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rdvla.backbone import LanguageConfig, LoraSettings, PrismaticBackbone, PrismaticConfig, make_backbone
+from rdvla.backbone import LanguageConfig, LoraSettings, PrismaticBackbone, PrismaticConfig
 from rdvla.backbone.prismatic.prompt import PADDING, PROMPT
 from rdvla.errors import ConfigError
 from rdvla.head import HeadConfig
 from rdvla.policy import PolicyConfig
 from tests.support import prismatic_reference as reference
+from tests.support.closeness import assert_same_up_to_rounding
 from tests.support.published_checkpoint import (
     DINOV2,
     HEADS,
@@ -46,6 +47,11 @@ CONFIG = PrismaticConfig(
         key_value_heads=KV_HEADS,
     ),
 )  # fmt: skip
+# Products that follow each other: six in each block of the image encoders and of the language model (queries
+# and keys, scores, values, output, two of the feed-forward part), three of the projector. The longest sums
+# are the projector's, over four times the width of both encoders, and attention over the sequence.
+PRODUCTS = 6 * (max(DINOV2.depth, SIGLIP.depth) - 1 + LAYERS) + 3
+LONGEST_SUM = max(4 * (DINOV2.width + SIGLIP.width), CONFIG.max_prompt_tokens + 2 * DINOV2.patches + LATENTS)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +64,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(tokenizer: Path, config: PrismaticConfig = CONFIG) -> PrismaticBackbone:
     """With large random weights: small ones would hide mistakes behind the residual stream."""
     torch.manual_seed(0)
-    backbone = make_backbone(config)
-    assert isinstance(backbone, PrismaticBackbone)
+    backbone = config.make()
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
             if "lora_" not in name:
@@ -131,7 +136,7 @@ def test_features_are_those_of_an_independent_computation(
 
 def test_layers_above_the_last_level_do_not_exist_and_are_not_missed(tokenizer: Path) -> None:
     whole = build(tokenizer)
-    short = make_backbone(replace(CONFIG, levels=(2,)))
+    short = replace(CONFIG, levels=(2,)).make()
     kept = {name: value for name, value in whole.state_dict().items() if name in short.state_dict()}
     short.load_state_dict(kept)
     short.load_tokenizer_from(tokenizer)  # type: ignore[attr-defined]
@@ -146,7 +151,7 @@ def test_layers_above_the_last_level_do_not_exist_and_are_not_missed(tokenizer: 
 
 
 def test_nothing_of_a_vocabularys_size_but_the_embeddings() -> None:
-    shapes = {name: parameter.shape for name, parameter in make_backbone(CONFIG).named_parameters()}
+    shapes = {name: parameter.shape for name, parameter in CONFIG.make().named_parameters()}
     assert [name for name, shape in shapes.items() if VOCABULARY in shape] == [
         "published.language_model.embed_tokens.weight"
     ]
@@ -175,7 +180,8 @@ def test_bidirectional_attention_is_another_model(tokenizer: Path) -> None:
 def test_causal_vision_tokens_do_not_know_the_instruction_but_latents_do(tokenizer: Path) -> None:
     images = make_images(1, size=SIZE).expand(2, -1, -1, -1, -1)
     out = features(build(tokenizer), images, ["open the drawer", "close the drawer"])
-    assert torch.equal(out["vision/4"][0], out["vision/4"][1])
+    first, second = out["vision/4"]  # a kernel may treat a batch's last rows apart
+    assert_same_up_to_rounding(first, second, terms=LONGEST_SUM, products=PRODUCTS)
     assert (out["latents/4"][0] - out["latents/4"][1]).abs().max() > 1e-3
 
 
