@@ -17,12 +17,12 @@ class CountingTask(LineTask):
 
 
 def episode(environment, *, speed=0.1, actions=8, max_steps=20, video=None, fps=20):
-    setting = Setting("fixed", 8, f"fixed:{actions}")
+    setting = Setting("fixed:8", f"fixed:{actions}")
     job = EpisodeJob(
         env="line", task="near", setting=setting, seed=3, max_steps=max_steps, video=video, video_fps=fps
     )
     reply = Reply(np.full((actions, 1), speed, dtype=np.float32), depth=8)
-    return play_job(job, environment, lambda query: reply)
+    return play_job(job, environment, lambda observation: reply)
 
 
 def test_images_are_rendered_for_queries_only():

@@ -144,7 +144,7 @@ def test_a_worker_is_asked_for_with_its_last_job_and_results_may_bring_new_ones(
 
 def test_a_rollout_takes_another_transport():
     jobs = [
-        EpisodeJob(env="line", task=task, setting=Setting("fixed", 4, "fixed:8"), seed=seed, max_steps=30)
+        EpisodeJob(env="line", task=task, setting=Setting("fixed:4", "fixed:8"), seed=seed, max_steps=30)
         for task in ("near", "far")
         for seed in range(2)
     ]

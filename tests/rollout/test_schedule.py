@@ -8,7 +8,7 @@ from rdvla.rollout import EpisodeJob, Schedule, Setting
 
 def jobs(counts):
     return [
-        EpisodeJob(env=env, task=task, setting=Setting("fixed", depth, "fixed:8"), seed=seed, max_steps=9)
+        EpisodeJob(env=env, task=task, setting=Setting(f"fixed:{depth}", "fixed:8"), seed=seed, max_steps=9)
         for depth in (1, 8)
         for (env, task), count in counts.items()
         for seed in range(count)

@@ -24,7 +24,7 @@ ORDER = (
     "eval",
     "report",
     "compare",
-    "moments",
+    "profile",
     "calibrate",
     "convert",
     "export",

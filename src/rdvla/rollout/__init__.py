@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rdvla.rollout.queries import Outcome, Policy, roll_out, starting_seed
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
-    from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Query, Reply, play_job
+    from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply, play_job
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 
@@ -51,7 +51,6 @@ __all__ = [
     "OpenEnvironment",
     "Outcome",
     "Policy",
-    "Query",
     "Question",
     "Recorder",
     "Reply",

@@ -7,35 +7,48 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rdvla.control import parse_execution, parse_stop, split_start
 from rdvla.rollout.episode import Place
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How deep the policy thinks, and how much of a chunk is executed."""
+    """How a policy is run: when it stops iterating, and how much of a chunk is executed."""
 
-    rule: str  # "fixed" or "action_change:0.001", say; with "@shifted", say, where S_0 is not noise
-    depth: int | None  # iterations under the fixed rule, None under an adaptive one
-    execution: str  # e.g. "fixed:8"
+    stop: str  # "fixed:8" or "action_change:0.001", say; with "@shifted", say, if S_0 is not noise
+    execution: str  # "fixed:8", say
+
+    @classmethod
+    def parse(cls, stop: str, execution: str) -> Setting:
+        """Bring a stop rule, ``@start`` behind it or not, and an execution rule into their canonical texts.
+
+        Raises:
+            ConfigError: a text is no such rule.
+        """
+        rule, start = split_start(stop)
+        behind = "" if start.kind == "noise" else f"@{start.kind}"
+        return cls(parse_stop(rule).describe() + behind, parse_execution(execution).describe())
 
     @property
-    def rule_text(self) -> str:
-        """The stop rule and the start as `rdvla.head.split_start` reads them."""
-        return self.rule if self.depth is None else str(self.depth) + self._start
+    def depth(self) -> int | None:
+        """Iterations under a fixed depth; None under an adaptive rule."""
+        rule = parse_stop(split_start(self.stop)[0])
+        return rule.max_depth if rule.is_fixed else None
+
+    @property
+    def short_stop(self) -> str:
+        """The stop rule as it is shown, e.g. ``8@final`` or ``action_change:0.001``."""
+        _, at, start = self.stop.partition("@")
+        return self.stop if self.depth is None else f"{self.depth}{at}{start}"
 
     @property
     def name(self) -> str:
         """What `rdvla.evaluation.find_setting` reads it from, e.g. ``8/fixed:8``."""
-        return f"{self.rule_text}/{self.execution}"
+        return f"{self.short_stop}/{self.execution}"
 
     def describe(self) -> str:
-        """A short name for tables, e.g. ``depth 8`` or ``action_change:0.001``."""
-        return self.rule if self.depth is None else f"depth {self.depth}{self._start}"
-
-    @property
-    def _start(self) -> str:
-        _, at, start = self.rule.partition("@")
-        return at + start
+        """Return a short name for tables, e.g. ``depth 8`` or ``action_change:0.001``."""
+        return self.short_stop if self.depth is None else f"depth {self.short_stop}"
 
 
 @dataclass(frozen=True)

@@ -9,39 +9,38 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rdvla.execution import parse_execution
-from rdvla.head import Prediction, StopRule, parse_rule
-from rdvla.processing import Observation
+from rdvla.control import Session, Stops, parse_execution, split_start
 from rdvla.rollout.episode import Environment, MakeEnvironment
 from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting
 from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
 from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.transport import Transport
-from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Query, Reply
-from rdvla.warm_start import LastStates, split_start
+from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply
+from rdvla.types import Observation, Prediction
 
 
 class Policy(Protocol):
     """What a rollout needs of a policy."""
 
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """S_0, (B, K, D)."""
+        """Draw S_0, (B, K, D)."""
         ...
 
     def predict(
         self,
         observation: Observation,
         *,
-        depth: int | StopRule | None = None,
+        stop: Stops | None = None,
         initial_state: Tensor | None = None,
     ) -> Prediction:
-        """Action chunks in real units."""
+        """Return action chunks in the robot's units."""
         ...
 
 
@@ -58,7 +57,7 @@ class Outcome:
 class _Episode:
     """An episode in progress."""
 
-    last_state: LastStates[Tensor]
+    session: Session
     depths: list[int] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
 
@@ -71,7 +70,7 @@ def roll_out(
     workers: int,
     transport: Transport | None = None,
 ) -> Iterator[Outcome]:
-    """Play all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
+    """Run all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
 
     An exception inside an episode is its outcome. An exception of the policy ends the rollout.
 
@@ -101,20 +100,19 @@ def starting_seed(task: str, seed: int, query: int) -> int:
 
 
 class _Answers:
-    """Answers queries, and remembers for each episode what its next query needs."""
+    """Answers queries, with a session per episode."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._episodes: dict[EpisodeJob, _Episode] = {}
 
     def __call__(self, questions: Sequence[Question[EpisodeJob]]) -> list[Reply]:
-        """One predict call per setting; workers at different tasks may differ in it."""
+        """Answer with a predict call per setting; workers at different tasks may differ in it."""
         groups: dict[Setting, list[int]] = {}
         for index, question in enumerate(questions):
             groups.setdefault(question.job.setting, []).append(index)
             if question.number == 0:
-                _, start = split_start(question.job.setting.rule_text)
-                self._episodes[question.job] = _Episode(LastStates(start))
+                self._episodes[question.job] = _begin(question.job.setting)
         replies: dict[int, Reply] = {}
         for setting, group in groups.items():
             replies |= zip(group, self._answer(setting, [questions[index] for index in group]), strict=True)
@@ -130,36 +128,33 @@ class _Answers:
 
     def _answer(self, setting: Setting, group: Sequence[Question[EpisodeJob]]) -> list[Reply]:
         start = time.perf_counter()
-        rule, _ = split_start(setting.rule_text)
+        stop, _ = split_start(setting.stop)
         prediction = self._policy.predict(
-            Observation.collate([_observation(question.content) for question in group]),
-            depth=parse_rule(rule),
+            Observation.collate([question.content for question in group]).torch(),
+            stop=stop,
             initial_state=torch.cat([self._initial_state(question) for question in group]),
         )
         spent = 1000 * (time.perf_counter() - start) / len(group)
-        actions = prediction.actions.float().cpu().numpy()
-        depths: list[int] = prediction.depth.tolist()
-        horizons = parse_execution(setting.execution).horizon(prediction.depth).tolist()
+        prediction = replace(prediction, actions=prediction.actions.float().cpu().numpy())
+        replies = []
         for sample, question in enumerate(group):
-            episode = self._episodes[question.job]
-            episode.depths.append(depths[sample])
+            episode, own = self._episodes[question.job], prediction.select([sample])
+            episode.depths.append(int(own.depth[0]))
             episode.milliseconds.append(spent)
-            episode.last_state.keep([0], prediction.state[sample : sample + 1], [horizons[sample]])
-        return [
-            Reply(chunk[:horizon], depth)
-            for chunk, horizon, depth in zip(actions, horizons, depths, strict=True)
-        ]
+            episode.session.accept([0], own)
+            replies.append(Reply(np.stack(episode.session.take(0)), episode.depths[-1]))
+        return replies
 
     def _initial_state(self, question: Question[EpisodeJob]) -> Tensor:
         """S_0 of one query, (1, K, D)."""
         seed = starting_seed(question.job.task, question.job.seed, question.number)
         noise = self._policy.initial_state(1, generator=torch.Generator().manual_seed(seed))
-        return self._episodes[question.job].last_state.initial_state([0], noise)
+        state: Tensor = self._episodes[question.job].session.initial_state([0], noise)
+        return state
 
 
-def _observation(query: Query) -> Observation:
-    return Observation(
-        images={name: torch.from_numpy(image)[None] for name, image in query.images.items()},
-        state=torch.from_numpy(query.state)[None],
-        instruction=[query.instruction],
-    )
+def _begin(setting: Setting) -> _Episode:
+    _, start = split_start(setting.stop)
+    session = Session(parse_execution(setting.execution), start)
+    session.due(1)  # one robot
+    return _Episode(session)

@@ -12,15 +12,7 @@ from rdvla.rollout.episode import Decision, Environment, MakeEnvironment, Moment
 from rdvla.rollout.jobs import EpisodeJob
 from rdvla.rollout.transport import Ask
 from rdvla.rollout.video import Film
-
-
-@dataclass(frozen=True)
-class Query:
-    """An observation that waits for actions."""
-
-    images: dict[str, NDArray[np.uint8]]  # camera -> (H, W, 3)
-    state: NDArray[np.float32]  # (S,), real units
-    instruction: str
+from rdvla.types import Observation
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class EpisodeRunner:
         self._open = OpenEnvironment(make)
 
     def run(self, job: EpisodeJob, ask: Ask) -> EpisodeResult:
-        """Play one episode; `ask` turns a `Query` into a `Reply`."""
+        """Play one episode; `ask` turns an `Observation` into a `Reply`."""
         return play_job(job, self._open.at(job.place), ask)
 
     def close(self) -> None:
@@ -56,7 +48,7 @@ class EpisodeRunner:
         self._open.close()
 
 
-def play_job(job: EpisodeJob, environment: Environment, ask: Callable[[Query], Reply]) -> EpisodeResult:
+def play_job(job: EpisodeJob, environment: Environment, ask: Callable[[Observation], Reply]) -> EpisodeResult:
     """Play one episode, and write its video if the job names one.
 
     Images are rendered when the policy is queried, not in every step; a video needs some more.
@@ -75,9 +67,9 @@ def play_job(job: EpisodeJob, environment: Environment, ask: Callable[[Query], R
 
 
 class _RemotePolicy:
-    def __init__(self, ask: Callable[[Query], Reply]) -> None:
+    def __init__(self, ask: Callable[[Observation], Reply]) -> None:
         self._ask = ask
 
     def act(self, moment: Moment[Environment]) -> Decision:
-        reply = self._ask(Query(moment.images, moment.state, moment.environment.instruction))
+        reply = self._ask(Observation(moment.images, moment.state, moment.environment.instruction))
         return Decision(reply.actions, depth=reply.depth)
