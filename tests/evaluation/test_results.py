@@ -11,8 +11,8 @@ from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_tab
 from rdvla.evaluation.comparison import standard_comparisons
 from rdvla.evaluation.results import merge
 from rdvla.evaluation.statistics import wilson_interval
-from rdvla.evaluation.upgrade import upgrade_entry
 from rdvla.evaluation.summaries import best_fixed, suite_summaries, summaries, summarise
+from rdvla.evaluation.upgrade import upgrade_entry
 from tests.support.results_sample import make_results
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
