@@ -1,10 +1,9 @@
-"""Demonstrations on disk: LeRobot v3.0 datasets in and out, train/validation split, caches."""
+"""Demonstrations on disk: datasets in several formats read as one, demonstrations written, caches."""
 
-from rdvla.data.cache import FeatureCache
-from rdvla.data.dataset import EpisodeDataset
+from rdvla.data.dataset import EpisodeDataset, split_episodes
 from rdvla.data.episode import Episode
+from rdvla.data.feature_cache import FeatureCache
+from rdvla.data.formats.lerobot_v3.writer import DatasetWriter
 from rdvla.data.image_cache import ImageCache
-from rdvla.data.split import split_episodes
-from rdvla.data.writer import DatasetWriter
 
 __all__ = ["DatasetWriter", "Episode", "EpisodeDataset", "FeatureCache", "ImageCache", "split_episodes"]

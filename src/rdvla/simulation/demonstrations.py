@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdvla.data.writer import DatasetWriter
+from rdvla.data import DatasetWriter
 from rdvla.errors import ConfigError
 from rdvla.files import read_json, sole_user, write_json
 from rdvla.simulation.attempts import ATTEMPTS_PER_TASK, AttemptRunner

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.episode import Episode
+from rdvla.data import Episode
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED, SimulatedTask
 from rdvla.simulation.experts import Expert
 
@@ -127,7 +127,7 @@ def record_attempt(
     images = [env.render_cameras(snapshot) for snapshot in snapshots]
     features = frame_features(env)
     return Episode(
-        frames={name: np.asarray(values, dtype=features[name]["dtype"]) for name, values in rows.items()},
+        features={name: np.asarray(values, dtype=features[name]["dtype"]) for name, values in rows.items()},
         images={camera: np.stack([image[camera] for image in images]) for camera in env.cameras},
         image_index=np.asarray(image_index, dtype=np.int64),
         task=env.instruction,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset
-from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
+from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.policy import RDVLAPolicy
 from rdvla.training.features import FrozenFeatures, is_image
 
