@@ -6,8 +6,9 @@ each spend seconds and memory on torch and transformers.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
     from rdvla.evaluation.config import EvaluationConfig, find_setting, parse_setting
@@ -27,21 +28,8 @@ if TYPE_CHECKING:
         wilson_interval,
     )
     from rdvla.evaluation.table import print_table
-
-_MODULES = {
-    "paired_runs": ("compare_runs",),
-    "config": ("EvaluationConfig", "find_setting", "parse_setting"),
-    "moments": ("write_moments",),
-    "protocol": ("Suite", "resolve_suites"),
-    "records": ("Episode", "EpisodeError", "ResultsError", "Row"),
-    "report": ("write_report",),
-    "results": ("Results", "join", "load_results"),
-    "run": ("evaluate", "evaluate_policy"),
-    "setting": ("Setting",),
-    "statistics": ("Interval", "PairedTest", "mcnemar_exact", "paired_test", "wilson_interval"),
-    "table": ("print_table",),
-}
-_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+else:
+    __getattr__, __dir__ = load_lazily(__name__)
 
 __all__ = [
     "Episode",
@@ -69,10 +57,3 @@ __all__ = [
     "write_moments",
     "write_report",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

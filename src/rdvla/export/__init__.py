@@ -1,8 +1,17 @@
 """Policies and heads as ONNX graphs with the iteration inside, for `rdvla.runtime`; heads as native code."""
 
-from rdvla.export.aoti.compile import example_context, export_compiled_head
-from rdvla.export.aoti.load import load_compiled
-from rdvla.export.folder import Report, export_head, export_policy
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdvla.lazy import load_lazily
+
+if TYPE_CHECKING:
+    from rdvla.export.aoti.compile import example_context, export_compiled_head
+    from rdvla.export.aoti.load import load_compiled
+    from rdvla.export.folder import Report, export_head, export_policy
+else:
+    __getattr__, __dir__ = load_lazily(__name__)
 
 __all__ = [
     "Report",

@@ -1,11 +1,20 @@
 """The policy: backbone, head and the statistics that tie them to one robot."""
 
-from rdvla.policy.config import PolicyConfig, compact_head
-from rdvla.policy.device import choose_device
-from rdvla.policy.facts import describe
-from rdvla.policy.parameters import fingerprint
-from rdvla.policy.policy import RDVLAPolicy
-from rdvla.policy.records import RESULTS, TRAINING
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdvla.lazy import load_lazily
+
+if TYPE_CHECKING:
+    from rdvla.policy.config import PolicyConfig, compact_head
+    from rdvla.policy.device import choose_device
+    from rdvla.policy.facts import describe
+    from rdvla.policy.parameters import fingerprint
+    from rdvla.policy.policy import RDVLAPolicy
+    from rdvla.policy.records import RESULTS, TRAINING
+else:
+    __getattr__, __dir__ = load_lazily(__name__)
 
 __all__ = [
     "RESULTS",

@@ -1,9 +1,18 @@
 """Exported policies, run with numpy and onnxruntime. Nothing here imports torch."""
 
-from rdvla.runtime.description import Description
-from rdvla.runtime.head import OnnxHead
-from rdvla.runtime.policy import OnnxPolicy
-from rdvla.runtime.prediction import Prediction
-from rdvla.runtime.stop import Stop
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdvla.lazy import load_lazily
+
+if TYPE_CHECKING:
+    from rdvla.runtime.description import Description
+    from rdvla.runtime.head import OnnxHead
+    from rdvla.runtime.policy import OnnxPolicy
+    from rdvla.runtime.prediction import Prediction
+    from rdvla.runtime.stop import Stop
+else:
+    __getattr__, __dir__ = load_lazily(__name__)
 
 __all__ = ["Description", "OnnxHead", "OnnxPolicy", "Prediction", "Stop"]
