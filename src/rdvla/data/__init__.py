@@ -14,6 +14,6 @@ if TYPE_CHECKING:
     from rdvla.data.split import split_episodes
     from rdvla.data.writer import DatasetWriter
 else:
-    __getattr__, __dir__ = load_lazily(__name__)
+    __getattr__, __dir__ = load_lazily(__name__, extra="data")
 
 __all__ = ["DatasetWriter", "Episode", "EpisodeDataset", "FeatureCache", "ImageCache", "split_episodes"]
