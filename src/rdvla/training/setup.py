@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState  # type: ignore[import-untyped, un
 
 from rdvla.config import encode_config
 from rdvla.data import EpisodeDataset
-from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
+from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.head.config import TRAINING_FIELDS
 from rdvla.policy import PolicyConfig, RDVLAPolicy
@@ -54,7 +54,7 @@ def open_dataset(config: TrainConfig) -> EpisodeDataset:
 
 def _check_image_sizes(dataset: EpisodeDataset, size: int) -> None:
     for camera in dataset.cameras:
-        height, width = dataset.parts[0].image_size(camera)
+        height, width = dataset.recorded_image_size(camera)
         if (height, width) != (size, size):
             raise ConfigError(
                 f"The images of camera {camera!r} in {dataset.name} are {width}x{height}, policy.image_size "
