@@ -30,12 +30,14 @@ class MissingExtraError(RDVLAError, ImportError):
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """Return the error for an optional `package` that is missing; `extra` of rdvla brings it."""
-    return MissingExtraError(f"{package} is not installed: {_install_command(extra)}")
+    return MissingExtraError(f"{package} is not installed: {_install_command(extra)}", name=package)
 
 
 @contextmanager
 def optional(extra: str) -> Iterator[None]:
     """Guard imports of optional packages: a missing one names the `extra` of rdvla that brings it.
+
+    Of nested guards the outermost decides: whoever trains needs `train`, not just `data`.
 
     Raises:
         MissingExtraError: the body imports a package that is not installed.
@@ -47,6 +49,8 @@ def optional(extra: str) -> Iterator[None]:
         if package in ("", "rdvla"):
             raise
         raise missing_extra(package, extra) from error
+    except MissingExtraError as error:
+        raise missing_extra(error.name or "a package", extra) from error
 
 
 def _install_command(extra: str) -> str:

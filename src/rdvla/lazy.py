@@ -24,7 +24,9 @@ from typing import Any
 from rdvla.errors import optional
 
 
-def load_lazily(package: str, *, extra: str | None = None) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def load_lazily(
+    package: str, *, extra: str | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` (PEP 562) for a package with its imports under `if TYPE_CHECKING:`.
 
     Read the imports from the package's source, so no second list can disagree. Import a name on first use and

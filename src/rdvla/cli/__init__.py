@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rdvla import __version__
-from rdvla.errors import RDVLAError, nearest, optional
+from rdvla.errors import RDVLAError, nearest
 
 # In the order of the work; verbs that are not named here follow.
 ORDER = (
@@ -76,10 +76,9 @@ def verbs() -> dict[str, str]:
 def _run(verb: str, argv: Sequence[str]) -> None:
     from rdvla.config import call
 
-    with optional("all"):  # if nothing further inside knows a smaller extra
-        module = importlib.import_module(f"rdvla.cli.{verb}")
-        words = module.in_full(argv) if hasattr(module, "in_full") else argv
-        call(module.run, words, prog=f"rdvla {verb}")
+    module = importlib.import_module(f"rdvla.cli.{verb}")
+    words = module.in_full(argv) if hasattr(module, "in_full") else argv
+    call(module.run, words, prog=f"rdvla {verb}")
 
 
 def _overview() -> str:
