@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from rdvla.config import load_config
 from rdvla.data import EpisodeDataset
-from rdvla.data.images import CameraReader
+from rdvla.data.mixture import MixtureImages
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
@@ -39,13 +39,13 @@ def pair(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by a number of frames with every call that decodes video."""
     calls: list[int] = []
-    read = CameraReader.read
+    read = MixtureImages.read
 
-    def counting(self: CameraReader, *, rows: Any, **others: Any) -> Any:
-        calls.append(len(rows))
-        return read(self, rows=rows, **others)
+    def counting(self: MixtureImages, frames: np.ndarray) -> Any:
+        calls.append(len(frames))
+        return read(self, frames)
 
-    monkeypatch.setattr(CameraReader, "read", counting)
+    monkeypatch.setattr(MixtureImages, "read", counting)
     return calls
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset
-from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
+from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.head.depth import ConstantDepth, DepthDistribution, LogNormalPoisson
 from rdvla.policy import RDVLAPolicy

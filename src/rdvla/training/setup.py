@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState  # type: ignore[import-untyped, un
 
 from rdvla.config import encode_config
 from rdvla.data import EpisodeDataset
-from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
+from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.head.config import TRAINING_FIELDS
 from rdvla.policy import PolicyConfig, RDVLAPolicy
@@ -19,8 +19,6 @@ from rdvla.training.config import TrainConfig
 from rdvla.training.run_directory import differences
 
 KEPT_STATISTICS = ("action", "observation.state", ENVIRONMENT_STATE)
-# Fields of a backbone that say how it is trained further.
-TUNING_FIELDS = ("lora", "gradient_checkpointing")
 
 
 def open_dataset(config: TrainConfig) -> EpisodeDataset:
@@ -56,7 +54,7 @@ def open_dataset(config: TrainConfig) -> EpisodeDataset:
 
 def _check_image_sizes(dataset: EpisodeDataset, size: int) -> None:
     for camera in dataset.cameras:
-        height, width = dataset.parts[0].image_size(camera)
+        height, width = dataset.recorded_image_size(camera)
         if (height, width) != (size, size):
             raise ConfigError(
                 f"The images of camera {camera!r} in {dataset.name} are {width}x{height}, policy.image_size "
@@ -141,7 +139,8 @@ def _check_component(component: str, source: PolicyConfig, config: TrainConfig) 
 def _describe(component: str, config: PolicyConfig) -> dict[str, Any]:
     encoded = encode_config(config)
     if component == "backbone":
-        backbone = {name: value for name, value in encoded["backbone"].items() if name not in TUNING_FIELDS}
+        tuning = config.backbone.tuning_fields
+        backbone = {name: value for name, value in encoded["backbone"].items() if name not in tuning}
         return {"backbone": backbone, "cameras": encoded["cameras"], "image_size": encoded["image_size"]}
     head = {name: value for name, value in encoded["head"].items() if name not in TRAINING_FIELDS}
     units = ("state_dim", "unscaled_actions", "gripper_opening", "clip_state")

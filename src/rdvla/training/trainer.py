@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rdvla.config import encode_config
 from rdvla.data import split_episodes
-from rdvla.data.source import hub_ids
+from rdvla.data.locate import hub_ids
 from rdvla.files import sole_user
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
 from rdvla.training.checkpoints import Best, CheckpointStore

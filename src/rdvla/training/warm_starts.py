@@ -28,7 +28,7 @@ def earlier_frames(dataset: EpisodeDataset, frames: Tensor, *, executed: int) ->
     """
     later = np.asarray(frames, dtype=np.int64)
     wanted = later - executed
-    found = dataset.fresh_rows(np.maximum(wanted, 0))
+    found = dataset.captured_at(np.maximum(wanted, 0))
     exists = (wanted >= 0) & (dataset.episode_of(found) == dataset.episode_of(later))
     exists &= np.isin(found, dataset.sample_index)
     return np.where(exists, found, NO_FRAME)
