@@ -40,9 +40,11 @@ def main() -> None:
     dataset = EpisodeDataset(options.dataset, chunk_size=1, cameras=policy.config.cameras)
     parts = _parts(dataset)
     _, held_out = split_episodes(dataset, 0.1, 0)
-    rows = dataset.subset(held_out).sample_index[:: options.every]
-    errors = 100 * torch.cat([_errors(policy, dataset, rows[i : i + 64]) for i in range(0, len(rows), 64)])
-    instructions = dataset.instructions(rows)
+    frames = dataset.subset(held_out).sample_index[:: options.every]
+    errors = 100 * torch.cat(
+        [_errors(policy, dataset, frames[i : i + 64]) for i in range(0, len(frames), 64)]
+    )
+    instructions = dataset.instructions(frames)
     print(f"{'instruction':<92}{'n':>5}" + "".join(f"{name + ' (median, 90%)':>30}" for name in parts))
     for sentence in sorted(set(instructions)):
         own = errors[[found == sentence for found in instructions]]
@@ -66,15 +68,15 @@ def _parts(dataset: EpisodeDataset) -> dict[str, slice]:
 
 
 @torch.no_grad()
-def _errors(policy: RDVLAPolicy, dataset: EpisodeDataset, rows: Tensor) -> Tensor:
+def _errors(policy: RDVLAPolicy, dataset: EpisodeDataset, frames: Tensor) -> Tensor:
     """(n, E) metres."""
     statistics = policy.statistics["observation.environment_state"]
     observation = Observation(
-        images=dataset.images(rows), state=dataset.state(rows), instruction=dataset.instructions(rows)
+        images=dataset.images(frames), state=dataset.state(frames), instruction=dataset.instructions(frames)
     )
     features = policy.backbone.features(policy.frozen_inputs(observation))
     seen = policy.backbone.predict_environment_state(features)
-    truth = dataset.environment_state(rows)
+    truth = dataset.environment_state(frames)
     assert truth is not None
     return seen * torch.tensor(statistics["std"]) + torch.tensor(statistics["mean"]) - truth
 

@@ -113,7 +113,7 @@ def test_cameras_are_taken_in_the_policys_order(tmp_path: Path) -> None:
     dataset = EpisodeDataset(tmp_path / "two", chunk_size=4, cameras=("right", "left"))
 
     class NoFeatures:
-        def get(self, rows: object) -> dict[str, torch.Tensor]:
+        def get(self, frames: object) -> dict[str, torch.Tensor]:
             return {}
 
     source = BatchSource(dataset, NoFeatures(), policy=tiny_policy())  # type: ignore[arg-type]

@@ -44,9 +44,9 @@ def test_a_run_leaves_everything_behind(dataset: Path, tmp_path: Path) -> None:
     assert result.policy_dir == tmp_path / "run" / "policy"
     policy = RDVLAPolicy.from_pretrained(result.policy_dir)
     data = EpisodeDataset(dataset, chunk_size=4)
-    rows = data.sample_index[:2]
+    frames = data.sample_index[:2]
     observation = Observation(
-        images=data.images(rows), state=data.state(rows), instruction=data.instructions(rows)
+        images=data.images(frames), state=data.state(frames), instruction=data.instructions(frames)
     )
     assert policy.predict(observation, depth=2).actions.shape == (2, 4, 4)
     record = json.loads((result.policy_dir / "training.json").read_text())
@@ -137,14 +137,14 @@ def test_nan_stops_with_step_batch_and_last_checkpoint(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
-    poisoned = int(trainer.sampler.draw(7).rows[0])
-    steps_before = [row for step in range(7) for row in trainer.sampler.draw(step).rows.tolist()]
+    poisoned = int(trainer.sampler.draw(7).frames[0])
+    steps_before = [frame for step in range(7) for frame in trainer.sampler.draw(step).frames.tolist()]
     actions = trainer.dataset.actions
 
-    def poison(rows: Any) -> torch.Tensor:
-        values = actions(rows)
+    def poison(frames: Any) -> torch.Tensor:
+        values = actions(frames)
         if trainer.state.step == 7:
-            values[torch.as_tensor(rows) == poisoned] = float("nan")
+            values[torch.as_tensor(frames) == poisoned] = float("nan")
         return values
 
     monkeypatch.setattr(trainer.dataset, "actions", poison)
@@ -153,8 +153,8 @@ def test_nan_stops_with_step_batch_and_last_checkpoint(
     message = str(failure.value)
     episode = int(trainer.dataset.episode_of([poisoned])[0])
     assert "at step 8 " in message
-    assert f"the action is not finite in rows [{poisoned}]" in message
-    assert str(trainer.sampler.draw(7).rows.tolist()) in message
+    assert f"the action is not finite in frames [{poisoned}]" in message
+    assert str(trainer.sampler.draw(7).frames.tolist()) in message
     assert str(episode) in message.split("of episodes ")[1].split("]")[0]
     assert str(tmp_path / "run/checkpoints/step-00000006") in message
     assert steps_before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,40 @@ class Trainable(nn.Module):
             total = total + losses.perception * seen
             scalars["perception_loss"] = seen.detach()
         return Loss(total=total, scalars=scalars)
+
+    # --- which weights are trained, and where they come from ---
+
+    def freeze_backbone(self) -> None:
+        """Train the head and the projection of proprioception alone."""
+        self.backbone.freeze()
+
+    def freeze_head(self) -> None:
+        """Train the backbone alone."""
+        self.head.requires_grad_(False)
+        self.proprio_projector.requires_grad_(False)
+
+    def take_over_backbone(self, source: Trainable) -> None:
+        """Start from the weights of another policy's backbone.
+
+        Raises:
+            ConfigError: it has other parameters.
+        """
+        self.backbone.take_over(source.backbone)
+
+    def take_over_head(self, source: Trainable) -> None:
+        """Start from the weights of another policy's head and projection of proprioception.
+
+        Raises:
+            RuntimeError: they have other parameters.
+        """
+        self.head.load_state_dict(source.head.state_dict())
+        self.proprio_projector.load_state_dict(source.proprio_projector.state_dict())
+
+    def published_files(self) -> dict[str, Any]:
+        """Return what published files of the backbone say, for JSON: the frozen inputs depend on it."""
+        return self.backbone.preparation()
+
+    # --- validation and earlier queries, without gradient ---
 
     @torch.no_grad()
     def errors(
