@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from rdvla.backbone.lora import LoraSettings, add_lora, is_lora
+from rdvla.backbone import LoraSettings
+from rdvla.backbone.lora import add_lora, is_lora
 from rdvla.errors import ConfigError, MissingExtraError
 
 pytest.importorskip("peft")
@@ -85,7 +86,7 @@ def test_a_model_without_linear_layers_is_refused() -> None:
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingExtraError, match=r"rdvla\[lora\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[lora\]'"):
         adapted()
     adapted("none")
 

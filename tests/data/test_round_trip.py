@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rdvla.data import DatasetWriter, Episode, EpisodeDataset
-from rdvla.data import assemble as assemble_module
-from rdvla.data import video as video_module
+from rdvla.data import encoding as encoding_module
+from rdvla.data.formats.lerobot_v3 import assemble as assemble_module
 from tests.support.datasets import FPS, LENGTHS, STRIDE, make_episode, make_writer
 
 STATISTICS = {"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"}
@@ -26,8 +26,10 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_numbers_and_texts(dataset_root: Path, episodes: list[Episode]) -> None:
     dataset = EpisodeDataset(dataset_root, chunk_size=4)
-    for name in episodes[0].frames:
-        expected = np.concatenate([np.reshape(e.frames[name], (len(e.frames[name]), -1)) for e in episodes])
+    for name in episodes[0].features:
+        expected = np.concatenate(
+            [np.reshape(e.features[name], (len(e.features[name]), -1)) for e in episodes]
+        )
         np.testing.assert_array_equal(dataset.column(name), expected)
     assert dataset.sources == [{"seed": number} for number in range(4)]
     assert dataset.instructions([0, LENGTHS[0]]) == ["do 0", "do 1"]
@@ -37,7 +39,7 @@ def test_numbers_and_texts(dataset_root: Path, episodes: list[Episode]) -> None:
 
 def test_images_are_near_the_originals(dataset_root: Path, episodes: list[Episode]) -> None:
     dataset = EpisodeDataset(dataset_root, chunk_size=4)
-    rows = np.random.default_rng(0).permutation(dataset.num_rows)
+    rows = np.random.default_rng(0).permutation(dataset.num_frames)
     images = dataset.images(rows)
     for camera in ("front", "wrist"):
         shown = np.concatenate([e.images[camera][e.image_index] for e in episodes])[rows]
@@ -49,8 +51,8 @@ def test_images_are_near_the_originals(dataset_root: Path, episodes: list[Episod
 
 def test_reading_in_order_gives_the_same_images(dataset_root: Path) -> None:
     dataset = EpisodeDataset(dataset_root, chunk_size=4, cameras=["wrist"])
-    for start in range(0, dataset.num_rows, 5):
-        rows = range(start, min(start + 5, dataset.num_rows))
+    for start in range(0, dataset.num_frames, 5):
+        rows = range(start, min(start + 5, dataset.num_frames))
         opened_anew = EpisodeDataset(dataset_root, chunk_size=4, cameras=["wrist"])
         np.testing.assert_array_equal(dataset.images(rows)["wrist"], opened_anew.images(rows)["wrist"])
 
@@ -95,7 +97,7 @@ def check_video_times(root: Path, info: dict, key: str, row: dict, timestamps: l
 
 def test_statistics_are_exact(dataset_root: Path, episodes: list[Episode]) -> None:
     stats = EpisodeDataset(dataset_root, chunk_size=1).statistics
-    actions = np.concatenate([e.frames["action"] for e in episodes]).astype(np.float64)
+    actions = np.concatenate([e.features["action"] for e in episodes]).astype(np.float64)
     np.testing.assert_allclose(stats["action"]["q01"], np.quantile(actions, 0.01, axis=0))
     np.testing.assert_allclose(stats["action"]["std"], actions.std(axis=0))
     pixels = np.concatenate([e.images["front"].reshape(-1, 3) for e in episodes]) / 255
@@ -166,8 +168,8 @@ def test_files_are_split_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for episode in episodes:
         writer.add_episode(episode)
     dataset = EpisodeDataset(writer.finalize(), chunk_size=2)
-    assert len(list(dataset.parts[0].root.glob("data/*/*.parquet"))) == 4
-    assert len(list(dataset.parts[0].root.glob("videos/observation.images.front/*/*.mp4"))) == 3
+    assert len(list(writer.root.glob("data/*/*.parquet"))) == 4
+    assert len(list(writer.root.glob("videos/observation.images.front/*/*.mp4"))) == 3
     shown = np.concatenate([e.images["front"][e.image_index] for e in episodes])
     assert psnr(shown, dataset.images(range(sum(LENGTHS)))["front"].numpy()) > 38
     assert (dataset.sample_index[:3] == [0, STRIDE, 2 * STRIDE]).all()
@@ -180,8 +182,10 @@ def test_episodes_of_another_encoding_get_their_own_file(
     episodes = [make_episode(number) for number in range(4)]
     for number, episode in enumerate(episodes):
         if number == 2:  # the generation goes on after an update
-            settings = {name: value for name, value in video_module.ENCODER_OPTIONS.items() if name != "tune"}
-            monkeypatch.setattr(video_module, "ENCODER_OPTIONS", settings)
+            settings = {
+                name: value for name, value in encoding_module.ENCODER_OPTIONS.items() if name != "tune"
+            }
+            monkeypatch.setattr(encoding_module, "ENCODER_OPTIONS", settings)
         writer.add_episode(episode)
     dataset = EpisodeDataset(writer.finalize(), chunk_size=2)
     assert len(list(writer.root.glob("videos/observation.images.front/*/*.mp4"))) == 2

@@ -41,10 +41,9 @@ def test_lerobots_limits_can_be_named():
 
 pytest.importorskip("libero")
 
-from rdvla.simulation import libero  # noqa: E402
-from rdvla.simulation.libero import CAMERAS  # noqa: E402
-from rdvla.simulation.libero_problem import task_file  # noqa: E402
-from rdvla.simulation.projection import project  # noqa: E402
+from rdvla.simulation.cameras import project  # noqa: E402
+from rdvla.simulation.libero import environment as libero  # noqa: E402
+from rdvla.simulation.libero.problem import task_file  # noqa: E402
 
 
 def benchmark(suite):
@@ -161,7 +160,7 @@ def stove_rim(rendering):
     rim = [np.stack([along, np.full(18, side), np.ones(18)], axis=1) for side in (-0.9, 0.9)]
     rotation = data.geom_xmat[plate].reshape(3, 3)
     points = np.concatenate(rim) * model.geom_size[plate] @ rotation.T + data.geom_xpos[plate]
-    found = project(points, CAMERAS["agentview"], model=model, data=data) * [-1, 1]
+    found = project(points, libero.CAMERAS["agentview"], model=model, data=data) * [-1, 1]
     column, row = np.floor((found.T + 1) / 2 * env.image_size).astype(int)
     image = env.render_cameras()["agentview"]
     env.close()
@@ -240,7 +239,7 @@ def test_without_the_extra_a_message_says_what_to_install(monkeypatch):
     for module in [name for name in sys.modules if name.split(".")[0] == "libero"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "libero", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'rdvla\[libero\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[libero\]'"):
         make("libero_spatial", BOWL_ON_STOVE)
 
 

@@ -8,7 +8,7 @@ import pytest
 from rdvla.errors import ConfigError, MissingExtraError
 from rdvla.simulation import make, make_expert, resolve_tasks, tasks
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED, evaluation_seed
-from rdvla.simulation.metaworld_tasks import INSTRUCTIONS, SUITE
+from rdvla.simulation.metaworld.tasks import INSTRUCTIONS, SUITE
 
 
 def test_fifty_tasks_each_with_an_instruction_of_its_own():
@@ -53,7 +53,7 @@ def test_a_missing_simulator_is_named_with_its_extra(build, monkeypatch):
     for module in [name for name in sys.modules if name.split(".")[0] == "metaworld"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "metaworld", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'rdvla\[metaworld\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[metaworld\]'"):
         build("metaworld", "push-v3")
 
 

@@ -37,7 +37,7 @@ def make_episode(number: int, length: int | None = None) -> Episode:
     steps = LENGTHS[number % len(LENGTHS)] if length is None else length
     image_index = np.arange(steps) // STRIDE
     captures = int(image_index[-1]) + 1
-    frames = {
+    features = {
         "observation.state": rng.normal(size=(steps, 4)).astype(np.float32),
         "observation.environment_state": rng.normal(size=(steps, 3)).astype(np.float32),
         "action": rng.normal(size=(steps, 4)).astype(np.float32),
@@ -48,7 +48,7 @@ def make_episode(number: int, length: int | None = None) -> Episode:
         for c, camera in enumerate(("front", "wrist"))
     }
     return Episode(
-        frames=frames,
+        features=features,
         images=images,
         image_index=image_index,
         task=f"do {number % 2}",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdvla.errors import ConfigError
-from rdvla.evaluation.setting import Setting
 from rdvla.execution import parse_execution
 from rdvla.head import FixedDepth, parse_rule
 from rdvla.policy.device import Device
+from rdvla.rollout.jobs import Setting
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 from rdvla.warm_start import split_start

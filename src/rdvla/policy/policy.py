@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rdvla.action_queue import ActionQueue
-from rdvla.backbone import make_backbone
+from rdvla.backbone.config import must_match
 from rdvla.config import encode_config
-from rdvla.errors import ConfigError, RDVLAError
+from rdvla.errors import RDVLAError
 from rdvla.execution import ExecutionRule, parse_execution
 from rdvla.head import Context, Prediction, ProprioProjector, RecurrentDepthHead, StopRule, parse_rule
 from rdvla.inputs import check_state
-from rdvla.policy.config import PolicyConfig, must_match
+from rdvla.policy.config import PolicyConfig
 from rdvla.policy.files import (
     CONFIG_FILE,
     DOWNLOADED,
@@ -30,11 +30,12 @@ from rdvla.policy.files import (
 from rdvla.policy.hub import HubPolicy
 from rdvla.policy.parameters import hash_tensors
 from rdvla.policy.records import read_records, write_records
+from rdvla.policy.trainable import Trainable
 from rdvla.processing import Normalizer, Observation, Statistics, check_images
 from rdvla.warm_start import LastStates, WarmStart
 
 
-class RDVLAPolicy(nn.Module, HubPolicy):
+class RDVLAPolicy(Trainable, HubPolicy):
     """A backbone, a recurrent-depth head, and the statistics that tie them to one robot.
 
     Args:
@@ -60,16 +61,11 @@ class RDVLAPolicy(nn.Module, HubPolicy):
         self.state_normalizer = Normalizer.from_statistics(
             statistics, "observation.state", size=config.state_dim, clip=config.clip_state
         )
-        self.backbone = make_backbone(config.backbone)
+        self.backbone = config.backbone.make()
         self.head = RecurrentDepthHead(config.head)
         must_match(
             "head.context_dim", config.head.context_width, "the backbone's width", self.backbone.context_width
         )
-        unknown = [level for level in config.head.levels if level not in self.backbone.levels]
-        if unknown:
-            raise ConfigError(
-                f"the head reads the level {unknown[0]!r}; the backbone yields {self.backbone.levels}"
-            )
         self.proprio_projector = ProprioProjector(config.state_dim, config.head.context_width)
         self.stop_rule = parse_rule(config.depth)
         self.execution: ExecutionRule = parse_execution(config.execution)
@@ -189,10 +185,6 @@ class RDVLAPolicy(nn.Module, HubPolicy):
             (item for item in weights if item[0].startswith(constant)),
             start=json.dumps(description, sort_keys=True).encode(),
         )
-
-    def freeze_backbone(self) -> None:
-        """Train the head (and the proprio projector) only."""
-        self.backbone.freeze()
 
     # --- files ---
 

@@ -1,0 +1,228 @@
+"""Checkpoints that are whole or absent, and that notice damage.
+
+Layout of `<run>/checkpoints`:
+
+    step-00000500/weights.safetensors     trainable weights and buffers
+                  ema.safetensors         averaged weights
+                  optimizer.safetensors   AdamW's running values
+                  state.json              step, seconds, best validation so far, size and CRC-32 of the files
+    latest.json                           {"checkpoint": "step-00000500"}
+    best.json                             the same, for the lowest validation loss
+
+A checkpoint is written into a hidden folder, flushed, and renamed; `latest.json` moves on only after that.
+So a kill at any moment leaves `latest.json` naming a complete checkpoint (or absent, before the first one).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rdvla.errors import RDVLAError
+from rdvla.files import flush, read_json, write_json
+
+TENSOR_FILES = ("weights", "ema", "optimizer")
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class CheckpointError(RDVLAError):
+    """A checkpoint is missing, damaged, or belongs to another model; the message names its folder."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The lowest validation loss so far."""
+
+    step: int  # updates done when it was measured
+    loss: float  # normalised units
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run needs to go on, after `step` updates."""
+
+    step: int
+    weights: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    seconds: float = 0.0  # of training so far
+    best: Best | None = None
+
+
+class CheckpointStore:
+    """Writes, finds, checks and prunes the checkpoints of one run.
+
+    Args:
+        folder: `<run>/checkpoints`; made when first written to.
+        keep: newest checkpoints that survive pruning, next to the best.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def path(self, step: int) -> Path:
+        """Return the folder of the checkpoint after `step` updates."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint, make it the latest (and best, if it is), prune, and return its folder."""
+        final = self.path(checkpoint.step)
+        temporary = self.folder / f".{final.name}.tmp"
+        self._remove_leftovers()
+        temporary.mkdir(parents=True)
+        _write_folder(temporary, checkpoint)
+        if final.exists():  # left by a run that was killed before `latest.json` named it
+            self._discard(final)
+        temporary.rename(final)
+        flush(self.folder)
+        if checkpoint.best is not None and checkpoint.best.step == checkpoint.step:
+            write_json(self.folder / "best.json", {"checkpoint": final.name, "loss": checkpoint.best.loss})
+        write_json(self.folder / "latest.json", {"checkpoint": final.name})
+        self._prune()
+        return final
+
+    def steps(self) -> list[int]:
+        """Return the steps of all complete-looking checkpoints, ascending; their content is not checked."""
+        if not self.folder.is_dir():
+            return []
+        matches = (_NAME.fullmatch(entry.name) for entry in self.folder.iterdir() if entry.is_dir())
+        return sorted(int(match.group(1)) for match in matches if match)
+
+    def named(self, pointer: str) -> Path | None:
+        """Return the folder that `latest` or `best` names, or None if there is no such pointer.
+
+        Raises:
+            CheckpointError: the pointer file is damaged.
+        """
+        file = self.folder / f"{pointer}.json"
+        if not file.exists():
+            return None
+        try:
+            name = read_json(file)["checkpoint"]
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise KeyError
+        except (RDVLAError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{file} is damaged: it does not name a checkpoint") from error
+        return self.folder / name
+
+    def load(self, folder: Path) -> Checkpoint:
+        """Read one checkpoint and verify every file of it.
+
+        Raises:
+            CheckpointError: a file is missing or its content is not what was written.
+        """
+        state = _read_state(folder)
+        tensors = {
+            name: _read_tensors(folder / f"{name}.safetensors", state["files"]) for name in TENSOR_FILES
+        }
+        best = state["best"]
+        return Checkpoint(
+            step=state["step"],
+            seconds=state["seconds"],
+            best=None if best is None else Best(**best),
+            **tensors,
+        )
+
+    def load_latest(self, *, fall_back: bool = False) -> Checkpoint | None:
+        """Return the checkpoint to resume from, or None if the run has none yet.
+
+        Args:
+            fall_back: if the latest checkpoint is damaged, take the newest intact one instead.
+
+        Raises:
+            CheckpointError: the latest checkpoint is damaged (and `fall_back` is off, or none is intact).
+        """
+        try:
+            latest = self.named("latest")
+            return None if latest is None else self.load(latest)
+        except CheckpointError as error:
+            if not fall_back:
+                raise CheckpointError(
+                    f"The latest checkpoint cannot be used: {error}. "
+                    "Resume with resume_from_previous=true to go on from the newest intact one."
+                ) from error
+        return self._newest_intact()
+
+    def _newest_intact(self) -> Checkpoint:
+        reasons = []
+        for step in reversed(self.steps()):
+            try:
+                return self.load(self.path(step))
+            except CheckpointError as error:
+                reasons.append(str(error))
+        raise CheckpointError(
+            f"No checkpoint in {self.folder} is intact: {'; '.join(reasons) or 'there is none'}"
+        )
+
+    def _prune(self) -> None:
+        best = self.named("best")
+        for step in self.steps()[: -self.keep]:
+            if self.path(step) != best:
+                self._discard(self.path(step))
+
+    def _discard(self, folder: Path) -> None:
+        # Renamed first, so a kill during the removal leaves no half checkpoint under a valid name.
+        trash = folder.with_name(f".{folder.name}.trash")
+        shutil.rmtree(trash, ignore_errors=True)
+        folder.rename(trash)
+        shutil.rmtree(trash)
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.folder.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_folder(folder: Path, checkpoint: Checkpoint) -> None:
+    files: dict[str, Any] = {}
+    for name in TENSOR_FILES:
+        path = folder / f"{name}.safetensors"
+        tensors: Mapping[str, Tensor] = getattr(checkpoint, name)
+        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, path)
+        files[path.name] = _fingerprint(path)
+        with path.open("rb+") as written:
+            os.fsync(written.fileno())
+    best = None if checkpoint.best is None else asdict(checkpoint.best)
+    state = {"step": checkpoint.step, "seconds": checkpoint.seconds, "best": best, "files": files}
+    write_json(folder / "state.json", state)
+
+
+def _fingerprint(path: Path) -> dict[str, int]:
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+    return {"bytes": path.stat().st_size, "crc32": crc}
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        state = read_json(folder / "state.json")
+        if not (isinstance(state["step"], int) and isinstance(state["files"], dict)):
+            raise TypeError
+        _ = state["seconds"], state["best"]
+    except RDVLAError as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: state.json lacks an entry") from error
+    return dict(state)
+
+
+def _read_tensors(path: Path, files: Mapping[str, Any]) -> dict[str, Tensor]:
+    damaged = f"checkpoint {path.parent} is damaged: {path.name}"
+    try:
+        if _fingerprint(path) != files.get(path.name):
+            raise CheckpointError(f"{damaged} is not what was written (size or CRC-32 differs)")
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{damaged} cannot be read: {error}") from error
