@@ -17,7 +17,7 @@ ROOT = Path(rdvla.__file__).parent
 FOUNDATIONS = {"errors", "files", "config"}
 ALLOWED = {
     "errors": set(),
-    "lazy": set(),
+    "lazy": {"errors"},
     "files": {"errors"},
     "config": {"errors", "files"},
     "rule_text": {"errors"},

@@ -209,7 +209,7 @@ def test_without_the_extra_a_message_says_what_to_install(monkeypatch):
     for module in [name for name in sys.modules if name.split(".")[0] == "libero"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "libero", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'rdvla\[libero\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[libero\]'"):
         make("libero_spatial", BOWL_ON_STOVE)
 
 

@@ -13,6 +13,6 @@ if TYPE_CHECKING:
     from rdvla.data.formats.lerobot_v3.writer import DatasetWriter
     from rdvla.data.image_cache import ImageCache
 else:
-    __getattr__, __dir__ = load_lazily(__name__)
+    __getattr__, __dir__ = load_lazily(__name__, extra="data")
 
 __all__ = ["DatasetWriter", "Episode", "EpisodeDataset", "FeatureCache", "ImageCache", "split_episodes"]
