@@ -74,14 +74,15 @@ def _default_revision(repository: str) -> str | None:
 
     # A connection that fails gives a LocalEntryNotFoundError too, which does not mean that there is no tag.
     missing = (RevisionNotFoundError, *([LocalEntryNotFoundError] if constants.HF_HUB_OFFLINE else []))
-    for hub in (known.hub for known in FORMATS if known.hub):
+    for hub in (known.hub for known in FORMATS):
+        if hub is None or hub.tag is None:
+            continue
         try:
             _download(repository, hub.tag, hub.markers)
+            return hub.tag
         except DatasetError as error:
             if not isinstance(error.__cause__, missing):
                 raise
-        else:
-            return hub.tag
     return None
 
 

@@ -28,12 +28,12 @@ class HubFiles:
     """What to download of a dataset on the Hugging Face hub.
 
     Attributes:
-        tag: the tag that datasets of this format carry, tried before the main branch.
-        markers: files that suffice for `DatasetFormat.rejects`; nothing else is downloaded before its answer.
+        tag: the tag that datasets of this format carry, tried before the main branch; None: they have none.
+        markers: files that `DatasetFormat.rejects` needs; nothing else is downloaded before its answer.
         content: patterns of the files that reading needs.
     """
 
-    tag: str
+    tag: str | None
     markers: tuple[str, ...]
     content: tuple[str, ...]
 
@@ -54,7 +54,7 @@ class DatasetFormat(Protocol):
     def rejects(self, path: Path) -> str | None:
         """Return why the dataset is not of this format, with what the user can do; None: it is.
 
-        Look at no more than `hub.markers`, and raise nothing: a damaged marker is a reason too.
+        Raise nothing: a damaged file is a reason too. Look only at `hub.markers`, if there are any.
         """
         ...
 
