@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from rdvla.data import EpisodeDataset
-from rdvla.data.decoding import RGBConverter, decode_picture
+from rdvla.data.decoding import ImageConverter, decode_picture
 from rdvla.errors import ConfigError, DatasetError
 from tests.support.loopback_hub import serve_hub
 from tests.support.published_datasets import (
@@ -108,7 +108,7 @@ def test_old_versions_name_the_converter(tmp_path: Path) -> None:
 def test_pictures_against_pillow(kind: str) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pictures(0)[0]).save(buffer, kind)
-    found = RGBConverter()(decode_picture(buffer.getvalue())).astype(int)
+    found = ImageConverter()(decode_picture(buffer.getvalue())).astype(int)
     assert np.abs(found - np.asarray(Image.open(buffer))).mean() <= (0 if kind == "PNG" else 2)
 
 

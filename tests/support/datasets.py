@@ -60,3 +60,8 @@ def make_writer(root: Path) -> DatasetWriter:
     return DatasetWriter.create(
         root, fps=FPS, features=FEATURES, cameras=("front", "wrist"), image_size=32, robot_type="test"
     )
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two images, in dB."""
+    return float(10 * np.log10(255**2 / max(((a.astype(float) - b.astype(float)) ** 2).mean(), 1e-9)))

@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from rdvla.config import decode_config, encode_config
+from rdvla.config import decode_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
@@ -288,43 +288,3 @@ def test_bf16_and_a_run_without_validation(dataset: Path, tmp_path: Path) -> Non
     )
     assert train(config, console=QUIET).finished
     assert all(line["kind"] == "train" for line in read_metrics(tmp_path / "run/metrics.jsonl"))
-
-
-def test_configuration_survives_its_file(dataset: Path, tmp_path: Path) -> None:
-    config = train_config(dataset, tmp_path / "run")
-    assert decode_config(TrainConfig, encode_config(config)) == config
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"objective": "action"}, "Did you mean 'actions'"),
-        ({"steps": 0}, "steps is 0"),
-        ({"dataset": ""}, "dataset is empty"),
-        ({"objective": "perception", "freeze_backbone": True}, "freeze_backbone=false"),
-        ({"freeze_backbone": True, "loss": LossConfig(perception_weight=1.0)}, "set it to 0"),
-        ({"optimizer": OptimizerConfig(warmup_steps=12)}, "shorten the warm-up"),
-        ({"init_parts": ("eyes",)}, "init_parts is 'eyes'"),
-        ({"init_from": "x", "init_parts": ()}, "init_parts is empty"),
-    ],
-)
-def test_contradictions_are_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        replace(train_config(Path("data"), Path("run")), **changes)
-
-
-@pytest.mark.parametrize(
-    ("part", "values", "message"),
-    [
-        (DataConfig, {"validation_fraction": 1.0}, "validation_fraction"),
-        (DataConfig, {"image_shift": -1}, "image_shift"),
-        (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate"),
-        (OptimizerConfig, {"beta2": 1.0}, "beta2"),
-        (DepthConfig, {"minimum": 9, "maximum": 8}, "below depth.minimum"),
-        (DepthConfig, {"distribution": "constant", "mean": 1.5}, "whole number"),
-        (ValidationConfig, {"depths": ()}, "one or more depths"),
-    ],
-)
-def test_values_out_of_range_are_named(part: Any, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        part(**values)

@@ -17,7 +17,7 @@ from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
-from rdvla.training import TrainConfig, Trainer, train
+from rdvla.training import Trainer, train
 from rdvla.training.batches import Draw, step_generator
 from rdvla.training.config import DataConfig, LossConfig, WarmStartConfig
 from rdvla.training.metrics import read_metrics
@@ -284,48 +284,10 @@ def test_validation_reads_both_starts_and_noise_decides(dataset: Path, tmp_path:
 # --- what is refused ---
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"share": 1.5}, r"warm_start\.share is 1\.5; it must be in 0\.\.1"),
-        ({"share": float("nan")}, r"warm_start\.share"),
-        ({"kind": "shited"}, "Did you mean 'shifted'"),
-        ({"kind": "noise"}, r"warm_start\.kind is 'noise'; it must be one of"),
-        ({"executed": 0}, r"warm_start\.executed is 0"),
-        ({"depth": 0}, r"warm_start\.depth is 0"),
-    ],
-)
-def test_values_out_of_range_are_named(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        WarmStartConfig(**values)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"objective": "perception"}, "objective=perception iterates nothing; set it to 0"),
-        ({"warm_start": replace(ALL, executed=5)}, r"executed is 5.*at most 4"),
-        ({"warm_start": replace(ALL, executed=4, kind="shifted")}, r"kind=shifted.*at most 3"),
-    ],
-)
-def test_contradictions_are_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        train_config(Path("data"), Path("run"), **({"warm_start": ALL} | changes))
-    off = changes.get("warm_start", ALL)
-    train_config(Path("data"), Path("run"), **(changes | {"warm_start": replace(off, share=0.0)}))
-
-
 def test_a_dataset_without_earlier_queries_is_refused(dataset: Path, tmp_path: Path) -> None:
     data = DataConfig(validation_fraction=0.34, sample_every=2)  # a chunk starts at every sixth control step
     with pytest.raises(ConfigError, match=r"warm_start\.executed=3.*data\.sample_every=2"):
         make(dataset, tmp_path / "run", ALL, data=data)
-
-
-def test_configuration_survives_its_file(dataset: Path, tmp_path: Path) -> None:
-    from rdvla.config import decode_config, encode_config
-
-    config = train_config(dataset, tmp_path, warm_start=replace(ALL, kind="midpoint"))
-    assert decode_config(TrainConfig, encode_config(config)) == config
 
 
 def test_samples_of_the_tiny_dataset_have_earlier_queries(dataset: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdvla.data.features import ACTION, ENVIRONMENT_STATE, IMAGE_IS_NEW, STATE, camera_name
+from rdvla.data.features import ACTION, ENVIRONMENT_STATE, IMAGE_IS_NEW, STATE, Feature, camera_name
 from rdvla.data.frames import FrameNumbers, Frames
 from rdvla.data.locate import locate_all
 from rdvla.data.mixture import Mixture, MixtureImages
@@ -120,6 +120,11 @@ class EpisodeDataset:
     def num_frames(self) -> int:
         """Frames of the whole dataset."""
         return len(self._numbers)
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """Declarations of the numeric features, without those that number frames, episodes and tasks."""
+        return dict(self.mixture.members[0].reader.features)
 
     @property
     def sources(self) -> list[dict[str, Any]]:

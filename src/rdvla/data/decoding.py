@@ -21,31 +21,36 @@ FRAMES_TO_DECODE = 40  # how far ahead to decode rather than seek: two keyframe 
 CODECS = {b"\x89PNG": "png", b"\xff\xd8\xff": "mjpeg"}  # by the first bytes of a file
 
 
-class RGBConverter:
-    """Converts decoded images to RGB. Not safe to share between threads.
+class ImageConverter:
+    """Turns decoded pictures into RGB images of the wanted size. Not safe to share between threads.
 
-    FFmpeg's converter takes ten times longer to set up than to run, so one is kept for all images. It sets
+    FFmpeg's converter takes ten times longer to set up than to run, so one is kept for all pictures. It sets
     itself up again when size or format change.
     """
 
-    def __init__(self, *, size: int | None = None) -> None:
+    def __init__(self, size: int | None = None) -> None:
         """Set up nothing yet.
 
         Args:
             size: side in pixels of the square to scale to, each pixel the mean of those it covers; None: keep
                 the size.
         """
-        self._size = size
+        self.size = size
         self._reformatter = VideoReformatter()
 
-    def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """Return a decoded image as (H, W, 3) bytes."""
+    def __reduce__(self) -> tuple[type[ImageConverter], tuple[int | None]]:
+        return ImageConverter, (self.size,)
+
+    def __call__(self, picture: VideoFrame | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a picture (a decoded one, or (H, W, 3) RGB) as (size, size, 3) RGB."""
+        if not isinstance(picture, VideoFrame):
+            picture = VideoFrame.from_ndarray(picture, format="rgb24")
         converted = self._reformatter.reformat(
-            frame,
-            width=self._size,
-            height=self._size,
+            picture,
+            width=self.size,
+            height=self.size,
             format="rgb24",
-            interpolation=None if self._size is None else Interpolation.AREA,
+            interpolation=None if self.size is None else Interpolation.AREA,
             threads=1,
         )
         return np.asarray(converted.to_ndarray(), dtype=np.uint8)
@@ -73,13 +78,13 @@ def decode_picture(content: bytes) -> VideoFrame:
 class VideoDecoder:
     """One open video file. Not safe to share between threads or processes."""
 
-    def __init__(self, path: Path, *, fps: float, rgb: RGBConverter) -> None:
+    def __init__(self, path: Path, *, fps: float, convert: ImageConverter) -> None:
         """Open the file.
 
         Args:
             path: the MP4 file.
             fps: frames per second; a frame is found if it lies within a quarter frame of the wanted time.
-            rgb: converts decoded frames.
+            convert: makes the images of decoded frames.
 
         Raises:
             DatasetError: the file is no video that can be opened.
@@ -96,7 +101,7 @@ class VideoDecoder:
         except DECODE_ERRORS as error:
             raise self._damaged(error) from error
         self._frame: VideoFrame | None = None  # the last one decoded
-        self._rgb = rgb
+        self._convert = convert
 
     def read(self, times: Sequence[float]) -> list[NDArray[np.uint8]]:
         """Read the frames at the given times (ascending, in seconds), each (H, W, 3) uint8 RGB.
@@ -110,7 +115,7 @@ class VideoDecoder:
             try:
                 frame = self._frame_at(time)
                 if frame is not shown:
-                    images.append(self._rgb(frame))
+                    images.append(self._convert(frame))
                 else:
                     images.append(images[-1])
             except DECODE_ERRORS as error:

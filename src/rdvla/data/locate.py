@@ -1,4 +1,4 @@
-"""Find the folder of a dataset; download it first if it is only on the Hugging Face hub."""
+"""Find a dataset on the disk; download it first if it is only on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rdvla.files import HUB_ID
 
 
 def locate_all(roots: Path | str | Sequence[Path | str]) -> list[Path]:
-    """Return the local folders of one or several datasets.
+    """Return the local paths of one or several datasets.
 
     Args:
-        roots: a folder or hub id, several of them in one text with commas between, or a sequence of them.
+        roots: a path or hub id, several of them in one text with commas between, or a sequence of them.
 
     Raises:
         DatasetError: as `locate`, or no dataset is named.
@@ -27,29 +27,30 @@ def locate_all(roots: Path | str | Sequence[Path | str]) -> list[Path]:
 
 def hub_ids(roots: Path | str | Sequence[Path | str]) -> list[str]:
     """Return those of the names that `locate_all` would look up on the hub."""
-    return [str(root) for root in _split(roots) if not Path(root).expanduser().is_dir()]
+    return [str(root) for root in _split(roots) if not Path(root).expanduser().exists()]
 
 
 def _split(roots: Path | str | Sequence[Path | str]) -> Sequence[Path | str]:
-    if isinstance(roots, str) and not Path(roots).expanduser().is_dir():
+    if isinstance(roots, str) and not Path(roots).expanduser().exists():
         return [name.strip() for name in roots.split(",")]
     return [roots] if isinstance(roots, Path | str) else roots
 
 
 def locate(root: Path | str) -> Path:
-    """Return the dataset's local folder, after downloading a dataset from the hub.
+    """Return the dataset's local path, after downloading a dataset from the hub.
 
     Args:
-        root: a folder, or a hub id "user/name", or "user/name@revision" with a branch, tag or commit. Without
-            a revision the tag of a known format counts, or else the main branch. A folder that exists wins.
+        root: a folder or file, or a hub id "user/name" or "user/name@revision" (branch, tag or commit). If no
+            revision is given, the tag of a known format counts, or else the main branch. A path that exists
+            wins.
 
     Raises:
         DatasetError: it is neither a folder nor a dataset that can be downloaded (with the reason), or has an
             unknown format; then nothing but the formats' marker files was downloaded.
     """
-    folder = Path(root).expanduser()
-    if folder.is_dir():
-        return folder
+    path = Path(root).expanduser()
+    if path.exists():
+        return path
     match = None if isinstance(root, Path) else HUB_ID.fullmatch(root)
     if match is None:
         raise DatasetError(f"{root} is not a folder, and not a hub id like 'user/name'")
@@ -73,14 +74,15 @@ def _default_revision(repository: str) -> str | None:
 
     # A connection that fails gives a LocalEntryNotFoundError too, which does not mean that there is no tag.
     missing = (RevisionNotFoundError, *([LocalEntryNotFoundError] if constants.HF_HUB_OFFLINE else []))
-    for hub in (known.hub for known in FORMATS if known.hub):
+    for hub in (known.hub for known in FORMATS):
+        if hub is None or hub.tag is None:
+            continue
         try:
             _download(repository, hub.tag, hub.markers)
+            return hub.tag
         except DatasetError as error:
             if not isinstance(error.__cause__, missing):
                 raise
-        else:
-            return hub.tag
     return None
 
 

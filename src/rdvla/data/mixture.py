@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.data.decoding import ImageConverter
 from rdvla.data.features import ACTION, KEYPOINTS, Camera, Columns, camera_name
 from rdvla.data.formats.base import DatasetReader
 from rdvla.data.formats.registry import open_reader
@@ -187,7 +188,10 @@ class MixtureImages:
         self.cameras = list(cameras)
         self.size = size if size and self._must_be_scaled(size) else None
         self._readers = [
-            {name: member.reader.open_camera(member.cameras[name], size=self.size) for name in cameras}
+            {
+                name: member.reader.open_camera(member.cameras[name], ImageConverter(self.size))
+                for name in cameras
+            }
             for member in mixture.members
         ]
 

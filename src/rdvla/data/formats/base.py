@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.data.decoding import ImageConverter
 from rdvla.data.features import Camera, Columns, Feature
 from rdvla.data.statistics import Statistics
 from rdvla.errors import DatasetError
@@ -27,18 +28,18 @@ class HubFiles:
     """What to download of a dataset on the Hugging Face hub.
 
     Attributes:
-        tag: the tag that datasets of this format carry, tried before the main branch.
-        markers: files that suffice for `DatasetFormat.rejects`; nothing else is downloaded before its answer.
+        tag: the tag that datasets of this format carry, tried before the main branch; None: they have none.
+        markers: files that `DatasetFormat.rejects` needs; nothing else is downloaded before its answer.
         content: patterns of the files that reading needs.
     """
 
-    tag: str
+    tag: str | None
     markers: tuple[str, ...]
     content: tuple[str, ...]
 
 
 class DatasetFormat(Protocol):
-    """A way to lay out a dataset in a folder."""
+    """A way to lay out a dataset on the disk, in a folder or in one file."""
 
     @property
     def name(self) -> str:
@@ -47,18 +48,18 @@ class DatasetFormat(Protocol):
 
     @property
     def hub(self) -> HubFiles | None:
-        """What to download of a dataset on the hub; None: this format is read from local folders only."""
+        """What to download of a dataset on the hub; None: this format is read from the disk only."""
         ...
 
-    def rejects(self, folder: Path) -> str | None:
-        """Return why the folder is not of this format, with what the user can do; None: it is.
+    def rejects(self, path: Path) -> str | None:
+        """Return why the dataset is not of this format, with what the user can do; None: it is.
 
-        Look at no more than `hub.markers`, and raise nothing: a damaged marker is a reason too.
+        Raise nothing: a damaged file is a reason too. Look only at `hub.markers`, if there are any.
         """
         ...
 
-    def open(self, folder: Path) -> DatasetReader:
-        """Read what a folder of this format says of itself.
+    def open(self, path: Path) -> DatasetReader:
+        """Read what a dataset of this format says of itself.
 
         Raises:
             DatasetError: naming the file that is missing or damaged.
@@ -129,13 +130,12 @@ class DatasetReader(Protocol):
         """
         ...
 
-    def open_camera(self, name: str, *, size: int | None = None) -> CameraReader:
+    def open_camera(self, name: str, convert: ImageConverter) -> CameraReader:
         """Return a reader of one camera's images; it opens no file yet.
 
         Args:
             name: of `cameras`.
-            size: side in pixels of the square to scale to, each pixel the mean of those it covers; None: keep
-                the recorded size.
+            convert: makes the images of decoded pictures; it knows the wanted size, the format need not.
         """
         ...
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rdvla.data.decoding import DECODE_ERRORS, RGBConverter, VideoDecoder, decode_picture
+from rdvla.data.decoding import DECODE_ERRORS, ImageConverter, VideoDecoder, decode_picture
 from rdvla.data.formats.lerobot_v3.files import DatasetFiles, column_values
 from rdvla.errors import DatasetError
 
@@ -43,36 +43,35 @@ class VideoCamera:
     def __init__(
         self,
         files: EpisodeFiles,
+        convert: ImageConverter,
         *,
         fps: float,
         starts: NDArray[np.float64],
         times: NDArray[Any],
-        size: int | None = None,
     ) -> None:
         """Open nothing yet.
 
         Args:
             files: the camera's video files.
+            convert: makes the images of decoded frames.
             fps: frames per second.
             starts: (E,) time at which each episode begins in its file, in seconds.
             times: (N,) time of each frame in its episode, in seconds.
-            size: side in pixels of the square to scale to; None: keep the recorded size.
         """
         self._files = files
         self._fps = fps
         self._starts = starts
         self._times = times
-        self._size = size
-        self._rgb = RGBConverter(size=size)
+        self._convert = convert
         self._decoders: OrderedDict[str, VideoDecoder] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
             "files": self._files,
+            "convert": self._convert,
             "fps": self._fps,
             "starts": self._starts,
             "times": self._times,
-            "size": self._size,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -105,7 +104,7 @@ class VideoCamera:
     def _decoder(self, file: str) -> VideoDecoder:
         if file not in self._decoders:
             path = self._files.folder.path(file)
-            self._decoders[file] = VideoDecoder(path, fps=self._fps, rgb=self._rgb)
+            self._decoders[file] = VideoDecoder(path, fps=self._fps, convert=self._convert)
             if len(self._decoders) > MAX_OPEN_FILES:
                 self._decoders.popitem(last=False)[1].close()
         self._decoders.move_to_end(file)
@@ -115,22 +114,21 @@ class VideoCamera:
 class StoredCamera:
     """Reads images of a camera from the PNG or JPEG bytes in the data files."""
 
-    def __init__(self, files: EpisodeFiles, key: str, *, size: int | None = None) -> None:
+    def __init__(self, files: EpisodeFiles, key: str, convert: ImageConverter) -> None:
         """Open nothing yet.
 
         Args:
             files: the data files.
             key: the camera's feature.
-            size: side in pixels of the square to scale to; None: keep the recorded size.
+            convert: makes the images of decoded pictures.
         """
         self._files = files
         self._key = key
-        self._size = size
-        self._rgb = RGBConverter(size=size)
+        self._convert = convert
         self._open: _StoredPictures | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"files": self._files, "key": self._key, "size": self._size}
+        return {"files": self._files, "key": self._key, "convert": self._convert}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # open files do not travel
@@ -159,7 +157,7 @@ class StoredCamera:
             self._open = None  # free the last file's pictures before loading the next ones
             self._open = _StoredPictures(self._files.folder, file, self._key)
         try:
-            return self._rgb(decode_picture(self._open.content(frame)))
+            return self._convert(decode_picture(self._open.content(frame)))
         except (KeyError, TypeError, *DECODE_ERRORS) as error:
             path = self._files.folder.root / file
             raise DatasetError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.data.decoding import ImageConverter
 from rdvla.data.features import Camera, Columns, Feature
 from rdvla.data.formats.base import CameraReader, HubFiles, check_values
 from rdvla.data.formats.lerobot_v3.cameras import EpisodeFiles, StoredCamera, VideoCamera
@@ -35,20 +36,20 @@ class LeRobotV3:
         content=("meta/**/*.json", "meta/*.json", "**/*.parquet", "**/*.mp4"),
     )
 
-    def rejects(self, folder: Path) -> str | None:
-        """Return why the folder is not of this format; None: it is."""
+    def rejects(self, path: Path) -> str | None:
+        """Return why the dataset is not of this format; None: it is."""
         try:
-            return reject_version(DatasetFiles(folder).json(INFO_PATH))
+            return reject_version(DatasetFiles(path).json(INFO_PATH))
         except DatasetError as error:
             return str(error)
 
-    def open(self, folder: Path) -> LeRobotV3Reader:
+    def open(self, path: Path) -> LeRobotV3Reader:
         """Read and check `meta/`.
 
         Raises:
             DatasetError: naming the file that is missing or damaged.
         """
-        return LeRobotV3Reader(DatasetMetadata.read(folder))
+        return LeRobotV3Reader(DatasetMetadata.read(path))
 
 
 class LeRobotV3Reader:
@@ -127,17 +128,17 @@ class LeRobotV3Reader:
         except ValueError as error:
             raise DatasetError(f"{self.root / 'data'}: the files differ in the size of a feature") from error
 
-    def open_camera(self, name: str, *, size: int | None = None) -> CameraReader:
+    def open_camera(self, name: str, convert: ImageConverter) -> CameraReader:
         """Return a reader of one camera's images; it opens no file yet."""
         key = self.cameras[name].key
         if self.metadata.declared[key]["dtype"] == "image":
-            return StoredCamera(self._episode_files(self.metadata.data_file), key, size=size)
+            return StoredCamera(self._episode_files(self.metadata.data_file), key, convert)
         return VideoCamera(
             self._episode_files(lambda episode: self.metadata.video_file(episode, key)),
+            convert,
             fps=self.fps,
             starts=self.metadata.episodes[f"videos/{key}/from_timestamp"].astype(np.float64),
             times=self._frame_facts["timestamp"][:, 0],
-            size=size,
         )
 
     @cached_property
