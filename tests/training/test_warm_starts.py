@@ -192,7 +192,7 @@ def test_a_step_draws_the_same_again(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_without_a_share_every_draw_is_as_before(dataset: Path, tmp_path: Path) -> None:
-    """Draws go on after the loss at the same state of the generator as in a run without the option: S_0, then the noise."""
+    """After the loss the generator has drawn the same as without the option: S_0, then the noise."""
     off = WarmStartConfig(share=0.0, kind="shifted", executed=3, depth=5)
     trainer = make(dataset, tmp_path / "run", off, loss=LossConfig(proprio_noise=0.1))
     assert trainer.objective.warm_starts is None
