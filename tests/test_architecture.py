@@ -23,7 +23,7 @@ ALLOWED = {
     "rule_text": {"errors"},
     "head": {"errors", "rule_text"},
     "inputs": {"errors"},
-    "backbone": {"errors", "files", "head", "inputs"},
+    "backbone": {"errors", "files", "head", "inputs", "processing"},
     "processing": {"errors", "inputs"},
     "execution": {"errors"},
     "action_queue": {"errors"},

@@ -66,7 +66,7 @@ def test_it_trains_the_same_policy(tmp_path: Path) -> None:
     weights = []
     for path in (root, other):
         result = train(
-            train_config(path, tmp_path / f"run_{path.name}", steps=3), console=Console(quiet=True)
+            train_config(path, tmp_path / f"run_{path.name}", steps=4), console=Console(quiet=True)
         )
         assert result.policy_dir is not None
         weights.append(RDVLAPolicy.from_pretrained(result.policy_dir).state_dict())
