@@ -14,16 +14,17 @@ import rdvla
 ROOT = Path(rdvla.__file__).parent
 
 # A room imports itself and the rooms listed for it, which all lie below it.
-FOUNDATIONS = {"errors", "files", "config"}
+FOUNDATIONS = {"errors", "files", "config", "assets"}
 ALLOWED = {
     "errors": set(),
-    "lazy": set(),
+    "lazy": {"errors"},
     "files": {"errors"},
-    "config": {"errors", "files"},
+    "assets": {"errors"},
+    "config": {"errors", "files", "assets"},
     "rule_text": {"errors"},
     "head": {"errors", "rule_text"},
     "inputs": {"errors"},
-    "backbone": {"errors", "files", "head", "inputs"},
+    "backbone": {"errors", "files", "head", "inputs", "processing"},
     "processing": {"errors", "inputs"},
     "execution": {"errors"},
     "action_queue": {"errors"},

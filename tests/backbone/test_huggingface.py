@@ -14,7 +14,7 @@ from torch import Tensor
 from rdvla.backbone import HuggingFaceBackbone, HuggingFaceConfig, LoraSettings
 from rdvla.backbone.huggingface.families import IMAGE, Qwen2VL
 from rdvla.errors import ConfigError
-from tests.support.closeness import assert_same_up_to_rounding
+from tests.support.closeness import assert_clear_winner, assert_same_up_to_rounding
 from tests.support.tiny_models import make_images
 from tests.support.tiny_vlms import (
     IMAGE_MEAN,
@@ -175,15 +175,18 @@ def unending(backbone: HuggingFaceBackbone) -> HuggingFaceBackbone:
 def test_the_words_are_those_of_greedy_generation(folders: dict[str, str], name: str) -> None:
     backbone, images = unending(build(folders[name], reasoning_tokens=5)), make_images(2)
     with torch.no_grad():
-        prompt = backbone._prompt(backbone.prepare(images, SENTENCES))
+        prompt = backbone.embed_prompt(backbone.prepare(images, SENTENCES))
         tokens = backbone.reader.reason(prompt, at_most=5).tokens
     model = published(folders[name])
     for row, sentence in enumerate(SENTENCES):
         inputs = own_inputs(backbone, images[row : row + 1], sentence, torch.zeros(0, dtype=torch.int64))
         generated = model.generate(
-            **inputs, do_sample=False, max_new_tokens=5, min_new_tokens=5, eos_token_id=None, pad_token_id=0
-        )
-        assert tokens[row].tolist() == generated[0, inputs["input_ids"].shape[1] :].tolist()
+            **inputs, do_sample=False, max_new_tokens=5, min_new_tokens=5, eos_token_id=None, pad_token_id=0,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+        given = inputs["input_ids"].shape[1]
+        assert_clear_winner(torch.cat(generated.logits), terms=given + 5, products=6 * LAYERS + 1)
+        assert tokens[row].tolist() == generated.sequences[0, given:].tolist()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -207,7 +210,7 @@ def test_a_sample_that_has_said_enough_is_silent(folders: dict[str, str]) -> Non
     """The second sample's first word ends its text: it goes on as if there were no reasoning."""
     backbone, images = unending(build(folders["smolvlm"], reasoning_tokens=3)), make_images(2)
     with torch.no_grad():
-        prompt = backbone._prompt(backbone.prepare(images, SENTENCES))
+        prompt = backbone.embed_prompt(backbone.prepare(images, SENTENCES))
         first, second = backbone.reader.reason(prompt, at_most=3).tokens.tolist()
         if second[0] in first:
             pytest.fail("the two samples must say different things for this test to mean something")

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from rdvla.backbone import PrismaticBackbone, PrismaticConfig
 from rdvla.errors import RDVLAError
 from rdvla.interop import Conversion, write_published
-from tests.backbone.test_prismatic import prompt_of
 from tests.support.converting import MERGED, backbone_inputs, contents, convert, edit, edit_merged, observe
+from tests.support.prismatic_reference import prompt_of
 from tests.support.published_checkpoint import (
     DINOV2_SCALE,
     ENCODERS,

@@ -114,11 +114,11 @@ def test_changes_stop_samples_where_the_head_does(trained: tuple[Path, Path]) ->
     folder, dataset = trained
     policy = RDVLAPolicy.from_pretrained(folder)
     data = open_samples(policy, str(dataset), camera_names={}, resize=False)
-    rows = data.sample_index[:6]
-    changes = changes_of(policy, data, rows, DEPTH)
+    frames = data.sample_index[:6]
+    changes = changes_of(policy, data, frames, DEPTH)
     for rule in (ActionChange(0.1), LatentChange(0.6), DeferredActionChange(0.1, coda_below=0.65)):
         generator = torch.Generator().manual_seed(0)
-        prediction = policy.predict(observe(data, rows), depth=rule, generator=generator)
+        prediction = policy.predict(observe(data, frames), depth=rule, generator=generator)
         assert changes.stops(rule).tolist() == prediction.depth.tolist()
         assert int(prediction.depth.min()) < DEPTH
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rdvla.export.aoti.load import load_compiled
     from rdvla.export.folder import Report, export_head, export_policy
 else:
-    __getattr__, __dir__ = load_lazily(__name__)
+    __getattr__, __dir__ = load_lazily(__name__, extra="export")
 
 __all__ = [
     "Report",

@@ -13,6 +13,6 @@ if TYPE_CHECKING:
     from rdvla.runtime.prediction import Prediction
     from rdvla.runtime.stop import Stop
 else:
-    __getattr__, __dir__ = load_lazily(__name__)
+    __getattr__, __dir__ = load_lazily(__name__, extra="runtime")
 
 __all__ = ["Description", "OnnxHead", "OnnxPolicy", "Prediction", "Stop"]

@@ -1,0 +1,202 @@
+"""Write a dataset in LeRobot's format v3.0: stage episodes singly, then assemble all of them at once.
+
+A staged episode is a small folder that appears by a rename, whole or not at all. A generation killed at any
+moment therefore resumes from the staged episodes, and several processes may stage episodes at once. The
+dataset itself also appears by a rename, once all of it is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdvla.data.episode import DatasetSpec, Episode, check_episode
+from rdvla.data.features import Feature
+from rdvla.data.formats.lerobot_v3.assemble import assemble
+from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
+from rdvla.data.formats.lerobot_v3.staging import StagedEpisode, write_staged_episode
+from rdvla.errors import DatasetError
+from rdvla.files import read_json, write_json
+
+SPEC_FILE = "spec.json"
+EPISODES_FOLDER = "episodes"
+
+
+@dataclass(frozen=True)
+class DatasetWriter:
+    """Writes one dataset. It holds paths and the specification only, so it can be sent to worker processes.
+
+    Example::
+
+        writer = DatasetWriter.create("demos", fps=80, features=features, cameras=("front",), image_size=128)
+        for number, seed in enumerate(seeds):
+            if number not in writer.finished():  # resumes an interrupted generation
+                writer.add_episode(demonstrate(seed), number=number)
+        writer.finalize()
+    """
+
+    root: Path
+    spec: DatasetSpec
+    base_episodes: int  # episodes that the dataset holds already: 0 unless appending
+
+    @classmethod
+    def create(
+        cls,
+        root: Path | str,
+        *,
+        fps: int,
+        features: Mapping[str, Feature],
+        cameras: Sequence[str],
+        image_size: int | tuple[int, int],
+        robot_type: str | None = None,
+    ) -> DatasetWriter:
+        """Start a new dataset, or continue an interrupted one.
+
+        Args:
+            root: folder of the dataset; it must not exist yet.
+            fps: control frequency in Hz.
+            features: numeric features, name -> {"dtype": "float32", "shape": (4,), "names": [...] or None}.
+                The image features, `observation.camera_is_new` and the standard columns are added by the
+                writer.
+            cameras: camera names such as "front".
+            image_size: side of a square image, or (height, width), in pixels.
+            robot_type: free text for the dataset's record.
+
+        Raises:
+            DatasetError: the dataset exists, or an interrupted one has another specification.
+            ConfigError: a feature, camera or size is impossible.
+        """
+        root = Path(root)
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        spec = DatasetSpec(fps, dict(features), tuple(cameras), size, robot_type)
+        if root.exists():
+            raise DatasetError(
+                f"{root} exists already: choose another folder, delete it, or add to it (append)"
+            )
+        writer = cls(root, spec, 0)
+        writer._open_staging()
+        return writer
+
+    @classmethod
+    def append(cls, root: Path | str) -> DatasetWriter:
+        """Add episodes to a finished dataset that was written by this class (same features and cameras).
+
+        Raises:
+            DatasetError: the dataset is missing, damaged, or has features that cannot be written here.
+        """
+        existing = DatasetMetadata.read(Path(root))
+        writer = cls(Path(root), existing.spec(), existing.total_episodes)
+        writer._open_staging()
+        return writer
+
+    @property
+    def staging(self) -> Path:
+        """Folder of the episodes that wait for `finalize`."""
+        return self.root.parent / f".{self.root.name}.staging"
+
+    def add_episode(self, episode: Episode, *, number: int | None = None) -> int:
+        """Check one episode and stage it for the dataset.
+
+        Args:
+            episode: the demonstration.
+            number: its rank in the dataset, 0 or more; numbers may have gaps. Give it if several processes
+                add episodes, so the result does not depend on their speed. None: the next one.
+
+        Returns:
+            The number.
+
+        Raises:
+            DatasetError: the episode does not fit the dataset (nothing is written), or the number is taken.
+        """
+        checked = check_episode(episode, self.spec)
+        rank = number if number is not None else max(self._numbers(), default=-1) + 1
+        target = self._folder(rank)
+        if rank < 0 or target.exists():
+            raise DatasetError(f"episode number {rank} is {'negative' if rank < 0 else 'already there'}")
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir(parents=True)
+        try:
+            write_staged_episode(temporary, checked, fps=self.spec.fps)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return rank
+
+    def finished(self) -> dict[int, dict[str, Any]]:
+        """Return the staged episodes, number -> `source`.
+
+        Raises:
+            DatasetError: naming a staged episode that is damaged.
+        """
+        return {number: StagedEpisode.read(self._folder(number)).source for number in self._numbers()}
+
+    def finalize(self, numbers: Sequence[int] | None = None) -> Path:
+        """Assemble the dataset from the staged episodes, by number, and clear the staging folder.
+
+        Args:
+            numbers: use these episodes only, e.g. the first 50 successes of each task. None: all.
+
+        Returns:
+            The dataset's folder.
+
+        Raises:
+            DatasetError: there are no episodes, a number is unknown, or a staged episode is damaged (it is
+                named; delete it and continue).
+        """
+        staged = self._numbers()
+        chosen = sorted(set(numbers)) if numbers is not None else staged
+        unknown = sorted(set(chosen) - set(staged))
+        if unknown or not chosen:
+            what = f"no episode has the number {unknown[0]}" if unknown else "there is no episode to write"
+            raise DatasetError(f"{self.root}: {what} ({len(staged)} are staged in {self.staging})")
+        folders = [self._folder(number) for number in chosen]
+        if self.base_episodes:
+            assemble(self.root, folders, self.spec, existing=DatasetMetadata.read(self.root))
+        else:
+            building = self.root.parent / f".{self.root.name}.{uuid.uuid4().hex[:8]}.building"
+            try:
+                assemble(building, folders, self.spec, existing=None)
+                building.rename(self.root)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(self.staging)
+        return self.root
+
+    def discard(self) -> None:
+        """Delete the staged episodes."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _folder(self, number: int) -> Path:
+        return self.staging / EPISODES_FOLDER / f"{number:06d}"
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(f.name) for f in (self.staging / EPISODES_FOLDER).iterdir() if f.name.isdigit())
+
+    def _open_staging(self) -> None:
+        record = self.spec.as_json() | {"base_episodes": self.base_episodes}
+        path = self.staging / SPEC_FILE
+        if path.exists():
+            found = read_json(path)
+            if found == record:
+                self._sweep()
+                return
+            # A finalize that was killed between its last two steps left these episodes behind. They are in
+            # the dataset already.
+            if found.get("base_episodes", 0) >= self.base_episodes:
+                different = [name for name in record if found.get(name) != record[name]]
+                raise DatasetError(
+                    f"{self.staging} holds an interrupted dataset with another {', '.join(different)}: "
+                    "use the same settings to go on, or delete that folder to start again"
+                )
+            self.discard()
+        (self.staging / EPISODES_FOLDER).mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+
+    def _sweep(self) -> None:
+        """Remove episodes that killed processes left half written."""
+        for leftover in (self.staging / EPISODES_FOLDER).glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
