@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from rdvla.rollout import EpisodeJob, Reply, Setting, play_job
+from rdvla.rollout import EpisodeJob, Reply, Setting, run_episode_job
 from tests.support.line_task import LineTask
 
 
@@ -22,7 +22,7 @@ def episode(environment, *, speed=0.1, actions=8, max_steps=20, video=None, fps=
         env="line", task="near", setting=setting, seed=3, max_steps=max_steps, video=video, video_fps=fps
     )
     reply = Reply(np.full((actions, 1), speed, dtype=np.float32), depth=8)
-    return play_job(job, environment, lambda observation: reply)
+    return run_episode_job(job, environment, lambda observation: reply)
 
 
 def test_images_are_rendered_for_queries_only():

@@ -1,8 +1,4 @@
-"""Closed-loop evaluation: rollouts, depth sweeps, statistics, tables and the report.
-
-Names are imported when they are first used: environment workers import this package too, and would otherwise
-each spend seconds and memory on torch and transformers.
-"""
+"""Closed-loop evaluation: every setting on the same episodes, statistics, tables and the report."""
 
 from __future__ import annotations
 

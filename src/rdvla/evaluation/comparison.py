@@ -89,7 +89,7 @@ def _depth_pairs(own: Sequence[Summary]) -> list[tuple[str, Summary, Summary]]:
 
 @dataclass(frozen=True)
 class Side:
-    """One of two evaluations, under one setting."""
+    """Either of two evaluations, under one setting."""
 
     policy: str
     setting: Setting

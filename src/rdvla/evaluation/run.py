@@ -109,7 +109,7 @@ def evaluate_policy(
         "hardware": describe_hardware(),
         "command": command_line(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - start, 1),  # a continued run counts its last part
+        "seconds": round(time.perf_counter() - start, 1),  # a continued run counts from its continuation
     }
     results = Results(rows=summarise(episodes), episodes=episodes, meta=meta)
     results.write(output / "results.json")

@@ -1,6 +1,6 @@
 """One episode: reset, ask an actor what to do, run it, until success or the limit.
 
-Evaluations, demonstrations and benchmarks all play through `play`. They differ in the actor (a policy, an
+Evaluations, demonstrations and benchmarks all call `run_episode`. They differ in the actor (a policy, an
 expert under noise) and in the recorders that watch (a video, a dataset's frames).
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Actions = NDArray[np.float32]
 Images = dict[str, NDArray[np.uint8]]
-Place = tuple[str, str]  # environment and task: what a simulator is built for
+TaskKey = tuple[str, str]  # environment and task: what a simulator is built for
 
 
 class Environment(Protocol):
@@ -36,7 +36,7 @@ class Environment(Protocol):
         ...
 
     def render_cameras(self) -> Images:
-        """Return the camera images (H, W, 3) of the present moment."""
+        """Return the present camera images (H, W, 3)."""
         ...
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class EpisodeEnd:
     executed: list[int]  # actions executed after each decision
 
 
-def play(
+def run_episode(
     environment: EnvironmentT,
     actor: Actor[EnvironmentT],
     *,
@@ -119,7 +119,7 @@ def play(
     steps_after_success: int = 0,
     recorders: Sequence[Recorder[EnvironmentT]] = (),
 ) -> EpisodeEnd:
-    """Play one episode.
+    """Run an episode and return how it went.
 
     Args:
         environment: reset here.
@@ -155,18 +155,18 @@ def play(
 
 
 class OpenEnvironment(Generic[EnvironmentT]):
-    """The one simulator that a worker keeps open. It can take gigabytes: another task closes it first."""
+    """The only simulator that a worker keeps open. It can take gigabytes: another task closes it first."""
 
     def __init__(self, make: MakeEnvironment[EnvironmentT]) -> None:
         self._make = make
-        self._place: Place | None = None
+        self._task_key: TaskKey | None = None
         self._environment: EnvironmentT | None = None
 
-    def at(self, place: Place) -> EnvironmentT:
+    def open(self, task_key: TaskKey) -> EnvironmentT:
         """Return the simulator of a task, opened if it is not open."""
-        if self._environment is None or place != self._place:
+        if self._environment is None or task_key != self._task_key:
             self.close()
-            self._environment, self._place = self._make(*place), place
+            self._environment, self._task_key = self._make(*task_key), task_key
         return self._environment
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Episodes to be played by a policy, and which worker plays which of them next."""
+"""Episodes to run with a policy, and which worker runs which of them next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdvla.control import parse_execution, parse_stop, split_start
-from rdvla.rollout.episode import Place
+from rdvla.rollout.episode import TaskKey
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class EpisodeJob:
-    """One episode to play."""
+    """An episode to run with a policy."""
 
     env: str
     task: str
@@ -64,7 +64,7 @@ class EpisodeJob:
     video_fps: int = 20
 
     @property
-    def place(self) -> Place:
+    def task_key(self) -> TaskKey:
         """The simulator it needs."""
         return self.env, self.task
 
@@ -79,7 +79,7 @@ class EpisodeJob:
 
 
 class Schedule:
-    """Episodes that wait to be played.
+    """Episodes that wait for a worker.
 
     Opening an environment can take ten seconds and gigabytes. A worker therefore stays at its task until all
     the task's episodes under all settings are handed out, continues with a task that nobody has begun, and
@@ -87,14 +87,14 @@ class Schedule:
     """
 
     def __init__(self, jobs: Iterable[EpisodeJob]) -> None:
-        self._waiting: dict[Place, deque[EpisodeJob]] = {}
+        self._waiting: dict[TaskKey, deque[EpisodeJob]] = {}
         for job in jobs:
-            self._waiting.setdefault(job.place, deque()).append(job)
-        self._begun: set[Place] = set()
+            self._waiting.setdefault(job.task_key, deque()).append(job)
+        self._begun: set[TaskKey] = set()
 
     def next_job(self, last: EpisodeJob | None) -> EpisodeJob | None:
-        """Return the next episode for a worker that played `last`; None when all are handed out."""
-        chosen = last.place if last is not None and last.place in self._waiting else self._elsewhere()
+        """Return the next episode for a worker that ran `last`; None if all are handed out."""
+        chosen = last.task_key if last is not None and last.task_key in self._waiting else self._elsewhere()
         if chosen is None:
             return None
         self._begun.add(chosen)
@@ -103,6 +103,6 @@ class Schedule:
             del self._waiting[chosen]
         return job
 
-    def _elsewhere(self) -> Place | None:
-        fresh = next((place for place in self._waiting if place not in self._begun), None)
-        return fresh or max(self._waiting, key=lambda place: len(self._waiting[place]), default=None)
+    def _elsewhere(self) -> TaskKey | None:
+        fresh = next((task_key for task_key in self._waiting if task_key not in self._begun), None)
+        return fresh or max(self._waiting, key=lambda task_key: len(self._waiting[task_key]), default=None)

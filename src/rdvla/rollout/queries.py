@@ -1,4 +1,4 @@
-"""A policy's side of many episodes: one predict call answers every worker that waits.
+"""The policy's side of many episodes: a predict call answers every worker that waits.
 
 The starting state S_0 of a query is drawn from the episode's task, seed and query number. So an episode plays
 the same whoever shares its batch, and all settings see the same layouts and the same S_0.
@@ -46,7 +46,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one episode ended, and what happened at its queries."""
+    """How an episode ended, and what happened at its queries."""
 
     end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
     depths: list[int]
@@ -94,7 +94,7 @@ def roll_out(
 
 
 def starting_seed(task: str, seed: int, query: int) -> int:
-    """Return the seed of S_0 for one query of one episode."""
+    """Return the seed of S_0 for a query of an episode."""
     digest = hashlib.blake2b(f"{task}/{seed}/{query}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1  # torch takes 63 bits
 

@@ -22,7 +22,7 @@ BANNER = 28  # pixels of the strip under the image that holds the text
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment of an episode."""
+    """A frame of an episode's video."""
 
     image: NDArray[np.uint8]  # (H, W, 3)
     depth: int  # iterations of the query whose actions are being executed
@@ -60,7 +60,7 @@ class Film:
 
 
 def draw_frame(frame: Frame) -> NDArray[np.uint8]:
-    """The image, enlarged, over a strip that names depth and step; sides are even, as yuv420p asks."""
+    """Return the image, enlarged, over a strip with depth and step; sides are even, as yuv420p needs."""
     height, width = frame.image.shape[:2]
     scale = SIZE / min(height, width)
     size = (round(width * scale) // 2 * 2, round(height * scale) // 2 * 2)
@@ -75,7 +75,7 @@ def draw_frame(frame: Frame) -> NDArray[np.uint8]:
 
 
 def write_video(path: Path, frames: Sequence[Frame], *, fps: Fraction | int) -> None:
-    """Write `frames` as H.264, yuv420p, with the index in front, so that every browser plays it.
+    """Write `frames` as H.264, yuv420p, with the index in front, so every browser plays it.
 
     Raises:
         ValueError: there is no frame.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.rollout.episode import Decision, Environment, MakeEnvironment, Moment, OpenEnvironment, play
+from rdvla.rollout.episode import Decision, Environment, MakeEnvironment, Moment, OpenEnvironment, run_episode
 from rdvla.rollout.jobs import EpisodeJob
 from rdvla.rollout.transport import Ask
 from rdvla.rollout.video import Film
@@ -34,27 +34,29 @@ class EpisodeResult:
 
 
 class EpisodeRunner:
-    """Plays the episodes that a worker is given, and keeps the last simulator open."""
+    """Runs a worker's episodes, and keeps the last simulator open."""
 
     def __init__(self, make: MakeEnvironment[Environment]) -> None:
-        self._open = OpenEnvironment(make)
+        self._simulator = OpenEnvironment(make)
 
     def run(self, job: EpisodeJob, ask: Ask) -> EpisodeResult:
-        """Play one episode; `ask` turns an `Observation` into a `Reply`."""
-        return play_job(job, self._open.at(job.place), ask)
+        """Run an episode; `ask` turns an `Observation` into a `Reply`."""
+        return run_episode_job(job, self._simulator.open(job.task_key), ask)
 
     def close(self) -> None:
         """Close the simulator."""
-        self._open.close()
+        self._simulator.close()
 
 
-def play_job(job: EpisodeJob, environment: Environment, ask: Callable[[Observation], Reply]) -> EpisodeResult:
-    """Play one episode, and write its video if the job names one.
+def run_episode_job(
+    job: EpisodeJob, environment: Environment, ask: Callable[[Observation], Reply]
+) -> EpisodeResult:
+    """Run an episode, and write its video if the job asks for it.
 
     Images are rendered when the policy is queried, not in every step; a video needs some more.
     """
     film = None if job.video is None else Film(environment.control_hz, fps=job.video_fps)
-    end = play(
+    end = run_episode(
         environment,
         _RemotePolicy(ask),
         seed=job.seed,

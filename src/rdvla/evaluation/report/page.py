@@ -140,14 +140,14 @@ def _clips(loaded: Sequence[Results], *, tasks: int) -> dict[tuple[str, str], li
             if episode.video is not None:
                 filmed.setdefault((episode.env, episode.task), []).append((episode, results))
     clips: dict[tuple[str, str], list[Clip]] = {}
-    for place, found in filmed.items():
+    for key, found in filmed.items():
         for episode, results in _spread(found, max(1, CLIPS // tasks)):
             made = clip(episode, results.folder)
             if made is None:
                 continue
             if len(loaded) > 1:
                 made = Clip(f"{episode.policy} · {made.caption}", made.outcome, made.source)
-            clips.setdefault(place, []).append(made)
+            clips.setdefault(key, []).append(made)
     return clips
 
 

@@ -60,16 +60,16 @@ class AttemptRunner:
     noise: NoiseConfig
     max_steps: int
     steps_after_success: int
-    _open: OpenEnvironment[SimulatedTask] = field(init=False, repr=False)
+    _simulator: OpenEnvironment[SimulatedTask] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._open = OpenEnvironment(self._make)
+        self._simulator = OpenEnvironment(self._make)
 
     def run(self, attempt: Attempt, ask: Ask) -> bool:  # noqa: ARG002 (the expert is here: nothing to ask)
         """Run an attempt; return whether it succeeded."""
         seeds = self.seeds(attempt)
         episode = record_attempt(
-            env=self._open.at((self.env, attempt.task)),
+            env=self._simulator.open((self.env, attempt.task)),
             expert=make_expert(self.env, attempt.task, seed=seeds.expert),
             seeds=seeds,
             noise=self.noise,
@@ -98,7 +98,7 @@ class AttemptRunner:
 
     def close(self) -> None:
         """Close the simulator that is open, if any."""
-        self._open.close()
+        self._simulator.close()
 
     @property
     def _failures(self) -> Path:

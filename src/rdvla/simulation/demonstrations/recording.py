@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data import Episode
-from rdvla.rollout.episode import Decision, Moment, play
+from rdvla.rollout.episode import Decision, Moment, run_episode
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED, Expert, SimulatedTask
 
 BURST_STEPS = (4, 9)  # shortest and longest burst, control steps
@@ -159,7 +159,7 @@ def record_attempt(
     generator = np.random.default_rng(seeds.noise)
     disturbance = ActionNoise(noise, env.noise_scale, generator)
     recorder = FrameRecorder(env, camera_stride=camera_stride, phase=int(generator.integers(camera_stride)))
-    end = play(
+    end = run_episode(
         env,
         NoisyExpert(expert, disturbance),
         seed=seeds.scene,
