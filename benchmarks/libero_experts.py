@@ -1,4 +1,4 @@
-"""Count the successes of the scripted LIBERO experts: `python -m benchmarks.libero_experts --env libero_goal`.
+"""Count successes of the scripted LIBERO experts: `python -m benchmarks.libero_experts --env libero_goal`.
 
 Run every task of the suites on random layouts, under the noise of demonstrations, and write successes,
 control steps and seconds per task as JSON. The same command continues an interrupted measurement.
