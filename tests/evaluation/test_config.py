@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rdvla.config import load_config
 from rdvla.errors import ConfigError
 from rdvla.evaluation import EvaluationConfig, Setting, find_setting, run
 from rdvla.policy import choose_device
@@ -86,3 +87,9 @@ def test_the_device_is_one_that_is_there(found, monkeypatch):
     assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="device must be one of auto, cpu, got 'gpu'"):
         choose_device("gpu")
+
+
+def test_a_file_with_the_old_name_of_stops_is_read(tmp_path):
+    (tmp_path / "eval.yaml").write_text("policy: p\noutput: o\nrules: ['1', '8']\n")
+    config = load_config(EvaluationConfig, ["--config", str(tmp_path / "eval.yaml")], prog="rdvla eval")
+    assert config.stops == ("1", "8")
