@@ -207,5 +207,6 @@ def test_workers_end_with_a_parent_that_is_killed():
 
 
 def test_a_workers_process_imports_no_torch():
-    code = "import sys, rdvla.rollout.worker, rdvla.rollout.processes, rdvla.evaluation.protocol; assert 'torch' not in sys.modules"
+    modules = "rdvla.rollout.worker, rdvla.rollout.processes, rdvla.evaluation.protocol"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
