@@ -17,9 +17,9 @@ if TYPE_CHECKING:
         Environment,
         EpisodeEnd,
         MakeEnvironment,
-        Moment,
         OpenEnvironment,
         Recorder,
+        TimeStep,
         run_episode,
     )
     from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting
@@ -47,7 +47,6 @@ __all__ = [
     "Link",
     "LocalProcesses",
     "MakeEnvironment",
-    "Moment",
     "OpenEnvironment",
     "Outcome",
     "Policy",
@@ -56,6 +55,7 @@ __all__ = [
     "Reply",
     "Schedule",
     "Setting",
+    "TimeStep",
     "Transport",
     "read_frames",
     "roll_out",

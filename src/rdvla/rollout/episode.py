@@ -16,6 +16,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.errors import RDVLAError
+
 Actions = NDArray[np.float32]
 Images = dict[str, NDArray[np.uint8]]
 TaskKey = tuple[str, str]  # environment and task: what a simulator is built for
@@ -48,8 +50,8 @@ EnvironmentT = TypeVar("EnvironmentT", bound=Environment)
 MakeEnvironment = Callable[[str, str], EnvironmentT]  # environment's name, task -> environment; has to pickle
 
 
-class Moment(Generic[EnvironmentT]):
-    """The present of an episode, as actors and recorders see it. Valid until the next step.
+class TimeStep(Generic[EnvironmentT]):
+    """The present of an episode, as actors and recorders see it; valid until the next step.
 
     Attributes:
         environment: the simulator.
@@ -84,7 +86,7 @@ class Decision:
 class Actor(Protocol[EnvironmentT]):
     """Whoever decides: a policy, an expert, a person."""
 
-    def act(self, moment: Moment[EnvironmentT]) -> Decision:
+    def act(self, now: TimeStep[EnvironmentT]) -> Decision:
         """Return the next actions, at least one."""
         ...
 
@@ -92,11 +94,11 @@ class Actor(Protocol[EnvironmentT]):
 class Recorder(Protocol[EnvironmentT]):
     """Watches an episode."""
 
-    def before_step(self, moment: Moment[EnvironmentT], decision: Decision, index: int) -> None:
+    def before_step(self, now: TimeStep[EnvironmentT], decision: Decision, index: int) -> None:
         """Action number `index` of the decision is about to be executed."""
         ...
 
-    def after_step(self, moment: Moment[EnvironmentT], *, ended: bool) -> None:
+    def after_step(self, now: TimeStep[EnvironmentT], *, ended: bool) -> None:
         """It has been executed; `ended` if the episode is over."""
         ...
 
@@ -128,30 +130,35 @@ def run_episode(
         max_steps: steps after which it ends; None: when the environment says.
         steps_after_success: steps that are still run after the first success.
         recorders: called around every step, in order.
+
+    Raises:
+        RDVLAError: the actor gives no action.
     """
     observation, _ = environment.reset(seed=seed)
-    moment = Moment(environment, observation)
+    now = TimeStep(environment, observation)
     executed: list[int] = []
     solved_at: int | None = None
     ended = False
     while not ended:
-        decision = actor.act(moment)
-        before = moment.step
+        decision = actor.act(now)
+        if len(decision.actions) == 0:
+            raise RDVLAError(f"{type(actor).__name__} gave no action: an actor has to give at least one")
+        before = now.step
         for index, action in enumerate(decision.actions):
             for recorder in recorders:
-                recorder.before_step(moment, decision, index)
+                recorder.before_step(now, decision, index)
             observation, _, terminated, truncated, info = environment.step(action)
-            moment = Moment(environment, observation, step=moment.step + 1, success=bool(info["success"]))
-            if moment.success and solved_at is None:
-                solved_at = moment.step
-            solved = solved_at is not None and moment.step - solved_at >= steps_after_success
-            ended = terminated or truncated or solved or moment.step == max_steps
+            now = TimeStep(environment, observation, step=now.step + 1, success=bool(info["success"]))
+            if now.success and solved_at is None:
+                solved_at = now.step
+            solved = solved_at is not None and now.step - solved_at >= steps_after_success
+            ended = terminated or truncated or solved or now.step == max_steps
             for recorder in recorders:
-                recorder.after_step(moment, ended=ended)
+                recorder.after_step(now, ended=ended)
             if ended:
                 break
-        executed.append(moment.step - before)
-    return EpisodeEnd(solved_at is not None, moment.step, executed)
+        executed.append(now.step - before)
+    return EpisodeEnd(solved_at is not None, now.step, executed)
 
 
 class OpenEnvironment(Generic[EnvironmentT]):

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.rollout.episode import Decision, Environment, MakeEnvironment, Moment, OpenEnvironment, run_episode
+from rdvla.rollout.episode import (
+    Decision,
+    Environment,
+    MakeEnvironment,
+    OpenEnvironment,
+    TimeStep,
+    run_episode,
+)
 from rdvla.rollout.jobs import EpisodeJob
 from rdvla.rollout.transport import Ask
 from rdvla.rollout.video import Film
@@ -72,6 +79,6 @@ class _RemotePolicy:
     def __init__(self, ask: Callable[[Observation], Reply]) -> None:
         self._ask = ask
 
-    def act(self, moment: Moment[Environment]) -> Decision:
-        reply = self._ask(Observation(moment.images, moment.state, moment.environment.instruction))
+    def act(self, now: TimeStep[Environment]) -> Decision:
+        reply = self._ask(Observation(now.images, now.state, now.environment.instruction))
         return Decision(reply.actions, depth=reply.depth)

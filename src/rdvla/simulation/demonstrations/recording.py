@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data import Episode
-from rdvla.rollout.episode import Decision, Moment, run_episode
+from rdvla.rollout.episode import Decision, TimeStep, run_episode
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED, Expert, SimulatedTask
 
 BURST_STEPS = (4, 9)  # shortest and longest burst, control steps
@@ -90,9 +90,9 @@ class NoisyExpert:
     def __init__(self, expert: Expert, noise: ActionNoise) -> None:
         self._expert, self._noise = expert, noise
 
-    def act(self, moment: Moment[SimulatedTask]) -> Decision:
+    def act(self, now: TimeStep[SimulatedTask]) -> Decision:
         """Return the expert's action as intended, and disturbed as executed."""
-        action = self._expert.action(moment.environment)
+        action = self._expert.action(now.environment)
         return Decision(actions=self._noise.disturb(action)[None], intended=action[None])
 
 
@@ -110,21 +110,21 @@ class FrameRecorder:
         self._snapshots: list[Any] = []
         self._image_index: list[int] = []
 
-    def before_step(self, moment: Moment[SimulatedTask], decision: Decision, index: int) -> None:
+    def before_step(self, now: TimeStep[SimulatedTask], decision: Decision, index: int) -> None:
         """Take what is seen before the action, and the action as it was intended."""
-        env = moment.environment
-        if moment.step == 0 or moment.step % self._stride == self._phase:
+        env = now.environment
+        if now.step == 0 or now.step % self._stride == self._phase:
             self._snapshots.append(env.snapshot())
         self._image_index.append(len(self._snapshots) - 1)
         intended = decision.actions if decision.intended is None else decision.intended
-        self._values["observation.state"].append(moment.state)
+        self._values["observation.state"].append(now.state)
         self._values["observation.environment_state"].append(env.environment_state())
         self._values["observation.environment_keypoints"].append(env.keypoints().ravel())
         self._values["action"].append(intended[index])
 
-    def after_step(self, moment: Moment[SimulatedTask], *, ended: bool) -> None:  # noqa: ARG002
+    def after_step(self, now: TimeStep[SimulatedTask], *, ended: bool) -> None:  # noqa: ARG002
         """Take whether the action led to success."""
-        self._values["next.success"].append(moment.success)
+        self._values["next.success"].append(now.success)
 
     def features(self) -> dict[str, NDArray[Any]]:
         """Return the numeric features, (frames, ...) each."""
