@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import draccus
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -222,6 +224,109 @@ def test_help_prints_every_text(capsys: pytest.CaptureFixture[str]):
     for text in option_help(Documented).values():
         assert text in shown
     assert "not an option" not in shown
+
+
+@dataclass(frozen=True)
+class Shape(draccus.ChoiceRegistry):
+    @classmethod
+    def default_choice_name(cls) -> str:
+        return "round"
+
+
+@Shape.register_subclass("round")
+@dataclass(frozen=True)
+class Round(Shape):
+    radius: float = field(default=1.0, metadata={"was": "r"})
+
+
+@Shape.register_subclass("square")
+@dataclass(frozen=True)
+class Square(Shape):
+    side: float = 2.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    shape: Square = field(default_factory=Square)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    stop: str = field(default="8", metadata={"was": "depth"})  # rule that ends the iteration
+    shape: Shape = field(default_factory=Round)
+    others: tuple[Round, ...] = ()
+    head: Head | None = None
+
+
+OLD = {"depth": "4", "shape": {"r": 3.0}, "others": [{"r": 5.0}, {"radius": 6.0}]}
+NEW = Drawing(stop="4", shape=Round(radius=3.0), others=(Round(radius=5.0), Round(radius=6.0)))
+
+
+def test_saved_files_may_have_old_names_of_options(tmp_path: Path):
+    assert decode_config(Drawing, OLD) == NEW
+    assert decode_config(Drawing, encode_config(NEW)) == NEW
+    path = write(tmp_path, yaml.safe_dump(OLD))
+    assert load_config(Drawing, ["--config", path]) == NEW
+    assert load_config(Drawing, ["--config", path, "--stop=12"]).stop == "12"
+    assert OLD["shape"] == {"r": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--depth=4"], "unknown option 'depth': it is called 'stop' now"),
+        (["--shape.r", "4"], "unknown option 'shape.r': it is called 'shape.radius' now"),
+    ],
+)
+def test_old_names_on_the_command_line_are_told_the_new_one(argv, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(Drawing, argv)
+
+
+def test_an_option_under_both_names_is_refused():
+    message = "here: option 'shape.radius' is also given under its old name 'shape.r'"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        decode_config(Drawing, {"shape": {"r": 1.0, "radius": 2.0}}, source="here")
+
+
+def test_a_wrong_value_under_an_old_name_is_named():
+    with pytest.raises(ConfigError, match=re.escape("option 'shape.radius': expected float, got 'far'")):
+        decode_config(Drawing, {"shape": {"r": "far"}})
+
+
+def test_a_choice_without_a_type_is_the_default_one():
+    assert decode_config(Drawing, {"shape": {"radius": 3.0}}).shape == Round(radius=3.0)
+    assert decode_config(Drawing, {"shape": {}}).shape == Round()
+    assert decode_config(Drawing, {"shape": {"type": "square", "side": 3.0}}).shape == Square(side=3.0)
+    with pytest.raises(ConfigError, match=re.escape("unknown option 'shape.side'")):
+        decode_config(Drawing, {"shape": {"side": 3.0}})
+
+
+def test_an_option_that_takes_one_choice_only_needs_no_type():
+    assert decode_config(Frame, {"shape": {"side": 3.0}}) == Frame(Square(side=3.0))
+    with pytest.raises(ConfigError, match=re.escape("unknown option 'shape.radius'")):
+        decode_config(Frame, {"shape": {"radius": 3.0}})
+
+
+def test_a_choice_without_a_default_needs_a_type():
+    with pytest.raises(ConfigError, match=re.escape("option 'solid.type' is missing: one of cube")):
+        decode_config(Body, {"solid": {"edge": 3.0}})
+
+
+@dataclass(frozen=True)
+class Solid(draccus.ChoiceRegistry):
+    pass
+
+
+@Solid.register_subclass("cube")
+@dataclass(frozen=True)
+class Cube(Solid):
+    edge: float = 1.0
+
+
+@dataclass(frozen=True)
+class Body:
+    solid: Solid = field(default_factory=Cube)
 
 
 levels = st.lists(st.integers(-40, 40) | st.sampled_from(["middle", "late"]), max_size=4).map(tuple)

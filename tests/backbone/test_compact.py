@@ -9,7 +9,13 @@ import torch
 
 from rdvla.backbone import BackboneConfig, CompactBackbone, CompactConfig, Features, make_backbone
 from rdvla.errors import ConfigError
+from tests.support.closeness import assert_same_up_to_rounding
 from tests.support.tiny_models import BACKBONE, SENTENCES, SIZE, make_images
+
+LONGEST_SUM = 4 * BACKBONE.width  # of the second product of a layer's feed-forward part
+# Products that follow each other in a layer: four of each attention (queries and keys, scores, values,
+# output), two of the feed-forward part.
+PRODUCTS = 10 * BACKBONE.layers
 
 
 def make_backbone_of(config: CompactConfig = BACKBONE) -> CompactBackbone:
@@ -63,7 +69,9 @@ def test_frozen_features_are_the_transformed_ones() -> None:
     assert inputs.keys() == before.keys()
     after = backbone.features(inputs)
     assert isinstance(after, Features)
-    assert all(torch.equal(value, before[name]) for name, value in after.flatten().items())
+    # A weight without gradient lets torch group the same products in another way.
+    for name, value in after.flatten().items():
+        assert_same_up_to_rounding(value, before[name], terms=LONGEST_SUM, products=PRODUCTS)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
@@ -90,8 +98,13 @@ def test_the_instruction_matters() -> None:
 def test_case_and_spaces_do_not_matter() -> None:
     backbone = make_backbone_of()
     images = make_images(1).expand(2, -1, -1, -1, -1)
-    for value in features(backbone, images, ["open the drawer", "  Open the\nDrawer "]).values():
-        assert torch.equal(value[0], value[1])
+    sentences = ["open the drawer", "  Open the\nDrawer "]
+    tokens = backbone.prepare(images, sentences)["text_bytes"]
+    assert torch.equal(tokens[0], tokens[1])
+    for value in features(
+        backbone, images, sentences
+    ).values():  # a kernel may treat a batch's last rows apart
+        assert_same_up_to_rounding(value[0], value[1], terms=LONGEST_SUM, products=PRODUCTS)
 
 
 def test_the_place_of_a_thing_matters_in_every_camera() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from rdvla.backbone import HuggingFaceBackbone, HuggingFaceConfig, LoraSettings
 from rdvla.backbone.huggingface.families import IMAGE, Qwen2VL
 from rdvla.errors import ConfigError
+from tests.support.closeness import assert_same_up_to_rounding
 from tests.support.tiny_models import make_images
 from tests.support.tiny_vlms import (
     IMAGE_MEAN,
@@ -338,8 +339,15 @@ def test_freezing_yields_constant_features(folders: dict[str, str]) -> None:
     with torch.no_grad():
         found = backbone.frozen_inputs(make_images(2), SENTENCES)
     assert found.keys() == {"vision/1", "vision/2", "latents/1", "latents/2"}
-    assert all(torch.equal(value, expected[name]) for name, value in found.items())
-    assert torch.equal(backbone.features(found).latents[2], expected["latents/2"])
+    # A weight without gradient lets torch group the same products in another way. Six follow each other in
+    # each layer (queries and keys, scores, values, output, two of the feed-forward part), and LoRA adds two
+    # to four of them. The longest sum is attention over the sequence.
+    longest = backbone.config.max_text_tokens + sum(
+        expected[f"{kind}/2"].shape[1] for kind in ("vision", "latents")
+    )
+    for name, value in found.items():
+        assert_same_up_to_rounding(value, expected[name], terms=longest, products=LAYERS * (6 + 2 * 4))
+    assert torch.equal(backbone.features(found).latents[2], found["latents/2"])
 
 
 def test_new_tokens_are_of_the_size_of_words(folders: dict[str, str]) -> None:

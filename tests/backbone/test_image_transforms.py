@@ -18,6 +18,7 @@ from rdvla.backbone.prismatic.image_transforms import (
     jpeg_round_trip,
     lanczos_resize,
 )
+from tests.support.closeness import rounding
 
 PUBLISHED = ImageTransform(size=224, crop_area=0.9, jpeg_quality=95)
 
@@ -101,8 +102,13 @@ def test_images_of_the_right_size_are_only_cropped() -> None:
 
 def test_images_do_not_see_each_other() -> None:
     images = torch.cat([photograph(256, seed=seed) for seed in range(3)])
-    together = PUBLISHED(images)
-    assert all(torch.equal(together[row], PUBLISHED(images[row : row + 1])[0]) for row in range(3))
+    together = PUBLISHED(images).int()
+    alone = torch.cat([PUBLISHED(images[row : row + 1]) for row in range(3)]).int()
+    off = (together - alone).abs()
+    # Products of another shape add in another order, so a value next to the edge of a grey level may fall on
+    # either side of it. Resize and crop are two products each, of at most 7 weights that are not 0.
+    edge = 255 * rounding(7, products=4)
+    assert off.max() <= 1 and (off > 0).float().mean() <= 2 * edge
 
 
 @pytest.mark.parametrize("level", [0, 1, 128, 255])

@@ -18,6 +18,7 @@ from rdvla.errors import ConfigError
 from rdvla.head import HeadConfig
 from rdvla.policy import PolicyConfig
 from tests.support import prismatic_reference as reference
+from tests.support.closeness import assert_same_up_to_rounding
 from tests.support.published_checkpoint import (
     DINOV2,
     HEADS,
@@ -46,6 +47,11 @@ CONFIG = PrismaticConfig(
         key_value_heads=KV_HEADS,
     ),
 )  # fmt: skip
+# Products that follow each other: six in each block of the image encoders and of the language model (queries
+# and keys, scores, values, output, two of the feed-forward part), three of the projector. The longest sums
+# are the projector's, over four times the width of both encoders, and attention over the sequence.
+PRODUCTS = 6 * (max(DINOV2.depth, SIGLIP.depth) - 1 + LAYERS) + 3
+LONGEST_SUM = max(4 * (DINOV2.width + SIGLIP.width), CONFIG.max_prompt_tokens + 2 * DINOV2.patches + LATENTS)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +181,8 @@ def test_bidirectional_attention_is_another_model(tokenizer: Path) -> None:
 def test_causal_vision_tokens_do_not_know_the_instruction_but_latents_do(tokenizer: Path) -> None:
     images = make_images(1, size=SIZE).expand(2, -1, -1, -1, -1)
     out = features(build(tokenizer), images, ["open the drawer", "close the drawer"])
-    assert torch.equal(out["vision/4"][0], out["vision/4"][1])
+    first, second = out["vision/4"]  # a kernel may treat a batch's last rows apart
+    assert_same_up_to_rounding(first, second, terms=LONGEST_SUM, products=PRODUCTS)
     assert (out["latents/4"][0] - out["latents/4"][1]).abs().max() > 1e-3
 
 

@@ -20,7 +20,7 @@ import torch._dynamo
 import torch.utils.tensorboard  # noqa: F401  likewise, by the log
 from rich.console import Console
 
-import rdvla.training.checkpoint as checkpoint_module
+import rdvla.training.checkpoints as checkpoint_module
 from rdvla.training import train
 from tests.support.tiny_training import train_config
 

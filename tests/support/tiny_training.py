@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from rdvla.backbone import CompactConfig
 from rdvla.data import DatasetWriter, Episode
 from rdvla.head import HeadConfig
-from rdvla.policy import PolicyConfig
+from rdvla.policy import PolicyConfig, RDVLAPolicy
+from rdvla.policy.batch import Batch
+from rdvla.processing import Observation
 from rdvla.training.config import (
     CheckpointConfig,
     DataConfig,
@@ -110,3 +113,26 @@ def train_config(dataset: Path, output_dir: Path, **changes: Any) -> TrainConfig
         checkpoints=CheckpointConfig(every=3, keep=2),
     )
     return replace(config, **changes)
+
+
+def tiny_policy(**head: Any) -> RDVLAPolicy:
+    """An untrained policy of `policy_config`, the same each time."""
+    torch.manual_seed(0)
+    bounds = {"q01": [-1.0] * 4, "q99": [1.0] * 4}
+    return RDVLAPolicy(policy_config(**head), {"action": bounds, "observation.state": bounds})
+
+
+def tiny_batch(policy: RDVLAPolicy, size: int = 3) -> Batch:
+    """Random samples with every target that a loss may need."""
+    images = torch.randint(0, 256, (size, SIZE, SIZE, 3), dtype=torch.uint8)
+    observation = Observation(
+        images={"front": images}, state=torch.randn(size, 4), instruction=["push"] * size
+    )
+    return Batch(
+        features=policy.frozen_inputs(observation),
+        state=observation.state,
+        actions=torch.randn(size, 4, 4),
+        action_is_pad=torch.zeros(size, 4, dtype=torch.bool),
+        environment_state=torch.randn(size, 3),
+        keypoints=torch.rand(size, 1, 2, 2) * 2 - 1,
+    )

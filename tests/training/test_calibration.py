@@ -15,8 +15,7 @@ from rdvla.files import read_json
 from rdvla.head import ActionChange, DeferredActionChange, LatentChange, parse_rule
 from rdvla.policy import RDVLAPolicy
 from rdvla.training import train
-from rdvla.training.calibration import deferral, latent_threshold, outcome
-from rdvla.training.changes import Changes, changes_of
+from rdvla.training.calibration import Changes, changes_of, deferral, latent_threshold, outcome
 from rdvla.training.samples import observe, open_samples
 from tests.support.tiny_training import train_config, write_dataset
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from rdvla.training import CheckpointError
-from rdvla.training.checkpoint import Best, Checkpoint, CheckpointStore
-from rdvla.training.logging import MetricsLog, drop_later_lines, read_metrics
+from rdvla.training.checkpoints import Best, Checkpoint, CheckpointStore
+from rdvla.training.metrics import MetricsLog, drop_later_lines, read_metrics
 
 
 def _checkpoint(step: int, best: Best | None = None) -> Checkpoint:

@@ -12,12 +12,12 @@ from rdvla.backbone.compact.geometry import bilinear_weights
 from rdvla.data import DatasetWriter, Episode
 from rdvla.data.layout import KEYPOINTS
 from rdvla.errors import ConfigError
+from rdvla.policy.losses import LossWeights
 from rdvla.training.batches import BatchSource
 from rdvla.training.config import LossConfig
-from rdvla.training.objectives import PerceptionObjective
-from tests.support.tiny_training import train_config
-from tests.training.test_parts import _batch, _policy
+from tests.support.tiny_training import tiny_batch, tiny_policy, train_config
 
+PERCEPTION = LossWeights(actions=0.0, perception=1.0)
 SMALL = CompactConfig(num_cameras=2, image_size=32, slots=3)
 
 
@@ -71,22 +71,15 @@ def test_keypoints_that_do_not_fit_are_refused() -> None:
 
 
 def test_the_weight_adds_the_keypoint_loss() -> None:
-    policy = _policy()
-    batch = _batch(policy)
-    losses = [
-        PerceptionObjective(keypoint_weight=weight)
-        .loss(policy, batch, depth=1, generator=torch.Generator())
-        .total
-        for weight in (0.0, 0.5)
-    ]
+    policy = tiny_policy()
+    batch = tiny_batch(policy)
+    losses = [policy(batch, losses=replace(PERCEPTION, keypoints=weight)).total for weight in (0.0, 0.5)]
     features = policy.backbone.features(batch.features)
     assert batch.keypoints is not None
     expected = losses[0] + 0.5 * policy.backbone.keypoint_loss(features, batch.keypoints)
     torch.testing.assert_close(losses[1], expected)
     with pytest.raises(ConfigError, match="environment_keypoints"):
-        PerceptionObjective(keypoint_weight=0.5).loss(
-            policy, replace(batch, keypoints=None), depth=1, generator=torch.Generator()
-        )
+        policy(replace(batch, keypoints=None), losses=replace(PERCEPTION, keypoints=0.5))
 
 
 def test_a_weight_without_effect_is_refused(tmp_path: Path) -> None:
@@ -122,7 +115,7 @@ def test_cameras_are_taken_in_the_policys_order(tmp_path: Path) -> None:
         def get(self, rows: object) -> dict[str, torch.Tensor]:
             return {}
 
-    source = BatchSource(dataset, NoFeatures(), policy=_policy())  # type: ignore[arg-type]
+    source = BatchSource(dataset, NoFeatures(), policy=tiny_policy())  # type: ignore[arg-type]
     found = source.batch(torch.tensor([0, 2])).keypoints
     assert found is not None
     torch.testing.assert_close(found[0], torch.tensor([[[0.3, 0.4]], [[0.1, 0.2]]]))

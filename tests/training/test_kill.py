@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from rdvla.training.logging import read_metrics
+from rdvla.training.metrics import read_metrics
 
 # (function that a checkpoint is written with, how many calls go well before): inside a tensor
 # file, before a folder gets its name, before a pointer moves, and while an old checkpoint is removed.

@@ -21,6 +21,7 @@ from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
 from rdvla.training import CheckpointError, NonFiniteLossError, TrainConfig, Trainer, train
+from rdvla.training.batches import Draw
 from rdvla.training.config import (
     DataConfig,
     DepthConfig,
@@ -29,8 +30,7 @@ from rdvla.training.config import (
     OptimizerConfig,
     ValidationConfig,
 )
-from rdvla.training.logging import read_metrics
-from rdvla.training.sampler import Draw
+from rdvla.training.metrics import read_metrics
 from tests.support.tiny_training import policy_config, train_config
 
 QUIET = Console(quiet=True)

@@ -18,11 +18,10 @@ from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
 from rdvla.processing import Observation
 from rdvla.training import TrainConfig, Trainer, train
-from rdvla.training.batches import Batch
+from rdvla.training.batches import Draw, step_generator
 from rdvla.training.config import DataConfig, LossConfig, WarmStartConfig
-from rdvla.training.logging import read_metrics
-from rdvla.training.objectives import ActionObjective, Objective
-from rdvla.training.sampler import step_generator
+from rdvla.training.metrics import read_metrics
+from rdvla.training.objectives import Objective
 from rdvla.training.warm_starts import NO_ROW, WarmStarts, earlier_rows
 from tests.support.tiny_training import policy_config, train_config, write_dataset
 
@@ -36,13 +35,16 @@ def make(dataset: Path, folder: Path, warm_start: WarmStartConfig, **changes: An
 
 
 def warm_starts(trainer: Trainer) -> WarmStarts:
-    assert isinstance(trainer.objective, ActionObjective)
     assert trainer.objective.warm_starts is not None
     return trainer.objective.warm_starts
 
 
 def noise_of(policy: RDVLAPolicy, size: int, generator: torch.Generator) -> Tensor:
     return policy.initial_state(size, generator).detach()
+
+
+def draw(rows: Tensor, *, seed: int, depth: int = 2) -> Draw:
+    return Draw(step=0, rows=rows, depth=depth, generator=torch.Generator().manual_seed(seed))
 
 
 def observe(dataset: EpisodeDataset, rows: list[int]) -> Observation:
@@ -91,7 +93,9 @@ def test_samples_start_where_the_policys_own_query_ended(
     policy, data = trainer.policy, trainer.dataset
     rows = torch.tensor([6, 0, LENGTH + 9])
     noise = noise_of(policy, 3, torch.Generator().manual_seed(1))
-    found = warm_starts(trainer).for_all(policy, rows, noise, generator=torch.Generator().manual_seed(2))
+    earlier_queries = warm_starts(trainer).for_all(policy, rows, generator=torch.Generator().manual_seed(2))
+    assert earlier_queries is not None
+    found = earlier_queries.initial_state(noise)
 
     earlier_noise = noise_of(policy, 2, torch.Generator().manual_seed(2))
     policy.eval()
@@ -129,7 +133,8 @@ def test_the_earlier_query_is_a_robots(
 def test_no_gradient_flows_into_the_earlier_query(dataset: Path, tmp_path: Path) -> None:
     """The gradient is that of the same loss with S_0 given as numbers."""
     trainer = make(dataset, tmp_path / "run", ALL, data=DataConfig(validation_fraction=0.34))
-    policy, batch = trainer.policy, trainer.source.batch(torch.tensor([6, 9, LENGTH + 3]))
+    policy, rows = trainer.policy, torch.tensor([6, 9, LENGTH + 3])
+    batch = trainer.source.batch(rows)
     parameters = [p for p in policy.parameters() if p.requires_grad]
 
     def gradients(loss: Tensor) -> list[Tensor]:
@@ -137,22 +142,24 @@ def test_no_gradient_flows_into_the_earlier_query(dataset: Path, tmp_path: Path)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
     def loss_of(objective: Objective) -> Tensor:  # depth 2: no iteration of the sample itself is free
-        return objective.loss(policy, batch, depth=2, generator=torch.Generator().manual_seed(4)).total
+        return objective.loss(policy, batch, draw(rows, seed=4)).total
 
     context = policy.context_from(batch.features, batch.state)
-    start = _start_as_in_the_loss(trainer, batch)
+    start = _start_as_in_the_loss(trainer, rows)
     actions = policy.head.unroll(context, depth=2, initial_state=start).actions
     kept = (~batch.action_is_pad)[..., None]
     by_hand = ((actions - batch.actions).abs() * kept).sum() / (kept.sum() * actions.shape[-1])
-    found, from_noise = gradients(loss_of(trainer.objective)), gradients(loss_of(ActionObjective()))
+    found, from_noise = gradients(loss_of(trainer.objective)), gradients(loss_of(Objective()))
     torch.testing.assert_close(found, gradients(by_hand))
     assert not all(torch.allclose(a, b) for a, b in zip(found, from_noise, strict=True))
 
 
-def _start_as_in_the_loss(trainer: Trainer, batch: Batch) -> Tensor:
+def _start_as_in_the_loss(trainer: Trainer, rows: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(4)
-    noise = noise_of(trainer.policy, batch.size, generator)
-    return warm_starts(trainer).for_update(trainer.policy, batch.rows, noise, generator=generator).detach()
+    noise = noise_of(trainer.policy, len(rows), generator)
+    earlier = warm_starts(trainer).for_update(trainer.policy, rows, generator=generator)
+    assert earlier is not None
+    return earlier.initial_state(noise)
 
 
 # --- chance ---
@@ -162,7 +169,9 @@ def test_the_share_is_the_probability_of_a_warm_start(dataset: Path, tmp_path: P
     trainer = make(dataset, tmp_path / "run", WarmStartConfig(share=0.3, executed=3, depth=1))
     rows = torch.full((2000,), 6)
     noise = noise_of(trainer.policy, 2000, step_generator(0, 0))
-    start = warm_starts(trainer).for_update(trainer.policy, rows, noise, generator=step_generator(0, 1))
+    earlier = warm_starts(trainer).for_update(trainer.policy, rows, generator=step_generator(0, 1))
+    assert earlier is not None
+    start = earlier.initial_state(noise)
     changed = (start != noise).flatten(1).any(1).double().mean().item()
     assert changed == pytest.approx(0.3, abs=4 * (0.3 * 0.7 / 2000) ** 0.5)
 
@@ -174,10 +183,8 @@ def test_a_step_draws_the_same_again(dataset: Path, tmp_path: Path) -> None:
         trainer = make(dataset, tmp_path / name, replace(ALL, share=0.5), loss=LossConfig(proprio_noise=0.1))
         start = {key: value.clone() for key, value in trainer.policy.state_dict().items()}
         for step in before:
-            rows = trainer.sampler.draw(step)
-            trainer.objective.loss(
-                trainer.policy, trainer.source.batch(rows.rows), depth=2, generator=rows.generator
-            )
+            drawn = replace(trainer.sampler.draw(step), depth=2)
+            trainer.objective.loss(trainer.policy, trainer.source.batch(drawn.rows), drawn)
         trainer.policy.load_state_dict(start)
         trainer.update(trainer.sampler.draw(3))
         weights.append(trainer.policy.state_dict())
@@ -188,13 +195,13 @@ def test_without_a_share_every_draw_is_as_before(dataset: Path, tmp_path: Path) 
     """Draws go on after the loss where a run without the option has them: S_0, then the noise."""
     off = WarmStartConfig(share=0.0, kind="shifted", executed=3, depth=5)
     trainer = make(dataset, tmp_path / "run", off, loss=LossConfig(proprio_noise=0.1))
-    assert isinstance(trainer.objective, ActionObjective) and trainer.objective.warm_starts is None
-    batch = trainer.source.batch(torch.tensor([0, 6, 9]))
-    generator, expected = (torch.Generator().manual_seed(3) for _ in range(2))
-    trainer.objective.loss(trainer.policy, batch, depth=2, generator=generator)
+    assert trainer.objective.warm_starts is None
+    drawn = draw(torch.tensor([0, 6, 9]), seed=3)
+    trainer.objective.loss(trainer.policy, trainer.source.batch(drawn.rows), drawn)
+    expected = torch.Generator().manual_seed(3)
     noise_of(trainer.policy, 3, expected)
     torch.randn(3, 4, generator=expected)
-    assert generator.get_state().equal(expected.get_state())
+    assert drawn.generator.get_state().equal(expected.get_state())
 
     results = [
         train(train_config(dataset, tmp_path / name, warm_start=warm), console=QUIET).policy_dir
@@ -207,10 +214,11 @@ def test_without_a_share_every_draw_is_as_before(dataset: Path, tmp_path: Path) 
 def test_other_draws_stay_where_they_were(dataset: Path, tmp_path: Path) -> None:
     """With a share, samples that start from noise start from the noise that they had without."""
     trainer = make(dataset, tmp_path / "run", replace(ALL, executed=LENGTH - STRIDE), policy=_long_chunks())
-    batch = trainer.source.batch(torch.tensor([0, 6, 9]))  # none has a query so long before it
+    rows = torch.tensor([0, 6, 9])  # none has a query so long before it
+    batch = trainer.source.batch(rows)
     losses = [
-        objective.loss(trainer.policy, batch, depth=2, generator=torch.Generator().manual_seed(3)).total
-        for objective in (trainer.objective, ActionObjective())
+        objective.loss(trainer.policy, batch, draw(rows, seed=3)).total
+        for objective in (trainer.objective, Objective())
     ]
     assert losses[0].equal(losses[1])
 
@@ -229,12 +237,12 @@ def test_a_run_resumes_to_the_same_weights(
     changes = {"loss": LossConfig(proprio_noise=0.1), "mixed_precision": precision}
     whole = make(dataset, tmp_path / "whole", replace(ALL, share=0.5), **changes).run().policy_dir
     broken = make(dataset, tmp_path / "broken", replace(ALL, share=0.5), **changes)
-    draw = broken.sampler.draw
+    drawn = broken.sampler.draw
 
     def fail(step: int) -> Any:
         if step == 7:
             raise KeyboardInterrupt
-        return draw(step)
+        return drawn(step)
 
     monkeypatch.setattr(broken.sampler, "draw", fail)
     with pytest.raises(KeyboardInterrupt):
@@ -247,18 +255,21 @@ def test_a_run_resumes_to_the_same_weights(
 
 def test_validation_reads_both_starts_and_noise_decides(dataset: Path, tmp_path: Path) -> None:
     trainer = make(dataset, tmp_path / "run", ALL)
-    policy, batch = trainer.policy.eval(), trainer.source.batch(torch.tensor([0, 6, 9]))
+    policy, rows = trainer.policy.eval(), torch.tensor([0, 6, 9])
+    batch = trainer.source.batch(rows)
     with torch.no_grad():
         generator, cold_generator = (torch.Generator().manual_seed(5) for _ in range(2))
-        warm = trainer.objective.scores(policy, batch, generator=generator)
-        cold = ActionObjective(depths=(1, 2, 4)).scores(policy, batch, generator=cold_generator)
+        warm = trainer.objective.scores(policy, batch, rows, generator=generator)
+        cold = Objective(depths=(1, 2, 4)).scores(policy, batch, rows, generator=cold_generator)
     assert generator.get_state().equal(cold_generator.get_state())
     assert list(warm) == [f"{start}l1_depth_{depth}" for start in ("warm_", "") for depth in (1, 2, 4)]
     assert all(warm[name].total.equal(score.total) for name, score in cold.items())
 
     draws = torch.Generator().manual_seed(5)
     noise = noise_of(policy, 3, draws)
-    start = warm_starts(trainer).for_all(policy, batch.rows, noise, generator=draws)
+    earlier = warm_starts(trainer).for_all(policy, rows, generator=draws)
+    assert earlier is not None
+    start = earlier.initial_state(noise)
     context = policy.context_from(batch.features, batch.state)
     actions = policy.head(context, depth=4, initial_state=start).actions
     kept = (~batch.action_is_pad)[..., None]

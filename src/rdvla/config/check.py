@@ -1,4 +1,9 @@
-"""Compare plain values (from YAML or a command line) with the dataclass that they are meant to fill."""
+"""Compare plain values (from YAML, JSON or a command line) with the dataclass that they are meant to fill.
+
+A field that was renamed says so, and files that were saved under the old name still load::
+
+    stop: str = field(default="action_change:1e-3", metadata={"was": "depth"})
+"""
 
 from __future__ import annotations
 
@@ -14,15 +19,28 @@ from draccus.utils import is_choice_type
 from rdvla.errors import ConfigError, nearest
 
 CHOICE_KEY = "type"  # draccus' name of the key that selects one class of a registry
+WAS = "was"  # key of a field's metadata: the name that the option had before
 
 
 def check(cls: type[Any], values: Any, *, source: str = "") -> None:
     """Raise `ConfigError` at the first unknown option or value of the wrong shape; `source` goes in front.
 
-    Catches what decoding would let pass: null for a number, a text for a list, yes/no for a number.
+    Catch what decoding would let pass: null for a number, a text for a list, yes/no for a number.
     """
     try:
         _check(cls, values, (), cls)
+    except ConfigError as error:
+        raise ConfigError(f"{source}{error}") from None
+
+
+def rename_old(cls: type[Any], values: Any, *, source: str = "") -> Any:
+    """Return `values`, as a file held them, with the options of `cls` under their present names.
+
+    Raises:
+        ConfigError: an option is given under both names.
+    """
+    try:
+        return _rename(cls, values, ())
     except ConfigError as error:
         raise ConfigError(f"{source}{error}") from None
 
@@ -31,19 +49,28 @@ def option_names(cls: type[Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted name of every option of the dataclass `cls`, nested ones and groups included."""
     for name, kind in _options(cls).items():
         yield prefix + name
-        for alternative in _alternatives(kind):
-            if _is_config(alternative):
-                yield from option_names(alternative, f"{prefix}{name}.")
+        for group in _groups(kind):
+            yield from option_names(group, f"{prefix}{name}.")
+
+
+def new_names(cls: type[Any], prefix: str = "") -> dict[str, str]:
+    """Return the dotted old name of every renamed option of `cls` -> its dotted present name."""
+    found = {f"{prefix}{old}": prefix + new for old, new in _renamed(cls).items()}
+    for name, kind in _options(cls).items():
+        for group in _groups(kind):
+            found |= new_names(group, f"{prefix}{name}.")
+    return found
 
 
 def type_at(cls: type[Any], path: list[str]) -> Any:
     """Return the declared type of the option at `path` (item numbers of lists included)."""
     kind: Any = cls
     for part in path:
+        holders = [group for group in _groups(kind) if part in _options(group)]
+        if holders:
+            kind = _options(holders[0])[part]
+            continue
         for alternative in _alternatives(kind):
-            if _is_config(alternative) and part in _options(alternative):
-                kind = _options(alternative)[part]
-                break
             items = typing.get_args(alternative) if _is_mapping(alternative) else ()
             items = items or _item_types(alternative, int(part) + 1 if part.isdigit() else 1)
             if items:
@@ -86,11 +113,13 @@ def _check(kind: Any, value: Any, path: tuple[str, ...], root: type[Any]) -> Non
 
 def _check_options(cls: Any, values: Mapping[Any, Any], path: tuple[str, ...], root: type[Any]) -> None:
     options = _options(cls)
-    if is_choice_type(cls):
-        chosen = values.get(CHOICE_KEY, cls.default_choice_name())
+    if is_choice_type(cls) and not _is_choice(cls):
         known = cls.get_known_choices()
+        chosen = values.get(CHOICE_KEY, cls.default_choice_name())
+        name = ".".join((*path, CHOICE_KEY))
+        if chosen is None:
+            raise ConfigError(f"option '{name}' is missing: one of {', '.join(known)}")
         if chosen not in known:
-            name = ".".join((*path, CHOICE_KEY))
             raise ConfigError(f"option '{name}': unknown choice {chosen!r}.{nearest(str(chosen), known)}")
         options = {CHOICE_KEY: str, **_options(known[chosen])}
     for key, value in values.items():
@@ -98,6 +127,33 @@ def _check_options(cls: Any, values: Mapping[Any, Any], path: tuple[str, ...], r
             name = ".".join((*path, _first_leaf(str(key), value)))
             raise ConfigError(f"unknown option '{name}'.{nearest(name, option_names(root))}")
         _check(options[key], value, (*path, str(key)), root)
+
+
+def _rename(kind: Any, value: Any, path: tuple[str, ...]) -> Any:
+    for alternative in _alternatives(kind):
+        if _is_config(alternative) and isinstance(value, Mapping):
+            return _rename_options(alternative, value, path)
+        if isinstance(value, (list, tuple)) and (kinds := _item_types(alternative, len(value))):
+            paired = zip(kinds, value, strict=False)
+            items = [_rename(item_kind, item, (*path, str(i))) for i, (item_kind, item) in enumerate(paired)]
+            return [*items, *value[len(items) :]]
+    return value
+
+
+def _rename_options(cls: Any, values: Mapping[Any, Any], path: tuple[str, ...]) -> dict[Any, Any]:
+    if is_choice_type(cls) and not _is_choice(cls):
+        cls = cls.get_known_choices().get(values.get(CHOICE_KEY, cls.default_choice_name()), cls)
+    options, renamed = _options(cls), _renamed(cls)
+    result: dict[Any, Any] = {}
+    for key, value in values.items():
+        name = key if key in options else renamed.get(key, key)
+        if name != key and name in values:
+            old, new = (".".join((*path, each)) for each in (key, name))
+            raise ConfigError(
+                f"option '{new}' is also given under its old name '{old}': leave one of them out"
+            )
+        result[name] = _rename(options[name], value, (*path, name)) if name in options else value
+    return result
 
 
 def _first_leaf(name: str, value: Any) -> str:
@@ -133,9 +189,31 @@ def _options(cls: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
+def _renamed(cls: Any) -> dict[str, str]:
+    """Old name -> present name, of a dataclass's own options."""
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return {field.metadata[WAS]: field.name for field in fields if WAS in field.metadata}
+
+
 def _alternatives(kind: Any) -> tuple[Any, ...]:
     is_union = typing.get_origin(kind) in (Union, types.UnionType)
     return typing.get_args(kind) if is_union else (kind,)
+
+
+def _groups(kind: Any) -> list[Any]:
+    """Classes whose options may stand under an option of type `kind`; of a registry, every choice."""
+    groups: list[Any] = []
+    for alternative in _alternatives(kind):
+        if is_choice_type(alternative) and not _is_choice(alternative):
+            groups += alternative.get_known_choices().values()
+        elif _is_config(alternative):
+            groups.append(alternative)
+    return groups
+
+
+def _is_choice(cls: Any) -> bool:
+    """Whether `cls` is one of its registry's choices rather than the registry."""
+    return cls in cls.get_known_choices().values()
 
 
 def _item_types(kind: Any, count: int) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from draccus import utils
 from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import parse_string
 
-from rdvla.config.check import check, describe_type, option_names, type_at
+from rdvla.config.check import check, describe_type, new_names, option_names, rename_old, type_at
 from rdvla.config.help import option_help
 from rdvla.errors import ConfigError, nearest
 from rdvla.files import write_atomically
@@ -31,8 +31,11 @@ def load_config(cls: type[T], argv: Sequence[str], *, prog: str | None = None) -
     """Build a `cls` from `argv`: `--config file.yaml` (or `--config_path`), then overrides, which win.
 
     `--a.b=1` and `--a.b 1` mean the same; lists are written as YAML (`--cameras '[front, wrist]'`).
-    `--help` prints every option with its comment and exits. Raises `ConfigError` naming the option, what
-    it got, and the nearest right name or the expected type.
+    `--help` prints every option with its comment and exits.
+
+    Raises:
+        ConfigError: an option is unknown or has a wrong value; the message names it, and the nearest right
+            name or the expected type.
     """
     parser = _Parser(cls, exit_on_error=False, prog=prog)
     try:
@@ -42,9 +45,9 @@ def load_config(cls: type[T], argv: Sequence[str], *, prog: str | None = None) -
     if unknown:
         raise ConfigError(_unknown_argument(unknown[0], cls))
     file = given.pop(utils.CONFIG_ARG, None)
-    values = _read_yaml(Path(file)) if file is not None else {}
+    values = {} if file is None else rename_old(cls, _read_yaml(Path(file)), source=f"{file}: ")
     check(cls, values, source=f"{file}: ")
-    return decode_config(cls, dict(mergedeep.merge(values, _parse_values(given))))
+    return _decode(cls, dict(mergedeep.merge(values, _parse_values(given))))
 
 
 def save_config(path: Path | str, config: Any) -> None:
@@ -60,15 +63,28 @@ def encode_config(config: Any) -> dict[str, Any]:
 
 
 def decode_config(cls: type[T], values: dict[str, Any], *, source: str = "") -> T:
-    """Build a `cls` from nested plain values; `source` (such as a file's name) goes in front of errors."""
+    """Build a `cls` from the nested plain values of a saved file; options may have the names of older files.
+
+    Args:
+        cls: the dataclass to fill.
+        values: what the file held.
+        source: such as the file's name; goes in front of errors.
+
+    Raises:
+        ConfigError: an option is unknown or has a wrong value.
+    """
     try:
-        check(cls, values)
-        decoded: T = draccus.decode(cls, values)
+        return _decode(cls, rename_old(cls, values))
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}" if source else str(error)) from error
+
+
+def _decode(cls: type[T], values: dict[str, Any]) -> T:
+    check(cls, values)
+    try:
+        decoded: T = draccus.decode(cls, values)
     except utils.ParsingError as error:
-        message = _explain(error, cls, values)
-        raise ConfigError(f"{source}: {message}" if source else message) from error
+        raise ConfigError(_explain(error, cls, values)) from error
     return decoded
 
 
@@ -96,9 +112,7 @@ class _Parser(ArgumentParser[Any]):
         )
 
     def _postprocessing(self, parsed_args: argparse.Namespace) -> Any:
-        return vars(
-            parsed_args
-        )  # option -> text; `load_config` looks at the whole before anything is decoded
+        return vars(parsed_args)  # option -> text; `load_config` checks the whole before decoding
 
 
 def _parse_values(given: dict[str, str]) -> dict[str, Any]:
@@ -132,6 +146,9 @@ def _unknown_argument(token: str, cls: type[Any]) -> str:
     if not token.startswith("-"):
         return f"unexpected argument '{token}'; options are written --name=value"
     name = token.lstrip("-").split("=")[0]
+    renamed = new_names(cls)
+    if name in renamed:
+        return f"unknown option '{name}': it is called '{renamed[name]}' now"
     return f"unknown option '{name}'.{nearest(name, [*option_names(cls), 'config', 'debug', 'help'])}"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rdvla.action_queue import ActionQueue
 from rdvla.backbone import make_backbone
@@ -30,11 +30,12 @@ from rdvla.policy.files import (
 from rdvla.policy.hub import HubPolicy
 from rdvla.policy.parameters import hash_tensors
 from rdvla.policy.records import read_records, write_records
+from rdvla.policy.trainable import Trainable
 from rdvla.processing import Normalizer, Observation, Statistics, check_images
 from rdvla.warm_start import LastStates, WarmStart
 
 
-class RDVLAPolicy(nn.Module, HubPolicy):
+class RDVLAPolicy(Trainable, HubPolicy):
     """A backbone, a recurrent-depth head, and the statistics that tie them to one robot.
 
     Args:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
+    from rdvla.training.checkpoints import CheckpointError
     from rdvla.training.config import TrainConfig
-    from rdvla.training.errors import CheckpointError, NonFiniteLossError
+    from rdvla.training.non_finite import NonFiniteLossError
     from rdvla.training.trainer import Trainer, TrainResult, train
 else:
     __getattr__, __dir__ = load_lazily(__name__)

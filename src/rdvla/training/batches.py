@@ -1,39 +1,94 @@
-"""From dataset rows to the tensors of one update."""
+"""The batch of one update: which samples, and their tensors. Every draw is a function of (seed, step)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset
 from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
+from rdvla.errors import ConfigError
+from rdvla.head.depth import ConstantDepth, DepthDistribution, LogNormalPoisson
 from rdvla.policy import RDVLAPolicy
+from rdvla.policy.batch import Batch
+from rdvla.training.config import DepthConfig
 from rdvla.training.features import FrozenFeatures, is_image
 
 Statistics = Mapping[str, Mapping[str, Any]]
 CONSTANT = 1e-6  # a standard deviation below this means that the dimension never changed
 
 
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Return a fresh CPU generator for step `step` of the run with seed `seed`.
+
+    The pair is hashed (NumPy's SeedSequence), so neighbouring seeds and steps give unrelated streams. As
+    nothing is carried from step to step, a resumed run draws what an uninterrupted one would have drawn.
+    """
+    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def depth_distribution(config: DepthConfig, *, head_mean: int) -> DepthDistribution:
+    """Build the distribution that the configuration names; `head_mean` is its mean where it names none."""
+    mean = head_mean if config.mean is None else config.mean
+    if config.distribution == "constant":
+        return ConstantDepth(int(mean))
+    return LogNormalPoisson(mean=mean, minimum=config.minimum, maximum=config.maximum)
+
+
 @dataclass(frozen=True)
-class Batch:
-    """B samples, on the device that trains; actions and states in the policy's normalised units."""
+class Draw:
+    """What chance decides about one update, apart from noise drawn later from the same generator."""
 
-    rows: Tensor  # (B,) int64, dataset rows, kept for error messages
-    features: dict[str, Tensor]  # what no trainable parameter touches, each (B, ...)
-    state: Tensor  # (B, S)
-    actions: Tensor  # (B, K, A)
-    action_is_pad: Tensor  # (B, K) bool, True past the episode's end
-    environment_state: Tensor | None  # (B, E), standardised; None where the dataset has none
-    keypoints: Tensor | None  # (B, cameras, P, 2) in the images, -1..1; None where the dataset has none
+    step: int  # number of the update, from 0
+    rows: Tensor  # (B,) int64, dataset rows
+    depth: int  # r, iterations
+    generator: torch.Generator  # goes on to the initial state, the noise and warm starts, in this order
 
-    @property
-    def size(self) -> int:
-        """B."""
-        return len(self.rows)
+
+class Sampler:
+    """Draws batches uniformly, with replacement, over the dataset rows of the training episodes.
+
+    Args:
+        rows: (N,) dataset rows that may start a chunk.
+        batch_size: B.
+        seed: of the run.
+        depth: distribution of r.
+
+    Raises:
+        ConfigError: there are no rows.
+    """
+
+    def __init__(
+        self, rows: Sequence[int] | Tensor, *, batch_size: int, seed: int, depth: DepthDistribution
+    ) -> None:
+        self._rows = torch.as_tensor(rows, dtype=torch.int64)
+        if self._rows.numel() == 0:
+            raise ConfigError(
+                "There are no training rows: the dataset is empty or every episode is held out."
+            )
+        self._batch_size = batch_size
+        self._seed = seed
+        self._depth = depth
+
+    def draw(self, step: int) -> Draw:
+        """Return the draw of update number `step`; the same for the same step, whatever was drawn before."""
+        generator = step_generator(self._seed, step)
+        index = torch.randint(len(self._rows), (self._batch_size,), generator=generator)
+        depth = self._depth.sample(generator)
+        return Draw(step=step, rows=self._rows[index], depth=depth, generator=generator)
+
+
+def evenly_spread(rows: Tensor, *, at_most: int) -> Tensor:
+    """Return up to `at_most` of `rows`, evenly spread over them."""
+    if len(rows) <= at_most:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, at_most).round().long()]
 
 
 @dataclass(frozen=True)
@@ -92,7 +147,6 @@ class BatchSource:
         state = self._dataset.state(index).to(device)
         actions = self._dataset.actions(index).to(device)
         return Batch(
-            rows=rows,
             features=features,
             state=self._policy.state_normalizer.normalize(state),
             actions=self._policy.action_normalizer.normalize(actions),
@@ -114,19 +168,6 @@ class BatchSource:
         chosen = [recorded.index(camera) for camera in self._dataset.cameras]
         values = torch.as_tensor(self._dataset.column(KEYPOINTS)[index], device=device)
         return values.reshape(len(values), len(recorded), -1, 2)[:, chosen]
-
-
-def non_finite_rows(batch: Batch) -> list[str]:
-    """Return a sentence for each part of a batch that holds NaN or infinity, naming the dataset rows."""
-    parts = {"state": batch.state, "action": batch.actions, "environment state": batch.environment_state}
-    parts |= {f"input {name!r}": value for name, value in batch.features.items()}
-    sentences = []
-    for name, value in parts.items():
-        if value is not None and value.is_floating_point():
-            bad = ~value.flatten(1).isfinite().all(dim=1).cpu()
-            if bool(bad.any()):
-                sentences.append(f"the {name} is not finite in rows {sorted(set(batch.rows[bad].tolist()))}")
-    return sentences
 
 
 def shift_images(

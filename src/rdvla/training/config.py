@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from rdvla.errors import ConfigError
-from rdvla.policy import PolicyConfig
+from rdvla.errors import ConfigError, nearest
+from rdvla.policy.config import PolicyConfig
 from rdvla.policy.device import Device
-from rdvla.training.config_checks import not_negative, one_of, positive
 from rdvla.warm_start import KINDS
 
 OBJECTIVES = ("actions", "perception")
@@ -246,3 +245,23 @@ class TrainConfig:
                 f"warm_start.executed is {executed}; with warm_start.kind={self.warm_start.kind} and chunks "
                 f"of {chunk} actions it must be at most {most}."
             )
+
+
+def positive(owner: str, **values: float) -> None:
+    """Raise ConfigError if a value of `owner` is not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ConfigError(f"{owner}.{name} is {value}; it must be larger than 0.")
+
+
+def not_negative(owner: str, **values: float) -> None:
+    """Raise ConfigError if a value of `owner` is below 0."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise ConfigError(f"{owner}.{name} is {value}; it must be 0 or larger.")
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError, with the nearest right name, if a value is not allowed."""
+    if value not in allowed:
+        raise ConfigError(f"{name} is {value!r}; it must be one of {list(allowed)}.{nearest(value, allowed)}")

@@ -11,17 +11,21 @@ policy/           the trained policy (averaged weights) with training.json, when
 
 from __future__ import annotations
 
+import platform
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+import rdvla
 from rdvla.config import decode_config, encode_config, save_config
 from rdvla.errors import ConfigError
-from rdvla.files import read_json, write_json
+from rdvla.files import new_folder, read_json, write_json
+from rdvla.policy import TRAINING, RDVLAPolicy
 from rdvla.training.config import TrainConfig
 
 # What may differ between a run and its resumption: where it lies, and how resuming is asked for.
@@ -93,6 +97,20 @@ class RunDirectory:
                 f"The run in {self.path} cannot be resumed with another configuration: {shown}. "
                 f"Resume it with {self.config_file}, or start a new run in another output_dir."
             )
+
+
+def save_policy(policy: RDVLAPolicy, folder: Path, *, provenance: Mapping[str, Any]) -> None:
+    """Save a policy with a record of how it came about; the folder appears whole, replacing an older one.
+
+    Args:
+        policy: with the weights to save.
+        folder: what `RDVLAPolicy.from_pretrained` will load.
+        provenance: goes into training.json, with the versions of what trained it.
+    """
+    versions = {"rdvla": rdvla.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    policy.records = {TRAINING: {**provenance, "versions": versions}}
+    with new_folder(folder, replace=True) as temporary:
+        policy.save_pretrained(temporary)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from accelerate import Accelerator  # type: ignore[import-untyped, unused-ignore]
+from accelerate.state import AcceleratorState  # type: ignore[import-untyped, unused-ignore]
 
 from rdvla.config import encode_config
 from rdvla.data import EpisodeDataset
@@ -14,10 +15,7 @@ from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.head.config import TRAINING_FIELDS
 from rdvla.policy import PolicyConfig, RDVLAPolicy
-from rdvla.policy.parameters import hash_tensors
-from rdvla.training.checkpoint import Checkpoint
 from rdvla.training.config import TrainConfig
-from rdvla.training.errors import CheckpointError
 from rdvla.training.run_directory import differences
 
 KEPT_STATISTICS = ("action", "observation.state", ENVIRONMENT_STATE)
@@ -111,30 +109,18 @@ def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]
     return policy
 
 
-def fixed_weights(policy: nn.Module) -> str:
-    """Return a fingerprint of every parameter that is not trained."""
-    return hash_tensors(item for item in policy.named_parameters() if not item[1].requires_grad)
-
-
-def changing_tensors(policy: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes and a checkpoint must hold: trainable weights and saved buffers."""
-    fixed = {name for name, parameter in policy.named_parameters() if not parameter.requires_grad}
-    return {name: value for name, value in policy.state_dict().items() if name not in fixed}
-
-
-def load_weights(policy: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights into the policy.
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Return the accelerator of a run's `device` and `mixed_precision`.
 
     Raises:
-        CheckpointError: the checkpoint holds other tensors than this policy trains.
+        ConfigError: the run was started in several processes.
     """
-    own = changing_tensors(policy)
-    if own.keys() != checkpoint.weights.keys():
-        other = sorted(own.keys() ^ checkpoint.weights.keys())
-        raise CheckpointError(
-            f"The checkpoint after step {checkpoint.step} does not fit the policy: {other[:4]}"
-        )
-    policy.load_state_dict(dict(checkpoint.weights), strict=False)
+    # Accelerate keeps its device and precision for the whole process; a second run may want others.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
+    if accelerator.num_processes > 1:
+        raise ConfigError("A run trains in one process; start it without a multi-process launcher.")
+    return accelerator
 
 
 def _take_over(policy: RDVLAPolicy, source: RDVLAPolicy, config: TrainConfig) -> None:

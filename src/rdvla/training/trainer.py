@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,23 +19,16 @@ from rdvla.config import encode_config
 from rdvla.data import split_episodes
 from rdvla.data.source import hub_ids
 from rdvla.files import sole_user
-from rdvla.training.accelerator import make_accelerator
-from rdvla.training.batches import BatchSource
-from rdvla.training.checkpoint import Best, CheckpointStore
+from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
+from rdvla.training.checkpoints import Best, CheckpointStore
 from rdvla.training.config import TrainConfig
-from rdvla.training.errors import NonFiniteLossError
-from rdvla.training.export import save_policy
 from rdvla.training.features import CacheOptions, frozen_features
-from rdvla.training.interrupt import StopRequest
-from rdvla.training.logging import MetricsLog
-from rdvla.training.objectives import Objective, make_objective
-from rdvla.training.progress import TrainingProgress
-from rdvla.training.run_directory import RunDirectory
-from rdvla.training.sampler import Draw, Sampler, depth_distribution
-from rdvla.training.setup import build_policy, fixed_weights, open_dataset
-from rdvla.training.state import TrainingState
-from rdvla.training.updates import Update, averaged, describe_failure
-from rdvla.training.validation import evenly_spread, validate
+from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
+from rdvla.training.non_finite import NonFiniteLossError, describe_failure
+from rdvla.training.objectives import make_objective, validate
+from rdvla.training.optimization import TrainingState, fixed_weights
+from rdvla.training.run_directory import RunDirectory, save_policy
+from rdvla.training.setup import build_policy, make_accelerator, open_dataset
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class Trainer:
         self.source = BatchSource(
             self.dataset, features, policy=self.policy, image_shift=config.data.image_shift
         )
-        self.objective: Objective = make_objective(config, self.dataset, self.source)
+        self.objective = make_objective(config, self.dataset, self.source)
         self.state = TrainingState(self.policy, config)
         self.store = CheckpointStore(self.run_directory.checkpoints, keep=config.checkpoints.keep)
         self._resume()
@@ -154,7 +151,7 @@ class Trainer:
         torch.manual_seed(draw.generator.initial_seed())  # for a model that draws by itself, as dropout does
         batch = self.source.batch(draw.rows, generator=draw.generator)
         with self.accelerator.autocast():
-            loss = self.objective.loss(self.policy, batch, depth=draw.depth, generator=draw.generator)
+            loss = self.objective.loss(self.policy, batch, draw)
         self.state.clear_gradient()
         self.accelerator.backward(loss.total)
         norm = self.state.clip_gradient()
@@ -251,3 +248,32 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     """
     with sole_user(Path(config.output_dir)):
         return Trainer(config, console=console).run()
+
+
+class StopRequest:
+    """While active, the first SIGINT or SIGTERM sets `requested`; a second SIGINT interrupts at once.
+
+    An exception raised inside an optimiser step would leave half-updated weights, so the loop asks instead.
+    Outside the main thread, where Python delivers no signals, nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True

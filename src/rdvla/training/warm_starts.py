@@ -10,6 +10,7 @@ from torch import Tensor
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
+from rdvla.policy.batch import EarlierQueries
 from rdvla.training.batches import BatchSource
 from rdvla.training.config import WarmStartConfig
 from rdvla.warm_start import WarmStart
@@ -18,13 +19,12 @@ NO_ROW = -1
 
 
 def earlier_rows(dataset: EpisodeDataset, rows: Tensor, *, executed: int) -> NDArray[np.int64]:
-    """(B,) the row of the query before the one at each of (B,) rows, or `NO_ROW`.
+    """Return (B,) the row of the query before each of (B,) rows, or `NO_ROW`.
 
-    That is the last row with a new image at or before `row - executed`, in the same episode. Where cameras
-    take an image only every n-th control step, a policy is queried when one has come, with image and
-    proprioception of one moment; samples are such moments, and so is the earlier query. It may therefore
-    lie up to n - 1 steps further back than `executed`. There is none for the first queries of an episode,
-    and where `sample_every` left out that image.
+    The earlier query is at the last row with a new image at or before `row - executed`, in the same episode.
+    A camera may take an image only every n-th control step, and a policy is queried when an image has come.
+    So the earlier query may lie up to n - 1 steps further back than `executed`. The first queries of an
+    episode have none, and neither have samples whose earlier image `sample_every` left out.
     """
     later = np.asarray(rows, dtype=np.int64)
     wanted = later - executed
@@ -35,9 +35,9 @@ def earlier_rows(dataset: EpisodeDataset, rows: Tensor, *, executed: int) -> NDA
 
 
 class WarmStarts:
-    """Makes S_0 of samples from the last state of the query before.
+    """Finds the queries that samples go on from, and runs them.
 
-    The earlier query is made as `policy.predict` would make it: with the weights of the moment, without
+    The earlier query runs as `policy.predict` would run it: with the weights of the moment, without
     dropout, gradient, shifted images or noise on the proprioception.
 
     Args:
@@ -63,59 +63,50 @@ class WarmStarts:
             )
 
     def for_update(
-        self, policy: RDVLAPolicy, rows: Tensor, noise: Tensor, *, generator: torch.Generator
-    ) -> Tensor:
-        """S_0 of an update's samples, each of which is chosen for a warm start with probability `share`.
+        self, policy: RDVLAPolicy, rows: Tensor, *, generator: torch.Generator
+    ) -> EarlierQueries | None:
+        """Return what an update's samples go on from; each is chosen with probability `share`.
 
         Args:
             policy: that is trained.
             rows: (B,) dataset rows.
-            noise: (B, K, D), the S_0 of samples that are not chosen or have no earlier query.
             generator: draws (B,) choices, then the noise that the earlier queries start from.
 
         Returns:
-            (B, K, D), without gradient into the earlier queries.
+            None if all samples start from noise: not chosen, or without an earlier query.
         """
         chosen = torch.rand(len(rows), generator=generator) < self._config.share
-        return self._start(policy, rows, noise, chosen.numpy(), generator)
+        return self._run(policy, rows, chosen.numpy(), generator)
 
     def for_all(
-        self, policy: RDVLAPolicy, rows: Tensor, noise: Tensor, *, generator: torch.Generator
-    ) -> Tensor:
-        """The same with every sample chosen, for validation; no choices are drawn."""
-        return self._start(policy, rows, noise, np.ones(len(rows), dtype=bool), generator)
+        self, policy: RDVLAPolicy, rows: Tensor, *, generator: torch.Generator
+    ) -> EarlierQueries | None:
+        """As `for_update` with every sample chosen, for validation; no choices are drawn."""
+        return self._run(policy, rows, np.ones(len(rows), dtype=bool), generator)
 
-    def _start(
-        self,
-        policy: RDVLAPolicy,
-        rows: Tensor,
-        noise: Tensor,
-        chosen: NDArray[np.bool_],
-        generator: torch.Generator,
-    ) -> Tensor:
+    def _run(
+        self, policy: RDVLAPolicy, rows: Tensor, chosen: NDArray[np.bool_], generator: torch.Generator
+    ) -> EarlierQueries | None:
         earlier = self._earlier(rows)
-        places = np.flatnonzero(chosen & (earlier != NO_ROW))
-        if len(places) == 0:
-            return noise
-        ended = self._last_states(policy, torch.from_numpy(earlier[places]), generator)
-        executed = (rows.numpy() - earlier)[places].tolist()
-        states = noise + 0  # a copy
-        states[places] = self._warm_start.start(noise[places], ended.to(noise), executed)
-        return states
+        samples = np.flatnonzero(chosen & (earlier != NO_ROW))
+        if len(samples) == 0:
+            return None
+        return EarlierQueries(
+            warm_start=self._warm_start,
+            samples=torch.from_numpy(samples).to(policy.device),
+            states=self._last_states(policy, torch.from_numpy(earlier[samples]), generator),
+            executed=tuple((rows.numpy() - earlier)[samples].tolist()),
+        )
 
     def _earlier(self, rows: Tensor) -> NDArray[np.int64]:
         return earlier_rows(self._dataset, rows, executed=self._config.executed)
 
-    @torch.no_grad()
     def _last_states(self, policy: RDVLAPolicy, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """(n, K, D) what queries at (n,) rows end with."""
+        """Return (n, K, D), what queries at (n,) rows end with."""
         was_training = policy.training
-        policy.eval()  # dropout would make another answer than the one that a robot goes on from
+        policy.eval()  # dropout would give another answer than the one that a robot goes on from
         try:
             batch = self._source.batch(rows)
-            context = policy.context_from(batch.features, batch.state)
-            noise = policy.initial_state(batch.size, generator)
-            ended: Tensor = policy.head(context, depth=self._config.depth, initial_state=noise).state
-            return ended
+            return policy.predict_batch(batch, stop=self._config.depth, generator=generator).state
         finally:
             policy.train(was_training)

@@ -79,9 +79,10 @@ class PretrainedTextEncoder(nn.Module):
         Raises:
             ValueError: a sentence has more tokens than the model was made for.
         """
-        new = sorted({sentence for sentence in sentences if sentence not in self._known})
-        if new:
-            self._known |= dict(zip(new, self._read(new), strict=True))
+        # Read sentence by sentence: a batch would pad them, and rounding would depend on who shares it.
+        for sentence in sentences:
+            if sentence not in self._known:
+                self._known[sentence] = self._read(sentence)
         return torch.stack([self._known[sentence].to(self.model.device) for sentence in sentences])
 
     def train(self, mode: bool = True) -> PretrainedTextEncoder:  # noqa: FBT001
@@ -91,14 +92,12 @@ class PretrainedTextEncoder(nn.Module):
         return self
 
     @torch.no_grad()
-    def _read(self, sentences: list[str]) -> Tensor:
-        tokens = self.tokenizer(sentences, padding=True, return_tensors="pt").to(self.model.device)
+    def _read(self, sentence: str) -> Tensor:
+        tokens = self.tokenizer([sentence], return_tensors="pt").to(self.model.device)
         longest = getattr(self.model.config, "max_position_embeddings", None)
         if longest is not None and tokens["input_ids"].shape[1] > longest:
-            raise ValueError(
-                f"an instruction must have at most {longest} tokens: {max(sentences, key=len)!r}"
-            )
-        return self.read(tokens["input_ids"], tokens["attention_mask"])
+            raise ValueError(f"an instruction must have at most {longest} tokens: {sentence!r}")
+        return self.read(tokens["input_ids"], tokens["attention_mask"])[0]
 
     def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Token ids (B, T), and 1 where there is a token -> (B, width)."""

@@ -30,10 +30,13 @@ from torch import Tensor
 
 from rdvla.errors import RDVLAError
 from rdvla.files import flush, read_json, write_json
-from rdvla.training.errors import CheckpointError
 
 TENSOR_FILES = ("weights", "ema", "optimizer")
 _NAME = re.compile(r"step-(\d{8})")
+
+
+class CheckpointError(RDVLAError):
+    """A checkpoint is missing, damaged, or belongs to another model; the message names its folder."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,99 @@
+"""The losses that a policy is trained with, and how they add up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rdvla.backbone import Backbone, Features
+from rdvla.errors import ConfigError
+from rdvla.policy.batch import Batch
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Share of each loss in the sum that is minimised; a loss of weight 0 is not computed."""
+
+    actions: float = 1.0  # the head's loss on the demonstrated chunk
+    perception: float = 0.0  # L1 on the environment state that the backbone reads off the images
+    keypoints: float = 0.0  # within the perception loss: cross-entropy of the attention with keypoints
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss to differentiate, and the figures to log with it."""
+
+    total: Tensor  # ()
+    scalars: Mapping[str, Tensor]  # name -> (), without gradient
+
+
+@dataclass(frozen=True)
+class Score:
+    """A sum over a batch and its divisor, so batches of unequal size add up."""
+
+    total: Tensor  # ()
+    count: Tensor  # ()
+
+    @property
+    def mean(self) -> Tensor:
+        """Sum over divisor, ()."""
+        return self.total / self.count
+
+
+def absolute_error(predicted: Tensor, target: Tensor, *, is_pad: Tensor) -> Score:
+    """Sum |predicted - target| over the steps that exist.
+
+    A chunk that starts near the end of an episode reaches past it. Those steps are left out, not trained
+    towards a repeated last action: nothing was demonstrated there, and with delta actions a repetition would
+    be wrong.
+
+    Args:
+        predicted, target: (B, K, A).
+        is_pad: (B, K), True past the episode's end.
+    """
+    kept = (~is_pad).unsqueeze(-1).to(predicted.dtype)
+    return Score(total=((predicted - target).abs() * kept).sum(), count=kept.sum() * predicted.shape[-1])
+
+
+def perception_loss(
+    backbone: Backbone, features: Features, batch: Batch, *, keypoint_weight: float
+) -> Tensor:
+    """Return the error of the environment state plus `keypoint_weight` times the keypoint loss, ().
+
+    Both train the backbone's perception only: they are never inputs, and control uses neither.
+
+    Raises:
+        ConfigError: the batch lacks a target, or the environment state has another size than the backbone's.
+    """
+    error = environment_state_error(backbone, features, batch)
+    if keypoint_weight == 0:
+        return error
+    if batch.keypoints is None:
+        raise ConfigError(
+            "loss.keypoint_weight needs observation.environment_keypoints, which the dataset does not have; "
+            "set loss.keypoint_weight=0."
+        )
+    return error + keypoint_weight * backbone.keypoint_loss(features, batch.keypoints)
+
+
+def environment_state_error(backbone: Backbone, features: Features, batch: Batch) -> Tensor:
+    """Return the mean absolute error of the standardised environment state, ().
+
+    Raises:
+        ConfigError: the batch has no environment state, or one of another size than the backbone's.
+    """
+    target = batch.environment_state
+    if target is None:
+        raise ConfigError(
+            "The perception loss needs observation.environment_state, which the dataset does not have; "
+            "train with objective=actions and loss.perception_weight=0."
+        )
+    predicted = backbone.predict_environment_state(features)
+    if predicted.shape != target.shape:
+        raise ConfigError(
+            f"The backbone predicts {predicted.shape[-1]} numbers, but observation.environment_state has "
+            f"{target.shape[-1]}; set policy.backbone.environment_state_dim={target.shape[-1]}."
+        )
+    return (predicted.float() - target).abs().mean()

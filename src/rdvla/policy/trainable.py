@@ -1,0 +1,154 @@
+"""The policy as training sees it: a batch goes in, a loss comes out, and no caller touches its components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rdvla.backbone import Backbone, Features
+from rdvla.head import Context, LogNormalPoisson, Prediction, ProprioProjector, RecurrentDepthHead, StopRule
+from rdvla.policy.batch import Batch
+from rdvla.policy.losses import (
+    Loss,
+    LossWeights,
+    Score,
+    absolute_error,
+    environment_state_error,
+    perception_loss,
+)
+
+CLONING = LossWeights()
+
+
+class Trainable(nn.Module):
+    """Loss and validation of a policy.
+
+    Gradients reach every trained parameter through `forward` alone, so what wraps a module to train it in
+    several processes can wrap a policy.
+    """
+
+    backbone: Backbone
+    head: RecurrentDepthHead
+    proprio_projector: ProprioProjector
+
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        losses: LossWeights = CLONING,
+        generator: torch.Generator | None = None,
+        depth: int | None = None,
+        initial_state: Tensor | None = None,
+    ) -> Loss:
+        """Return the weighted sum of the losses; the backbone runs once for all of them.
+
+        Args:
+            batch: B samples.
+            losses: which losses count, and how much.
+            generator: where the head draws from.
+            depth: iterations of a head that iterates, the same in all processes; drawn if not given.
+            initial_state: S_0, (B, K, D); drawn, and continued from `batch.earlier`, if not given.
+
+        Returns:
+            The sum. Its scalars hold the head's figures and `perception_loss`; with actions of weight 0,
+            the perception loss alone is called `loss`.
+
+        Raises:
+            ConfigError: a loss needs a target that the batch lacks.
+        """
+        features = self.backbone.features(batch.features)
+        if losses.actions == 0:
+            seen = perception_loss(self.backbone, features, batch, keypoint_weight=losses.keypoints)
+            return Loss(total=losses.perception * seen, scalars={"loss": seen.detach()})
+        if initial_state is None:
+            initial_state = self._initial_state(batch, generator)
+        loss = self._action_loss(
+            self._context(features, batch.state), batch, generator, depth=depth, initial_state=initial_state
+        )
+        total, scalars = losses.actions * loss.total, dict(loss.scalars)
+        if losses.perception > 0:
+            seen = perception_loss(self.backbone, features, batch, keypoint_weight=losses.keypoints)
+            total = total + losses.perception * seen
+            scalars["perception_loss"] = seen.detach()
+        return Loss(total=total, scalars=scalars)
+
+    @torch.no_grad()
+    def errors(
+        self, batch: Batch, *, depths: Sequence[int], generator: torch.Generator | None = None
+    ) -> dict[int, Score]:
+        """Return the L1 of normalised actions after each of `depths` iterations, all of one run of the core.
+
+        Args:
+            batch: B samples.
+            depths: iterations; a head that does not iterate gives the same error for all.
+            generator: where the head draws from.
+        """
+        encoded = self.head.encode(self._context(self.backbone.features(batch.features), batch.state))
+        state = self._initial_state(batch, generator)
+        found = {}
+        for depth in range(1, max(depths) + 1):
+            state = self.head.iterate(state, encoded)
+            if depth in depths:
+                actions = self.head.decode(state, encoded).float()
+                found[depth] = absolute_error(actions, batch.actions, is_pad=batch.action_is_pad)
+        return {depth: found[depth] for depth in depths}
+
+    @torch.no_grad()
+    def perception_error(self, batch: Batch) -> Score:
+        """Return the L1 of the standardised environment state that the backbone reads off the images.
+
+        Raises:
+            ConfigError: the batch has no environment state, or one of another size than the backbone's.
+        """
+        error = environment_state_error(self.backbone, self.backbone.features(batch.features), batch)
+        size = torch.tensor(float(batch.size))
+        return Score(total=error.cpu() * size, count=size)
+
+    @torch.no_grad()
+    def predict_batch(
+        self,
+        batch: Batch,
+        *,
+        stop: int | StopRule,
+        initial_state: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Prediction:
+        """Predict as `predict` does, from inputs of training and in their normalised units.
+
+        Args:
+            batch: B samples, whose targets are not read.
+            stop: iterations, or a stop rule.
+            initial_state: S_0, (B, K, D); drawn if not given.
+            generator: where S_0 is drawn from.
+        """
+        context = self._context(self.backbone.features(batch.features), batch.state)
+        prediction: Prediction = self.head(
+            context, depth=stop, initial_state=initial_state, generator=generator
+        )
+        return prediction
+
+    def _initial_state(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        noise = self.head.initial_state(batch.size, generator)
+        return noise if batch.earlier is None else batch.earlier.initial_state(noise)
+
+    def _action_loss(
+        self,
+        context: Context,
+        batch: Batch,
+        generator: torch.Generator | None,
+        *,
+        depth: int | None,
+        initial_state: Tensor,
+    ) -> Loss:
+        if depth is None:
+            depth = LogNormalPoisson(mean=self.head.config.mean_depth).sample(generator)
+        actions = self.head.unroll(context, depth=depth, initial_state=initial_state).actions
+        error = absolute_error(actions.float(), batch.actions, is_pad=batch.action_is_pad)
+        loss = error.total / error.count
+        return Loss(total=loss, scalars={"loss": loss.detach()})
+
+    def _context(self, features: Features, state: Tensor) -> Context:
+        proprio = self.proprio_projector(state)
+        return self.head.context(vision=features.vision, latents=features.latents, proprio=proprio)

@@ -1,0 +1,148 @@
+"""Figures of a run: `metrics.jsonl` for programs, TensorBoard and a progress bar for people."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import TextColumn
+
+from rdvla.files import write_atomically
+from rdvla.progress import Progress
+
+
+@dataclass(frozen=True)
+class Update:
+    """Figures of one update."""
+
+    depth: int  # r, iterations
+    grad_norm: float  # before clipping
+    learning_rate: float
+    seconds: float  # wall clock
+    scalars: dict[str, float]  # of the objective; `loss` is one
+
+
+def averaged(window: Sequence[Update]) -> dict[str, float]:
+    """Return what the log says about the updates since its last line: means, and the last learning rate."""
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(window)
+
+    scalars = {name: mean([update.scalars[name] for update in window]) for name in window[-1].scalars}
+    return scalars | {
+        "depth": mean([update.depth for update in window]),
+        "grad_norm": mean([update.grad_norm for update in window]),
+        "learning_rate": window[-1].learning_rate,
+        "ms_per_step": 1000 * mean([update.seconds for update in window]),
+    }
+
+
+class MetricsLog:
+    """Appends one JSON object a line to `<run>/metrics.jsonl` and the same scalars to `<run>/tensorboard`.
+
+    Every line has `step` (updates done) and `kind` (`train` or `validation`); no (step, kind) occurs twice.
+
+    Args:
+        folder: the run directory.
+        resumed_step: updates done in the checkpoint that the run goes on from, 0 for a new run. Lines of
+            later steps, written before the run was killed, are dropped, as those steps will be run again.
+    """
+
+    def __init__(self, folder: Path, *, resumed_step: int = 0) -> None:
+        # Imported here: it takes a second, and only a run needs it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = folder / "metrics.jsonl"
+        drop_later_lines(self._path, step=resumed_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+
+    def write(self, *, step: int, kind: str, scalars: Mapping[str, float]) -> None:
+        """Log scalars after `step` updates, under `kind`."""
+        line = {"step": step, "kind": kind, **scalars}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Force all lines to the disk; done before each checkpoint, so that no earlier line is missing."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._board.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self.flush()
+        self._file.close()
+        self._board.close()
+
+
+def drop_later_lines(path: Path, *, step: int) -> None:
+    """Rewrite a metrics file without the lines after `step` and without a last line cut short by a kill."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    with write_atomically(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def read_metrics(path: Path, *, kind: str | None = None) -> list[dict[str, Any]]:
+    """Return the lines of a metrics file, of one kind or all."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if kind is None or line["kind"] == kind]
+
+
+def _step_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class TrainingProgress:
+    """A bar with loss, depth, milliseconds a step and time left; a line for each validation.
+
+    Args:
+        console: where to show it.
+        steps: updates of the whole run.
+        start: updates done before.
+    """
+
+    def __init__(self, console: Console, *, steps: int, start: int) -> None:
+        self.console = console
+        self._progress = Progress(
+            console,
+            TextColumn(
+                "loss {task.fields[loss]:.4f}  depth {task.fields[depth]:2d}  {task.fields[ms]:.0f} ms/step"
+            ),
+            refresh_per_second=2,  # drawing takes time from training
+        )
+        self._task = self._progress.add_task(
+            "training", total=steps, completed=start, loss=float("nan"), depth=0, ms=0.0
+        )
+
+    def __enter__(self) -> TrainingProgress:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.__exit__(kind, error, trace)
+
+    def update(self, *, step: int, loss: float, depth: int, milliseconds: float) -> None:
+        """Show the figures after `step` updates."""
+        self._progress.update(self._task, completed=step, loss=loss, depth=depth, ms=milliseconds)
+
+    def validation(self, *, step: int, figures: Mapping[str, float]) -> None:
+        """Print a line with the validation figures."""
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        self.console.print(f"step {step}  {shown}", highlight=False)

@@ -1,0 +1,65 @@
+"""Which samples an update sees, how their images are shifted, and which rows are named as not finite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rdvla.errors import ConfigError
+from rdvla.head.depth import ConstantDepth, LogNormalPoisson
+from rdvla.training.batches import Sampler, depth_distribution, shift_images, step_generator
+from rdvla.training.config import DepthConfig
+from rdvla.training.non_finite import non_finite_rows
+from tests.support.tiny_training import tiny_batch, tiny_policy
+
+
+def test_draws_depend_on_seed_and_step_alone() -> None:
+    sampler = Sampler(range(100), batch_size=16, seed=3, depth=LogNormalPoisson(mean=8))
+    first = [sampler.draw(step) for step in (5, 6, 7)]
+    again = [sampler.draw(step) for step in (7, 6, 5)][::-1]
+    for a, b in zip(first, again, strict=True):
+        assert a.rows.equal(b.rows)
+        assert a.depth == b.depth
+        assert torch.randn(4, generator=a.generator).equal(torch.randn(4, generator=b.generator))
+    assert not first[0].rows.equal(first[1].rows)
+    other = Sampler(range(100), batch_size=16, seed=4, depth=ConstantDepth(1))
+    assert not other.draw(5).rows.equal(first[0].rows)
+    assert step_generator(1, 2).initial_seed() != step_generator(2, 1).initial_seed()
+
+
+def test_sampler_draws_only_given_rows_and_all_of_them() -> None:
+    rows = [3, 5, 8, 13]
+    sampler = Sampler(rows, batch_size=50, seed=0, depth=ConstantDepth(1))
+    assert set(sampler.draw(0).rows.tolist()) == set(rows)
+    with pytest.raises(ConfigError, match="no training rows"):
+        Sampler([], batch_size=1, seed=0, depth=ConstantDepth(1))
+
+
+def test_depth_distribution_takes_its_mean_from_the_head_unless_given() -> None:
+    assert depth_distribution(DepthConfig(), head_mean=12) == LogNormalPoisson(mean=12, minimum=1, maximum=64)
+    assert depth_distribution(DepthConfig(distribution="constant", mean=1), head_mean=12) == ConstantDepth(1)
+
+
+def test_shifted_images_are_cut_from_the_bordered_image() -> None:
+    images = torch.randint(0, 256, (4, 2, 8, 8, 3), dtype=torch.uint8)
+    features = {"images": images, "text_bytes": torch.arange(4)}
+    shifted = shift_images(features, at_most=2, generator=torch.Generator().manual_seed(0))
+    assert shifted["text_bytes"] is features["text_bytes"]
+    bordered = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
+    places = set()
+    for sample, camera in np.ndindex(4, 2):
+        crops = {(y, x): bordered[sample, camera, y : y + 8, x : x + 8] for y in range(5) for x in range(5)}
+        matches = [
+            k for k, crop in crops.items() if (crop == shifted["images"][sample, camera].numpy()).all()
+        ]
+        assert matches
+        places.add(matches[0])
+    assert len(places) > 1
+
+
+def test_rows_that_are_not_finite_are_named() -> None:
+    batch = tiny_batch(tiny_policy())
+    batch.actions[1, 0, 0] = float("nan")
+    sentences = non_finite_rows(batch, torch.tensor([7, 9, 11]))
+    assert sentences == ["the action is not finite in rows [9]"]
