@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from rdvla.head import Context, Level, RecurrentDepthHead
+from rdvla.heads import Context, Level, RecurrentDepthHead
 
 
 @torch.no_grad()

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from benchmarks.harness import Spread, hardware, interleave, paired_ratio
 from benchmarks.head_case import PAPER
 from rdvla.files import write_json
-from rdvla.head import HeadConfig
 from rdvla.head.compiled import Precision, compile_frozen, weight_type
 from rdvla.head.skinny import build, register
 from rdvla.head.skinny.head import SkinnyLinear
+from rdvla.heads import RecurrentConfig
 
 ROWS = (8, 16, 32, 64)
 ITERATIONS = 8  # one after the other, as in a query: some of the weights may still be in a cache
@@ -31,7 +31,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}  # of outputs of size 1
 
 
-def weights(config: HeadConfig) -> list[Tensor]:
+def weights(config: RecurrentConfig) -> list[Tensor]:
     """Random weights (O, I) of an iteration's products, so large that outputs are of size 1."""
     width, inner = config.hidden_dim, config.feedforward_multiple * config.hidden_dim
     block = [
@@ -66,7 +66,7 @@ def candidates(matrices: Sequence[Tensor], precision: Precision) -> dict[str, Ca
     return {"torch": compile_frozen(plain, precision=precision, device=torch.device("cpu")), "kernel": kernel}
 
 
-def measure(config: HeadConfig, *, rows: Sequence[int], rounds: int) -> list[dict[str, Any]]:
+def measure(config: RecurrentConfig, *, rows: Sequence[int], rounds: int) -> list[dict[str, Any]]:
     """Check that both give the same, then time them in turn: a line for each precision and number of rows.
 
     Raises:

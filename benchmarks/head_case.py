@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rdvla.head import ActionChange, Context, DeferredActionChange, HeadConfig, RecurrentDepthHead
+from rdvla.control import Stop
+from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 
-PAPER = HeadConfig()
+PAPER = RecurrentConfig()
 VISION_TOKENS, LATENT_TOKENS = 512, 64  # M, L
 
 
 def build(
-    config: HeadConfig, *, vision_tokens: int, latent_tokens: int
+    config: RecurrentConfig, *, vision_tokens: int, latent_tokens: int
 ) -> tuple[RecurrentDepthHead, Context, Tensor]:
     """Return a head with random weights, a random context of one observation, and an initial state."""
     torch.manual_seed(0)
@@ -53,4 +54,6 @@ def adaptive_rules(
         raise RuntimeError(f"the action change at depth {depth}, {there}, is not the smallest so far")
     threshold = (there * lowest_before) ** 0.5
     gate = (float(latents[-1]) * float(latents[-2])) ** 0.5  # between the last two iterations
-    return ActionChange(threshold), DeferredActionChange(threshold, coda_below=gate)
+    return Stop("action_change", threshold=threshold), Stop(
+        "deferred_action_change", threshold=threshold, coda_below=gate
+    )

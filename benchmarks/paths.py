@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.roofline import FLOAT32, Bytes
+from rdvla.control import Stop
+from rdvla.engine import solve
 from rdvla.export import export_compiled_head, export_head, load_compiled
 from rdvla.export.folder import Precision as OnnxPrecision
 from rdvla.export.observed import features_of
 from rdvla.export.quantize import BLOCK
 from rdvla.export.verify import as_stop
-from rdvla.head import ActionChange, Context, Prediction, RecurrentDepthHead, StopRule
 from rdvla.head.compiled import CompiledSteps, Precision
-from rdvla.head.solver import solve
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.runtime import OnnxHead
+from rdvla.types import Prediction
 
-Run = Callable[[Context, Tensor, StopRule], Prediction]  # features, S_0 (B, K, D), rule
+Run = Callable[[Context, Tensor, Stop], Prediction]  # features, S_0 (B, K, D), rule
 
 
 def eager(head: RecurrentDepthHead) -> Run:
@@ -35,7 +37,7 @@ def compiled(precision: Precision) -> Callable[[RecurrentDepthHead], Run]:
     def make(head: RecurrentDepthHead) -> Run:
         steps = CompiledSteps(head, precision=precision)
 
-        def run(context: Context, state: Tensor, rule: StopRule) -> Prediction:
+        def run(context: Context, state: Tensor, rule: Stop) -> Prediction:
             encoded = steps.encode(context, coda_reads=rule.coda_reads)
             return solve(steps, encoded, rule=rule, initial_state=state)
 
@@ -50,7 +52,7 @@ def aoti(precision: Precision) -> Callable[[RecurrentDepthHead], Run]:
     def make(head: RecurrentDepthHead) -> Run:
         loaded = copy.deepcopy(head)
 
-        def run(context: Context, state: Tensor, rule: StopRule) -> Prediction:
+        def run(context: Context, state: Tensor, rule: Stop) -> Prediction:
             if not loaded.optimized:
                 with tempfile.TemporaryDirectory() as folder:
                     output = Path(folder) / "head"
@@ -70,11 +72,15 @@ def onnx(precision: OnnxPrecision) -> Callable[[RecurrentDepthHead], Run]:
     def make(head: RecurrentDepthHead) -> Run:
         with tempfile.TemporaryDirectory() as folder:
             export_head(
-                head, Path(folder) / "head", stop=ActionChange(), execution="fixed:8", precision=precision
+                head,
+                Path(folder) / "head",
+                stop=Stop("action_change"),
+                execution="fixed:8",
+                precision=precision,
             )
             exported = OnnxHead.load(Path(folder) / "head", threads=torch.get_num_threads())
 
-        def run(context: Context, state: Tensor, rule: StopRule) -> Prediction:
+        def run(context: Context, state: Tensor, rule: Stop) -> Prediction:
             found = exported(features_of(context), depth=as_stop(rule), initial_state=state.numpy())
             return Prediction(
                 torch.from_numpy(found.actions),

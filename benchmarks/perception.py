@@ -14,7 +14,7 @@ from torch import Tensor
 from rdvla.data import EpisodeDataset, split_episodes
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
+from rdvla.types import Observation
 
 # Positions in the environment's state, by its length: MetaWorld's and LIBERO's.
 PARTS = {

@@ -22,8 +22,8 @@ from rdvla.export import export_policy
 from rdvla.export.verify import random_observation
 from rdvla.files import write_json
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.runtime import OnnxPolicy
+from rdvla.types import Observation
 
 TIMER = "uint8 frames, proprioception and instruction in memory -> actions in robot units; time.perf_counter"
 WAYS = ("torch", "onnx")

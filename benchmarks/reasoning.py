@@ -23,7 +23,7 @@ from benchmarks.harness import Spread, hardware, interleave
 from rdvla.backbone.huggingface.families import Family
 from rdvla.backbone.huggingface.language import LanguageReader, Prompt, Reasoning
 from rdvla.files import write_json
-from rdvla.head import Context, HeadConfig, RecurrentDepthHead
+from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 
 TIMER = (
     "text: prompt embeddings ready -> hidden states of the latents; head: those -> normalised action chunk"
@@ -88,7 +88,7 @@ def build(size: Size, dtype: torch.dtype) -> Query:
     torch.manual_seed(0)
     reader = _reader(size, dtype)
     levels = reader.layers
-    config = HeadConfig(
+    config = RecurrentConfig(
         hidden_dim=size.width,
         num_heads=size.head_heads,
         prelude=levels[:1],

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import hardware
+from rdvla.control import Stop
+from rdvla.engine import solve
 from rdvla.files import write_json
-from rdvla.head import FixedDepth, RecurrentDepthHead
-from rdvla.head.solver import solve
-from rdvla.head.steps import EncodedContext
+from rdvla.heads import RecurrentDepthHead
+from rdvla.heads.recurrent.model import EncodedContext
 from rdvla.policy import RDVLAPolicy
 from rdvla.training.samples import observe, open_samples, spread_rows
 
@@ -111,7 +112,7 @@ def measure(policy: RDVLAPolicy, dataset: str, *, samples: int, batch: int = 32)
         )
         encoded = policy.head.encode(context)
         start = policy.initial_state(len(part), torch.Generator().manual_seed(first))
-        final = solve(policy.head, encoded, rule=FixedDepth(FINAL_DEPTH), initial_state=start).actions
+        final = solve(policy.head, encoded, rule=Stop.fixed(FINAL_DEPTH), initial_state=start).actions
         target = policy.action_normalizer.normalize(data.actions(part))
         exists = ~data.action_is_pad(part)
         for name, step in STEPS.items():

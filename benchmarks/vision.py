@@ -22,13 +22,13 @@ from torch import Tensor
 from benchmarks.harness import Spread, hardware, interleave, paired_ratio
 from rdvla.backbone import Features, PrismaticBackbone, PrismaticConfig
 from rdvla.files import write_json
-from rdvla.head import HeadConfig, RecurrentDepthHead
+from rdvla.heads import RecurrentConfig, RecurrentDepthHead
 
 CAMERAS, PIXELS, PROMPT, DEPTH = 2, 256, 40, 8
 WHOLE = "whole query"
 
 
-def calls(config: PrismaticConfig, head_config: HeadConfig) -> dict[str, Callable[[], object]]:
+def calls(config: PrismaticConfig, head_config: RecurrentConfig) -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
     generator = torch.Generator().manual_seed(0)
     backbone = _random_backbone(config)
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     print(f"a query at the paper's size, batch 1, {CAMERAS} cameras, {options.threads} thread(s)", flush=True)
     with torch.no_grad():
-        samples = interleave(calls(PrismaticConfig(), HeadConfig()), rounds=options.rounds)
+        samples = interleave(calls(PrismaticConfig(), RecurrentConfig()), rounds=options.rounds)
     rows = []
     for name, times in samples.items():
         spread, share = Spread.of(times), paired_ratio(times, samples[WHOLE])

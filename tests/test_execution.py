@@ -5,15 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rdvla.control import BinaryHorizon, ExecutionRule, FixedHorizon, LinearDecay, check_fits, parse_execution
 from rdvla.errors import ConfigError
-from rdvla.execution import (
-    BinaryHorizon,
-    ExecutionRule,
-    FixedHorizon,
-    LinearDecay,
-    check_fits,
-    parse_execution,
-)
 
 COUNT = st.integers(1, 40)
 RANGE = st.tuples(COUNT, COUNT).map(lambda pair: (max(pair), min(pair)))

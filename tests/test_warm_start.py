@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from rdvla.control import Stop, WarmStart, split_start
+from rdvla.control.start import KINDS
 from rdvla.errors import ConfigError
-from rdvla.head import LatentChange
-from rdvla.warm_start import KINDS, LastStates, WarmStart, split_start
+from rdvla.warm_start import LastStates
 from tests.support.heads import make_context, make_head
 
 
@@ -50,7 +51,7 @@ def test_the_same_query_again_ends_where_it_was() -> None:
     head = make_head()
     context = make_context(head)
     state = head.initial_state(2, torch.Generator().manual_seed(0)).detach()
-    rule = LatentChange(0.2, max_depth=64)
+    rule = Stop("latent_change", threshold=0.2, max_depth=64)
     first = head(context, depth=rule, initial_state=state)
     again = WarmStart("final").start(state, first.state, [1, 1])
     second = head(context, depth=rule, initial_state=again)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 from rdvla.errors import InputError, nearest
@@ -151,7 +151,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One action chunk per sample, and how it came about. Without the B if the observation was a single one."""
+    """One action chunk per sample, and how it came about; no B if the observation was a single one."""
 
     actions: Array  # (B, K, A); normalised units from a head, the robot's units from a policy
     depth: Array  # (B,) int64, k*: iterations used
@@ -165,8 +165,18 @@ class Prediction:
         if trace is not None:
             changes = {name: change[:, index] for name, change in trace.changes.items()}
             trace = Trace(trace.actions[:, index], changes)
-        own = {field.name: getattr(self, field.name)[index] for field in fields(self) if field.name != "trace"}
+        own = {
+            field.name: getattr(self, field.name)[index] for field in fields(self) if field.name != "trace"
+        }
         return Prediction(**own, trace=trace)
+
+    def select(self, samples: Sequence[int]) -> Prediction:
+        """Return some samples of a batch, as a batch, without the trace."""
+        index = list(samples)
+        own = {
+            field.name: getattr(self, field.name)[index] for field in fields(self) if field.name != "trace"
+        }
+        return Prediction(**own)
 
     def with_actions(self, convert: Any) -> Prediction:
         """Return the prediction with `convert` applied to its actions, those of the trace included."""

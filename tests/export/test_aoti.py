@@ -12,17 +12,10 @@ import pytest
 import torch
 
 from rdvla.cli import main
+from rdvla.control import Stop
 from rdvla.errors import RDVLAError
 from rdvla.export import Report, export_compiled_head, load_compiled
-from rdvla.head import (
-    ActionChange,
-    Context,
-    CosineChange,
-    DeferredActionChange,
-    FixedDepth,
-    LatentChange,
-    RecurrentDepthHead,
-)
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.policy import RDVLAPolicy
 from tests.support.heads import make_context, make_head, take
 from tests.support.tiny_models import make_observation, make_policy
@@ -34,12 +27,12 @@ pytestmark = [
 
 VISION = 60  # tokens, so many that the coda reads them in either form
 RULES = (
-    FixedDepth(1),
-    FixedDepth(9),
-    ActionChange(1e-3),
-    DeferredActionChange(1e-3, coda_below=0.2),
-    LatentChange(0.05),
-    CosineChange(1e-3),
+    Stop.fixed(1),
+    Stop.fixed(9),
+    Stop("action_change", threshold=1e-3),
+    Stop("deferred_action_change", threshold=1e-3, coda_below=0.2),
+    Stop("latent_change", threshold=0.05),
+    Stop("cosine", threshold=1e-3),
 )
 
 
@@ -53,7 +46,7 @@ def make_case() -> tuple[RecurrentDepthHead, Context, torch.Tensor]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     head, context, _ = make_case()
     return export_compiled_head(
-        head, tmp_path_factory.mktemp("aoti") / "export", example=context, stop=LatentChange()
+        head, tmp_path_factory.mktemp("aoti") / "export", example=context, stop=Stop("latent_change")
     )
 
 
@@ -156,5 +149,5 @@ def test_without_a_compiler_the_error_says_what_is_missing(
     head, context, _ = make_case()
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
     with pytest.raises(RDVLAError, match="C\\+\\+ compiler such as g\\+\\+"):
-        export_compiled_head(head, tmp_path / "export", example=context, stop=FixedDepth(1))
+        export_compiled_head(head, tmp_path / "export", example=context, stop=Stop.fixed(1))
     assert not any(tmp_path.iterdir())

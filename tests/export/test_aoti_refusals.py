@@ -10,37 +10,29 @@ import pytest
 import torch
 
 from rdvla.cli import main
+from rdvla.control import Stop
 from rdvla.errors import ConfigError, InputError, RDVLAError
 from rdvla.export import export_compiled_head, load_compiled
 from rdvla.export.aoti import compile as compile_module
 from rdvla.export.aoti.description import KERNEL, NAME, Description, configuration_of, this_processor
 from rdvla.export.aoti.parts import make_parts, token_counts
 from rdvla.export.aoti.steps import PackagedSteps
-from rdvla.head import (
-    ActionChange,
-    Context,
-    DeferredActionChange,
-    FixedDepth,
-    HeadConfig,
-    LatentChange,
-    Prediction,
-    RecurrentDepthHead,
-    skinny,
-)
-from rdvla.policy import fingerprint
+from rdvla.hashing import fingerprint
+from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
+from rdvla.types import Prediction
 from tests.support.heads import SMALL, make_context, make_head, take
 
 RULES = (
-    FixedDepth(1),
-    FixedDepth(7),
-    ActionChange(1e-3),
-    DeferredActionChange(1e-3, coda_below=0.2),
-    LatentChange(),
+    Stop.fixed(1),
+    Stop.fixed(7),
+    Stop("action_change", threshold=1e-3),
+    Stop("deferred_action_change", threshold=1e-3, coda_below=0.2),
+    Stop("latent_change"),
 )
 MANY = 60  # vision tokens, so many that the coda reads them in either form
 
 
-def make_case(config: HeadConfig = SMALL, *, vision: int = MANY) -> tuple[RecurrentDepthHead, Context]:
+def make_case(config: RecurrentConfig = SMALL, *, vision: int = MANY) -> tuple[RecurrentDepthHead, Context]:
     head = make_head(config).eval().requires_grad_(False)
     return head, make_context(head, batch=3, vision=vision)
 
@@ -78,7 +70,7 @@ def written(folder: Path, head: RecurrentDepthHead, context: Context) -> Descrip
     [SMALL, replace(SMALL, prelude=(), coda=()), replace(SMALL, core=("late", 3), coda=("middle", "late"))],
     ids=["one of each", "core alone", "several"],
 )
-def test_the_parts_together_are_the_head(config: HeadConfig, rule) -> None:
+def test_the_parts_together_are_the_head(config: RecurrentConfig, rule) -> None:
     head, context = make_case(config)
     start = head.initial_state(3, torch.Generator().manual_seed(0)) * torch.tensor([0.2, 1, 6])[:, None, None]
     expected = head(context, depth=rule, initial_state=start, trace=True)
@@ -133,7 +125,7 @@ def test_a_difference_that_is_no_number_is_not_small() -> None:
         )
         for number in (0.0, torch.nan)
     )
-    check = compile_module._check(FixedDepth(1), [good, bad], [good, good])
+    check = compile_module._check(Stop.fixed(1), [good, bad], [good, good])
     with pytest.raises(RDVLAError, match="does not act as the policy"):
         check.require()
 
@@ -218,10 +210,10 @@ def test_a_head_in_another_type_is_refused(tmp_path: Path, monkeypatch: pytest.M
 def test_what_cannot_be_written_is_known_before_compiling(tmp_path: Path) -> None:
     head, context = make_case()
     with pytest.raises(ConfigError, match="precision must be one of fp32, bf16"):
-        export_compiled_head(head, tmp_path / "a", example=context, stop=FixedDepth(1), precision="int8")  # type: ignore[arg-type]
+        export_compiled_head(head, tmp_path / "a", example=context, stop=Stop.fixed(1), precision="int8")  # type: ignore[arg-type]
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(RDVLAError, match="exists and is no export of this kind"):
-        export_compiled_head(head, tmp_path, example=context, stop=FixedDepth(1))
+        export_compiled_head(head, tmp_path, example=context, stop=Stop.fixed(1))
     assert (tmp_path / "thesis.txt").exists()
 
 

@@ -16,36 +16,29 @@ pytest.importorskip("onnxscript")
 
 import onnx
 
+from rdvla.control import Stop
 from rdvla.errors import InputError, RDVLAError
 from rdvla.export import export_head
 from rdvla.export.observed import features_of
 from rdvla.export.quantize import quantize
 from rdvla.export.verify import as_stop
-from rdvla.head import (
-    ActionChange,
-    Context,
-    CosineChange,
-    DeferredActionChange,
-    FixedDepth,
-    LatentChange,
-    RecurrentDepthHead,
-)
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.runtime import OnnxHead, OnnxPolicy, Prediction, Stop
 from rdvla.runtime.description import GRAPH, digest
 from rdvla.runtime.session import Session
 from tests.support.reference_case import load_case
 
 RULES = (
-    FixedDepth(1),
-    FixedDepth(7),
-    ActionChange(1e-3),
-    ActionChange(1e-5, min_depth=4, max_depth=9),
-    DeferredActionChange(1e-3, coda_below=0.02),
-    DeferredActionChange(1e-4, coda_below=0.2, min_depth=3),
-    DeferredActionChange(1e-3, coda_below=1e-9, max_depth=6),
-    LatentChange(0.05),
-    LatentChange(1e-9, max_depth=4),
-    CosineChange(1e-3),
+    Stop.fixed(1),
+    Stop.fixed(7),
+    Stop("action_change", threshold=1e-3),
+    Stop("action_change", threshold=1e-5, min_depth=4, max_depth=9),
+    Stop("deferred_action_change", threshold=1e-3, coda_below=0.02),
+    Stop("deferred_action_change", threshold=1e-4, coda_below=0.2, min_depth=3),
+    Stop("deferred_action_change", threshold=1e-3, coda_below=1e-9, max_depth=6),
+    Stop("latent_change", threshold=0.05),
+    Stop("latent_change", threshold=1e-9, max_depth=4),
+    Stop("cosine", threshold=1e-3),
 )
 
 
@@ -71,7 +64,7 @@ class Case:
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     head, context, expected, depths = load_case(request.param)
     output = tmp_path_factory.mktemp("head") / "export"
-    export_head(head, output, stop=ActionChange(1e-3), execution="fixed:1")
+    export_head(head, output, stop=Stop("action_change", threshold=1e-3), execution="fixed:1")
     return Case(head, context, expected, depths, output)
 
 

@@ -17,11 +17,11 @@ pytest.importorskip("onnxscript")
 
 from rdvla.cli.export import format_report
 from rdvla.cli.export import run as run_verb
+from rdvla.control import Stop
 from rdvla.errors import ConfigError, InputError, RDVLAError
 from rdvla.export import Report, export_head, export_policy
 from rdvla.export import folder as export_folder
 from rdvla.export.verify import as_stop
-from rdvla.head import ActionChange, FixedDepth, LatentChange
 from rdvla.policy import RDVLAPolicy
 from rdvla.runtime import OnnxHead, OnnxPolicy, Stop
 from tests.support.heads import make_head
@@ -35,7 +35,11 @@ from tests.support.tiny_models import (
 )
 
 pytestmark = pytest.mark.slow  # an export takes many seconds
-RULES = (FixedDepth(3), ActionChange(1e-3, max_depth=20), LatentChange(0.02))
+RULES = (
+    Stop.fixed(3),
+    Stop("action_change", threshold=1e-3, max_depth=20),
+    Stop("latent_change", threshold=0.02),
+)
 
 
 def in_float32(policy: RDVLAPolicy) -> RDVLAPolicy:
@@ -223,10 +227,10 @@ def test_an_execution_rule_that_does_not_fit_is_refused_first(
     execution: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        export_head(make_head(), tmp_path / "head", stop=FixedDepth(4), execution=execution)
+        export_head(make_head(), tmp_path / "head", stop=Stop.fixed(4), execution=execution)
     assert not (tmp_path / "head").exists()
 
 
 def test_rules_have_the_same_defaults() -> None:
-    assert as_stop(ActionChange()) == Stop("action_change")
-    assert as_stop(FixedDepth(4)) == Stop.fixed(4)
+    assert as_stop(Stop("action_change")) == Stop("action_change")
+    assert as_stop(Stop.fixed(4)) == Stop.fixed(4)

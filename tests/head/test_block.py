@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rdvla.head import HeadConfig, RecurrentDepthHead
-from rdvla.head.block import Block, Rotary
-from rdvla.head.cross_attention import CrossAttention, KeysValues, Unprojected
+from rdvla.engine.context import Unprojected
+from rdvla.heads import RecurrentConfig, RecurrentDepthHead
+from rdvla.heads.recurrent.model import Block, CrossAttention, KeysValues, Rotary
 
-CONFIG = HeadConfig(hidden_dim=12, num_heads=3, chunk_size=4, action_dim=2, core=("late",), context_dim=10)
+CONFIG = RecurrentConfig(
+    hidden_dim=12, num_heads=3, chunk_size=4, action_dim=2, core=("late",), context_dim=10
+)
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
@@ -134,14 +136,14 @@ def test_standard_rotary_depends_on_distance_only() -> None:
 
 def test_paper_size() -> None:
     with torch.device("meta"):
-        head = RecurrentDepthHead(HeadConfig())
+        head = RecurrentDepthHead(RecurrentConfig())
     total = sum(parameter.numel() for parameter in head.parameters())
     assert round(total / 1e6, 1) == 72.3
 
 
 def test_fresh_weights_have_the_papers_spread() -> None:
     torch.manual_seed(0)
-    config = HeadConfig(hidden_dim=128, num_heads=4, core=("late", "late"), mean_depth=8)
+    config = RecurrentConfig(hidden_dim=128, num_heads=4, core=("late", "late"), mean_depth=8)
     block = RecurrentDepthHead(config).core[0]
     assert isinstance(block, Block)
     std = math.sqrt(2 / (5 * 128)) * 0.9866  # a normal distribution cut at 3 sigma is that much narrower
@@ -171,7 +173,7 @@ def test_both_forms_of_the_context_read_the_same(batch: int) -> None:
 
 
 def test_at_the_papers_size_queries_are_projected_for_few_readings_only() -> None:
-    config = HeadConfig(hidden_dim=896, num_heads=8, context_dim=896)
+    config = RecurrentConfig(hidden_dim=896, num_heads=8, context_dim=896)
     with torch.device("meta"):
         attention = CrossAttention(config)
         features = {

@@ -9,8 +9,9 @@ import shutil
 import pytest
 import torch
 
+from rdvla.control import Stop
 from rdvla.errors import RDVLAError
-from rdvla.head import ActionChange, RecurrentDepthHead
+from rdvla.heads import RecurrentDepthHead
 from tests.support.heads import make_context, make_head
 
 pytestmark = [
@@ -29,7 +30,7 @@ def case(batch: int) -> tuple[RecurrentDepthHead, dict[str, object]]:
 @pytest.mark.parametrize("batch", [2, 7])  # 6 rows, for the kernel; 21, which it gets as samples stop
 def test_compiled_code_gives_the_same_at_any_depth_until_training_drops_it(batch: int) -> None:
     head, inputs = case(batch)
-    rules = (1, 4, 9, ActionChange(1e-3))
+    rules = (1, 4, 9, Stop("action_change", threshold=1e-3))
     expected = [head(**inputs, depth=rule) for rule in rules]
     assert len(set(expected[-1].depth.tolist())) > 1
     head.optimize()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rdvla.errors import ConfigError
-from rdvla.head import ConstantDepth, LogNormalPoisson
+from rdvla.heads import ConstantDepth, LogNormalPoisson
 
 
 @pytest.mark.parametrize("mean", [4.0, 32.0])

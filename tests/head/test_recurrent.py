@@ -11,21 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rdvla.control import Stop
+from rdvla.engine import Schedule, solve
+from rdvla.engine.context import Unprojected
 from rdvla.errors import ConfigError
-from rdvla.head import (
-    ActionChange,
-    Context,
-    DeferredActionChange,
-    FixedDepth,
-    HeadConfig,
-    LatentChange,
-    Level,
-    RecurrentDepthHead,
-    StopRule,
-)
-from rdvla.head.cross_attention import CrossAttention, Unprojected
-from rdvla.head.pacing import Pacing
-from rdvla.head.solver import solve
+from rdvla.heads import Context, Level, RecurrentConfig, RecurrentDepthHead
+from rdvla.heads.recurrent.model import CrossAttention
 from tests.support.heads import SMALL, make_context, make_head, take
 from tests.support.memory import peak_bytes, saved_bytes
 
@@ -79,24 +70,24 @@ def test_initial_state_is_cut_at_three_sigma() -> None:
 
 
 RULES = [
-    ActionChange(2e-3),
-    LatentChange(0.03),
-    ActionChange(1e-9, max_depth=5),
-    DeferredActionChange(2e-3, coda_below=0.1),
-    DeferredActionChange(1e-3, coda_below=0.02, min_depth=4, max_depth=6),
-    DeferredActionChange(1.0, coda_below=10.0, min_depth=3, max_depth=3),
+    Stop("action_change", threshold=2e-3),
+    Stop("latent_change", threshold=0.03),
+    Stop("action_change", threshold=1e-9, max_depth=5),
+    Stop("deferred_action_change", threshold=2e-3, coda_below=0.1),
+    Stop("deferred_action_change", threshold=1e-3, coda_below=0.02, min_depth=4, max_depth=6),
+    Stop("deferred_action_change", threshold=1.0, coda_below=10.0, min_depth=3, max_depth=3),
 ]
 PACINGS = [
-    Pacing(),
-    Pacing(check_every=1, shrink_at=0.5),
-    Pacing(check_every=3, shrink_at=0.9),
-    Pacing(4, 0.0),
-    Pacing(2),
+    Schedule(),
+    Schedule(sync_interval=1, shrink_below=0.5),
+    Schedule(sync_interval=3, shrink_below=0.9),
+    Schedule(4, 0.0),
+    Schedule(2),
 ]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=StopRule.describe)
-def test_a_batch_stops_sample_by_sample_as_if_alone(rule: StopRule) -> None:
+@pytest.mark.parametrize("rule", RULES, ids=Stop.describe)
+def test_a_batch_stops_sample_by_sample_as_if_alone(rule: Stop) -> None:
     head = make_head()
     context = make_context(head, batch=6)
     state = head.initial_state(6, torch.Generator().manual_seed(0)).detach()
@@ -114,15 +105,15 @@ def test_a_batch_stops_sample_by_sample_as_if_alone(rule: StopRule) -> None:
 
 @pytest.mark.parametrize("batch", [0, 1, 6])
 @pytest.mark.parametrize("trace", [False, True])
-@pytest.mark.parametrize("rule", [*RULES, FixedDepth(3)], ids=StopRule.describe)
-def test_how_often_one_looks_changes_nothing(rule: StopRule, trace: bool, batch: int) -> None:
+@pytest.mark.parametrize("rule", [*RULES, Stop.fixed(3)], ids=Stop.describe)
+def test_how_often_one_looks_changes_nothing(rule: Stop, trace: bool, batch: int) -> None:
     head = make_head()
     state = head.initial_state(batch, torch.Generator().manual_seed(0)).detach()
     state = state * torch.linspace(0.2, 6, batch)[:, None, None]
     encoded = head.encode(make_context(head, batch=batch))
     with torch.no_grad():
         first, *others = (
-            solve(head, encoded, rule=rule, initial_state=state, pacing=pacing, trace=trace)
+            solve(head, encoded, rule=rule, initial_state=state, schedule=pacing, trace=trace)
             for pacing in PACINGS
         )
     for other in others:
@@ -137,20 +128,22 @@ def test_how_often_one_looks_changes_nothing(rule: StopRule, trace: bool, batch:
             assert other.trace.action_change[length:].isnan().all()
 
 
-@pytest.mark.parametrize("pacing", [Pacing(1, 1.0), Pacing(4, 0.5)])
-@pytest.mark.parametrize("rule", [FixedDepth(12), LatentChange(1e-9, max_depth=12)], ids=StopRule.describe)
-def test_rules_that_read_no_actions_run_the_coda_once(rule: StopRule, pacing: Pacing) -> None:
+@pytest.mark.parametrize("pacing", [Schedule(1, 1.0), Schedule(4, 0.5)])
+@pytest.mark.parametrize(
+    "rule", [Stop.fixed(12), Stop("latent_change", threshold=1e-9, max_depth=12)], ids=Stop.describe
+)
+def test_rules_that_read_no_actions_run_the_coda_once(rule: Stop, pacing: Schedule) -> None:
     head = make_head()
     encoded = head.encode(make_context(head))
     reads = []
     head.output.register_forward_hook(lambda *_: reads.append(1))
     with torch.no_grad():
-        solve(head, encoded, rule=rule, initial_state=head.initial_state(2), pacing=pacing)
+        solve(head, encoded, rule=rule, initial_state=head.initial_state(2), schedule=pacing)
     assert len(reads) == 1
 
 
-@pytest.mark.parametrize("rule", [*RULES, FixedDepth(3)], ids=StopRule.describe)
-def test_a_head_that_leaves_its_context_unprojected_gives_the_same(rule: StopRule) -> None:
+@pytest.mark.parametrize("rule", [*RULES, Stop.fixed(3)], ids=Stop.describe)
+def test_a_head_that_leaves_its_context_unprojected_gives_the_same(rule: Stop) -> None:
     wide = replace(SMALL, hidden_dim=64)
     head = make_head(wide)
     context = make_context(head, batch=3, vision=120, latents=8)
@@ -172,7 +165,9 @@ def test_an_empty_batch_and_a_trace_in_bfloat16_are_fine(tokens: int) -> None:
         empty = make_context(head, batch=0, vision=tokens)
         assert head(empty, depth=3).actions.shape == (0, SMALL.chunk_size, SMALL.action_dim)
         with torch.autocast("cpu", torch.bfloat16):
-            traced = head(make_context(head, vision=tokens), depth=ActionChange(max_depth=4), trace=True)
+            traced = head(
+                make_context(head, vision=tokens), depth=Stop("action_change", max_depth=4), trace=True
+            )
     assert traced.trace.action_change[1].isfinite().all()
 
 
@@ -180,17 +175,23 @@ def test_a_deferred_coda_stops_where_the_papers_rule_does_and_is_read_less() -> 
     head = make_head()
     state = head.initial_state(1, torch.Generator().manual_seed(0)).detach()
     context = make_context(head, batch=1)
-    traced = head(context, depth=ActionChange(1e-3), initial_state=state, trace=True)
+    traced = head(context, depth=Stop("action_change", threshold=1e-3), initial_state=state, trace=True)
     depth = int(traced.depth)
     assert depth > 5
     reads = []
     head.output.register_forward_hook(lambda *_: reads.append(1))
     gate = 1.01 * float(traced.trace.latent_change[depth - 1])
-    deferred = head(context, depth=DeferredActionChange(1e-3, coda_below=gate), initial_state=state)
+    deferred = head(
+        context, depth=Stop("deferred_action_change", threshold=1e-3, coda_below=gate), initial_state=state
+    )
     assert deferred.depth.tolist() == [depth] and deferred.converged.all()
     torch.testing.assert_close(deferred.actions, traced.actions, atol=1e-6, rtol=1e-5)
     assert len(reads) < depth
-    late = head(context, depth=DeferredActionChange(1e-3, coda_below=0.9 * gate), initial_state=state)
+    late = head(
+        context,
+        depth=Stop("deferred_action_change", threshold=1e-3, coda_below=0.9 * gate),
+        initial_state=state,
+    )
     assert int(late.depth) > depth
 
 
@@ -198,7 +199,7 @@ def test_samples_of_the_batch_do_stop_at_different_depths() -> None:
     head = make_head()
     context = make_context(head, batch=8)
     state = head.initial_state(8, torch.Generator().manual_seed(0)).detach()
-    depths = head(context, depth=ActionChange(1e-4), initial_state=state).depth
+    depths = head(context, depth=Stop("action_change", threshold=1e-4), initial_state=state).depth
     assert len(set(depths.tolist())) > 1
 
 
@@ -206,7 +207,7 @@ def test_the_rule_stops_at_the_first_change_below_the_threshold() -> None:
     head = make_head()
     context = make_context(head, batch=4)
     state = head.initial_state(4, torch.Generator().manual_seed(0)).detach()
-    prediction = head(context, depth=ActionChange(1e-4), initial_state=state, trace=True)
+    prediction = head(context, depth=Stop("action_change", threshold=1e-4), initial_state=state, trace=True)
     trace = prediction.trace
     assert trace is not None and torch.isnan(trace.action_change[0]).all()
     for row, depth in enumerate(prediction.depth.tolist()):
@@ -220,9 +221,9 @@ def test_the_rule_stops_at_the_first_change_below_the_threshold() -> None:
 def test_depth_limits_are_kept() -> None:
     head = make_head()
     context = make_context(head, batch=3)
-    late = head(context, depth=ActionChange(1e9, min_depth=5))
+    late = head(context, depth=Stop("action_change", threshold=1e9, min_depth=5))
     assert late.depth.tolist() == [5, 5, 5] and late.converged.all()
-    never = head(context, depth=ActionChange(1e-30, max_depth=7))
+    never = head(context, depth=Stop("action_change", threshold=1e-30, max_depth=7))
     assert never.depth.tolist() == [7, 7, 7] and not never.converged.any()
 
 
@@ -301,7 +302,7 @@ def test_keys_and_values_are_computed_once_a_query(training: bool) -> None:
     if training:
         head.unroll(context, depth=20)
     else:
-        head(context, depth=ActionChange(1e-30, max_depth=20))
+        head(context, depth=Stop("action_change", threshold=1e-30, max_depth=20))
     assert len(calls) == 2 * 4 and set(calls.values()) == {1}
 
 
@@ -326,7 +327,7 @@ def test_any_configuration_runs_trains_and_stays_finite(
     parts: tuple[list[str | int], ...], heads: int, head_dim: int, chunk: int, action: int,
     context_dim: int | None, rotary: str, adapter: str, tokens: tuple[int, int],
 ) -> None:  # fmt: skip
-    config = HeadConfig(
+    config = RecurrentConfig(
         hidden_dim=heads * head_dim, num_heads=heads, chunk_size=chunk, action_dim=action,
         context_dim=context_dim, prelude=tuple(parts[0]), core=tuple(parts[1]), coda=tuple(parts[2]),
         backprop_depth=2,

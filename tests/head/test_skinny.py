@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdvla.head import ActionChange, DeferredActionChange, FixedDepth, StopRule
+from rdvla.control import Stop
 from rdvla.head.skinny import build, register, skinny_copy
 from rdvla.head.skinny import library as skinny_library
 from rdvla.head.skinny.head import SkinnyLinear
@@ -69,12 +69,17 @@ def test_infinity_and_nan_stay_in_their_row() -> None:
     assert found[0].isposinf().all() and found[1].isfinite().all() and found[2].isnan().all()
 
 
-RULES = [FixedDepth(1), FixedDepth(5), ActionChange(2e-3), DeferredActionChange(2e-3, coda_below=0.1)]
+RULES = [
+    Stop.fixed(1),
+    Stop.fixed(5),
+    Stop("action_change", threshold=2e-3),
+    Stop("deferred_action_change", threshold=2e-3, coda_below=0.1),
+]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=StopRule.describe)
+@pytest.mark.parametrize("rule", RULES, ids=Stop.describe)
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_head_with_the_kernel_acts_as_without(batch: int, rule: StopRule) -> None:
+def test_a_head_with_the_kernel_acts_as_without(batch: int, rule: Stop) -> None:
     head = make_head().eval()
     twin = skinny_copy(head, torch.float32)
     assert sum(isinstance(module, SkinnyLinear) for module in twin.modules()) == 3 * 6 + 2 + 1

@@ -8,42 +8,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdvla.errors import ConfigError
-from rdvla.head import (
-    ActionChange,
-    CosineChange,
-    DeferredActionChange,
-    FixedDepth,
-    LatentChange,
-    StopRule,
-    parse_rule,
-)
-from rdvla.head.stopping import Iteration
+from rdvla.control import Stop, parse_stop
+from rdvla.heads.recurrent.stopping import Iteration
 
 
 def test_changes_are_what_their_names_say() -> None:
     before = Iteration(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
     after = Iteration(torch.tensor([[[0.0, 5.0]]]), torch.tensor([[[1.0, 2.0], [3.0, 6.0]]]))
-    assert ActionChange().change(before, after).item() == pytest.approx(4 / 4)
-    assert LatentChange().change(before, after).item() == pytest.approx(math.sqrt(9 + 1) / 5)
-    assert CosineChange().change(before, after).item() == pytest.approx(1 - 20 / 25, abs=1e-6)
+    assert Stop("action_change").change(before, after).item() == pytest.approx(4 / 4)
+    assert Stop("latent_change").change(before, after).item() == pytest.approx(math.sqrt(9 + 1) / 5)
+    assert Stop("cosine").change(before, after).item() == pytest.approx(1 - 20 / 25, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("8", FixedDepth(8)),
-        ("fixed:8", FixedDepth(8)),
-        ("action_change", ActionChange(1e-3)),
-        ("action_change:5e-4", ActionChange(5e-4)),
-        ("latent_change:0.05:4:16", LatentChange(0.05, min_depth=4, max_depth=16)),
-        ("cosine:1e-4", CosineChange(1e-4)),
-        ("deferred_action_change:1e-3:0.2", DeferredActionChange(1e-3, coda_below=0.2)),
-        ("deferred_action_change:1e-3:0.2:3:9", DeferredActionChange(1e-3, 3, 9, coda_below=0.2)),
+        ("8", Stop.fixed(8)),
+        ("fixed:8", Stop.fixed(8)),
+        ("action_change", Stop("action_change", threshold=1e-3)),
+        ("action_change:5e-4", Stop("action_change", threshold=5e-4)),
+        ("latent_change:0.05:4:16", Stop("latent_change", threshold=0.05, min_depth=4, max_depth=16)),
+        ("cosine:1e-4", Stop("cosine", threshold=1e-4)),
+        ("deferred_action_change:1e-3:0.2", Stop("deferred_action_change", threshold=1e-3, coda_below=0.2)),
+        ("deferred_action_change:1e-3:0.2:3:9", Stop("deferred_action_change", threshold=1e-3, 3, 9, coda_below=0.2)),
     ],
 )
-def test_rules_are_read_from_text_and_written_back(text: str, rule: StopRule) -> None:
-    assert parse_rule(text) == rule
-    assert parse_rule(rule.describe()) == rule
+def test_rules_are_read_from_text_and_written_back(text: str, rule: Stop) -> None:
+    assert parse_stop(text) == rule
+    assert parse_stop(rule.describe()) == rule
 
 
 @pytest.mark.parametrize(
@@ -64,10 +56,10 @@ def test_rules_are_read_from_text_and_written_back(text: str, rule: StopRule) ->
 )
 def test_bad_rules_are_explained(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_rule(text)
+        parse_stop(text)
 
 
 @settings(deadline=None)
 @given(st.floats(min_value=1e-9, max_value=10))
 def test_thresholds_are_written_exactly(threshold: float) -> None:
-    assert parse_rule(ActionChange(threshold).describe()) == ActionChange(threshold)
+    assert parse_stop(Stop("action_change", threshold=threshold).describe()) == Stop("action_change", threshold=threshold)

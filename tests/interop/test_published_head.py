@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rdvla.control import Stop
 from rdvla.errors import RDVLAError
-from rdvla.head import ActionChange, Context, RecurrentDepthHead
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.interop import load_published_head
 from tests.support.reference_case import VECTORS, load_case
 
@@ -35,7 +36,7 @@ def test_every_sample_stops_where_the_reference_does(case: Case) -> None:
     head, context, expected, depths = case
     for name, depth in depths.items():
         threshold, _, sample = name.partition("/sample_")
-        rule = ActionChange(threshold=float(threshold))
+        rule = Stop("action_change", threshold=float(threshold))
         prediction = head(context, depth=rule, initial_state=expected["initial_state"])
         assert int(prediction.depth[int(sample)]) == depth
         assert bool(prediction.converged[int(sample)])

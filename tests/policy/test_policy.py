@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rdvla.control import Stop
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.head import ActionChange
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
+from rdvla.types import Observation
 from tests.support.tiny_models import (
     BACKBONE,
     CAMERAS,
@@ -53,7 +53,7 @@ def test_same_seed_same_actions() -> None:
 def test_a_batch_is_its_samples() -> None:
     policy, observation = make_policy(), make_observation(4)
     state = policy.initial_state(4, seeded()).detach()
-    rule = ActionChange(1e-3)
+    rule = Stop("action_change", threshold=1e-3)
     together = policy.predict(observation, depth=rule, initial_state=state)
     for row in range(4):
         alone = policy.predict(observation.select([row]), depth=rule, initial_state=state[row : row + 1])

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from rdvla.errors import RDVLAError
-from rdvla.processing import Observation, check_images
+from rdvla.processing import check_images
+from rdvla.types import Observation
 from tests.support.tiny_models import SIZE, make_observation
 
 

@@ -60,10 +60,10 @@ def test_impossible_rules_are_refused(arguments: dict, message: str) -> None:
     ],
 )
 def test_rules_are_read_from_text_as_the_head_reads_them(text: str) -> None:
+    from rdvla.control import parse_stop
     from rdvla.export.verify import as_stop
-    from rdvla.head import parse_rule
 
-    assert Stop.of(text) == as_stop(parse_rule(text))
+    assert Stop.of(text) == as_stop(parse_stop(text))
 
 
 @pytest.mark.parametrize("text", ["deferred_action_change:1e-3", "acton_change", "0", "cosine:1e-3:4"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from rdvla.head import Prediction
+from rdvla.types import Prediction
 
 
 @dataclass

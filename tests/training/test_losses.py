@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from rdvla.control import WarmStart
 from rdvla.errors import ConfigError
 from rdvla.policy.batch import EarlierQueries
 from rdvla.policy.losses import LossWeights, absolute_error
-from rdvla.warm_start import WarmStart
 from tests.support.tiny_training import tiny_batch, tiny_policy
 
 PERCEPTION = LossWeights(actions=0.0, perception=1.0)

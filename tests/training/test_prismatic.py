@@ -15,18 +15,18 @@ from rdvla.backbone import LoraSettings, PrismaticBackbone
 from rdvla.config import load_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
-from rdvla.head import HeadConfig
+from rdvla.heads import RecurrentConfig
 from rdvla.interop import ConvertOptions, convert_published
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.training import TrainConfig, train
 from rdvla.training.attention_check import compare_attention, format_comparison
+from rdvla.types import Observation
 from tests.support.published_checkpoint import ENCODERS, WIDTH, make_published
 from tests.support.tiny_models import make_policy
 from tests.support.tiny_training import train_config
 
 QUIET = Console(quiet=True)
-HEAD = HeadConfig(
+HEAD = RecurrentConfig(
     hidden_dim=WIDTH, num_heads=2, chunk_size=4, action_dim=4, prelude=(2,), core=(3,), coda=(),
     mean_depth=4, backprop_depth=2,
 )  # fmt: skip

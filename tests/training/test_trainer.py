@@ -19,7 +19,6 @@ from rdvla.config import decode_config, encode_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.training import CheckpointError, NonFiniteLossError, TrainConfig, Trainer, train
 from rdvla.training.batches import Draw
 from rdvla.training.config import (
@@ -31,6 +30,7 @@ from rdvla.training.config import (
     ValidationConfig,
 )
 from rdvla.training.metrics import read_metrics
+from rdvla.types import Observation
 from tests.support.tiny_training import policy_config, train_config
 
 QUIET = Console(quiet=True)

@@ -16,13 +16,13 @@ from torch import Tensor
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.training import TrainConfig, Trainer, train
 from rdvla.training.batches import Draw, step_generator
 from rdvla.training.config import DataConfig, LossConfig, WarmStartConfig
 from rdvla.training.metrics import read_metrics
 from rdvla.training.objectives import Objective
 from rdvla.training.warm_starts import NO_ROW, WarmStarts, earlier_rows
+from rdvla.types import Observation
 from tests.support.tiny_training import policy_config, train_config, write_dataset
 
 QUIET = Console(quiet=True)

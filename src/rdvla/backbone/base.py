@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rdvla.backbone.lora import LoraSettings, is_lora
 from rdvla.errors import ConfigError
-from rdvla.head import Level
+from rdvla.heads import Level
 
 PADDING = -1  # in token ids of `prepare`: a place without a token
 

@@ -73,11 +73,9 @@ def _export(policy: RDVLAPolicy, options: argparse.Namespace) -> Report:
         return export_policy(policy, output, precision=precision)
     if options.format == "onnx":
         execution = policy.config.execution
-        return export_head(
-            policy.head, output, stop=policy.stop_rule, execution=execution, precision=precision
-        )
+        return export_head(policy.head, output, stop=policy.stop, execution=execution, precision=precision)
     return export_compiled_head(
-        policy.head, output, example=example_context(policy), stop=policy.stop_rule, precision=precision
+        policy.head, output, example=example_context(policy), stop=policy.stop, precision=precision
     )
 
 
@@ -91,7 +89,7 @@ def format_report(report: Report) -> str:
             else f"depths {list(check.depths)} instead of {list(check.expected)}"
         )
         lines.append(
-            f"{check.rule}: actions differ from torch's in float32 by up to {check.difference:.1e}, {depths}"
+            f"{check.stop}: actions differ from torch's in float32 by up to {check.difference:.1e}, {depths}"
         )
     if report.bfloat16 is not None:
         lines.append(f"float32 in place of bfloat16 changes an action by up to {report.bfloat16:.1e}")

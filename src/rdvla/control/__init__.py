@@ -13,6 +13,8 @@ from rdvla.control.session import Session
 from rdvla.control.start import StartKind, WarmStart, split_start
 from rdvla.control.stop import (
     CHANGES,
+    FIXED,
+    NO_LIMIT,
     STOP_RULES,
     Stop,
     StopLimits,
@@ -26,6 +28,8 @@ from rdvla.control.stop import (
 __all__ = [
     "CHANGES",
     "EXECUTION_RULES",
+    "FIXED",
+    "NO_LIMIT",
     "STOP_RULES",
     "BinaryHorizon",
     "ExecutionRule",

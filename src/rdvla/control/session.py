@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from rdvla.control.execution import ExecutionRule
 from rdvla.control.start import WarmStart
 from rdvla.errors import InputError
-from rdvla.types import Array, Prediction
+from rdvla.types import Array, Observation, Prediction
+
+
+class Policy(Protocol):
+    """What a session asks of a policy, of torch or numpy."""
+
+    def initial_state(self, batch_size: int, generator: Any = None) -> Array:
+        """Draw S_0, (B, K, D)."""
+        ...
+
+    def predict(self, observation: Observation, *, initial_state: Array | None = None) -> Prediction:
+        """Return action chunks in the robot's units."""
+        ...
 
 
 @dataclass
@@ -21,9 +34,9 @@ class _Robot:
 class Session:
     """The state of B robots between queries: of one robot, or of the copies of a vector environment.
 
-    The order of calls per control step: `due` names the robots that need a query; `initial_state` gives the
-    queries' S_0; `accept` takes the prediction; `next_actions` gives every robot's action. A caller that
-    executes whole chunks uses `take` in its place. `reset` forgets robots whose episode begins anew.
+    `act` does all of a control step: `due` names the robots that need a query, `initial_state` gives the
+    queries' S_0, `accept` takes the prediction, `next_actions` gives every robot's action. A caller that
+    executes whole chunks uses `take` for the last. `reset` forgets robots whose episode begins anew.
 
     Args:
         execution: how many actions of a chunk are executed before the next query.
@@ -88,6 +101,23 @@ class Session:
         if waiting:
             raise InputError(f"robot {waiting[0]} has no action left: query the policy first")
         return [self.take(number, 1)[0] for number in range(len(self._robots))]
+
+    def act(self, policy: Policy, observation: Observation, *, generator: Any = None) -> list[Array]:
+        """Return the next action of every robot, B of (A,); query the policy for those that need it.
+
+        Args:
+            policy: as of the arrays of `observation`.
+            observation: a batch of B.
+            generator: source of the queries' noise.
+
+        Raises:
+            InputError: the batch has another size than before.
+        """
+        due = self.due(observation.batch_size)
+        if due:
+            start = self.initial_state(due, policy.initial_state(len(due), generator))
+            self.accept(due, policy.predict(observation.select(due), initial_state=start))
+        return self.next_actions()
 
     def take(self, robot: int, count: int | None = None) -> list[Array]:
         """Return the next `count` actions of one robot, (A,) each; all that it is to execute if not given."""

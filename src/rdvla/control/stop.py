@@ -148,6 +148,11 @@ class Stop:
             raise ConfigError(f"depth must be at least 1, got {depth}")
         return Stop(FIXED, min_depth=depth, max_depth=depth)
 
+    @staticmethod
+    def parameter_names(rule: str) -> tuple[str, ...]:
+        """Return the names of a rule's limits, in the order that its text gives them; empty for none such."""
+        return tuple(limit.parameter for limit in STOP_RULES[rule].limits) if rule in STOP_RULES else ()
+
     @property
     def is_fixed(self) -> bool:
         """Whether the rule asks for no change."""
@@ -224,9 +229,7 @@ Stops = int | str | Stop | Sequence[int | str | Stop]
 """How a stop rule is given: a depth, a rule, its text, or one of these per sample."""
 
 
-def limits_of(
-    stop: Stops, *, batch_size: int, max_depth: int | Sequence[int] | None = None
-) -> StopLimits:
+def limits_of(stop: Stops, *, batch_size: int, max_depth: int | Sequence[int] | None = None) -> StopLimits:
     """Bring the stop rules of a batch into arrays.
 
     Args:
@@ -245,7 +248,10 @@ def limits_of(
     for name, found in (("stop rules", stops), ("maximum depths", caps)):
         if len(found) != batch_size:
             raise InputError(f"there are {len(found)} {name} for {batch_size} samples: give one, or one each")
-    last = [each.max_depth if cap is None else min(each.max_depth, cap) for each, cap in zip(stops, caps, strict=True)]
+    last = [
+        each.max_depth if cap is None else min(each.max_depth, cap)
+        for each, cap in zip(stops, caps, strict=True)
+    ]
     if last and min(last) < 1:
         raise InputError(f"the maximum depth must be at least 1, got {min(last)}")
     kinds = set(stops)
@@ -297,14 +303,14 @@ def parse_stop(text: str) -> Stop:
     name, *values = text.strip().split(":")
     if name.isdigit() and not values:
         name, values = FIXED, [name]
-    names = [limit.parameter for limit in STOP_RULES[name].limits] if name in STOP_RULES else []
+    names = Stop.parameter_names(name)
     try:
         if name == FIXED and len(values) == 1:
             return Stop.fixed(int(values[0]))
         if names and len(values) in (0, len(names), len(names) + 2):
             numbers = {key: float(value) for key, value in zip(names, values, strict=False)}
-            depths = dict(zip(("min_depth", "max_depth"), map(int, values[len(names) :]), strict=False))
-            return Stop(name, **depths, **numbers)
+            first, last = map(int, values[len(names) :] or (MIN_DEPTH, MAX_DEPTH))
+            return Stop(name, min_depth=first, max_depth=last, **numbers)
     except ConfigError:
         raise
     except ValueError as error:

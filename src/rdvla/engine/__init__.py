@@ -11,10 +11,10 @@ from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
     from rdvla.engine.aoti.load import load_compiled
-    from rdvla.engine.engine import Engine, Predictor, compile, engine_for  # noqa: A004
+    from rdvla.engine.engine import Engine, Predictor, compile, engine_for
     from rdvla.engine.schedule import Schedule
     from rdvla.engine.solver import solve
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 
-__all__ = ["Engine", "Predictor", "Schedule", "compile", "engine_for", "load_compiled", "solve"]
+__all__ = ["Engine", "Predictor", "Schedule", "compile", "engine_for", "load_compiled", "recurrent", "solve"]

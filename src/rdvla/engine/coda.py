@@ -55,7 +55,9 @@ class Decoder:
         chooses = not self.trace and self.sync_interval == 1 and limits.coda_reads is not None
         if chooses and limits.asks_for("actions"):
             (state,), (depth,) = states, depths
-            previous, current = self._decode_chosen(previous, state, encoded, limits, alive=alive, depth=depth)
+            previous, current = self._decode_chosen(
+                previous, state, encoded, limits, alive=alive, depth=depth
+            )
             return previous, [current]
         wanted = limits.asks_for("actions") and depths[-1] >= limits.first - 1  # a change has two ends
         if not wanted and not self.trace:

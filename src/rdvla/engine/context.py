@@ -72,9 +72,7 @@ def bind(attention: CrossAttention, context: Form) -> BlockContext:
 
 def select(encoded: EncodedContext, samples: Tensor) -> EncodedContext:
     """Return some samples of the batch; `samples` is an index tensor."""
-    return replace(
-        select_coda(encoded, samples), core=tuple(_select(each, samples) for each in encoded.core)
-    )
+    return replace(select_coda(encoded, samples), core=tuple(_select(each, samples) for each in encoded.core))
 
 
 def select_coda(encoded: EncodedContext, samples: Tensor) -> EncodedContext:

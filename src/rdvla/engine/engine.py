@@ -102,7 +102,7 @@ class Engine:
         return type(self), (self.head,)
 
 
-def compile(head: RecurrentDepthHead, *, dtype: torch.dtype = torch.float32) -> Engine:  # noqa: A001
+def compile(head: RecurrentDepthHead, *, dtype: torch.dtype = torch.float32) -> Engine:
     """Return an engine that runs a head as compiled code, its weights packed for this processor.
 
     Compiling takes up to a minute, at the first prediction with one sample and again with several.
@@ -124,6 +124,17 @@ def compile(head: RecurrentDepthHead, *, dtype: torch.dtype = torch.float32) -> 
 def engine_for(head: ActionHead) -> Predictor:
     """Return what predicts with a head: an `Engine` for a recurrent one, other heads themselves."""
     return Engine(head) if isinstance(head, RecurrentDepthHead) else head
+
+
+def recurrent(head: ActionHead) -> RecurrentDepthHead:
+    """Return the head, if it is a recurrent one.
+
+    Raises:
+        RDVLAError: it is another; compiled code and exports are for recurrent heads.
+    """
+    if not isinstance(head, RecurrentDepthHead):
+        raise RDVLAError(f"this needs a recurrent-depth head; the policy has a {type(head).__name__}")
+    return head
 
 
 class _Weights:

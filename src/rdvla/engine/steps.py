@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from rdvla.engine.context import Form, bind, context_for
 from rdvla.heads import Context, Level
-from rdvla.heads.recurrent.model import BlockContext, CrossAttention, EncodedContext, RecurrentDepthHead, project_for
+from rdvla.heads.recurrent.model import (
+    BlockContext,
+    CrossAttention,
+    EncodedContext,
+    RecurrentDepthHead,
+    project_for,
+)
 
 
 class Steps(Protocol):
@@ -62,7 +68,9 @@ class HeadSteps:
     def decode(self, state: Tensor, encoded: EncodedContext) -> Tensor:
         """See `Steps.decode`."""
         forms = cast("tuple[Form, ...]", encoded.coda)
-        coda = tuple(bind(attention_of(block), form) for block, form in zip(self.head.coda, forms, strict=True))
+        coda = tuple(
+            bind(attention_of(block), form) for block, form in zip(self.head.coda, forms, strict=True)
+        )
         return self.head.decode(state, replace(encoded, coda=coda))
 
     def _contexts(

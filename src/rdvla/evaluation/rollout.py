@@ -9,21 +9,20 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rdvla.control import Session, Stops, parse_execution, parse_stop, split_start
 from rdvla.evaluation.environment import MakeEnvironment
 from rdvla.evaluation.messages import Failed, Finished, Job, Query, Reply
 from rdvla.evaluation.pool import Worker, WorkerPool
 from rdvla.evaluation.schedule import Schedule
 from rdvla.evaluation.setting import Setting
-from rdvla.execution import parse_execution
-from rdvla.head import Prediction, StopRule, parse_rule
-from rdvla.processing import Observation
-from rdvla.warm_start import LastStates, split_start
+from rdvla.types import Observation, Prediction
 
 
 class Policy(Protocol):
@@ -37,7 +36,7 @@ class Policy(Protocol):
         self,
         observation: Observation,
         *,
-        depth: int | StopRule | None = None,
+        stop: Stops | None = None,
         initial_state: Tensor | None = None,
     ) -> Prediction:
         """Action chunks in real units."""
@@ -56,7 +55,7 @@ class Outcome:
 
 @dataclass
 class _Record:
-    last_state: LastStates[Tensor]  # of the one sample
+    session: Session  # of the one robot
     depths: list[int] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
 
@@ -95,7 +94,8 @@ def _assign(worker: Worker, schedule: Schedule, records: dict[int, _Record]) -> 
     job = schedule.next(worker.place)
     if job is not None:
         _, start = split_start(job.setting.rule_text)
-        records[worker.number] = _Record(LastStates(start))
+        records[worker.number] = _Record(Session(parse_execution(job.setting.execution), start))
+        records[worker.number].session.due(1)
         worker.start(job)
 
 
@@ -115,16 +115,15 @@ def _answer(policy: Policy, queries: Sequence[tuple[Worker, Query]], records: di
         start = time.perf_counter()
         prediction = _predict(policy, setting, group, records)
         spent = 1000 * (time.perf_counter() - start) / len(group)
-        actions = prediction.actions.float().cpu().numpy()
+        prediction = replace(prediction, actions=prediction.actions.float().cpu().numpy())
         depths = prediction.depth.tolist()
-        horizons = parse_execution(setting.execution).horizon(prediction.depth).tolist()
         for row, (worker, _) in enumerate(group):
             depth = depths[row]
             record = records[worker.number]
             record.depths.append(depth)
             record.milliseconds.append(spent)
-            record.last_state.keep([0], prediction.state[row : row + 1], [horizons[row]])
-            worker.reply(Reply(actions[row, : horizons[row]], depth))
+            record.session.accept([0], prediction.select([row]))
+            worker.reply(Reply(np.stack(record.session.take(0)), depth))
 
 
 def _predict(
@@ -133,7 +132,7 @@ def _predict(
     rule, _ = split_start(setting.rule_text)
     states = [_initial_state(policy, worker, records[worker.number]) for worker, _ in group]
     observation = Observation.collate([_observation(query) for _, query in group])
-    return policy.predict(observation, depth=parse_rule(rule), initial_state=torch.cat(states))
+    return policy.predict(observation, stop=parse_stop(rule), initial_state=torch.cat(states))
 
 
 def _initial_state(policy: Policy, worker: Worker, record: _Record) -> Tensor:
@@ -141,7 +140,8 @@ def _initial_state(policy: Policy, worker: Worker, record: _Record) -> Tensor:
     assert worker.job is not None
     seed = starting_seed(worker.job.task, worker.job.seed, len(record.depths))
     noise = policy.initial_state(1, generator=torch.Generator().manual_seed(seed))
-    return record.last_state.initial_state([0], noise)
+    state: Tensor = record.session.initial_state([0], noise)
+    return state
 
 
 def _observation(query: Query) -> Observation:

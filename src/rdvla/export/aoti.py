@@ -1,4 +1,4 @@
-"""Compiles a head ahead of time: native code that runs where torch is and no compiler, without a wait."""
+"""Compiles a head ahead of time: native code that needs torch but no compiler, and starts without a wait."""
 
 from __future__ import annotations
 
@@ -7,30 +7,24 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from rdvla.export.aoti.description import KERNEL, NAME, SUFFIX, Description, configuration_of, this_processor
-from rdvla.export.aoti.load import load_compiled
-from rdvla.export.aoti.parts import has_kernel, make_parts, token_counts
+from rdvla.control import Stop
+from rdvla.engine import Engine, gemv, load_compiled
+from rdvla.engine.aoti.description import KERNEL, NAME, SUFFIX, Description, configuration_of, this_processor
+from rdvla.engine.aoti.functions import has_kernel, make_functions, token_counts
+from rdvla.engine.compiled import compiler_failures, not_compiled, products_in
 from rdvla.export.folder import Report, check_precision, file_sizes, new_export
 from rdvla.export.quiet import quiet
 from rdvla.export.verify import DEPTH, Check, random_observation
-from rdvla.head import (
-    ActionChange,
-    Context,
-    DeferredActionChange,
-    FixedDepth,
-    Prediction,
-    RecurrentDepthHead,
-    StopRule,
-    skinny,
-)
-from rdvla.head.compiled import Precision, compiler_failures, not_compiled, products_in, weight_type
-from rdvla.policy import RDVLAPolicy, fingerprint
+from rdvla.hashing import fingerprint
+from rdvla.heads import Context, RecurrentDepthHead
+from rdvla.policy import RDVLAPolicy
+from rdvla.types import Prediction
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # precision -> of matrix products
 OPTIONS = {
     "freezing": True,  # weights laid out as the processor's products want them
     "cpp.dynamic_threads": True,  # as many as torch has when it runs, not when it was compiled
@@ -38,12 +32,12 @@ OPTIONS = {
 
 
 def example_context(policy: RDVLAPolicy) -> Context:
-    """What the backbone makes of a random observation."""
+    """Return the context of a random observation."""
     observation = random_observation(policy)
     state = policy.normalize_state(observation.state.to(policy.device))
     with torch.no_grad():
         context = policy.context_from(policy.frozen_inputs(observation), state)
-    return _on_processor(context)
+    return context.to(device="cpu", dtype=torch.float32)
 
 
 def export_compiled_head(
@@ -51,8 +45,8 @@ def export_compiled_head(
     output: Path,
     *,
     example: Context,
-    stop: StopRule,
-    precision: Precision = "fp32",
+    stop: Stop,
+    precision: str = "fp32",
 ) -> Report:
     """Compile a head for the processor of this computer, and compare it with the head before it is written.
 
@@ -61,20 +55,20 @@ def export_compiled_head(
     Args:
         head: of any policy.
         output: folder to make; an older export makes way.
-        example: features as the head will get them: their numbers of tokens are compiled in.
+        example: features like those to come: their numbers of tokens are compiled in.
         stop: a rule under which the two are compared, among others.
-        precision: of the matrix products; ``bf16`` is faster and moves actions by some 1e-2.
+        precision: of the matrix products; ``bf16`` is faster and moves actions by about 1e-2.
 
     Raises:
         ConfigError: there is no such precision.
         RDVLAError: torch cannot compile here, `output` holds something else, or a float32 export does not act
             as the head; nothing is written then.
     """
-    check_precision(precision, get_args(Precision))
+    check_precision(precision, tuple(DTYPES))
     plain = copy.deepcopy(head).cpu().float().eval().requires_grad_(False)
-    example = _on_processor(example)
+    example = example.to(device="cpu", dtype=torch.float32)
     with new_export(output, described_by=NAME) as folder:
-        _compile(plain, example, folder, precision)
+        _compile(plain, example, folder, DTYPES[precision])
         Description(
             precision=precision,
             weights=fingerprint(plain),
@@ -93,44 +87,41 @@ def export_compiled_head(
 class _Module(nn.Module):
     """A function of tensors with the weights that it reads."""
 
-    def __init__(
-        self, head: RecurrentDepthHead, function: Callable[..., object], precision: Precision
-    ) -> None:
+    def __init__(self, head: RecurrentDepthHead, function: Callable[..., object], dtype: torch.dtype) -> None:
         super().__init__()
         self.head = head
         self.function = function
-        self.precision = precision
+        self.dtype = dtype
 
     def forward(self, *tensors: Tensor) -> object:
-        with products_in(self.precision, "cpu"):  # in here, or the exported graph does not know of it
+        with products_in(self.dtype, "cpu"):  # inside, or the exported graph does not know of it
             return self.function(*tensors)
 
 
-def _compile(plain: RecurrentDepthHead, example: Context, folder: Path, precision: Precision) -> None:
+def _compile(plain: RecurrentDepthHead, example: Context, folder: Path, dtype: torch.dtype) -> None:
     from torch._inductor.utils import fresh_cache  # importing the compiler takes seconds
 
     try:
-        head = _with_kernel(plain, folder, precision)
-        parts = make_parts(head, example, precision=precision)
+        head = _with_kernel(plain, folder, dtype)
+        functions = make_functions(head, example, dtype=dtype)
         # The compiler would leave a copy of the weights in its cache.
         with quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as cache, fresh_cache(dir=cache):
-            for name, part in parts.items():
-                _compile_part(
-                    _Module(head, part.function, precision), part.example, folder / f"{name}{SUFFIX}"
-                )
+            for name, function in functions.items():
+                module = _Module(head, function.call, dtype)
+                _compile_function(module, function.example, folder / f"{name}{SUFFIX}")
     except compiler_failures() as error:
         raise not_compiled(error, "`--format onnx` needs none") from error
 
 
-def _with_kernel(plain: RecurrentDepthHead, folder: Path, precision: Precision) -> RecurrentDepthHead:
-    """The head with products for few rows, whose library goes into the folder."""
+def _with_kernel(plain: RecurrentDepthHead, folder: Path, dtype: torch.dtype) -> RecurrentDepthHead:
+    """Return the head with products of few rows in the GEMV kernel, whose library goes into the folder."""
     if not has_kernel(plain):
         return plain
-    shutil.copyfile(skinny.build(), folder / KERNEL)
-    return skinny.skinny_copy(plain, weight_type(precision))
+    shutil.copyfile(gemv.build(), folder / KERNEL)
+    return gemv.gemv_copy(plain, dtype)
 
 
-def _compile_part(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
+def _compile_function(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
     from torch._inductor import aoti_compile_and_package
 
     batch = torch.export.Dim("batch", min=1)
@@ -142,45 +133,28 @@ def _compile_part(module: nn.Module, example: tuple[Tensor, ...], path: Path) ->
     aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(OPTIONS))
 
 
-def _compare(head: RecurrentDepthHead, folder: Path, example: Context, stop: StopRule) -> list[Check]:
-    """The head as it is and with the code of the folder, in a batch and alone, under rules of each kind."""
-    rules: list[StopRule] = [FixedDepth(DEPTH), stop, ActionChange(), DeferredActionChange()]
+def _compare(head: RecurrentDepthHead, folder: Path, example: Context, stop: Stop) -> list[Check]:
+    """Compare the head with the folder's code, in a batch and alone, under stop rules of every kind."""
+    stops = [Stop.fixed(DEPTH), stop, Stop("action_change"), Stop("deferred_action_change")]
     start = head.initial_state(example.batch_size, torch.Generator().manual_seed(0))
 
-    def predict(rule: StopRule) -> list[Prediction]:
+    def predict(engine: Engine, stop: Stop) -> list[Prediction]:
         return [
-            head(_first(example, rows), depth=rule, initial_state=start[:rows])
-            for rows in sorted({1, example.batch_size})
+            engine.predict(example.select(slice(size)), stop=stop, initial_state=start[:size])
+            for size in sorted({1, example.batch_size})
         ]
 
-    expected = {rule: predict(rule) for rule in rules}  # once, where two are the same
-    load_compiled(head, folder)
-    return [_check(rule, predict(rule), before) for rule, before in expected.items()]
+    plain, compiled = Engine(head), load_compiled(head, folder)
+    return [_check(each, predict(compiled, each), predict(plain, each)) for each in dict.fromkeys(stops)]
 
 
-def _check(rule: StopRule, found: list[Prediction], expected: list[Prediction]) -> Check:
+def _check(stop: Stop, found: list[Prediction], expected: list[Prediction]) -> Check:
     differences = [
         float((one.actions - other.actions).abs().max()) for one, other in zip(found, expected, strict=True)
     ]
     return Check(
-        rule=rule.describe(),
-        difference=float(torch.tensor(differences).max()),  # NaN where any is
+        stop=stop.describe(),
+        difference=float(torch.tensor(differences).max()),  # NaN if any is
         depths=tuple(depth for each in found for depth in each.depth.tolist()),
         expected=tuple(depth for each in expected for depth in each.depth.tolist()),
-    )
-
-
-def _first(context: Context, rows: int) -> Context:
-    return Context(
-        {level: value[:rows] for level, value in context.vision.items()},
-        {level: value[:rows] for level, value in context.latents.items()},
-        context.proprio[:rows],
-    )
-
-
-def _on_processor(context: Context) -> Context:
-    return Context(
-        {level: value.detach().cpu().float() for level, value in context.vision.items()},
-        {level: value.detach().cpu().float() for level, value in context.latents.items()},
-        context.proprio.detach().cpu().float(),
     )

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from rdvla.backbone import Backbone, CompactBackbone
 from rdvla.backbone.compact.text_encoders import ByteEncoder, PretrainedTextEncoder
+from rdvla.engine.aoti.functions import features_by_name
 from rdvla.errors import ConfigError
-from rdvla.export.aoti.parts import features_by_name
 from rdvla.export.pieces import BATCH, Observed
 from rdvla.export.trace import Example, Part
-from rdvla.head import Context, RecurrentDepthHead
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.policy import RDVLAPolicy
 from rdvla.runtime.description import TOKENIZER
 

@@ -58,10 +58,15 @@ class Loss:
 
 @dataclass(frozen=True)
 class Score:
-    """A sum over a batch and what to divide it by, so batches of unequal size add up."""
+    """A sum over a batch and its divisor, so batches of unequal size add up."""
 
     total: Tensor  # ()
     count: Tensor  # ()
+
+    @property
+    def mean(self) -> Tensor:
+        """Sum over divisor, ()."""
+        return self.total / self.count
 
 
 class ActionHead(nn.Module, ABC):
@@ -128,6 +133,11 @@ class ActionHead(nn.Module, ABC):
     @abstractmethod
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw where a prediction starts, (B, K, D)."""
+
+    def kept_per_query(self, context: Context) -> list[Tensor]:
+        """Return the tensors that a query keeps while it runs, for an account of memory."""
+        del context
+        return []
 
     def context(
         self, *, vision: Mapping[Level, Tensor], latents: Mapping[Level, Tensor], proprio: Tensor

@@ -40,6 +40,21 @@ class HeadConfig(draccus.ChoiceRegistry):  # type: ignore[no-untyped-call]
         """The context levels that the head reads, each once."""
 
     @property
+    def mean_training_depth(self) -> int:
+        """Iterations of an update on average; 1 for heads that do not iterate."""
+        return 1
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What else a model card says about the head, by title."""
+        return {}
+
+    @property
+    def levels_by_part(self) -> dict[str, list[Level]]:
+        """The context levels by the part of the head that reads them."""
+        return {"head": list(self.levels)}
+
+    @property
     @abstractmethod
     def context_width(self) -> int:
         """C, the width of the context tokens that the head reads."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rdvla.errors import ConfigError, RDVLAError, nearest
 from rdvla.files import read_object
-from rdvla.head import HeadConfig, ProprioProjector, RecurrentDepthHead
+from rdvla.heads import ProprioProjector, RecurrentConfig, RecurrentDepthHead
 
 # Published configurations of one and the same head carry either name.
 HEAD_TYPES = ("ActionHeadRecurrent", "ActionHeadRecurrentPro")
@@ -119,7 +119,7 @@ def find_published_files(folder: Path) -> PublishedFiles:
     return files
 
 
-def read_published_config(path: Path) -> HeadConfig:
+def read_published_config(path: Path) -> RecurrentConfig:
     """Translate a published head configuration.
 
     Raises:
@@ -148,7 +148,7 @@ def read_published_config(path: Path) -> HeadConfig:
             ) from error
 
     try:
-        config = HeadConfig(
+        config = RecurrentConfig(
             hidden_dim=take("hidden_dim", int),
             num_heads=take("num_heads", int),
             chunk_size=take("action_chunk_len", int),
@@ -170,7 +170,7 @@ def read_published_config(path: Path) -> HeadConfig:
     return config
 
 
-def training_entries(config: HeadConfig) -> dict[str, int]:
+def training_entries(config: RecurrentConfig) -> dict[str, int]:
     """What a published configuration says of training; its other entries are sizes."""
     return {"mean_recurrence": config.mean_depth, "backprop_depth": config.backprop_depth}
 
@@ -181,12 +181,12 @@ def _layers(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
-def head_names(config: HeadConfig) -> dict[str, tuple[str, ...]]:
+def head_names(config: RecurrentConfig) -> dict[str, tuple[str, ...]]:
     """Our name of a head's parameter -> the published ones that make it up, one below the other."""
     return {ours: (theirs,) for ours, theirs in _OUTSIDE_BLOCKS.items()} | dict(_block_keys(config))
 
 
-def _block_keys(config: HeadConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _block_keys(config: RecurrentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     for theirs, ours in _PARTS.items():
         for index in range(len(getattr(config, ours))):
             for name, parts in _INSIDE_A_BLOCK.items():

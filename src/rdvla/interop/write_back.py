@@ -19,8 +19,7 @@ from torch import Tensor
 from rdvla.backbone import PrismaticBackbone, PrismaticConfig
 from rdvla.errors import RDVLAError
 from rdvla.files import new_folder, read_object, write_json
-from rdvla.head import HeadConfig
-from rdvla.head.config import TRAINING_FIELDS
+from rdvla.heads import RecurrentConfig
 from rdvla.interop.merged_names import match_names
 from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
 from rdvla.interop.published_config import ConvertOptions, describe_published
@@ -79,7 +78,7 @@ def write_published(
 def _check_sizes(ours: PolicyConfig, theirs: PolicyConfig, folder: Path) -> None:
     assert isinstance(ours.backbone, PrismaticConfig) and isinstance(theirs.backbone, PrismaticConfig)
     of_backbone = {name: getattr(ours.backbone, name) for name in _FREE_OF_BACKBONE}
-    of_head = {name: getattr(ours.head, name) for name in TRAINING_FIELDS}
+    of_head = {name: getattr(ours.head, name) for name in ours.head.training_fields}
     pairs = {
         "backbone": (ours.backbone, replace(theirs.backbone, **of_backbone)),
         "head": (ours.head, replace(theirs.head, **of_head)),
@@ -120,7 +119,7 @@ def _write_merged(path: Path, output: Path, ours: Mapping[str, Tensor]) -> None:
 
 def _write_heads(policy: RDVLAPolicy, folder: Path, output: Path) -> None:
     files = find_published_files(folder)
-    head = _split(policy.head.state_dict(), policy.config.head)
+    head = _split(policy.head.state_dict(), _recurrent(policy))
     projector = dict(policy.proprio_projector.state_dict())
     for path, prefix, ours in ((files.head, "model.", head), (files.proprio_projector, "", projector)):
         theirs = read_tensors(path)
@@ -129,10 +128,15 @@ def _write_heads(policy: RDVLAPolicy, folder: Path, output: Path) -> None:
             for key, value in theirs.items()
         }
         torch.save(written, output / path.name)
-    write_json(output / files.config.name, read_object(files.config) | training_entries(policy.config.head))
+    write_json(output / files.config.name, read_object(files.config) | training_entries(_recurrent(policy)))
 
 
-def _split(weights: Mapping[str, Tensor], config: HeadConfig) -> dict[str, Tensor]:
+def _recurrent(policy: RDVLAPolicy) -> RecurrentConfig:
+    assert isinstance(policy.config.head, RecurrentConfig)  # as the template's, which was compared with it
+    return policy.config.head
+
+
+def _split(weights: Mapping[str, Tensor], config: RecurrentConfig) -> dict[str, Tensor]:
     """Our joined matrices of a head -> the published ones, all of which have equally many rows."""
     parts: dict[str, Tensor] = {}
     for ours, theirs in head_names(config).items():

@@ -7,17 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rdvla.backbone import Backbone, Features
-from rdvla.head import Context, LogNormalPoisson, Prediction, ProprioProjector, RecurrentDepthHead, StopRule
+from rdvla.backbone import Backbone, Features, is_lora
+from rdvla.control import Stops
+from rdvla.engine import Predictor
+from rdvla.heads import ActionHead, Context, Loss, ProprioProjector, Score
 from rdvla.policy.batch import Batch
-from rdvla.policy.losses import (
-    Loss,
-    LossWeights,
-    Score,
-    absolute_error,
-    environment_state_error,
-    perception_loss,
-)
+from rdvla.policy.losses import LossWeights, environment_state_error, perception_loss
+from rdvla.types import Prediction
 
 CLONING = LossWeights()
 
@@ -30,7 +26,8 @@ class Trainable(nn.Module):
     """
 
     backbone: Backbone
-    head: RecurrentDepthHead
+    head: ActionHead
+    engine: Predictor
     proprio_projector: ProprioProjector
 
     def forward(
@@ -64,8 +61,13 @@ class Trainable(nn.Module):
             return Loss(total=losses.perception * seen, scalars={"loss": seen.detach()})
         if initial_state is None:
             initial_state = self._initial_state(batch, generator)
-        loss = self._action_loss(
-            self._context(features, batch.state), batch, generator, depth=depth, initial_state=initial_state
+        loss = self.head.loss(
+            self._context(features, batch.state),
+            batch.actions,
+            is_pad=batch.action_is_pad,
+            generator=generator,
+            depth=depth,
+            initial_state=initial_state,
         )
         total, scalars = losses.actions * loss.total, dict(loss.scalars)
         if losses.perception > 0:
@@ -85,15 +87,13 @@ class Trainable(nn.Module):
             depths: iterations; a head that does not iterate gives the same error for all.
             generator: where the head draws from.
         """
-        encoded = self.head.encode(self._context(self.backbone.features(batch.features), batch.state))
-        state = self._initial_state(batch, generator)
-        found = {}
-        for depth in range(1, max(depths) + 1):
-            state = self.head.iterate(state, encoded)
-            if depth in depths:
-                actions = self.head.decode(state, encoded).float()
-                found[depth] = absolute_error(actions, batch.actions, is_pad=batch.action_is_pad)
-        return {depth: found[depth] for depth in depths}
+        return self.head.errors(
+            self._context(self.backbone.features(batch.features), batch.state),
+            batch.actions,
+            is_pad=batch.action_is_pad,
+            depths=depths,
+            initial_state=self._initial_state(batch, generator),
+        )
 
     @torch.no_grad()
     def perception_error(self, batch: Batch) -> Score:
@@ -111,7 +111,7 @@ class Trainable(nn.Module):
         self,
         batch: Batch,
         *,
-        stop: int | StopRule,
+        stop: Stops,
         initial_state: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Prediction:
@@ -124,31 +124,22 @@ class Trainable(nn.Module):
             generator: where S_0 is drawn from.
         """
         context = self._context(self.backbone.features(batch.features), batch.state)
-        prediction: Prediction = self.head(
-            context, depth=stop, initial_state=initial_state, generator=generator
-        )
-        return prediction
+        return self.engine.predict(context, stop=stop, initial_state=initial_state, generator=generator)
 
     def _initial_state(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         noise = self.head.initial_state(batch.size, generator)
         return noise if batch.earlier is None else batch.earlier.initial_state(noise)
 
-    def _action_loss(
-        self,
-        context: Context,
-        batch: Batch,
-        generator: torch.Generator | None,
-        *,
-        depth: int | None,
-        initial_state: Tensor,
-    ) -> Loss:
-        if depth is None:
-            depth = LogNormalPoisson(mean=self.head.config.mean_depth).sample(generator)
-        actions = self.head.unroll(context, depth=depth, initial_state=initial_state).actions
-        error = absolute_error(actions.float(), batch.actions, is_pad=batch.action_is_pad)
-        loss = error.total / error.count
-        return Loss(total=loss, scalars={"loss": loss.detach()})
-
     def _context(self, features: Features, state: Tensor) -> Context:
         proprio = self.proprio_projector(state)
         return self.head.context(vision=features.vision, latents=features.latents, proprio=proprio)
+
+
+def count_parameters(module: nn.Module) -> dict[str, int]:
+    """Return numbers of parameters: all, frozen, in low-rank pairs, and trained as they are."""
+    sizes = {"all": 0, "frozen": 0, "lora": 0, "trained": 0}
+    for name, parameter in module.named_parameters():
+        kind = "lora" if is_lora(name) else "trained" if parameter.requires_grad else "frozen"
+        sizes["all"] += parameter.numel()
+        sizes[kind] += parameter.numel()
+    return sizes

@@ -1,4 +1,4 @@
-"""From sensors to tensors and back: observations, images, normalisation."""
+"""From sensors to tensors and back: text and normalisation."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
-    from rdvla.processing.images import check_images
     from rdvla.processing.normalization import Normalizer, Statistics
-    from rdvla.processing.observation import Observation
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 
-__all__ = ["Normalizer", "Observation", "Statistics", "check_images"]
+__all__ = ["Normalizer", "Statistics"]

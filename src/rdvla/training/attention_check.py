@@ -96,7 +96,7 @@ def _losses(
     state = policy.normalize_state(dataset.state(rows).to(policy.device))
     initial = policy.initial_state(len(rows), torch.Generator().manual_seed(_SEED))
     context = policy.context_from(inputs, state)
-    predicted = policy.head(context, depth=depth, initial_state=initial).actions
+    predicted: Tensor = policy.engine.predict(context, stop=depth, initial_state=initial).actions
     target = policy.action_normalizer.normalize(dataset.actions(rows).to(predicted))
     exists = (~dataset.action_is_pad(rows)).to(predicted).unsqueeze(-1)
     wrong = ((predicted - target).abs() * exists).sum(dim=(1, 2))

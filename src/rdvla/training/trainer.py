@@ -76,7 +76,7 @@ class Trainer:
             self._rows(training),
             batch_size=config.batch_size,
             seed=config.seed,
-            depth=depth_distribution(config.depth, head_mean=config.policy.head.mean_depth),
+            depth=depth_distribution(config.depth, head_mean=config.policy.head.mean_training_depth),
         )
         self.validation_rows = evenly_spread(self._rows(held_out), at_most=config.validation.max_samples)
         features = frozen_features(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.errors import ConfigError
-from rdvla.inputs import instruction_bytes
+from rdvla.processing.text import instruction_bytes
 
 TEXT_HEADS = 4  # attention heads of the encoder trained from scratch
 PADDING = 0  # bytes are shifted by one to make room for it

@@ -61,9 +61,7 @@ def read_description(folder: Path) -> tuple[Description, frozenset[str]]:
         RDVLAError: it is missing, damaged or of another version, or a file is missing or differs.
     """
     path = folder / NAME
-    content, files = read_manifest(
-        path, FORMAT, [SCHEMA], what="head", made_by="rdvla export --format aoti"
-    )
+    content, files = read_manifest(path, FORMAT, [SCHEMA], what="head", made_by="rdvla export --format aoti")
     del content["schema"]
     return _decode(content, path), frozenset(files)
 

@@ -51,9 +51,7 @@ def load_compiled(head: RecurrentDepthHead, folder: Path | str) -> Engine:
     try:
         for file in kernel:
             gemv.register(folder / file)
-        functions = {
-            function: aoti_load_package(str(folder / f"{function}{SUFFIX}")) for function in needed
-        }
+        functions = {function: aoti_load_package(str(folder / f"{function}{SUFFIX}")) for function in needed}
     except (RuntimeError, OSError) as error:
         raise RDVLAError(
             f"torch cannot load {folder}: {error}\nExport the head again, on this computer"
@@ -64,9 +62,7 @@ def load_compiled(head: RecurrentDepthHead, folder: Path | str) -> Engine:
 def _check_head(head: RecurrentDepthHead, description: Description) -> None:
     device, dtype = head.gamma_init.device, head.gamma_init.dtype
     if device.type != "cpu" or dtype != torch.float32:
-        raise RDVLAError(
-            f"compiled code is for a head on the CPU in float32, not on {device} in {dtype}"
-        )
+        raise RDVLAError(f"compiled code is for a head on the CPU in float32, not on {device} in {dtype}")
     if configuration_of(head.config) != description.head:
         raise RDVLAError("the code was compiled for a head of another configuration: export this head")
     features = {f"{kind}.{level}" for kind in ("vision", "latents") for level in head.config.levels}

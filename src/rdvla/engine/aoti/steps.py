@@ -31,7 +31,11 @@ class PackagedSteps:
     """
 
     def __init__(
-        self, head: RecurrentDepthHead, functions: Mapping[str, Callable[..., Any]], *, tokens: Mapping[str, int]
+        self,
+        head: RecurrentDepthHead,
+        functions: Mapping[str, Callable[..., Any]],
+        *,
+        tokens: Mapping[str, int],
     ) -> None:
         self._functions = functions
         self._levels = head.config.levels

@@ -17,7 +17,7 @@ AdapterInit = Literal["truncated_normal", "near_identity"]
 
 @HeadConfig.register_subclass("recurrent")
 @dataclass(frozen=True)
-class RecurrentConfig(HeadConfig):
+class RecurrentConfig(HeadConfig):  # type: ignore[no-untyped-call]
     """Configuration of `RecurrentDepthHead`; the defaults are the paper's (72.3 M parameters).
 
     Each entry of `prelude`, `core` and `coda` is one block and names the context level that it reads, so the
@@ -94,3 +94,21 @@ class RecurrentConfig(HeadConfig):
     def levels(self) -> tuple[Level, ...]:
         """The context levels that some block reads, each once, in order of first use."""
         return tuple(dict.fromkeys((*self.prelude, *self.core, *self.coda)))
+
+    @property
+    def levels_by_part(self) -> dict[str, list[Level]]:
+        """The context levels that prelude, core and coda read, one per block."""
+        return {"prelude": list(self.prelude), "core": list(self.core), "coda": list(self.coda)}
+
+    @property
+    def mean_training_depth(self) -> int:
+        """Iterations of an update on average."""
+        return self.mean_depth
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What else a model card says about the head, by title."""
+        return {
+            "width of the latent state": str(self.hidden_dim),
+            "mean depth in training": str(self.mean_depth),
+        }

@@ -16,11 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from rdvla.control import Stops
 from rdvla.heads.base import ActionHead, Context, Loss, Score, absolute_error
@@ -351,17 +351,23 @@ class RecurrentDepthHead(ActionHead):
         depth, converged = torch.zeros_like(running, dtype=torch.int64), torch.zeros_like(running)
         for k in range(1, limits.last + 1):
             previous = Iteration(state, actions)
-            current = Iteration(self.iterate(state, encoded))
-            current = Iteration(current.state, self.decode(current.state, encoded))
-            stopped = running & (k >= limits.min_depth) & satisfied(limits, previous, current)
+            next_state = self.iterate(state, encoded)
+            next_actions = self.decode(next_state, encoded)
+            settled = satisfied(limits, previous, Iteration(next_state, next_actions))
+            stopped = running & settled & (k >= limits.min_depth)
             # Samples that have ended keep their result.
-            state = torch.where(running[:, None, None], current.state, state)
-            actions = torch.where(running[:, None, None], current.actions, actions)
+            state = torch.where(running[:, None, None], next_state, state)
+            actions = torch.where(running[:, None, None], next_actions, actions)
             depth, converged = depth + running, converged | stopped
             running = running & ~stopped & (k < limits.max_depth)
             if not running.any():
                 break
         return Prediction(actions, depth, converged, state)
+
+    def kept_per_query(self, context: Context) -> list[Tensor]:
+        """Return keys and values of all blocks of core and coda."""
+        parts = ((self.core, self.config.core), (self.coda, self.config.coda))
+        return [x for blocks, levels in parts for each in project_for(blocks, levels, context) for x in each]
 
     def checked_state(
         self, context: Context, initial_state: Tensor | None, generator: torch.Generator | None
@@ -375,13 +381,10 @@ class RecurrentDepthHead(ActionHead):
         return initial_state
 
 
-def project_for(
-    blocks: nn.ModuleList, levels: Sequence[Level], context: Context
-) -> tuple[KeysValues, ...]:
+def project_for(blocks: nn.ModuleList, levels: Sequence[Level], context: Context) -> tuple[KeysValues, ...]:
     """Compute keys and values of the context for every block, which reads the level of the same place."""
-    return tuple(
-        block.cross_attention.project(context, level) for block, level in zip(blocks, levels, strict=True)
-    )
+    pairs = zip(cast("Sequence[Block]", blocks), levels, strict=True)
+    return tuple(block.cross_attention.project(context, level) for block, level in pairs)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:  # (B, T, D) -> (B, h, T, D/h)

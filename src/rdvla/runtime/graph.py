@@ -1,4 +1,4 @@
-"""One graph, opened by onnxruntime."""
+"""Opens a graph with onnxruntime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rdvla.errors import ConfigError, RDVLAError, missing_extra
 Array = NDArray[Any]
 
 
-class Session:
+class Graph:
     """Runs a graph on the processor.
 
     Args:
