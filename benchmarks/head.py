@@ -32,6 +32,7 @@ from benchmarks.harness import (
 from benchmarks.head_case import LATENT_TOKENS, PAPER, VISION_TOKENS, adaptive_rules, build
 from benchmarks.paths import BYTES, PATHS, TOLERANCES, Run, precision_of
 from rdvla.control import Stop
+from rdvla.engine import Engine
 from rdvla.errors import ConfigError, nearest
 from rdvla.files import write_json
 from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
@@ -92,13 +93,17 @@ def measure(
 def _baseline(
     head: RecurrentDepthHead, context: Context, state: Tensor, rule: Stop
 ) -> tuple[Callable[[], Tensor], int]:
-    if isinstance(rule, FixedDepth):
-        return lambda: plain_loop(head, context, depth=rule.depth, initial_state=state), rule.depth
-    assert isinstance(rule, ActionChange)
+    if rule.is_fixed:
+        depth = rule.max_depth
+        return lambda: plain_loop(head, context, depth=depth, initial_state=state), depth
 
     def adaptive() -> tuple[Tensor, int]:
         return plain_adaptive_loop(
-            head, context, threshold=rule.threshold, max_depth=rule.max_depth, initial_state=state
+            head,
+            context,
+            threshold=rule.below["action_change"],
+            max_depth=rule.max_depth,
+            initial_state=state,
         )
 
     return lambda: adaptive()[0], adaptive()[1]
@@ -127,7 +132,7 @@ def measure_memory(depth: int) -> float:
     """Peak memory of this process's first query at the paper's size, MiB above weights and features."""
     head, context, initial_state = build(PAPER, vision_tokens=VISION_TOKENS, latent_tokens=LATENT_TOKENS)
     before = reset_peak_memory()
-    head(context, depth=depth, initial_state=initial_state)
+    Engine(head).predict(context, stop=depth, initial_state=initial_state)
     return peak_memory() - before
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rdvla.control import Stop
+from rdvla.engine import Engine
 from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 
 PAPER = RecurrentConfig()
@@ -41,13 +42,14 @@ def random_query(
 
 def adaptive_rules(
     head: RecurrentDepthHead, context: Context, state: Tensor, *, depth: int
-) -> tuple[ActionChange, DeferredActionChange]:
+) -> tuple[Stop, Stop]:
     """The paper's rule, and the same with the coda deferred, that stop this query at `depth`.
 
     Raises:
         RuntimeError: no threshold does, as the action change does not fall at that depth.
     """
-    trace = head(context, depth=depth, initial_state=state, trace=True).trace
+    trace = Engine(head).predict(context, stop=depth, initial_state=state, trace=True).trace
+    assert trace is not None
     actions, latents = trace.action_change[1:, 0], trace.latent_change[1:, 0]
     lowest_before, there = float(actions[:-1].min()), float(actions[-1])
     if not there < lowest_before:

@@ -16,11 +16,13 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rdvla.files import read_json, write_json
+from rdvla.rollout import play
 from rdvla.simulation import make, make_expert, step_limit, tasks
-from rdvla.simulation.environment import SimulatedTask
-from rdvla.simulation.recording import ActionNoise, AttemptSeeds, NoiseConfig
+from rdvla.simulation.demonstrations.recording import ActionNoise, AttemptSeeds, NoiseConfig, NoisyExpert
+from rdvla.simulation.environment import Expert, SimulatedTask
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 
@@ -35,7 +37,7 @@ class TaskResult:
         max_steps: after how many control steps an episode ended.
         steps: control steps until the first success, one number for each solved episode.
         failed: scene seeds of the episodes that were not solved.
-        seconds: time for all episodes, without opening the simulator.
+        seconds: time for all episodes with their resets, without opening the simulator.
         planning_seconds: the part of it that the expert took.
     """
 
@@ -111,31 +113,29 @@ def measure(
     for attempt in range(episodes):
         seeds = AttemptSeeds.derive(seed=seed, task=task, attempt=attempt)
         disturbance = ActionNoise(noise, simulator.noise_scale, np.random.default_rng(seeds.noise))
-        simulator.reset(seed=seeds.scene)
+        expert = _TimedExpert(make_expert(env, task, seed=seeds.expert))
+        actor = NoisyExpert(expert, disturbance)
         started = time.perf_counter()
-        steps, planning = _episode(simulator, make_expert(env, task, seed=seeds.expert), disturbance)
+        end = play(simulator, actor, seed=seeds.scene)
         result.seconds += time.perf_counter() - started
-        result.planning_seconds += planning
-        if steps is None:
-            result.failed.append(seeds.scene)
+        result.planning_seconds += expert.seconds
+        if end.success:
+            result.steps.append(end.steps)
         else:
-            result.steps.append(steps)
+            result.failed.append(seeds.scene)
     simulator.close()
     return result
 
 
-def _episode(simulator: SimulatedTask, expert: Any, disturbance: ActionNoise) -> tuple[int | None, float]:
-    """Return the control steps until success, None without, and the seconds that the expert took."""
-    planning, truncated, steps = 0.0, False, 0
-    while not truncated:
+class _TimedExpert:
+    def __init__(self, expert: Expert) -> None:
+        self._expert, self.seconds = expert, 0.0
+
+    def action(self, env: SimulatedTask) -> NDArray[np.float32]:
         started = time.perf_counter()
-        action = expert.action(simulator)
-        planning += time.perf_counter() - started
-        *_, truncated, info = simulator.step(disturbance.disturb(action))
-        steps += 1
-        if info["success"]:
-            return steps, planning
-    return None, planning
+        action = self._expert.action(env)
+        self.seconds += time.perf_counter() - started
+        return action
 
 
 def _line(result: TaskResult) -> str:

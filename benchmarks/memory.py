@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.published_sizes import MODELS
+from rdvla.backbone import LoraSettings
 from rdvla.backbone.huggingface.families import make_family
-from rdvla.backbone.lora import LoraSettings, add_lora
+from rdvla.backbone.lora import add_lora
 from rdvla.files import write_json
 from rdvla.heads import RecurrentConfig, RecurrentDepthHead
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.harness import Spread, hardware, interleave
 from rdvla.backbone.huggingface.families import Family
 from rdvla.backbone.huggingface.language import LanguageReader, Prompt, Reasoning
+from rdvla.engine import Engine
 from rdvla.files import write_json
 from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 
@@ -62,7 +63,7 @@ class Query:
     reader: LanguageReader
     prompt: Prompt
     latents: Tensor  # (1, L, D)
-    head: RecurrentDepthHead
+    engine: Engine
     context: Context
     initial_state: Tensor  # (1, K, D)
 
@@ -80,7 +81,10 @@ class Query:
 
     def iterate(self, depth: int) -> Tensor:
         """The head's actions after `depth` iterations."""
-        return self.head(self.context, depth=depth, initial_state=self.initial_state).actions
+        actions: Tensor = self.engine.predict(
+            self.context, stop=depth, initial_state=self.initial_state
+        ).actions
+        return actions
 
 
 def build(size: Size, dtype: torch.dtype) -> Query:
@@ -103,7 +107,7 @@ def build(size: Size, dtype: torch.dtype) -> Query:
         reader=reader,
         prompt=Prompt(embeddings, mask=torch.ones_like(is_image), is_image=is_image, features={}),
         latents=torch.randn(1, size.latents, size.width, dtype=dtype) * 0.02,
-        head=head,
+        engine=Engine(head),
         context=head.context(
             vision={level: torch.randn(1, size.images, size.width, dtype=dtype) for level in levels},
             latents={level: torch.randn(1, size.latents, size.width, dtype=dtype) for level in levels},

@@ -11,7 +11,6 @@ has no other (the paper reads layers 12 and 24 of 24).
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.harness import Spread, hardware, interleave, paired_ratio
 from rdvla.backbone import Features, PrismaticBackbone, PrismaticConfig
+from rdvla.engine import Engine, compile
 from rdvla.files import write_json
 from rdvla.heads import RecurrentConfig, RecurrentDepthHead
 
@@ -46,17 +46,18 @@ def calls(config: PrismaticConfig, head_config: RecurrentConfig) -> dict[str, Ca
     def features(found: Tensor) -> Features:
         return backbone.transform({"patches": found, "prompt": prompt})
 
-    def act(found: Features, by: RecurrentDepthHead = head) -> Tensor:
+    engine = Engine(head)
+
+    def act(found: Features, by: Engine = engine) -> Tensor:
         named = [
             dict(zip(head.config.levels, kind.values(), strict=True))
             for kind in (found.vision, found.latents)
         ]
-        context = by.context(vision=named[0], latents=named[1], proprio=proprio)
-        actions: Tensor = by(context, depth=DEPTH, initial_state=state).actions
+        context = head.context(vision=named[0], latents=named[1], proprio=proprio)
+        actions: Tensor = by.predict(context, stop=DEPTH, initial_state=state).actions
         return actions
 
-    compiled = copy.deepcopy(head)
-    compiled.optimize(precision="bf16")
+    compiled = compile(head, dtype=torch.bfloat16)
     pixels = backbone.image_transform(images)
     given = patches(pixels)
     read = features(given)

@@ -34,9 +34,20 @@ ALLOWED = {
     "data": FOUNDATIONS,
     "training": FOUNDATIONS
     | {"head", "backbone", "processing", "execution", "policy", "data", "progress", "warm_start"},
-    "simulation": FOUNDATIONS | {"data", "progress"},
+    "rollout": FOUNDATIONS | {"lazy", "head", "processing", "execution", "warm_start"},
+    "simulation": FOUNDATIONS | {"lazy", "data", "progress", "rollout"},
     "evaluation": FOUNDATIONS
-    | {"head", "processing", "execution", "policy", "simulation", "progress", "warm_start"},
+    | {
+        "lazy",
+        "head",
+        "processing",
+        "execution",
+        "policy",
+        "rollout",
+        "simulation",
+        "progress",
+        "warm_start",
+    },
     "interop": FOUNDATIONS | {"head", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "execution", "action_queue", "rule_text", "warm_start"},
     "export": FOUNDATIONS | {"head", "backbone", "processing", "execution", "policy", "runtime"},

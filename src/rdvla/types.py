@@ -165,18 +165,14 @@ class Prediction:
         if trace is not None:
             changes = {name: change[:, index] for name, change in trace.changes.items()}
             trace = Trace(trace.actions[:, index], changes)
-        own = {
-            field.name: getattr(self, field.name)[index] for field in fields(self) if field.name != "trace"
-        }
-        return Prediction(**own, trace=trace)
+        return Prediction(
+            self.actions[index], self.depth[index], self.converged[index], self.state[index], trace
+        )
 
     def select(self, samples: Sequence[int]) -> Prediction:
         """Return some samples of a batch, as a batch, without the trace."""
         index = list(samples)
-        own = {
-            field.name: getattr(self, field.name)[index] for field in fields(self) if field.name != "trace"
-        }
-        return Prediction(**own)
+        return Prediction(self.actions[index], self.depth[index], self.converged[index], self.state[index])
 
     def with_actions(self, convert: Any) -> Prediction:
         """Return the prediction with `convert` applied to its actions, those of the trace included."""

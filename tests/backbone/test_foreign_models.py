@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rdvla.backbone import CompactBackbone, HuggingFaceBackbone, make_backbone
+from rdvla.backbone import CompactBackbone, HuggingFaceBackbone
 from rdvla.errors import ConfigError
 from tests.support.tiny_models import BACKBONE, save_tiny_bert, save_tiny_dinov2
 from tests.support.tiny_vlms import save_tiny_vlm, vlm_config
@@ -32,9 +32,7 @@ SAVERS: dict[str, Callable[[Path], str]] = {
 
 
 def compact(**changes: Any) -> CompactBackbone:
-    backbone = make_backbone(replace(BACKBONE, **changes))
-    assert isinstance(backbone, CompactBackbone)
-    return backbone
+    return replace(BACKBONE, **changes).make()
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from rdvla.backbone.lora import LoraSettings, add_lora, is_lora
+from rdvla.backbone import LoraSettings
+from rdvla.backbone.lora import add_lora, is_lora
 from rdvla.errors import ConfigError, MissingExtraError
 
 pytest.importorskip("peft")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rdvla.backbone import LanguageConfig, LoraSettings, PrismaticBackbone, PrismaticConfig, make_backbone
+from rdvla.backbone import LanguageConfig, LoraSettings, PrismaticBackbone, PrismaticConfig
 from rdvla.backbone.prismatic.prompt import PADDING, PROMPT
 from rdvla.errors import ConfigError
 from rdvla.heads import RecurrentConfig
@@ -64,8 +64,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(tokenizer: Path, config: PrismaticConfig = CONFIG) -> PrismaticBackbone:
     """With large random weights: small ones would hide mistakes behind the residual stream."""
     torch.manual_seed(0)
-    backbone = make_backbone(config)
-    assert isinstance(backbone, PrismaticBackbone)
+    backbone = config.make()
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
             if "lora_" not in name:
@@ -137,7 +136,7 @@ def test_features_are_those_of_an_independent_computation(
 
 def test_layers_above_the_last_level_do_not_exist_and_are_not_missed(tokenizer: Path) -> None:
     whole = build(tokenizer)
-    short = make_backbone(replace(CONFIG, levels=(2,)))
+    short = replace(CONFIG, levels=(2,)).make()
     kept = {name: value for name, value in whole.state_dict().items() if name in short.state_dict()}
     short.load_state_dict(kept)
     short.load_tokenizer_from(tokenizer)  # type: ignore[attr-defined]
@@ -152,7 +151,7 @@ def test_layers_above_the_last_level_do_not_exist_and_are_not_missed(tokenizer: 
 
 
 def test_nothing_of_a_vocabularys_size_but_the_embeddings() -> None:
-    shapes = {name: parameter.shape for name, parameter in make_backbone(CONFIG).named_parameters()}
+    shapes = {name: parameter.shape for name, parameter in CONFIG.make().named_parameters()}
     assert [name for name, shape in shapes.items() if VOCABULARY in shape] == [
         "published.language_model.embed_tokens.weight"
     ]

@@ -17,13 +17,13 @@ from rdvla.errors import ConfigError, RDVLAError
 
 
 def fake_verb(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def run(argv: list[str]) -> None:
+    def run() -> None:
         raise error
 
     module = types.ModuleType("rdvla.cli.fake")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "rdvla.cli.fake", module)
-    monkeypatch.setattr(cli, "VERBS", ("fake",))
+    monkeypatch.setattr(cli, "verbs", lambda: {"fake": "Fail."})
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
@@ -31,13 +31,35 @@ def test_help_lists_every_verb_with_its_summary(argv, capsys):
     assert cli.main(argv) == 0
     shown = capsys.readouterr().out
     lines = [line.split() for line in shown.splitlines()]
-    for verb in cli.VERBS:
+    for verb in cli.verbs():
         assert any(words and words[0] == verb and len(words) > 3 for words in lines), verb
 
 
 def test_every_verb_module_is_listed():
     modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "__main__"}
-    assert modules == set(cli.VERBS)
+    assert modules - {"options"} == set(cli.verbs())
+
+
+def test_the_order_of_the_overview_names_verbs_only():
+    assert set(cli.ORDER) <= set(cli.verbs())
+
+
+def test_a_new_verb_is_one_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "greet.py").write_text(
+        "def run(name: str, *, times: int = 1) -> None:\n"
+        '    """Say hello.\n\n    Args:\n        name: whom to greet.\n    """\n'
+        "    print('hello ' * times + name)\n"
+    )
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(cli, "__path__", [str(tmp_path)])
+    assert cli.main(["--help"]) == 0
+    assert "  greet     Say hello.\n" in capsys.readouterr().out
+    assert cli.main(["greet", "you", "--times", "2"]) == 0
+    assert capsys.readouterr().out == "hello hello you\n"
+    with pytest.raises(SystemExit):
+        cli.main(["greet", "--help"])
+    assert "whom to greet" in capsys.readouterr().out
+    sys.modules.pop("rdvla.cli.greet")
 
 
 def test_version(capsys):
@@ -59,6 +81,31 @@ def test_overview_imports_nothing_heavy():
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert shown.splitlines()[-1] == "[]"
+
+
+# Verbs whose configurations still lie in files that import torch.
+HELP_NEEDS_TORCH = {"train", "eval"}
+
+
+def test_the_help_of_a_verb_imports_no_torch():
+    code = """
+import contextlib, io, subprocess, sys, types
+from rdvla.cli import main, verbs
+sys.modules["torch"] = None
+subprocess.run = lambda *words, **settings: types.SimpleNamespace(returncode=0)  # bench asks another process
+needed = set()
+for verb in verbs():
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as shown:
+        try:
+            main([verb, "--help"])
+        except ModuleNotFoundError:
+            needed.add(verb)
+            continue
+    assert verb == "bench" or f"usage: rdvla {verb}" in shown.getvalue(), verb
+print(sorted(needed))
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert shown.stdout.splitlines()[-1:] == [str(sorted(HELP_NEEDS_TORCH))], shown.stderr
 
 
 def test_unknown_verb_names_the_nearest(capsys):
@@ -140,7 +187,7 @@ def test_report_goes_beside_the_results(tmp_path, monkeypatch, capsys, given):
     monkeypatch.setattr(
         "rdvla.evaluation.write_report", lambda _results, output: written.append(output) or output
     )
-    report.run([str(tmp_path if given == "folder" else tmp_path / "results.json")])
+    report.run([tmp_path if given == "folder" else tmp_path / "results.json"])
     assert written == [tmp_path / "report.html"]
     assert str(tmp_path / "report.html") in capsys.readouterr().out
 
@@ -148,7 +195,7 @@ def test_report_goes_beside_the_results(tmp_path, monkeypatch, capsys, given):
 def test_bench_needs_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(bench.rdvla, "__file__", str(tmp_path / "a" / "b" / "__init__.py"))
     with pytest.raises(RDVLAError, match="source checkout"):
-        bench.run([])
+        bench.run()
 
 
 def test_public_names_resolve():

@@ -14,7 +14,7 @@ from rdvla.evaluation import ResultsError, Setting, load_results, write_moments
 from rdvla.evaluation.footage import pictures_at, video_path
 from rdvla.evaluation.moments import _shown_queries
 from rdvla.evaluation.profile import depth_profile, longest_thoughts, query_steps
-from rdvla.evaluation.video import SIZE
+from rdvla.rollout.video import SIZE
 from tests.support.results_sample import make_results
 
 pytest.importorskip("matplotlib")

@@ -8,7 +8,7 @@ import pytest
 from rdvla.evaluation import Interval, PairedTest, ResultsError, write_report
 from rdvla.evaluation.comparisons import Comparison
 from rdvla.evaluation.report.content import comparison_sentence
-from rdvla.evaluation.video import SIZE, Frame, draw_frame, read_frames, write_video
+from rdvla.rollout.video import SIZE, Frame, draw_frame, read_frames, write_video
 from tests.support.results_sample import META, make_results
 
 pytest.importorskip("jinja2")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation import EvaluationConfig, Suite, evaluate_policy, load_results
-from rdvla.evaluation.rollout import starting_seed
+from rdvla.rollout import starting_seed
 from tests.support.line_task import TASKS, make_dying, make_line, make_logging, make_raising
 from tests.support.rollout_doubles import StepPolicy
 

@@ -206,7 +206,7 @@ def test_the_verb_writes_int8(
 ) -> None:
     policy.save_pretrained(tmp_path / "policy")
     output = tmp_path / "export"
-    run_verb([str(tmp_path / "policy"), str(output), "--precision", "int8", "--part", part])
+    run_verb(str(tmp_path / "policy"), output, precision="int8", part=part)
     assert "fixed:8: actions differ" in capsys.readouterr().out
     assert loader.load(output).description.precision == "int8"
     assert json.loads((output / "runtime.json").read_text())["files"].keys() >= {"policy.onnx"}

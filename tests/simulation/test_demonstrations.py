@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rdvla.errors import ConfigError, DatasetError, RDVLAError
-from rdvla.simulation.attempts import AttemptRunner
-from rdvla.simulation.demonstrations import DemonstrationConfig, generate
+from rdvla.simulation.demonstrations.attempts import AttemptRunner
+from rdvla.simulation.demonstrations.generation import DemonstrationConfig, generate
 
 pytest.importorskip("metaworld")
 
@@ -63,27 +63,27 @@ def test_writes_a_dataset_with_its_configuration(uninterrupted):
 
 def test_an_interrupted_generation_resumes_to_the_same_dataset(uninterrupted, tmp_path, monkeypatch):
     root = tmp_path / "resumed"
-    once = AttemptRunner._run
+    once = AttemptRunner.run
     ran = []
 
-    def interrupted(self, attempt, seeds):
+    def interrupted(self, attempt, ask):
         if ran:
             raise KeyboardInterrupt
         ran.append(attempt)
-        return once(self, attempt, seeds)
+        return once(self, attempt, ask)
 
-    monkeypatch.setattr(AttemptRunner, "_run", interrupted)
+    monkeypatch.setattr(AttemptRunner, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(config(root), show_progress=False)
     assert not root.exists()
     with pytest.raises(ConfigError, match=r"camera_stride = 20, now it is 10"):
         generate(config(root, camera_stride=10), show_progress=False)
 
-    def counted(self, attempt, seeds):
+    def counted(self, attempt, ask):
         ran.append(attempt)
-        return once(self, attempt, seeds)
+        return once(self, attempt, ask)
 
-    monkeypatch.setattr(AttemptRunner, "_run", counted)
+    monkeypatch.setattr(AttemptRunner, "run", counted)
     generate(config(root), show_progress=False)
     assert len(ran) == len(set(ran))  # nothing was done twice
     assert rows(root).equals(rows(uninterrupted.root))
@@ -104,14 +104,14 @@ def test_an_existing_dataset_is_not_overwritten(uninterrupted):
 
 def test_a_damaged_staged_episode_is_named(tmp_path, monkeypatch):
     root = tmp_path / "damaged"
-    once = AttemptRunner._run
+    once = AttemptRunner.run
 
-    def interrupted(self, attempt, seeds):
+    def interrupted(self, attempt, ask):
         if attempt.task_index == 1:
             raise KeyboardInterrupt
-        return once(self, attempt, seeds)
+        return once(self, attempt, ask)
 
-    monkeypatch.setattr(AttemptRunner, "_run", interrupted)
+    monkeypatch.setattr(AttemptRunner, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(config(root), show_progress=False)
     (record,) = tmp_path.glob(".damaged.staging/episodes/*/episode.json")
@@ -121,10 +121,10 @@ def test_a_damaged_staged_episode_is_named(tmp_path, monkeypatch):
 
 
 def test_an_exception_in_an_attempt_names_the_attempt(tmp_path, monkeypatch):
-    def broken(self, attempt, seeds):
+    def broken(self, attempt, ask):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(AttemptRunner, "_run", broken)
+    monkeypatch.setattr(AttemptRunner, "run", broken)
     expected = r"reach-v3, attempt 0 \(scene seed \d+\) raised ZeroDivisionError: oops"
     with pytest.raises(RDVLAError, match=expected):
         generate(config(tmp_path / "broken"), show_progress=False)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdvla.errors import RDVLAError
-from rdvla.simulation.attempts import Attempt
-from rdvla.simulation.ledger import Ledger
+from rdvla.simulation.demonstrations.attempts import Attempt
+from rdvla.simulation.demonstrations.ledger import Ledger
 
 TASKS = ("a", "b")
 

@@ -41,8 +41,8 @@ def test_lerobots_limits_can_be_named():
 
 pytest.importorskip("libero")
 
-from rdvla.simulation import libero  # noqa: E402
-from rdvla.simulation.libero_problem import task_file  # noqa: E402
+from rdvla.simulation.libero import environment as libero  # noqa: E402
+from rdvla.simulation.libero.problem import task_file  # noqa: E402
 
 
 def benchmark(suite):

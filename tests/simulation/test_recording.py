@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from rdvla.simulation.demonstrations.recording import ActionNoise, AttemptSeeds, NoiseConfig, record_attempt
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED, SimulatedTask
-from rdvla.simulation.recording import ActionNoise, AttemptSeeds, NoiseConfig, record_attempt
 
 QUIET = NoiseConfig(levels=(0.0,), burst_probability=0.0)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rdvla.evaluation import Episode, EpisodeError, Results
 from rdvla.evaluation.aggregate import summarise
-from rdvla.evaluation.video import Frame, write_video
+from rdvla.rollout.video import Frame, write_video
 
 VIDEO_STRIDE = 4
 META = {

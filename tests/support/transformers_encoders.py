@@ -15,7 +15,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from rdvla.backbone.prismatic.vision_transformer import VisionTransformer, VisionTransformerConfig
+from rdvla.backbone import VisionTransformerConfig
+from rdvla.backbone.prismatic.vision_transformer import VisionTransformer
 
 
 def dinov2_features(encoder: VisionTransformer, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rdvla.backbone import CompactBackbone, CompactConfig, Features
-from rdvla.backbone.compact.geometry import bilinear_weights
+from rdvla.backbone.compact.slots import bilinear_weights
 from rdvla.data import DatasetWriter, Episode
 from rdvla.data.layout import KEYPOINTS
 from rdvla.errors import ConfigError

@@ -1,17 +1,26 @@
-"""Backbones behind one small protocol, one folder a family."""
+"""Backbones behind one small protocol, one folder a family.
+
+Configurations are imported at once, which registers their names; what needs torch is imported on first use.
+"""
 
 from __future__ import annotations
 
-from rdvla.backbone.base import Backbone, BackboneConfig, Features
-from rdvla.backbone.compact import CompactBackbone, CompactConfig
-from rdvla.backbone.huggingface import HuggingFaceBackbone, HuggingFaceConfig
-from rdvla.backbone.lora import LoraSettings, is_lora
-from rdvla.backbone.prismatic import (
-    LanguageConfig,
-    PrismaticBackbone,
-    PrismaticConfig,
-    VisionTransformerConfig,
-)
+from typing import TYPE_CHECKING
+
+from rdvla.backbone.compact.config import CompactConfig
+from rdvla.backbone.config import BackboneConfig, LoraSettings
+from rdvla.backbone.huggingface.config import HuggingFaceConfig
+from rdvla.backbone.prismatic.config import LanguageConfig, PrismaticConfig, VisionTransformerConfig
+from rdvla.lazy import load_lazily
+
+if TYPE_CHECKING:
+    from rdvla.backbone.base import Backbone, Features
+    from rdvla.backbone.compact.backbone import CompactBackbone
+    from rdvla.backbone.huggingface.backbone import HuggingFaceBackbone
+    from rdvla.backbone.lora import is_lora
+    from rdvla.backbone.prismatic.backbone import PrismaticBackbone
+else:
+    __getattr__, __dir__ = load_lazily(__name__)
 
 __all__ = [
     "Backbone",
@@ -27,16 +36,4 @@ __all__ = [
     "PrismaticConfig",
     "VisionTransformerConfig",
     "is_lora",
-    "make_backbone",
 ]
-
-
-def make_backbone(config: BackboneConfig) -> Backbone:
-    """The backbone that a configuration describes."""
-    if isinstance(config, CompactConfig):
-        return CompactBackbone(config)
-    if isinstance(config, HuggingFaceConfig):
-        return HuggingFaceBackbone(config)
-    if isinstance(config, PrismaticConfig):
-        return PrismaticBackbone(config)
-    raise TypeError(f"there is no backbone for {type(config).__name__}")

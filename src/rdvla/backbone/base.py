@@ -8,24 +8,19 @@ before the cut is constant during training and can be cached; freezing the backb
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import draccus
 from torch import Tensor, nn
 
-from rdvla.backbone.lora import LoraSettings, is_lora
+from rdvla.backbone.config import LoraSettings
+from rdvla.backbone.lora import is_lora
 from rdvla.errors import ConfigError
 from rdvla.heads import Level
 
 PADDING = -1  # in token ids of `prepare`: a place without a token
-
-
-@dataclass(frozen=True)
-class BackboneConfig(draccus.ChoiceRegistry):  # type: ignore[no-untyped-call]
-    """Base of the backbones' configurations; ``type`` in a file or on the command line names one."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,25 @@ class Features:
         """As one flat dictionary, for a cache."""
         named = {f"vision/{level}": value for level, value in self.vision.items()}
         return named | {f"latents/{level}": value for level, value in self.latents.items()}
+
+
+@dataclass(frozen=True)
+class InstructionSteps:
+    """How an exported policy reads an instruction."""
+
+    read: Callable[[Tensor], Tensor]  # (B, T) token ids -> (B, width)
+    width: int
+    tokens: int | None  # T; None: as many as the instruction has
+    longest: int  # bytes or tokens of an instruction; 0: no limit
+    tokenizer: Any = None  # of transformers; None: UTF-8 bytes are the tokens
+
+
+@dataclass(frozen=True)
+class ExportSteps:
+    """A backbone as functions of tensors alone, which a graph can hold."""
+
+    prepare: Callable[[Tensor, Tensor], dict[str, Tensor]]  # images and (B, width) -> prepared
+    instruction: InstructionSteps
 
 
 class Backbone(nn.Module, ABC):
@@ -105,6 +119,17 @@ class Backbone(nn.Module, ABC):
         """
         return {}
 
+    def export_steps(self) -> ExportSteps:
+        """Return what an export of a whole policy traces.
+
+        Raises:
+            ConfigError: this backbone does more than operations on tensors.
+        """
+        raise ConfigError(
+            f"a policy with a {type(self).__name__} cannot be exported as a whole, only one with the "
+            "compact backbone: export its head with --part head, and run the backbone with torch"
+        )
+
     def save_files(self, folder: Path) -> None:  # most backbones are all weights
         """Write what else than weights a saved policy needs, such as a tokenizer, into its folder."""
 
@@ -160,28 +185,4 @@ class Backbone(nn.Module, ABC):
         return Features(
             vision={level: frozen_inputs[f"vision/{level}"] for level in self.levels},
             latents={level: frozen_inputs[f"latents/{level}"] for level in self.levels},
-        )
-
-
-def check_levels(levels: Sequence[int], *, count: int | None = None) -> None:
-    """Check which hidden states of a language model are to be read: 0 is the embeddings, n follows layer n.
-
-    Args:
-        levels: from the configuration.
-        count: layers of the language model; None: not known yet.
-
-    Raises:
-        ConfigError: none is named or none above the embeddings, one is named twice, or there is no such one.
-    """
-    if not levels or min(levels) < 0 or max(levels) < 1:
-        raise ConfigError(
-            "backbone.levels must name hidden states by number, from 0 (the embeddings), one of them at "
-            f"least 1, got {list(levels)}"
-        )
-    if len(set(levels)) < len(levels):
-        raise ConfigError(f"backbone.levels must name each level once, got {list(levels)}")
-    if count is not None and max(levels) > count:
-        raise ConfigError(
-            f"backbone.levels names hidden state {max(levels)}, but the model has {count} layers: "
-            f"0 (the embeddings) to {count}"
         )

@@ -2,40 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
+from rdvla.backbone.config import LoraSettings
 from rdvla.errors import ConfigError, missing_extra
-
-Where = Literal["none", "language", "all"]
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """How a published model is fine-tuned; the defaults are the paper's."""
-
-    where: Where = "language"  # linear layers that are adapted: no, the language model's, or all of them
-    rank: int = 64  # r, inner width of the trained pair of matrices
-    alpha: int = 128  # what the pair adds is multiplied by alpha / r
-    dropout: float = 0.0  # share of the pair's inputs that are dropped in training
-
-    @property
-    def scale(self) -> float:
-        """What a pair's product is multiplied by, alpha / r."""
-        return self.alpha / self.rank
-
-    def __post_init__(self) -> None:
-        if self.where not in ("none", "language", "all"):
-            raise ConfigError(f"lora.where must be 'none', 'language' or 'all', got {self.where!r}")
-        if self.rank < 1:
-            raise ConfigError(f"lora.rank must be at least 1, got {self.rank}")
-        if self.alpha < 1:
-            raise ConfigError(f"lora.alpha must be at least 1, got {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"lora.dropout must be at least 0 and below 1, got {self.dropout}")
 
 
 def add_lora(module: nn.Module, settings: LoraSettings, *, language: nn.Module) -> None:

@@ -1,17 +1,24 @@
-"""The `rdvla` command: one verb a file, each a function `run(argv)` whose docstring is its help."""
+"""The `rdvla` command: one verb a file, each a function `run` whose signature and docstring are its help.
+
+A file of this folder with a function `run` is a verb. `rdvla.config.command` says how a signature becomes a
+command line.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from rdvla import __version__
 from rdvla.errors import RDVLAError, nearest
 
-VERBS = (
+# In the order of the work; verbs that are not named here follow.
+ORDER = (
     "demos",
     "train",
     "eval",
@@ -40,9 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rdvla {__version__}")
         return 0
     try:
-        if verb not in VERBS:
-            raise RDVLAError(f"unknown verb '{verb}'.{nearest(verb, VERBS)} Verbs: {', '.join(VERBS)}")
-        importlib.import_module(f"rdvla.cli.{verb}").run(arguments[1:])
+        known = verbs()
+        if verb not in known:
+            raise RDVLAError(f"unknown verb '{verb}'.{nearest(verb, known)} Verbs: {', '.join(known)}")
+        _run(verb, arguments[1:])
     except RDVLAError as error:
         if debug:
             traceback.print_exc()
@@ -54,11 +62,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def verbs() -> dict[str, str]:
+    """Return every verb -> the first line of its help. Reads the files without importing them."""
+    found = {}
+    for path in Path(__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name == "run":
+                found[path.stem] = (ast.get_docstring(node) or "").split("\n")[0]
+    known = [verb for verb in ORDER if verb in found]
+    return {verb: found[verb] for verb in [*known, *sorted(found.keys() - known)]}
+
+
+def _run(verb: str, argv: Sequence[str]) -> None:
+    from rdvla.config import call
+
+    module = importlib.import_module(f"rdvla.cli.{verb}")
+    words = module.in_full(argv) if hasattr(module, "in_full") else argv
+    call(module.run, words, prog=f"rdvla {verb}")
+
+
 def _overview() -> str:
-    """List the verbs; their modules import nothing heavy until they run."""
     lines = ["usage: rdvla VERB [--config FILE.yaml] [--option value] ... [--debug]", "", "verbs:"]
-    for verb in VERBS:
-        summary = (importlib.import_module(f"rdvla.cli.{verb}").run.__doc__ or "").splitlines()[0]
-        lines.append(f"  {verb:<10}{summary}")
+    lines += [f"  {verb:<10}{summary}" for verb, summary in verbs().items()]
     lines += ["", "`rdvla VERB --help` lists a verb's options; --debug (or RDVLA_DEBUG=1) shows tracebacks."]
     return "\n".join(lines)

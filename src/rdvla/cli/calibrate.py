@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from rdvla.cli.options.dataset import add_dataset_options, camera_names
+from rdvla.cli.options import Cameras
 
 
-def run(argv: Sequence[str]) -> None:
-    """Find stop rules on the latent state that keep the action change below delta, from demonstrations."""
-    parser = argparse.ArgumentParser(
-        prog="rdvla calibrate",
-        description=f"{run.__doc__} Prints rules for `rdvla eval --rules` or the policy's `depth`, and what "
-        "they did on episodes that they were not calibrated on.",
-    )
-    parser.add_argument("policy", help="folder or hub id of a policy")
-    parser.add_argument("dataset", help="folder or hub id of a LeRobot dataset")
-    parser.add_argument("--samples", type=int, default=1000, help="evenly spread over it (%(default)s)")
-    parser.add_argument("--delta", type=float, default=1e-3, help="of the paper's rule (%(default)s)")
-    parser.add_argument(
-        "--risk",
-        type=float,
-        default=0.02,
-        help="share of samples that may stop while the actions still change by delta (%(default)s)",
-    )
-    parser.add_argument("--max-depth", type=int, default=32, help="every sample stops there (%(default)s)")
-    add_dataset_options(parser)
-    parser.add_argument("--output", type=Path, help="JSON file to write as well")
-    options = parser.parse_args(argv)
+def run(
+    policy: str,
+    dataset: str,
+    *,
+    samples: int = 1000,
+    delta: float = 1e-3,
+    risk: float = 0.02,
+    max_depth: int = 32,
+    dataset_cameras: Cameras | None = None,
+    resize: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Find stop rules on the latent state that keep the action change below delta, from demonstrations.
+
+    Prints rules for `rdvla eval --rules` or the policy's `depth`, and what they did on episodes that they
+    were not calibrated on.
+
+    Args:
+        policy: folder or hub id of a policy.
+        dataset: folder or hub id of a LeRobot dataset.
+        samples: samples, evenly spread over the dataset.
+        delta: change of the actions at which the paper's rule stops.
+        risk: share of samples that may stop while the actions still change by delta.
+        max_depth: depth at which every sample stops.
+        dataset_cameras: the dataset's names of cameras and the policy's, as image=agentview.
+        resize: scale the dataset's images to the policy's size.
+        output: JSON file to write as well.
+    """
     from dataclasses import asdict
 
     from rdvla.files import write_json
@@ -37,18 +42,10 @@ def run(argv: Sequence[str]) -> None:
     from rdvla.training.calibration import calibrate
     from rdvla.training.samples import open_samples
 
-    names = camera_names(options)
-    policy = RDVLAPolicy.from_pretrained(options.policy).to(choose_device("auto"))
-    dataset = open_samples(policy, options.dataset, camera_names=names, resize=options.resize)
-    found = calibrate(
-        policy,
-        dataset,
-        samples=options.samples,
-        delta=options.delta,
-        risk=options.risk,
-        max_depth=options.max_depth,
-    )
+    loaded = RDVLAPolicy.from_pretrained(policy).to(choose_device("auto"))
+    opened = open_samples(loaded, dataset, camera_names=dataset_cameras or {}, resize=resize)
+    found = calibrate(loaded, opened, samples=samples, delta=delta, risk=risk, max_depth=max_depth)
     print(found.table())
-    if options.output is not None:
-        write_json(options.output, asdict(found))
-        print(f"written: {options.output}")
+    if output is not None:
+        write_json(output, asdict(found))
+        print(f"written: {output}")

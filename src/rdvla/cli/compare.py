@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,50 +12,44 @@ if TYPE_CHECKING:
     from rdvla.evaluation.statistics import PairedTest
 
 
-def run(argv: Sequence[str]) -> None:
-    """Compare two evaluations by paired tests on the episodes that both played."""
-    parser = argparse.ArgumentParser(
-        prog="rdvla compare",
-        description=f"{run.__doc__} Episodes are paired by environment, task and seed. Differences are the "
-        "first's success minus the second's, with Newcombe's 95% interval for paired proportions; p is "
-        "McNemar's exact test. Environments count alike in the total, which has a p only where all have "
-        "equally many pairs. Name one evaluation twice to compare two of its settings.",
-    )
-    parser.add_argument(
-        "first",
-        help="results.json, or the run directory that holds it; or several of one policy, such as one for "
-        "each environment: runs/a_goal,runs/a_object",
-    )
-    parser.add_argument("second", help="what it is compared with, named likewise")
-    setting = "RULE or RULE/EXECUTION, such as 8 or action_change:1e-3/fixed:8"
-    parser.add_argument("--a-setting", metavar="SETTING", help=f"setting of the first: {setting}")
-    parser.add_argument(
-        "--b-setting",
-        metavar="SETTING",
-        help="setting of the second (default: the same; without either: all)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
-    options = parser.parse_args(argv)
+def run(
+    first: str, second: str, *, a_setting: str | None = None, b_setting: str | None = None, json: bool = False
+) -> None:
+    """Compare two evaluations by paired tests on the episodes that both played.
+
+    Episodes are paired by environment, task and seed. Differences are the first's success minus the
+    second's, with Newcombe's 95% interval for paired proportions; p is McNemar's exact test. Environments
+    count alike in the total, which has a p only if all have equally many pairs. Name one evaluation twice to
+    compare two of its settings.
+
+    Args:
+        first: results.json, or the run directory that holds it; or several of one policy, such as one for
+            each environment: runs/a_goal,runs/a_object.
+        second: what it is compared with, named likewise.
+        a_setting: setting of the first: RULE or RULE/EXECUTION, such as 8 or action_change:1e-3/fixed:8.
+        b_setting: setting of the second (default: the same; without either: all).
+        json: print the same as JSON.
+    """
     from rdvla.evaluation import compare_runs, find_setting
 
-    first, second = _load(options.first), _load(options.second)
+    runs = _load(first), _load(second)
     named = [
         None if text is None else find_setting(text, [row.setting for row in results.rows])
-        for text, results in ((options.a_setting, first), (options.b_setting, second))
+        for text, results in zip((a_setting, b_setting), runs, strict=True)
     ]
-    compared = compare_runs(first, second, first_setting=named[0], second_setting=named[1])
-    if options.json:
-        print(json.dumps(compared.to_dict(), indent=2))
+    compared = compare_runs(*runs, first_setting=named[0], second_setting=named[1])
+    if json:
+        print(dumps(compared.to_dict(), indent=2))
         return
-    for one in compared.pairs:
-        _show(one)
+    for pair in compared.pairs:
+        _show(pair)
     if compared.left_out:
         names = ", ".join(setting.name for setting in compared.left_out)
         print(f"Left out, as no episode was played under them by both: {names}.")
 
 
 def _load(text: str) -> Results:
-    """The results of one run, or of several with commas between (a path that exists wins)."""
+    """Load one run, or several with commas between (a path that exists wins)."""
     from rdvla.evaluation import ResultsError, join, load_results
 
     paths = [text] if Path(text).exists() else [part.strip() for part in text.split(",")]
@@ -66,27 +58,27 @@ def _load(text: str) -> Results:
     return join([load_results(path) for path in paths])
 
 
-def _show(one: PairedRuns) -> None:
+def _show(pair: PairedRuns) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     table = Table(
-        title=f"A: {one.first.name}\nB: {one.second.name}", title_justify="left", box=SIMPLE_HEAD, padding=0
+        title=f"A: {pair.first.name}\nB: {pair.second.name}", title_justify="left", box=SIMPLE_HEAD, padding=0
     )
     table.add_column("environment", no_wrap=True)
     for heading in ("pairs", "A", "B", "A - B", "95%, points", "only A", "only B", "p"):
         table.add_column(heading, justify="right")
-    lines = dict(one.suites)
+    lines = dict(pair.suites)
     if len(lines) > 1:
-        lines["all, equal weight"] = one.total
+        lines["all, equal weight"] = pair.total
     for name, test in lines.items():
         table.add_row(name, *_cells(test))
     console = Console()
     console.print(table)
-    if one.total.p_value is None:
+    if pair.total.p_value is None:
         console.print("No p in all: environments count alike in A - B, and differ in their number of pairs.")
-    for letter, side in (("A", one.first), ("B", one.second)):
+    for letter, side in (("A", pair.first), ("B", pair.second)):
         if side.unpaired or side.errors:
             console.print(
                 f"{letter}: {side.unpaired} episodes without a partner and {side.errors} that ended with an "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from rdvla.simulation.demonstrations import DemonstrationConfig
 
 
-def run(argv: Sequence[str]) -> None:
+def run(config: DemonstrationConfig) -> None:
     """Record demonstrations of scripted experts in a simulator as a LeRobot v3.0 dataset."""
-    from rdvla.config import load_config
-    from rdvla.simulation.demonstrations import DemonstrationConfig, generate
+    from rdvla.simulation.demonstrations import generate
 
-    generate(load_config(DemonstrationConfig, argv, prog="rdvla demos"))
+    generate(config)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from rdvla.evaluation.config import EvaluationConfig
 
 
-def run(argv: Sequence[str]) -> None:
+def run(config: EvaluationConfig) -> None:
     """Run a policy in closed loop at several depths and write results.json."""
-    from rdvla.config import load_config
-    from rdvla.evaluation import EvaluationConfig, evaluate
+    from rdvla.evaluation import evaluate
 
-    evaluate(load_config(EvaluationConfig, argv, prog="rdvla eval"))
+    evaluate(config)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from rdvla.errors import ConfigError, missing_extra
 
@@ -17,65 +15,55 @@ MIB = 2**20
 PRECISIONS = {"onnx": ("fp32", "int8"), "aoti": ("fp32", "bf16")}  # by format
 
 
-def run(argv: Sequence[str]) -> None:
-    """Write a policy for robots: ONNX graphs with the adaptive iteration, which run without torch; or a head
-    as native code, which runs in torch with no compiler and no wait.
+def run(
+    policy: str,
+    output: Path,
+    *,
+    format: Literal["onnx", "aoti"] = "onnx",
+    part: Literal["policy", "head"] = "policy",
+    precision: Literal["fp32", "int8", "bf16"] = "fp32",
+) -> None:
+    """Write a policy for robots: ONNX graphs, or a head as native code.
+
+    ONNX graphs hold the adaptive iteration and run without torch. Native code runs in torch with no compiler
+    and no wait.
+
+    Args:
+        policy: folder or hub id of a policy.
+        output: folder to write; an older export makes way.
+        format: onnx: graphs; aoti: a head compiled for this kind of processor and this version of torch.
+        part: all of a policy with the compact backbone; or any policy's head: features in, normalised
+            actions out.
+        precision: int8, for onnx: weights of matrix products in 8 bits; bf16, for aoti: matrix products in
+            bfloat16.
     """
-    parser = argparse.ArgumentParser(prog="rdvla export", description=run.__doc__)
-    parser.add_argument("policy", help="folder or hub id of a policy")
-    parser.add_argument("output", type=Path, help="folder to write; an older export makes way")
-    parser.add_argument(
-        "--format",
-        choices=tuple(PRECISIONS),
-        default="onnx",
-        help="onnx: graphs; aoti: a head compiled for this kind of processor and this version of torch "
-        "(%(default)s)",
-    )
-    parser.add_argument(
-        "--part",
-        choices=("policy", "head"),
-        default="policy",
-        help="all of a policy with the compact backbone, or the head of any: features in, normalised actions "
-        "out (%(default)s)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=tuple(dict.fromkeys(precision for each in PRECISIONS.values() for precision in each)),
-        default="fp32",
-        help="of onnx int8: weights of matrix products in 8 bits; of aoti bf16: matrix products in bfloat16 "
-        "(%(default)s)",
-    )
-    options = parser.parse_args(argv)
-    _check(options)
-    if options.format == "onnx":
+    if format == "aoti" and part != "head":
+        raise ConfigError("--format aoti compiles a head alone: add --part head")
+    if precision not in PRECISIONS[format]:
+        allowed = " and ".join(PRECISIONS[format])
+        raise ConfigError(f"--format {format} has the precisions {allowed}, not {precision}")
+    if format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             _require(package)
     from rdvla.policy import RDVLAPolicy
 
-    print(format_report(_export(RDVLAPolicy.from_pretrained(options.policy), options)))
+    loaded = RDVLAPolicy.from_pretrained(policy)
+    print(format_report(_export(loaded, output, format=format, part=part, precision=precision)))
 
 
-def _check(options: argparse.Namespace) -> None:
-    if options.format == "aoti" and options.part != "head":
-        raise ConfigError("--format aoti compiles a head alone: add --part head")
-    if options.precision not in PRECISIONS[options.format]:
-        raise ConfigError(
-            f"--format {options.format} has the precisions {' and '.join(PRECISIONS[options.format])}, not "
-            f"{options.precision}"
-        )
-
-
-def _export(policy: RDVLAPolicy, options: argparse.Namespace) -> Report:
+def _export(policy: RDVLAPolicy, output: Path, *, format: str, part: str, precision: Any) -> Report:
+    from rdvla.engine import recurrent
     from rdvla.export import example_context, export_compiled_head, export_head, export_policy
 
-    output, precision = options.output, options.precision
-    if options.part == "policy":
+    if part == "policy":
         return export_policy(policy, output, precision=precision)
-    if options.format == "onnx":
+    if format == "onnx":
         execution = policy.config.execution
-        return export_head(policy.head, output, stop=policy.stop, execution=execution, precision=precision)
+        return export_head(
+            recurrent(policy.head), output, stop=policy.stop, execution=execution, precision=precision
+        )
     return export_compiled_head(
-        policy.head, output, example=example_context(policy), stop=policy.stop, precision=precision
+        recurrent(policy.head), output, example=example_context(policy), stop=policy.stop, precision=precision
     )
 
 

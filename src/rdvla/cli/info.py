@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Sequence
+from json import dumps
 from typing import Any
 
 KINDS = ("all", "frozen", "lora", "trained")
 
 
-def run(argv: Sequence[str]) -> None:
-    """Show what a policy is made of: parts, parameters, tokens, memory, statistics, provenance."""
-    parser = argparse.ArgumentParser(prog="rdvla info", description=run.__doc__)
-    parser.add_argument("policy", help="folder or hub id of a policy")
-    parser.add_argument("--json", action="store_true", help="print the same as JSON, and the configuration")
-    options = parser.parse_args(argv)
+def run(policy: str, *, json: bool = False) -> None:
+    """Show what a policy is made of: parts, parameters, tokens, memory, statistics, provenance.
+
+    Args:
+        policy: folder or hub id of a policy.
+        json: print the same as JSON, and the configuration.
+    """
     from rdvla.policy import TRAINING, RDVLAPolicy, describe
 
-    policy = RDVLAPolicy.from_pretrained(options.policy)
-    facts = describe(policy) | {"provenance": policy.records.get(TRAINING, {})}
-    print(json.dumps(facts, indent=2) if options.json else format_facts(facts))
+    loaded = RDVLAPolicy.from_pretrained(policy)
+    facts = describe(loaded) | {"provenance": loaded.records.get(TRAINING, {})}
+    print(dumps(facts, indent=2) if json else format_facts(facts))
 
 
 def format_facts(facts: dict[str, Any]) -> str:
-    """Lay the facts out as text; the full configuration is left to `--json`."""
+    """Lay the facts out as text; `--json` shows the full configuration as well."""
     lines: list[str] = []
     for title in ("parts", "head"):
         lines.append(f"{title + ' (parameters)':<36}" + "".join(f"{kind:>15}" for kind in KINDS))
@@ -40,8 +39,8 @@ def format_facts(facts: dict[str, Any]) -> str:
     for feature, entries in facts["statistics"].items():
         lines += [f"  {feature + ' ' + name:<36}{_text(values)}" for name, values in entries.items()]
     lines.append("provenance")
-    told = {name: value for name, value in facts["provenance"].items() if name != "config"}
-    lines += [f"  {name:<36}{_text(value)}" for name, value in told.items()] or ["  not recorded"]
+    recorded = {name: value for name, value in facts["provenance"].items() if name != "config"}
+    lines += [f"  {name:<36}{_text(value)}" for name, value in recorded.items()] or ["  not recorded"]
     return "\n".join(lines)
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rdvla.training.config import TrainConfig
+
 SHORT = "--backbone."
 FULL = "--policy.backbone."
 
 
-def run(argv: Sequence[str]) -> None:
+def run(config: TrainConfig) -> None:
     """Train a policy on a LeRobot v3.0 dataset; `--resume true` goes on after an interruption.
 
     `--backbone.x` is short for `--policy.backbone.x`, and `--backbone.name_or_path` chooses the backbone
-    `huggingface` where neither a type nor a configuration file is given.
+    `huggingface` if neither a type nor a configuration file is given.
     """
-    from rdvla.config import load_config
-    from rdvla.training import TrainConfig, train
+    from rdvla.training import train
 
-    train(load_config(TrainConfig, in_full(argv), prog="rdvla train"))
+    train(config)
 
 
 def in_full(argv: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Configurations: dataclasses filled from a YAML file and dotted overrides, checked option by option."""
+"""Configurations and command lines: dataclasses and typed functions filled from files and words."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
+    from rdvla.config.command import Pairs, call
     from rdvla.config.load import decode_config, encode_config, load_config, save_config
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 
-__all__ = ["decode_config", "encode_config", "load_config", "save_config"]
+__all__ = ["Pairs", "call", "decode_config", "encode_config", "load_config", "save_config"]

@@ -25,7 +25,10 @@ def option_help(cls: type[Any], prefix: str = "", *, is_choice: bool = False) ->
     may mean something else in another.
     """
     start = f"{cls.__name__}:{prefix}" if is_choice else prefix
-    texts = {start + name: text for name, text in {**_attributes(cls), **_comments(cls)}.items()}
+    texts = {
+        start + name: text
+        for name, text in {**section(cls.__doc__ or "", "Attributes"), **_comments(cls)}.items()
+    }
     if not dataclasses.is_dataclass(cls):
         return texts
     hints = typing.get_type_hints(cls)
@@ -67,15 +70,13 @@ def _last_line(node: ast.AnnAssign, source: str) -> int:
     return last + 1 if following and following[0].strip().startswith(")") else last
 
 
-def _attributes(cls: type[Any]) -> dict[str, str]:
-    """Read the entries `name: text` of a Google-style `Attributes:` section, continued lines joined."""
-    documentation = inspect.cleandoc(cls.__doc__ or "")
-    section = re.search(r"^Attributes:\n((?:[ \t]+.*\n?|\n)+)", documentation, re.MULTILINE)
-    if section is None:
-        return {}
+def section(documentation: str, title: str) -> dict[str, str]:
+    """Return the entries `name: text` of a Google-style section of a docstring, continued lines joined."""
     found: dict[str, str] = {}
     names: list[str] = []
-    for line in textwrap.dedent(section[1]).splitlines():
+    pattern = rf"^{title}:\n((?:[ \t]+.*\n?|\n)+)"
+    entries = re.search(pattern, inspect.cleandoc(documentation), re.MULTILINE)
+    for line in textwrap.dedent(entries[1]).splitlines() if entries else ():
         entry = re.match(r"(\w+(?:, \w+)*): (.*)", line)
         if entry:
             names = entry[1].split(", ")

@@ -27,17 +27,25 @@ from rdvla.files import write_atomically
 T = TypeVar("T")
 
 
-def load_config(cls: type[T], argv: Sequence[str], *, prog: str | None = None) -> T:
+def load_config(
+    cls: type[T], argv: Sequence[str], *, prog: str | None = None, description: str | None = None
+) -> T:
     """Build a `cls` from `argv`: `--config file.yaml` (or `--config_path`), then overrides, which win.
 
     `--a.b=1` and `--a.b 1` mean the same; lists are written as YAML (`--cameras '[front, wrist]'`).
     `--help` prints every option with its comment and exits.
 
+    Args:
+        cls: the dataclass to fill.
+        argv: the command line's words.
+        prog: the command's name in its help.
+        description: what the command does, for its help.
+
     Raises:
         ConfigError: an option is unknown or has a wrong value; the message names it, and the nearest right
             name or the expected type.
     """
-    parser = _Parser(cls, exit_on_error=False, prog=prog)
+    parser = _Parser(cls, exit_on_error=False, prog=prog, description=description)
     try:
         given, unknown = parser.parse_known_args(list(argv))
     except argparse.ArgumentError as error:

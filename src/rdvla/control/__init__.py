@@ -1,4 +1,4 @@
-"""How a policy is run: when to stop iterating, how much of a chunk to execute, one robot's state. No torch."""
+"""How a policy is run: when to stop iterating, how much of a chunk to execute, a robot's state. No torch."""
 
 from rdvla.control.execution import (
     EXECUTION_RULES,

@@ -1,4 +1,4 @@
-"""Where a query's iterations start: from noise, as in the paper, or from the state that the last query ended with.
+"""Where a query's iterations start: from noise, as in the paper, or from the last query's final state.
 
 Successive queries of an episode see almost the same scene, so the last state may be nearer to the next answer
 than noise. Only noise is the paper's; docs/performance.md says what the others save and cost.

@@ -89,7 +89,7 @@ STOP_RULES: dict[str, StopRule] = {
         "1 - cos(S_k, S_{k-1}) < threshold: like latent_change, but blind to the state's length",
     ),
 }
-"""Name of a rule -> the rule. Another rule is another entry: every engine, export and help text reads this."""
+"""Name -> rule. Another rule is another entry: every engine, export and help text reads this table."""
 
 
 @dataclass(frozen=True, init=False)
@@ -242,8 +242,10 @@ def limits_of(stop: Stops, *, batch_size: int, max_depth: int | Sequence[int] | 
         ConfigError: a rule cannot be read.
         InputError: there are other numbers of rules or depths than samples.
     """
-    several = not isinstance(stop, int | str | Stop)
-    stops = [as_stop(each) for each in stop] if several else [as_stop(stop)] * batch_size  # type: ignore[union-attr, arg-type]
+    if isinstance(stop, Sequence) and not isinstance(stop, str):
+        stops = [as_stop(each) for each in stop]
+    else:
+        stops = [as_stop(stop)] * batch_size
     caps = [max_depth] * batch_size if max_depth is None or isinstance(max_depth, int) else list(max_depth)
     for name, found in (("stop rules", stops), ("maximum depths", caps)):
         if len(found) != batch_size:
@@ -324,7 +326,10 @@ def parse_stop(text: str) -> Stop:
 
 
 def _how_to_write() -> str:
-    return f"write a depth such as '8', or RULE[:limit[:min_depth:max_depth]] with RULE one of {', '.join(STOP_RULES)}."
+    return (
+        "write a depth such as '8', or RULE[:limit[:min_depth:max_depth]] with RULE one of "
+        f"{', '.join(STOP_RULES)}."
+    )
 
 
 def stop_help() -> str:

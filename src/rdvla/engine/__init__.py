@@ -11,7 +11,7 @@ from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
     from rdvla.engine.aoti.load import load_compiled
-    from rdvla.engine.engine import Engine, Predictor, compile, engine_for
+    from rdvla.engine.engine import Engine, Predictor, compile, engine_for, recurrent
     from rdvla.engine.schedule import Schedule
     from rdvla.engine.solver import solve
 else:

@@ -65,7 +65,7 @@ class Decoder:
         return previous, self._decode_all(states, encoded)
 
     def _decode_all(self, states: Sequence[Tensor], encoded: EncodedContext) -> list[Iteration]:
-        """In one batch for a single sample, whose coda costs what its weights take to arrive; else in turn."""
+        """Decode in one batch for a single sample, whose coda costs what its weights cost; else in turn."""
         if len(states) == 1 or len(states[0]) != 1:
             return [Iteration(state, self.steps.decode(state, encoded)) for state in states]
         together = torch.cat(list(states))

@@ -30,7 +30,8 @@ def solve(
 ) -> Prediction:
     """Iterate from `initial_state` (B, K, D) until every sample's stop rule has stopped it.
 
-    A sample's result is the same as alone, synchronised in every iteration. `limits` lie on the state's device.
+    A sample's result is the one it would get alone, synchronised in every iteration. `limits` lie on the
+    state's device.
     """
     schedule = schedule or Schedule.for_device(initial_state.device)
     running = _Running(initial_state, encoded, limits)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rdvla.evaluation.report import write_report
     from rdvla.evaluation.results import Results, join, load_results
     from rdvla.evaluation.run import evaluate, evaluate_policy
-    from rdvla.evaluation.setting import Setting
     from rdvla.evaluation.statistics import (
         Interval,
         PairedTest,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
         wilson_interval,
     )
     from rdvla.evaluation.table import print_table
+    from rdvla.rollout.jobs import Setting
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 

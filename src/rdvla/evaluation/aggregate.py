@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rdvla.evaluation.records import Episode, Row
-from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.statistics import Interval, mean_interval, wilson_interval
+from rdvla.rollout.jobs import Setting
 
 
 @dataclass(frozen=True)

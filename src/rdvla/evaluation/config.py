@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rdvla.control import parse_execution, parse_stop, split_start
 from rdvla.errors import ConfigError
-from rdvla.evaluation.setting import Setting
 from rdvla.policy.device import Device
+from rdvla.rollout.jobs import Setting
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from rdvla.evaluation.records import Episode
-from rdvla.evaluation.video import read_frames
+from rdvla.rollout.video import read_frames
 
 
 def video_path(episode: Episode, folder: Path) -> Path | None:

@@ -12,8 +12,8 @@ from rdvla.errors import ConfigError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.schema import episode_from_dict
-from rdvla.evaluation.setting import Setting
 from rdvla.files import read_json, write_json
+from rdvla.rollout.jobs import Setting
 
 Key = tuple[str, str, Setting, int]  # environment, task, setting, seed
 

@@ -21,9 +21,9 @@ from rdvla.evaluation.footage import pictures_at, video_path
 from rdvla.evaluation.profile import DepthProfile, depth_profile, longest_thoughts, query_steps
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.results import Results
-from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.table import readable
 from rdvla.files import write_atomically
+from rdvla.rollout.jobs import Setting
 
 TASKS = 4  # shown when none are named
 PICTURES = 9  # in a film strip

@@ -10,8 +10,8 @@ from typing import Any
 from rdvla.evaluation.comparisons import outcomes
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.results import Results, check_alike
-from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.statistics import PairedTest, paired_test
+from rdvla.rollout.jobs import Setting
 
 
 @dataclass(frozen=True)

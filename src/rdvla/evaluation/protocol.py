@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rdvla import simulation
 from rdvla.errors import ConfigError, nearest
 from rdvla.evaluation.config import EvaluationConfig
-from rdvla.simulation.environment import FIRST_EVALUATION_SEED
+from rdvla.simulation.environment import FIRST_EVALUATION_SEED, SimulatedTask
+from rdvla.simulation.rendering import Rendering
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,26 @@ def resolve_suites(config: EvaluationConfig) -> tuple[Suite, ...]:
             max_steps=config.max_steps or simulation.step_limit(env, config.step_limits),
         )
         for env, names in tasks.items()
+    )
+
+
+def make_environment(
+    env: str,
+    task: str,
+    *,
+    cameras: tuple[str, ...],
+    image_size: int,
+    max_steps: Mapping[str, int],
+    rendering: Rendering,
+) -> SimulatedTask:
+    """Build a simulated task, in the worker that plays it; `max_steps` are the limits by environment."""
+    return simulation.make(
+        env,
+        task,
+        cameras=cameras,
+        image_size=image_size,
+        max_steps=max_steps[env],
+        rendering=rendering,
     )
 
 

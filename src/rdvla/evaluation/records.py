@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rdvla.errors import RDVLAError
-from rdvla.evaluation.setting import Setting
+from rdvla.rollout.jobs import Setting
 
 
 class ResultsError(RDVLAError, ValueError):

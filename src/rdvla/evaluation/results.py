@@ -11,8 +11,8 @@ from typing import Any
 from rdvla.evaluation.aggregate import Summary, suite_summaries, summaries
 from rdvla.evaluation.records import Episode, ResultsError, Row
 from rdvla.evaluation.schema import build, episode_from_dict
-from rdvla.evaluation.setting import Setting
 from rdvla.files import read_json, write_json
+from rdvla.rollout.jobs import Setting
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, SCHEMA_VERSION)

@@ -19,20 +19,26 @@ from rdvla.control import check_fits, parse_execution
 from rdvla.errors import ConfigError
 from rdvla.evaluation.aggregate import summarise
 from rdvla.evaluation.config import EvaluationConfig
-from rdvla.evaluation.environment import MakeEnvironment, make_environment
 from rdvla.evaluation.hardware import command_line, describe_hardware
 from rdvla.evaluation.journal import Journal, check_same_run
-from rdvla.evaluation.messages import Failed, Job
-from rdvla.evaluation.protocol import Suite, resolve_suites
+from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.records import Episode, EpisodeError
 from rdvla.evaluation.results import Results
-from rdvla.evaluation.rollout import Outcome, Policy, roll_out
-from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.table import print_table, readable
 from rdvla.files import sole_user
 from rdvla.hashing import fingerprint as fingerprint_of
 from rdvla.policy import RDVLAPolicy, choose_device
 from rdvla.progress import Progress
+from rdvla.rollout import (
+    Environment,
+    EpisodeJob,
+    Failed,
+    MakeEnvironment,
+    Outcome,
+    Policy,
+    Setting,
+    roll_out,
+)
 
 DESCRIPTION_WIDTH = 48  # of the progress line; LIBERO's tasks have long names
 SPEED_PERIOD = 900.0  # seconds that the time left is estimated from: episodes may take minutes
@@ -75,7 +81,7 @@ def evaluate_policy(
     config: EvaluationConfig,
     *,
     suites: Sequence[Suite],
-    make: MakeEnvironment,
+    make: MakeEnvironment[Environment],
     provenance: dict[str, Any],
     fingerprint: str,
     console: Console | None = None,
@@ -116,7 +122,7 @@ def _episodes(
     config: EvaluationConfig,
     *,
     suites: Sequence[Suite],
-    make: MakeEnvironment,
+    make: MakeEnvironment[Environment],
     console: Console,
 ) -> list[Episode]:
     """Play what the run directory lacks; all episodes, in the order of the results."""
@@ -140,13 +146,13 @@ def _provenance(config: EvaluationConfig, policy: RDVLAPolicy) -> dict[str, Any]
     }
 
 
-def _jobs(config: EvaluationConfig, suites: Sequence[Suite]) -> list[Job]:
+def _jobs(config: EvaluationConfig, suites: Sequence[Suite]) -> list[EpisodeJob]:
     """Setting by setting, environment by environment, task by task, the same seeds for all.
 
     This is the order of the results; `Schedule` chooses the order of playing.
     """
     return [
-        Job(
+        EpisodeJob(
             env=suite.env,
             task=task,
             setting=setting,
@@ -171,10 +177,10 @@ def _video_path(config: EvaluationConfig, env: str, task: str, setting: Setting,
 def _play(
     policy: Policy,
     config: EvaluationConfig,
-    jobs: Sequence[Job],
+    jobs: Sequence[EpisodeJob],
     *,
     journal: Journal,
-    make: MakeEnvironment,
+    make: MakeEnvironment[Environment],
     console: Console,
 ) -> None:
     if not jobs:
@@ -197,23 +203,26 @@ def _play(
 
 
 def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
-    job, end = outcome.job, outcome.end
-    failed = isinstance(end, Failed)
-    video = None if failed or job.video is None else str(job.video.relative_to(config.output))
+    end, job = outcome.end, outcome.end.job
+    known: dict[str, Any] = {
+        "env": job.env,
+        "task": job.task,
+        "policy": config.policy_label,
+        "rule": job.setting.rule,
+        "depth": job.setting.depth,
+        "execution": job.setting.execution,
+        "seed": job.seed,
+        "depths": outcome.depths,
+        "query_ms": outcome.query_ms,
+    }
+    if isinstance(end, Failed):
+        error = EpisodeError(end.type, end.message, end.traceback)
+        return Episode(**known, success=None, steps=0, executed=[], error=error)
     return Episode(
-        env=job.env,
-        task=job.task,
-        policy=config.policy_label,
-        rule=job.setting.rule,
-        depth=job.setting.depth,
-        execution=job.setting.execution,
-        seed=job.seed,
-        success=None if isinstance(end, Failed) else end.success,
-        steps=0 if isinstance(end, Failed) else end.steps,
-        depths=outcome.depths,
-        executed=[] if isinstance(end, Failed) else end.executed,
-        query_ms=outcome.query_ms,
-        video=video,
-        video_stride=None if video is None or isinstance(end, Failed) else end.video_stride,
-        error=EpisodeError(end.type, end.message, end.traceback) if isinstance(end, Failed) else None,
+        **known,
+        success=end.result.success,
+        steps=end.result.steps,
+        executed=end.result.executed,
+        video=None if job.video is None else str(job.video.relative_to(config.output)),
+        video_stride=end.result.video_stride,
     )

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from rdvla.backbone import CompactConfig
 from rdvla.control import Stop, check_fits, parse_execution
 from rdvla.engine import recurrent
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.export.join import alone, join
-from rdvla.export.observed import exportable, observe_features, observe_robot
+from rdvla.export.observed import observe_features, observe_robot
 from rdvla.export.pieces import BATCH, make_pieces
 from rdvla.export.quantize import quantize
 from rdvla.export.trace import Example, trace
@@ -64,7 +63,7 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
         RDVLAError: the backbone cannot be exported, `output` holds something else, or a float32 export does
             not act as the policy; nothing is written then.
     """
-    exportable(policy.backbone)  # before gigabytes are copied
+    policy.backbone.export_steps()  # before gigabytes are copied
     plain = _in_float32(policy)
     observed, instruction = observe_robot(plain)
     head = recurrent(plain.head)
@@ -151,9 +150,7 @@ def check_precision(precision: str, known: Sequence[str]) -> None:
 
 def _in_float32(policy: RDVLAPolicy) -> RDVLAPolicy:
     """A copy on the processor. Convolutions in bfloat16 are for one that has it, and ONNX has none there."""
-    config = policy.config
-    if isinstance(config.backbone, CompactConfig):
-        config = replace(config, backbone=replace(config.backbone, conv_bfloat16=False))
+    config = replace(policy.config, backbone=policy.config.backbone.in_float32())
     plain = RDVLAPolicy(config, policy.statistics)
     plain.load_state_dict(policy.state_dict())
     return plain.eval().requires_grad_(False)

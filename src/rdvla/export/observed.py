@@ -11,10 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdvla.backbone import Backbone, CompactBackbone
-from rdvla.backbone.compact.text_encoders import ByteEncoder, PretrainedTextEncoder
+from rdvla.backbone.base import InstructionSteps
 from rdvla.engine.aoti.functions import features_by_name
-from rdvla.errors import ConfigError
 from rdvla.export.pieces import BATCH, Observed
 from rdvla.export.trace import Example, Part
 from rdvla.heads import Context, RecurrentDepthHead
@@ -56,20 +54,6 @@ def observe_features(head: RecurrentDepthHead) -> Observed:
     return Observed({"proprio": proprio, **inputs}, context, finish=torch.clone)
 
 
-def exportable(backbone: Backbone) -> CompactBackbone:
-    """The backbone, if its way to the features is nothing but operations on tensors.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not isinstance(backbone, CompactBackbone):
-        raise ConfigError(
-            f"a policy with a {type(backbone).__name__} cannot be exported as a whole, only one with the "
-            "compact backbone: export its head with --part head, and run the backbone with torch"
-        )
-    return backbone
-
-
 def features_of(context: Context) -> dict[str, NDArray[np.float32]]:
     """A context as `rdvla.runtime.OnnxHead` takes it."""
     named = features_by_name(context, tuple(context.vision))
@@ -82,37 +66,30 @@ def observe_robot(policy: RDVLAPolicy) -> tuple[Observed, InstructionEncoder]:
     Raises:
         ConfigError: it has a backbone that cannot be exported.
     """
-    backbone, config = exportable(policy.backbone), policy.config
-    side, width = config.image_size, backbone.text_token.in_features
+    steps, config = policy.backbone.export_steps(), policy.config
+    side = config.image_size
     images = torch.zeros(BATCH, len(config.cameras), side, side, 3, dtype=torch.uint8)
 
     def context(images: Tensor, text: Tensor, state: Tensor) -> Context:
-        prepared = {"image_tokens": backbone.image_encoder(images), "text": text}
-        return policy.context_from(prepared, policy.state_normalizer.normalize(state))
+        return policy.context_from(steps.prepare(images, text), policy.state_normalizer.normalize(state))
 
     inputs = {
         "images": Example(images, {0: "batch"}),
-        "text": Example(torch.zeros(BATCH, width), {0: "batch"}),
+        "text": Example(torch.zeros(BATCH, steps.instruction.width), {0: "batch"}),
         "proprioception": Example(torch.zeros(BATCH, config.state_dim), {0: "batch"}),
     }
-    return Observed(inputs, context, policy.action_normalizer.unnormalize), _instruction_encoder(backbone)
+    observed = Observed(inputs, context, policy.action_normalizer.unnormalize)
+    return observed, _instruction_encoder(steps.instruction)
 
 
-def _instruction_encoder(backbone: CompactBackbone) -> InstructionEncoder:
-    encoder = backbone.text_encoder
-    if isinstance(encoder, ByteEncoder):
-        tokens = Example(torch.ones(BATCH, encoder.max_bytes, dtype=torch.int64), {0: "batch"})
-        part = Part(encoder.read, {"tokens": tokens}, ("text",))
-        return InstructionEncoder(part, "bytes", encoder.max_bytes)
-    published: PretrainedTextEncoder = encoder
-
-    def read(tokens: Tensor) -> Tensor:
-        return published.read(tokens, torch.ones_like(tokens))
-
-    tokens = Example(torch.ones(BATCH, TOKENS, dtype=torch.int64), {0: "batch", 1: "tokens"})
-    longest = getattr(published.model.config, "max_position_embeddings", None) or 0
+def _instruction_encoder(steps: InstructionSteps) -> InstructionEncoder:
+    varying = {0: "batch"} if steps.tokens else {0: "batch", 1: "tokens"}
+    tokens = Example(torch.ones(BATCH, steps.tokens or TOKENS, dtype=torch.int64), varying)
     return InstructionEncoder(
-        Part(read, {"tokens": tokens}, ("text",)), "tokenizers", longest, published.tokenizer
+        Part(steps.read, {"tokens": tokens}, ("text",)),
+        "bytes" if steps.tokenizer is None else "tokenizers",
+        steps.longest,
+        steps.tokenizer,
     )
 
 

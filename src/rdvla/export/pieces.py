@@ -109,7 +109,7 @@ def consider(
 ) -> tuple[Tensor, Tensor]:
     """Return the samples (B,) that may stop as far as states tell, and how many states the coda decodes.
 
-    None if no sample may or must stop. Two if actions decide, and those of the iteration before are not known.
+    None if no sample may or must stop. Two if actions decide and the ones before are not known.
 
     Args:
         iteration: from 0.
@@ -129,7 +129,7 @@ def consider(
 
 
 def advance(iteration: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Return what `rdvla.engine.solver` decides after an iteration: whether any sample goes on, and `CARRIED`.
+    """Return the decision of `rdvla.engine.solver` after an iteration: whether any goes on, and `CARRIED`.
 
     Args:
         iteration: from 0.

@@ -181,7 +181,8 @@ class ProprioProjector(nn.Module):
         self.fc1 = nn.Linear(state_dim, width)
         self.fc2 = nn.Linear(width, width)
 
-    def forward(self, state: Tensor) -> Tensor:  # (B, S) -> (B, 1, C)
+    def forward(self, state: Tensor) -> Tensor:
+        """(B, S) -> (B, 1, C)."""
         token: Tensor = self.fc2(nn.functional.gelu(self.fc1(state)))
         return token.unsqueeze(1)
 

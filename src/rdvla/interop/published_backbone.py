@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rdvla.backbone import LanguageConfig, PrismaticConfig, VisionTransformerConfig
-from rdvla.backbone.prismatic.config import Attention, Precision, dinov2_large, siglip_so400m
+from rdvla.backbone.config import Precision
+from rdvla.backbone.prismatic.config import Attention, dinov2_large, siglip_so400m
 from rdvla.errors import ConfigError, RDVLAError, nearest
 from rdvla.files import read_object
 from rdvla.interop.published_values import are_numbers, is_number, is_whole

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rdvla.backbone.prismatic.config import Attention, Precision
+from rdvla.backbone.config import Precision
+from rdvla.backbone.prismatic.config import Attention
 from rdvla.errors import RDVLAError
 from rdvla.heads import ProprioProjector, RecurrentDepthHead
 from rdvla.interop.published_backbone import Encoders, read_backbone

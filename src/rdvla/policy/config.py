@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rdvla.backbone import BackboneConfig, CompactConfig, HuggingFaceConfig, PrismaticConfig
+from rdvla.backbone import BackboneConfig, CompactConfig
 from rdvla.control import WarmStart, check_fits, parse_execution, parse_stop
 from rdvla.errors import ConfigError
 from rdvla.heads import HeadConfig, RecurrentConfig
@@ -50,22 +50,4 @@ class PolicyConfig:
         parse_stop(self.stop)
         WarmStart(self.start)  # type: ignore[arg-type]  # checked by the class
         check_fits(parse_execution(self.execution), chunk_size=self.head.chunk_size)
-        if isinstance(self.backbone, CompactConfig):
-            must_match(
-                "number of cameras", len(self.cameras), "backbone.num_cameras", self.backbone.num_cameras
-            )
-            must_match("policy.image_size", self.image_size, "backbone.image_size", self.backbone.image_size)
-        if isinstance(self.backbone, HuggingFaceConfig | PrismaticConfig):
-            unknown = [level for level in self.head.levels if level not in self.backbone.levels]
-            if unknown:  # said before gigabytes are loaded
-                raise ConfigError(
-                    f"the head reads the level {unknown[0]!r}, backbone.levels are "
-                    f"{list(self.backbone.levels)}: name the head's levels (head.prelude, head.core, "
-                    "head.coda) by these numbers"
-                )
-
-
-def must_match(name: str, value: int, other_name: str, other: int) -> None:
-    """Raise `ConfigError` naming both options if their values differ."""
-    if value != other:
-        raise ConfigError(f"{name} ({value}) must equal {other_name} ({other})")
+        self.backbone.check(cameras=len(self.cameras), image_size=self.image_size, levels=self.head.levels)

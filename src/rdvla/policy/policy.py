@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rdvla.backbone import make_backbone
+from rdvla.backbone.config import must_match
 from rdvla.config import encode_config
 from rdvla.control import ExecutionRule, Session, Stop, Stops, WarmStart, parse_execution, parse_stop
 from rdvla.engine import Engine, Predictor, engine_for
-from rdvla.errors import ConfigError, RDVLAError
+from rdvla.errors import RDVLAError
 from rdvla.hashing import hash_tensors
 from rdvla.heads import Context, ProprioProjector
-from rdvla.policy.config import PolicyConfig, must_match
+from rdvla.policy.config import PolicyConfig
 from rdvla.policy.files import (
     CONFIG_FILE,
     DOWNLOADED,
@@ -59,16 +59,11 @@ class RDVLAPolicy(Trainable, HubPolicy):
         self.state_normalizer = Normalizer.from_statistics(
             statistics, "observation.state", size=config.state_dim, clip=config.clip_state
         )
-        self.backbone = make_backbone(config.backbone)
+        self.backbone = config.backbone.make()
         self.head = config.head.make()
         must_match(
             "head.context_dim", config.head.context_width, "the backbone's width", self.backbone.context_width
         )
-        unknown = [level for level in config.head.levels if level not in self.backbone.levels]
-        if unknown:
-            raise ConfigError(
-                f"the head reads the level {unknown[0]!r}; the backbone yields {self.backbone.levels}"
-            )
         self.proprio_projector = ProprioProjector(config.state_dim, config.head.context_width)
         self.stop: Stop = parse_stop(config.stop)
         self.execution: ExecutionRule = parse_execution(config.execution)

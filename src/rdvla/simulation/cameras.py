@@ -1,4 +1,4 @@
-"""Cameras that MuJoCo renders: where they are and where they look."""
+"""Cameras that MuJoCo renders: where they are, and where a point of the scene appears in their images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float64]
+
+OUTSIDE = 2.0  # image coordinates are cut at this distance; points behind the camera get it
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,23 @@ def camera_pose(camera: FreeCamera | str, *, model: Any, data: Any) -> CameraPos
     right = np.cross(level, [0.0, 0.0, 1.0])
     position = np.asarray(camera.lookat) - camera.distance * forward
     return CameraPose(position, right, np.cross(right, forward), forward, float(model.vis.global_.fovy))
+
+
+def project(points: Vectors, camera: FreeCamera | str, *, model: Any, data: Any) -> NDArray[np.float32]:
+    """Image coordinates of world points in a square image of a MuJoCo camera.
+
+    Args:
+        points: (P, 3) metres.
+        camera: a free camera, or the name of one of the model's.
+        model: MjModel.
+        data: MjData, for where the model's own cameras are now.
+
+    Returns:
+        (P, 2): x to the right and y down, from -1 to 1 inside the image, cut at `OUTSIDE`.
+    """
+    pose = camera_pose(camera, model=model, data=data)
+    relative = points - pose.position
+    depth = relative @ pose.forward
+    reach = np.where(depth > 1e-6, depth, np.nan) * math.tan(math.radians(pose.fovy / 2))
+    across = np.stack([relative @ pose.right / reach, -(relative @ pose.up) / reach], axis=-1)
+    return np.nan_to_num(across, nan=OUTSIDE).clip(-OUTSIDE, OUTSIDE).astype(np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -166,6 +166,14 @@ class SimulatedTask(gymnasium.Env[State, NDArray[np.float32]], ABC):
     @abstractmethod
     def _proprioception(self) -> NDArray[np.float32]:
         """Return the robot's own state (S,) float32, a fresh array."""
+
+
+class Expert(Protocol):
+    """Acts in one episode of one task."""
+
+    def action(self, env: Any) -> NDArray[np.float32]:
+        """Return the expert's action (A,) in [-1, 1] for the present state of `env`, its simulator's task."""
+        ...
 
 
 def check_cameras(cameras: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -10,10 +10,40 @@ from typing import TYPE_CHECKING, Any
 from rdvla.errors import ConfigError, missing_extra, nearest
 
 if TYPE_CHECKING:
-    from rdvla.simulation.environment import SimulatedTask
-    from rdvla.simulation.experts import Expert
+    from rdvla.simulation.environment import Expert, SimulatedTask
     from rdvla.simulation.rendering import Rendering
-    from rdvla.simulation.suite import TaskSuite
+
+
+@dataclass(frozen=True)
+class TaskSuite:
+    """The tasks of one environment and the protocol they are evaluated by.
+
+    Attributes:
+        instructions: task name -> what it asks for, in the benchmark's order.
+        sets: name of a set -> names of its tasks.
+        default_tasks: tasks or sets meant when none are named.
+        step_limits: name of a protocol -> control steps after which an episode ends.
+        default_step_limit: which of them evaluations use unless told otherwise.
+        cameras: names of the cameras, all of which are used unless told otherwise.
+        noise_levels: standard deviations of the noise in demonstrations unless told otherwise, action units.
+        burst_probability: chance a control step that a burst of noise starts, unless told otherwise.
+        official_states: initial states that the benchmark fixes for each task; None if it draws them.
+    """
+
+    instructions: Mapping[str, str]
+    sets: Mapping[str, tuple[str, ...]]
+    default_tasks: tuple[str, ...]
+    step_limits: Mapping[str, int]
+    default_step_limit: str
+    cameras: tuple[str, ...]
+    noise_levels: tuple[float, ...]
+    burst_probability: float
+    official_states: int | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of all tasks."""
+        return tuple(self.instructions)
 
 
 @dataclass(frozen=True)
@@ -38,9 +68,9 @@ class Simulator:
 def _libero(name: str, suite: str) -> Simulator:
     return Simulator(
         extra="libero",
-        suite=f"rdvla.simulation.libero_tasks:{suite}",
-        environment="rdvla.simulation.libero:LiberoEnv",
-        expert="rdvla.simulation.experts.libero:LiberoExpert",
+        suite=f"rdvla.simulation.libero.tasks:{suite}",
+        environment="rdvla.simulation.libero.environment:LiberoEnv",
+        expert="rdvla.simulation.libero.expert:LiberoExpert",
         arguments={"suite": name},
     )
 
@@ -48,9 +78,9 @@ def _libero(name: str, suite: str) -> Simulator:
 SIMULATORS: dict[str, Simulator] = {
     "metaworld": Simulator(
         extra="metaworld",
-        suite="rdvla.simulation.metaworld_tasks:SUITE",
-        environment="rdvla.simulation.metaworld:MetaWorldEnv",
-        expert="rdvla.simulation.experts.metaworld:MetaWorldExpert",
+        suite="rdvla.simulation.metaworld.tasks:SUITE",
+        environment="rdvla.simulation.metaworld.environment:MetaWorldEnv",
+        expert="rdvla.simulation.metaworld.environment:MetaWorldExpert",
     ),
     "libero_spatial": _libero("libero_spatial", "SPATIAL"),
     "libero_object": _libero("libero_object", "OBJECT"),

@@ -165,14 +165,13 @@ def latent_threshold(changes: Changes, paper: Stop, *, risk: float) -> float:
 
     Where actions move on while the state hardly does, that is one below which hardly any sample ever comes.
     """
-    latents = changes.latent[1 : paper.max_depth]
+    latents, delta = changes.latent[1 : paper.max_depth], paper.below["action_change"]
     candidates = np.unique(np.quantile(latents[latents > 0], np.linspace(0, 1, 401)))
     chosen = candidates[0]  # the strictest: no sample's change is below it
     for candidate in candidates[1:]:
         stops = changes.stops(Stop("latent_change", threshold=float(candidate), max_depth=paper.max_depth))
-        moving = (changes.at(changes.action, stops) >= paper.below["action_change"]) & (
-            stops < paper.max_depth
-        )
+        moving = changes.at(changes.action, stops) >= delta
+        moving &= stops < paper.max_depth
         if (moving.sum() + 1) / (changes.samples + 1) > risk:
             break
         chosen = candidate
@@ -186,13 +185,13 @@ def deferral(changes: Changes, paper: Stop, *, risk: float) -> float:
         RDVLAError: too few samples ever satisfy the paper's rule.
     """
     stops = changes.stops(paper)
-    satisfied = changes.at(changes.action, stops) < paper.below["action_change"]
+    delta = paper.below["action_change"]
+    satisfied = changes.at(changes.action, stops) < delta
     latents = np.sort(changes.at(changes.latent, stops)[satisfied])
     rank = int(np.ceil((len(latents) + 1) * (1 - risk)))  # split-conformal quantile
     if rank > len(latents):
-        delta = paper.below["action_change"]
         raise RDVLAError(
-            f"only {len(latents)} samples stop by action_change:{paper.below['action_change']:g} within {paper.max_depth} "
+            f"only {len(latents)} samples stop by action_change:{delta:g} within {paper.max_depth} "
             f"iterations, too few for a risk of {risk:g}: take more samples, or a larger delta or risk"
         )
     # A threshold is compared by "less than": the next number up lets the sample at the quantile pass.

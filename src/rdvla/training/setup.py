@@ -18,8 +18,6 @@ from rdvla.training.config import TrainConfig
 from rdvla.training.run_directory import differences
 
 KEPT_STATISTICS = ("action", "observation.state", ENVIRONMENT_STATE)
-# Fields of a backbone that say how it is trained further.
-TUNING_FIELDS = ("lora", "gradient_checkpointing")
 
 
 def open_dataset(config: TrainConfig) -> EpisodeDataset:
@@ -148,7 +146,8 @@ def _check_part(part: str, source: PolicyConfig, config: TrainConfig) -> None:
 def _describe(part: str, config: PolicyConfig) -> dict[str, Any]:
     encoded = encode_config(config)
     if part == "backbone":
-        backbone = {name: value for name, value in encoded["backbone"].items() if name not in TUNING_FIELDS}
+        tuning = config.backbone.tuning_fields
+        backbone = {name: value for name, value in encoded["backbone"].items() if name not in tuning}
         return {"backbone": backbone, "cameras": encoded["cameras"], "image_size": encoded["image_size"]}
     head = {name: value for name, value in encoded["head"].items() if name not in config.head.training_fields}
     units = ("state_dim", "unscaled_actions", "gripper_opening", "clip_state")

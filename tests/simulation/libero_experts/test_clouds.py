@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rdvla.simulation.experts.libero.pick_place import way_out
-from rdvla.simulation.experts.libero.surfaces import box_surface
-from rdvla.simulation.experts.libero.world import Cloud
+from rdvla.simulation.libero.expert.geometry import box_surface
+from rdvla.simulation.libero.expert.pick_place import way_out
+from rdvla.simulation.libero.expert.world import Cloud
 
 
 def cloud(*parts):

@@ -1,6 +1,6 @@
 """The order of a goal's conjuncts."""
 
-from rdvla.simulation.experts.libero.goals import ordered
+from rdvla.simulation.libero.expert.goals import ordered
 
 
 def test_what_is_filled_is_closed_last():

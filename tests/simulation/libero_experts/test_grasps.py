@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from rdvla.simulation.experts.libero.grasps import Preference, plan_grasps
-from rdvla.simulation.experts.libero.rotations import pointing_down
-from rdvla.simulation.experts.libero.surfaces import box_surface, cylinder_surface
+from rdvla.simulation.libero.expert.geometry import box_surface, cylinder_surface, pointing_down
+from rdvla.simulation.libero.expert.grasps import Preference, plan_grasps
 
 # Half sizes of the open hand's parts and their centres, (closing axis, across, up), inside the planner's.
 FINGER = (np.array([0.007, 0.010, 0.02]), 0.047, 0.012)

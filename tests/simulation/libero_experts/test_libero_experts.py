@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rdvla.simulation import make, make_expert
-from rdvla.simulation.recording import ActionNoise, NoiseConfig
+from rdvla.simulation.demonstrations.recording import ActionNoise, NoiseConfig
 
 pytest.importorskip("libero")
 
@@ -71,7 +71,7 @@ def test_an_expert_rests_when_the_goal_is_reached(drawer):
 
 
 def test_the_seed_moves_the_start_only_where_that_is_asked_for(drawer):
-    from rdvla.simulation.experts.libero import LiberoExpert
+    from rdvla.simulation.libero.expert import LiberoExpert
 
     def first(seed, offset):
         drawer.reset(seed=0)

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from rdvla.simulation.experts.libero.motion import (
+from rdvla.simulation.libero.control import rotation_matrix
+from rdvla.simulation.libero.expert.geometry import angle_between, pointing, pointing_down
+from rdvla.simulation.libero.expert.motion import (
     CLOSED,
     OPEN,
     POSITION_UNIT,
@@ -13,9 +15,7 @@ from rdvla.simulation.experts.libero.motion import (
     funnel,
     rise_first,
 )
-from rdvla.simulation.experts.libero.pick_place import straighten
-from rdvla.simulation.experts.libero.rotations import angle_between, pointing, pointing_down
-from rdvla.simulation.libero_control import rotation_matrix
+from rdvla.simulation.libero.expert.pick_place import straighten
 
 START = np.array([-0.2, 0.0, 1.2])
 

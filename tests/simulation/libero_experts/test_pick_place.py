@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from rdvla.simulation.experts.libero.grasps import Grasp
-from rdvla.simulation.experts.libero.motion import Arm
-from rdvla.simulation.experts.libero.pick_place import lost, pick
-from rdvla.simulation.experts.libero.rotations import pointing_down
-from rdvla.simulation.experts.libero.surfaces import box_surface
-from rdvla.simulation.experts.libero.world import Cloud
+from rdvla.simulation.libero.expert.geometry import box_surface, pointing_down
+from rdvla.simulation.libero.expert.grasps import Grasp
+from rdvla.simulation.libero.expert.motion import Arm
+from rdvla.simulation.libero.expert.pick_place import lost, pick
+from rdvla.simulation.libero.expert.world import Cloud
 
 BODY = 1
 

@@ -11,124 +11,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rdvla.backbone.base import Backbone, BackboneConfig, Features
-from rdvla.backbone.compact.geometry import bilinear_weights, fourier_features
-from rdvla.backbone.compact.image_encoders import ConvEncoder, ConvEncoders, PretrainedImageEncoder
-from rdvla.backbone.compact.text_encoders import TEXT_HEADS, ByteEncoder, PretrainedTextEncoder
-from rdvla.backbone.pretrained import describe_tokenizer
+from rdvla.backbone.base import Backbone, ExportSteps, Features
+from rdvla.backbone.compact.config import LEVELS, CompactConfig
+from rdvla.backbone.compact.image_encoders import ConvEncoders, ImageEncoder, PretrainedImageEncoder
+from rdvla.backbone.compact.slots import InstructedSlots, bilinear_weights
+from rdvla.backbone.compact.text_encoders import ByteEncoder, PretrainedTextEncoder, TextEncoder
 from rdvla.errors import ConfigError
-
-
-@BackboneConfig.register_subclass("compact")
-@dataclass(frozen=True)
-class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
-    """Configuration of `CompactBackbone`. The default needs no pretrained weights."""
-
-    num_cameras: int = 3
-    image_size: int = 128  # pixels, square
-    width: int = 96  # C, context width
-    slots: int = 12  # vision tokens a camera
-    slot_dim: int = 48  # width of a slot's query against the image tokens
-    latents: int = 8  # learned latent tokens; the instruction's token joins them, so that L is one more
-    layers: int = 2  # layers of the latent transformer; the middle level is read after half of them
-    heads: int = 4  # attention heads of the latent transformer
-    conv_stem: int = 32  # channels of the image encoder at stride 4
-    conv_width: int = 64  # channels of the image encoder at stride 8: the width of its tokens
-    conv_blocks: int = 2  # its residual convolutions at stride 8
-    conv_bfloat16: bool = True  # run the image encoder in bfloat16
-    text_width: int = 64  # of the instruction encoder trained from scratch
-    max_instruction_bytes: int = 96  # longest instruction for the encoder trained from scratch
-    environment_state_dim: int = 9  # E, read-out that trains perception; 0: none
-    pretrained_image_encoder: str | None = None  # hub id or folder of a vision model, kept frozen
-    pretrained_image_layer: int = -3  # which of its hidden states to read
-    pretrained_text_encoder: str | None = None  # hub id or folder of a sentence encoder, kept frozen
-
-    def __post_init__(self) -> None:
-        for field in (
-            "num_cameras", "width", "slots", "slot_dim", "latents", "heads",
-            "conv_stem", "conv_width", "text_width", "max_instruction_bytes",
-        ):  # fmt: skip
-            if getattr(self, field) < 1:
-                raise ConfigError(f"backbone.{field} must be at least 1, got {getattr(self, field)}")
-        if self.layers < 2:
-            raise ConfigError(
-                f"backbone.layers must be at least 2, for a middle and a late level, got {self.layers}"
-            )
-        if self.width % self.heads:
-            raise ConfigError(
-                f"backbone.width ({self.width}) must be a multiple of backbone.heads ({self.heads})"
-            )
-        if self.image_size % 16 or self.image_size < 16:
-            raise ConfigError(f"backbone.image_size must be a multiple of 16, got {self.image_size}")
-        if self.text_width % TEXT_HEADS:
-            raise ConfigError(
-                f"backbone.text_width must be a multiple of {TEXT_HEADS}, got {self.text_width}"
-            )
-        if self.environment_state_dim < 0:
-            raise ConfigError(
-                f"backbone.environment_state_dim must not be negative, got {self.environment_state_dim}"
-            )
-
-
-class InstructedSlots(nn.Module):
-    """Spatial soft-attention: every slot asks, by the instruction, for one thing: what is it, and where?"""
-
-    grid_points: Tensor
-
-    def __init__(self, config: CompactConfig, *, token_width: int, text_width: int, grid: int) -> None:
-        super().__init__()
-        self.cameras, self.slots, self.dim = config.num_cameras, config.slots, config.slot_dim
-        self.key = nn.Linear(token_width, config.slot_dim)
-        self.key_positions = nn.Parameter(torch.randn(self.cameras, grid * grid, config.slot_dim) * 0.1)
-        self.query = nn.Parameter(torch.randn(self.cameras, self.slots, config.slot_dim))
-        self.query_from_text = nn.Linear(text_width, self.cameras * self.slots * config.slot_dim)
-        self.value = nn.Linear(token_width, config.width)
-        self.where = nn.Linear(18, config.width)
-        self.identity = nn.Parameter(torch.randn(self.cameras * self.slots, config.width) * 0.3)
-        self.mix = nn.Sequential(
-            nn.RMSNorm(config.width), nn.Linear(config.width, 4 * config.width), nn.SiLU(),
-            nn.Linear(4 * config.width, config.width),
-        )  # fmt: skip
-        self.norm = nn.RMSNorm(config.width)
-        axis = torch.linspace(-1, 1, grid)
-        points = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)  # (grid, grid, 2) x, y
-        self.register_buffer("grid_points", points.flatten(0, 1), persistent=False)
-
-    def forward(self, tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """What the slots report, (B, cameras x slots, C), and their attention, (B, cameras, slots, tokens).
-
-        Args:
-            tokens: (B, cameras, tokens, token_width).
-            text: (B, text_width).
-        """
-        asked = self.query_from_text(text).unflatten(-1, (self.cameras, self.slots, self.dim))
-        queries, keys = self.query + asked, self.key(tokens) + self.key_positions
-        attention = torch.softmax(queries @ keys.transpose(-1, -2) * (2 / math.sqrt(self.dim)), dim=-1)
-        position = fourier_features(attention @ self.grid_points)  # the expected place of what was asked for
-        x = (self.value(attention @ tokens) + 2 * self.where(position)).flatten(1, 2) + self.identity
-        return self.norm(x + self.mix(x)), attention
 
 
 class CompactBackbone(Backbone):
     """See the module's description."""
 
-    levels = ("middle", "late")
+    levels = LEVELS
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
         self.context_width = config.width
-        self.image_encoder, token_width, grid = _image_encoder(config)
-        self.text_encoder, text_width = _text_encoder(config)
-        self.slots = InstructedSlots(config, token_width=token_width, text_width=text_width, grid=grid)
+        self.image_encoder = image_encoder = _image_encoder(config)
+        self.text_encoder = text_encoder = _text_encoder(config)
+        self.slots = InstructedSlots(
+            config,
+            token_width=image_encoder.width,
+            text_width=text_encoder.width,
+            grid=image_encoder.grid,
+        )
         self.latents = nn.Parameter(torch.randn(config.latents, config.width) * 0.5)
-        self.text_token = nn.Linear(text_width, config.width)
+        self.text_token = nn.Linear(text_encoder.width, config.width)
         self.layers = nn.ModuleList(
             nn.TransformerDecoderLayer(
                 config.width, config.heads, 4 * config.width, dropout=0.0, batch_first=True, norm_first=True,
@@ -147,14 +61,8 @@ class CompactBackbone(Backbone):
         )
 
     def prepare(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
-        """Frozen encoders run here; what a trainable encoder needs is handed on as it is."""
-        if isinstance(self.image_encoder, PretrainedImageEncoder):
-            prepared = {"image_tokens": self.image_encoder(images)}
-        else:
-            prepared = {"images": images}
-        if isinstance(self.text_encoder, PretrainedTextEncoder):
-            return prepared | {"text": self.text_encoder.embed(instructions)}
-        return prepared | {"text_bytes": self.text_encoder.tokenize(instructions).to(images.device)}
+        """Run frozen encoders; hand on what a trainable encoder needs."""
+        return self.image_encoder.prepare(images) | self.text_encoder.prepare(instructions, images.device)
 
     def transform(self, prepared: Mapping[str, Tensor]) -> Features:
         """Image tokens -> slots -> latent tokens at the middle and the late layer."""
@@ -201,25 +109,28 @@ class CompactBackbone(Backbone):
 
     def preparation(self) -> dict[str, Any]:
         """See `Backbone.preparation`: the published encoders' scale of pixels and tokens."""
-        facts: dict[str, Any] = {}
-        if isinstance(self.image_encoder, PretrainedImageEncoder):
-            facts["pixels"] = [self.image_encoder.mean.tolist(), self.image_encoder.std.tolist()]
-        if isinstance(self.text_encoder, PretrainedTextEncoder):
-            facts["text"] = describe_tokenizer(self.text_encoder.tokenizer)
-        return facts
+        return self.image_encoder.preparation() | self.text_encoder.preparation()
 
     def external_prefixes(self) -> tuple[str, ...]:
         """Published encoders are loaded by name, not saved again."""
-        pretrained = {
-            "image_encoder.": isinstance(self.image_encoder, PretrainedImageEncoder),
-            "text_encoder.": isinstance(self.text_encoder, PretrainedTextEncoder),
-        }
-        return tuple(prefix for prefix, is_external in pretrained.items() if is_external)
+        return tuple(
+            f"{name}."
+            for name, encoder in (("image_encoder", self.image_encoder), ("text_encoder", self.text_encoder))
+            if encoder.published
+        )
 
     def base_models(self) -> tuple[str, ...]:
         """The published encoders."""
         named = (self.config.pretrained_image_encoder, self.config.pretrained_text_encoder)
         return tuple(name for name in named if name is not None)
+
+    def export_steps(self) -> ExportSteps:
+        """See `Backbone.export_steps`."""
+
+        def prepare(images: Tensor, text: Tensor) -> dict[str, Tensor]:
+            return {"image_tokens": self.image_encoder(images), "text": text}
+
+        return ExportSteps(prepare, self.text_encoder.export_steps())
 
     def _image_tokens(self, prepared: Mapping[str, Tensor]) -> Tensor:
         if "image_tokens" in prepared:
@@ -234,21 +145,18 @@ class CompactBackbone(Backbone):
         return text
 
 
-def _image_encoder(config: CompactConfig) -> tuple[ConvEncoders | PretrainedImageEncoder, int, int]:
+def _image_encoder(config: CompactConfig) -> ImageEncoder:
     if config.pretrained_image_encoder is None:
-        scratch = ConvEncoders(
-            config.num_cameras, stem=config.conv_stem, width=config.conv_width, blocks=config.conv_blocks,
-            bfloat16=config.conv_bfloat16,
+        return ConvEncoders(
+            config.num_cameras, image_size=config.image_size, stem=config.conv_stem, width=config.conv_width,
+            blocks=config.conv_blocks, bfloat16=config.conv_bfloat16,
         )  # fmt: skip
-        return scratch, config.conv_width, ConvEncoder.grid(config.image_size)
-    published = PretrainedImageEncoder(
+    return PretrainedImageEncoder(
         config.pretrained_image_encoder, layer=config.pretrained_image_layer, image_size=config.image_size
     )
-    return published, published.width, published.grid
 
 
-def _text_encoder(config: CompactConfig) -> tuple[ByteEncoder | PretrainedTextEncoder, int]:
+def _text_encoder(config: CompactConfig) -> TextEncoder:
     if config.pretrained_text_encoder is None:
-        return ByteEncoder(width=config.text_width, max_bytes=config.max_instruction_bytes), config.text_width
-    published = PretrainedTextEncoder(config.pretrained_text_encoder)
-    return published, published.width
+        return ByteEncoder(width=config.text_width, max_bytes=config.max_instruction_bytes)
+    return PretrainedTextEncoder(config.pretrained_text_encoder)

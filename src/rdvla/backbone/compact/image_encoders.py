@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rdvla.backbone.pretrained import image_scale
 from rdvla.errors import ConfigError
+
+STRIDE = 8  # pixels along one side of a token of the encoder trained from scratch
+
+
+class ImageEncoder(nn.Module, ABC):
+    """Camera images, (B, cameras, H, W, 3) uint8, to (B, cameras, grid x grid, width) tokens."""
+
+    published: ClassVar[bool]  # frozen, and loaded by name
+    width: int  # of a token
+    grid: int  # tokens along one side of an image
+
+    @abstractmethod
+    def prepare(self, images: Tensor) -> dict[str, Tensor]:
+        """See `Backbone.prepare`."""
+
+    def preparation(self) -> dict[str, Any]:
+        """See `Backbone.preparation`."""
+        return {}
 
 
 class ConvEncoder(nn.Module):
@@ -38,11 +59,6 @@ class ConvEncoder(nn.Module):
             assert isinstance(branch, nn.Conv2d)
             branch.weight.mul_(0.5)  # keeps the residual sum from growing
 
-    @staticmethod
-    def grid(image_size: int) -> int:
-        """Tokens along one side of a square image."""
-        return image_size // 8
-
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], channels last -> (B, tokens, width)."""
         x = functional.relu(self.down(functional.relu(self.patches(pixels))))
@@ -53,21 +69,30 @@ class ConvEncoder(nn.Module):
         return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-class ConvEncoders(nn.Module):
+class ConvEncoders(ImageEncoder):
     """One `ConvEncoder` a camera: each camera sees another world.
 
     They run in bfloat16 where asked: 2-3 times faster on a processor that has it, at no cost in accuracy
     (weights stay in float32).
     """
 
-    def __init__(self, cameras: int, *, stem: int, width: int, blocks: int, bfloat16: bool) -> None:
+    published = False
+
+    def __init__(
+        self, cameras: int, *, image_size: int, stem: int, width: int, blocks: int, bfloat16: bool
+    ) -> None:
         super().__init__()
+        self.width, self.grid = width, image_size // STRIDE
         self.encoders = nn.ModuleList(
             ConvEncoder(stem=stem, width=width, blocks=blocks) for _ in range(cameras)
         )
         self.encoders.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks this one
         self.norm = nn.RMSNorm(width)
         self.use_bfloat16 = bfloat16
+
+    def prepare(self, images: Tensor) -> dict[str, Tensor]:
+        """Hand the images on."""
+        return {"images": images}
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, cameras, H, W, 3) uint8 -> (B, cameras, tokens, width)."""
@@ -81,8 +106,10 @@ class ConvEncoders(nn.Module):
         return out
 
 
-class PretrainedImageEncoder(nn.Module):
+class PretrainedImageEncoder(ImageEncoder):
     """Frozen patch features of a transformers vision model (DINOv2, SigLIP, ...), a hub id or a folder."""
+
+    published = True
 
     def __init__(self, name_or_path: str, *, layer: int, image_size: int) -> None:
         super().__init__()
@@ -107,7 +134,7 @@ class PretrainedImageEncoder(nn.Module):
         self.layer = layer
         self.image_size = image_size // config.patch_size * config.patch_size
         self.grid = self.image_size // config.patch_size
-        self.width: int = config.hidden_size
+        self.width = config.hidden_size
         # Each family was trained on a scale of its own.
         mean, std = (torch.tensor(values) for values in scale)
         self.register_buffer("mean", mean[:, None, None], persistent=False)
@@ -121,6 +148,14 @@ class PretrainedImageEncoder(nn.Module):
         super().train(mode)
         self.model.eval()
         return self
+
+    def prepare(self, images: Tensor) -> dict[str, Tensor]:
+        """Encode the images."""
+        return {"image_tokens": self(images)}
+
+    def preparation(self) -> dict[str, Any]:
+        """See `Backbone.preparation`: the scale of the pixels."""
+        return {"pixels": [self.mean.tolist(), self.std.tolist()]}
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from rdvla.backbone.base import InstructionSteps
+from rdvla.backbone.compact.config import TEXT_HEADS
+from rdvla.backbone.pretrained import describe_tokenizer
 from rdvla.errors import ConfigError
 from rdvla.processing.text import instruction_bytes
 
-TEXT_HEADS = 4  # attention heads of the encoder trained from scratch
 PADDING = 0  # bytes are shifted by one to make room for it
 
 
-class ByteEncoder(nn.Module):
+class TextEncoder(nn.Module, ABC):
+    """Instructions to (B, width)."""
+
+    published: ClassVar[bool]  # frozen, and loaded by name
+    width: int
+
+    @abstractmethod
+    def prepare(self, sentences: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        """See `Backbone.prepare`."""
+
+    @abstractmethod
+    def export_steps(self) -> InstructionSteps:
+        """See `Backbone.export_steps`."""
+
+    def preparation(self) -> dict[str, Any]:
+        """See `Backbone.preparation`."""
+        return {}
+
+
+class ByteEncoder(TextEncoder):
     """A small transformer over UTF-8 bytes, trained from scratch: it knows only the words it was shown."""
+
+    published = False
 
     def __init__(self, *, width: int, max_bytes: int) -> None:
         super().__init__()
-        self.max_bytes = max_bytes
+        self.width, self.max_bytes = width, max_bytes
         self.embedding = nn.Embedding(257, width, padding_idx=PADDING)
         self.positions = nn.Parameter(torch.randn(max_bytes, width) * 0.1)
         self.layer = nn.TransformerEncoderLayer(
@@ -40,6 +65,14 @@ class ByteEncoder(nn.Module):
             tokens[row, : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).long() + 1
         return tokens
 
+    def prepare(self, sentences: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        """Tokenize."""
+        return {"text_bytes": self.tokenize(sentences).to(device)}
+
+    def export_steps(self) -> InstructionSteps:
+        """See `Backbone.export_steps`."""
+        return InstructionSteps(self.read, self.width, tokens=self.max_bytes, longest=self.max_bytes)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, max_bytes) -> (B, width). A batch holds few different sentences, and each is read once."""
         sentences, which = torch.unique(tokens, dim=0, return_inverse=True)
@@ -54,11 +87,13 @@ class ByteEncoder(nn.Module):
         return pooled
 
 
-class PretrainedTextEncoder(nn.Module):
+class PretrainedTextEncoder(TextEncoder):
     """Frozen sentence embedding of a transformers text model (MiniLM, ...), from a hub id or a folder.
 
     Mean-pooled and scaled to one length, as the sentence-transformers models were trained.
     """
+
+    published = True
 
     def __init__(self, name_or_path: str) -> None:
         super().__init__()
@@ -70,8 +105,27 @@ class PretrainedTextEncoder(nn.Module):
         except (OSError, ValueError) as error:
             raise ConfigError(f"backbone.pretrained_text_encoder: {name_or_path}: {error}") from error
         self.model = model.eval().requires_grad_(False)
-        self.width: int = self.model.config.hidden_size
+        self.width = self.model.config.hidden_size
+        # Tokens that the model was made for; None: it has no limit.
+        self.longest: int | None = getattr(self.model.config, "max_position_embeddings", None)
         self._known: dict[str, Tensor] = {}  # a robot gets the same sentence in every query
+
+    def prepare(self, sentences: Sequence[str], device: torch.device) -> dict[str, Tensor]:  # noqa: ARG002
+        """Embed, on the model's device."""
+        return {"text": self.embed(sentences)}
+
+    def preparation(self) -> dict[str, Any]:
+        """See `Backbone.preparation`: the tokens."""
+        return {"text": describe_tokenizer(self.tokenizer)}
+
+    def export_steps(self) -> InstructionSteps:
+        """See `Backbone.export_steps`."""
+
+        def read(tokens: Tensor) -> Tensor:
+            return self.read(tokens, torch.ones_like(tokens))
+
+        longest = self.longest or 0
+        return InstructionSteps(read, self.width, tokens=None, longest=longest, tokenizer=self.tokenizer)
 
     def embed(self, sentences: Sequence[str]) -> Tensor:
         """B sentences -> (B, width).
@@ -94,9 +148,8 @@ class PretrainedTextEncoder(nn.Module):
     @torch.no_grad()
     def _read(self, sentence: str) -> Tensor:
         tokens = self.tokenizer([sentence], return_tensors="pt").to(self.model.device)
-        longest = getattr(self.model.config, "max_position_embeddings", None)
-        if longest is not None and tokens["input_ids"].shape[1] > longest:
-            raise ValueError(f"an instruction must have at most {longest} tokens: {sentence!r}")
+        if self.longest is not None and tokens["input_ids"].shape[1] > self.longest:
+            raise ValueError(f"an instruction must have at most {self.longest} tokens: {sentence!r}")
         return self.read(tokens["input_ids"], tokens["attention_mask"])[0]
 
     def read(self, tokens: Tensor, mask: Tensor) -> Tensor:

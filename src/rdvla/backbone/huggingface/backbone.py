@@ -9,54 +9,20 @@ linear layers. It is named in the configuration and never saved again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rdvla.backbone.base import PADDING, Backbone, BackboneConfig, Features, check_levels
+from rdvla.backbone.base import PADDING, Backbone, Features
+from rdvla.backbone.huggingface.config import HuggingFaceConfig
 from rdvla.backbone.huggingface.families import IMAGE
 from rdvla.backbone.huggingface.language import Prompt, Reasoning, States
 from rdvla.backbone.huggingface.model import load_published
 from rdvla.backbone.huggingface.prompt import PromptWriter
-from rdvla.backbone.lora import LoraSettings, add_lora, is_lora
+from rdvla.backbone.lora import add_lora, is_lora
 from rdvla.backbone.pretrained import PROBE, checkpoint_activations, describe_tokenizer
 from rdvla.errors import ConfigError
-
-QUESTION = "What action should the robot take to {instruction}?"
-
-
-@BackboneConfig.register_subclass("huggingface")
-@dataclass(frozen=True)
-class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
-    """Configuration of `HuggingFaceBackbone`."""
-
-    lora: LoraSettings = field(default_factory=LoraSettings)
-    name_or_path: str = ""  # hub id or folder of a vision-language model in transformers' layout
-    revision: str | None = None  # commit, branch or tag on the hub; null: its newest
-    levels: tuple[int, ...] = (12, 24)  # hidden states that the head may read; 0: the embeddings
-    latents: int = 64  # L, learned latent tokens
-    image_size: int | None = None  # pixels, square, that images are scaled to; null: as the model was trained
-    question: str = QUESTION  # {instruction} stands for the instruction in lower case
-    max_text_tokens: int = 96  # longest prompt, its image tokens aside
-    reasoning_tokens: int = 0  # N, text generated before the latents; the head reads it too
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the published weights; what is trained is float32
-    gradient_checkpointing: bool = False  # in training, compute activations twice instead of keeping them
-
-    def __post_init__(self) -> None:
-        for name in ("latents", "max_text_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"backbone.{name} must be at least 1, got {getattr(self, name)}")
-        if self.reasoning_tokens < 0:
-            raise ConfigError(f"backbone.reasoning_tokens must not be negative, got {self.reasoning_tokens}")
-        if self.image_size is not None and self.image_size < 1:
-            raise ConfigError(f"backbone.image_size must be at least 1 or null, got {self.image_size}")
-        check_levels(self.levels)
-        if "{instruction}" not in self.question:
-            raise ConfigError(f"backbone.question must hold {{instruction}}, got {self.question!r}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ConfigError(f"backbone.dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
 
 
 class HuggingFaceBackbone(Backbone):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdvla.backbone.base import check_levels
+from rdvla.backbone.config import check_levels
 from rdvla.backbone.huggingface.families import Family, make_family
 from rdvla.backbone.huggingface.language import LanguageReader
 from rdvla.backbone.pretrained import image_scale

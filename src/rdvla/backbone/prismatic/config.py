@@ -2,16 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rdvla.backbone.base import BackboneConfig, check_levels
-from rdvla.backbone.lora import LoraSettings
-from rdvla.backbone.prismatic.vision_transformer import VisionTransformerConfig
+from rdvla.backbone.config import BackboneConfig, LoraSettings, Precision, check_head_levels, check_levels
 from rdvla.errors import ConfigError
 
+if TYPE_CHECKING:
+    from rdvla.backbone.prismatic.backbone import PrismaticBackbone
+    from rdvla.head import Level
+
 Attention = Literal["causal", "bidirectional"]
-Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class VisionTransformerConfig:
+    """Sizes of one image encoder."""
+
+    width: int  # of its tokens
+    depth: int  # blocks of the published encoder; the last one is not part of ours, as it is never read
+    heads: int  # attention heads
+    mlp_width: int  # inner width of the feed-forward part
+    mean: tuple[float, float, float]  # of the red, green and blue values (0..1) that it was trained with
+    std: tuple[float, float, float]  # their standard deviations
+    patch_size: int = 14  # pixels, square
+    image_size: int = 224  # pixels, square
+    class_token: bool = False  # one learned token goes before the patches
+    registers: int = 0  # learned tokens after the class token
+    layer_scale: bool = False  # the output of each branch is multiplied by a learned vector
+
+    def __post_init__(self) -> None:
+        for name in ("width", "heads", "mlp_width", "patch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"an image encoder's {name} must be at least 1, got {getattr(self, name)}")
+        if self.depth < 2:
+            raise ConfigError(
+                "an image encoder's depth must be at least 2, to have a second-to-last block, "
+                f"got {self.depth}"
+            )
+        if self.width % self.heads:
+            raise ConfigError(
+                f"an image encoder's width ({self.width}) must be a multiple of its heads ({self.heads})"
+            )
+        if self.image_size < self.patch_size or self.image_size % self.patch_size:
+            raise ConfigError(
+                f"an image encoder's image_size ({self.image_size}) must be a multiple of its patch_size "
+                f"({self.patch_size})"
+            )
+        if self.registers < 0:
+            raise ConfigError(f"an image encoder's registers must not be negative, got {self.registers}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(
+                f"an image encoder's mean and std are three numbers each, std above 0; got {self.mean} and "
+                f"{self.std}"
+            )
+
+    @property
+    def patches(self) -> int:
+        """Number of patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
 
 
 def dinov2_large() -> VisionTransformerConfig:
@@ -63,6 +113,8 @@ class LanguageConfig:
 class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     """Configuration of `PrismaticBackbone`; the defaults are the paper's (1.21 B parameters)."""
 
+    tuning_fields: ClassVar[tuple[str, ...]] = ("lora", "gradient_checkpointing")
+
     dinov2: VisionTransformerConfig = field(default_factory=dinov2_large)
     siglip: VisionTransformerConfig = field(default_factory=siglip_so400m)
     language: LanguageConfig = field(default_factory=LanguageConfig)
@@ -97,3 +149,17 @@ class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
                     f"both image encoders must have the same {name}, as their features are put side by side; "
                     f"got {of_dinov2} and {of_siglip}"
                 )
+
+    def make(self) -> PrismaticBackbone:
+        """See `BackboneConfig.make`."""
+        from rdvla.backbone.prismatic.backbone import PrismaticBackbone
+
+        return PrismaticBackbone(self)
+
+    def check(self, *, cameras: int, image_size: int, levels: Sequence[Level]) -> None:  # noqa: ARG002
+        """See `BackboneConfig.check`; any number of cameras fits, and images are scaled."""
+        check_head_levels(levels, levels=self.levels)
+
+    def in_float32(self) -> PrismaticConfig:
+        """See `BackboneConfig.in_float32`."""
+        return replace(self, dtype="float32")

@@ -6,66 +6,14 @@ must outlive them. Source of the names and of the order of operations: timm 0.9,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from rdvla.errors import ConfigError
+from rdvla.backbone.prismatic.config import VisionTransformerConfig
 
 NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class VisionTransformerConfig:
-    """Sizes of one image encoder."""
-
-    width: int  # of its tokens
-    depth: int  # blocks of the published encoder; the last one is not part of ours, as it is never read
-    heads: int  # attention heads
-    mlp_width: int  # inner width of the feed-forward part
-    mean: tuple[float, float, float]  # of the red, green and blue values (0..1) that it was trained with
-    std: tuple[float, float, float]  # their standard deviations
-    patch_size: int = 14  # pixels, square
-    image_size: int = 224  # pixels, square
-    class_token: bool = False  # one learned token goes before the patches
-    registers: int = 0  # learned tokens after the class token
-    layer_scale: bool = False  # the output of each branch is multiplied by a learned vector
-
-    def __post_init__(self) -> None:
-        for field in ("width", "heads", "mlp_width", "patch_size"):
-            if getattr(self, field) < 1:
-                raise ConfigError(
-                    f"an image encoder's {field} must be at least 1, got {getattr(self, field)}"
-                )
-        if self.depth < 2:
-            raise ConfigError(
-                "an image encoder's depth must be at least 2, to have a second-to-last block, "
-                f"got {self.depth}"
-            )
-        if self.width % self.heads:
-            raise ConfigError(
-                f"an image encoder's width ({self.width}) must be a multiple of its heads ({self.heads})"
-            )
-        if self.image_size < self.patch_size or self.image_size % self.patch_size:
-            raise ConfigError(
-                f"an image encoder's image_size ({self.image_size}) must be a multiple of its patch_size "
-                f"({self.patch_size})"
-            )
-        if self.registers < 0:
-            raise ConfigError(f"an image encoder's registers must not be negative, got {self.registers}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError(
-                f"an image encoder's mean and std are three numbers each, std above 0; got {self.mean} and "
-                f"{self.std}"
-            )
-
-    @property
-    def patches(self) -> int:
-        """Number of patches of an image."""
-        return (self.image_size // self.patch_size) ** 2
 
 
 class VisionTransformer(nn.Module):

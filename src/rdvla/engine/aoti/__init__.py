@@ -1,1 +1,1 @@
-"""Heads as native code that was compiled ahead of time (AOTInductor): what it consists of and how it loads."""
+"""Heads as native code, compiled ahead of time (AOTInductor): what it consists of and how it loads."""

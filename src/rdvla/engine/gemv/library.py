@@ -14,7 +14,7 @@ from torch.nn import functional
 
 MAX_ROWS = 8  # with 16, torch's own products are faster in bfloat16: `python -m benchmarks.gemv`
 COLUMNS = 32  # outputs of a panel; see kernel.cpp
-# The first library that registers it serves the whole process: another order of the weights needs another name.
+# The first library that registers it serves the whole process: another order of weights needs another name.
 OPERATOR = "gemv"
 # Heads that were compiled ahead of time before it had this name call it so, and bring functions called so.
 FORMER_OPERATOR = "skinny_linear"
@@ -72,7 +72,7 @@ def register(library: Path) -> None:
     """
     with _LOCK:
         if not hasattr(torch.ops.rdvla, OPERATOR):
-            kernels = _kernels(library)
+            kernels = kernels_of(library)
             for name in (OPERATOR, FORMER_OPERATOR):
                 _register(name, kernels)
 
@@ -106,8 +106,12 @@ def _register(operator: str, kernels: Mapping[torch.dtype, Callable[..., None]])
     torch.library.register_fake(name, shape_of)
 
 
-def _kernels(library: Path) -> Mapping[torch.dtype, Callable[..., None]]:
-    """The library's functions by dtype of the weights."""
+def kernels_of(library: Path) -> Mapping[torch.dtype, Callable[..., None]]:
+    """Return the library's functions by dtype of the weights.
+
+    Raises:
+        OSError: it is no library of this kernel, or cannot be loaded here.
+    """
     loaded = ctypes.CDLL(str(library))
     prefix = OPERATOR if hasattr(loaded, f"{OPERATOR}_float32") else FORMER_PREFIX
     try:

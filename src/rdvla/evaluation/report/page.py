@@ -17,8 +17,8 @@ from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.report import content
 from rdvla.evaluation.report.media import Clip, FilmStrip, clip, film_strip
 from rdvla.evaluation.results import Results, load_results, merge
-from rdvla.evaluation.setting import Setting
 from rdvla.evaluation.table import number, percent, readable
+from rdvla.rollout.jobs import Setting
 
 Filmed = tuple[Episode, Results]
 

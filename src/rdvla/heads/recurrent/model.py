@@ -62,9 +62,8 @@ class EncodedContext:
 class Rotary(nn.Module):
     """Rotary position embedding over the K action tokens.
 
-    `standard` rotates the pairs (i, i + D/2h). `neighbour_pairs` is the form of the published weights: cosines
-    and sines are laid out as two halves while the rotated pairs are neighbours (2i, 2i + 1), so it is not a
-    true rotation.
+    `standard` rotates the pairs (i, i + D/2h). `neighbour_pairs` is the form of the published weights:
+    cosines and sines lie in two halves while the rotated pairs are neighbours (2i, 2i + 1): no true rotation.
     """
 
     cos: Tensor  # (K, D/h)
@@ -343,7 +342,7 @@ class RecurrentDepthHead(ActionHead):
         initial_state: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Prediction:
-        """Iterate until every sample's own stop rule is satisfied. The specification of all faster engines."""
+        """Iterate until every sample's own stop rule is satisfied; faster engines are held to this."""
         state, encoded = self.checked_state(context, initial_state, generator), self.encode(context)
         limits = limits_on(state.device, stop, batch_size=len(state), max_depth=max_depth)
         actions = self.decode(state, encoded)

@@ -1,4 +1,4 @@
-"""Stop rules applied to iterations: which samples have iterated enough. The rules are in `rdvla.control.stop`."""
+"""Stop rules applied to iterations; `rdvla.control.stop` has the table of rules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def limits_on(
 
 
 def satisfied(limits: StopLimits, previous: Iteration, current: Iteration) -> Tensor:
-    """Return (B,) bool: every change that a sample's rule asks for is below its limit. Depth is not looked at."""
+    """Return (B,) bool: every change that a sample's rule asks for is below its limit, at whatever depth."""
     result: Tensor = limits.satisfied("state", previous.state, current.state)
     if limits.asks_for("actions"):
         assert previous.actions is not None and current.actions is not None

@@ -1,0 +1,133 @@
+"""Call a typed function with the arguments of a command line.
+
+The signature says what the command takes, the docstring what its help says. Arguments without a star in front
+are positional, those behind it are options::
+
+    def run(policy: str, *, private: bool = False) -> None:
+        \"\"\"Publish a policy.
+
+Args:
+            policy: folder of a policy.
+            private: visible to its owner only.
+        \"\"\"
+
+`call(run, argv, prog="rdvla push")` then understands ``POLICY [--private]``. A function of one dataclass
+takes the dataclass's options, as `load_config` reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Union
+
+from rdvla.config.help import section
+from rdvla.config.load import load_config
+from rdvla.errors import ConfigError
+
+LISTS = (list, tuple)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """In ``Annotated[dict[str, str], Pairs("NAME=CAMERA", "image=agentview")]``: how pairs are written."""
+
+    form: str
+    example: str
+
+
+def call(function: Callable[..., Any], argv: Sequence[str], *, prog: str) -> Any:
+    """Read `argv` by the signature of `function`, call it, and return its result.
+
+    Args:
+        function: its parameters are str, int, float, Path, bool (a flag), Literal, lists or tuples of these,
+            or `Pairs`; or one dataclass. With ``*arguments`` it gets `argv` as it is.
+        argv: the words after the command's name.
+        prog: the command's name, for its help.
+
+    Raises:
+        ConfigError: a dataclass's option or a pair is wrong.
+        SystemExit: after `--help`, or after argparse has printed what is wrong.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    hints = typing.get_type_hints(function, include_extras=True)
+    if [parameter.kind for parameter in parameters] == [inspect.Parameter.VAR_POSITIONAL]:
+        return function(*argv)
+    if len(parameters) == 1 and dataclasses.is_dataclass(kind := hints[parameters[0].name]):
+        assert isinstance(kind, type)
+        return function(load_config(kind, argv, prog=prog, description=_description(function)))
+    parser = argparse.ArgumentParser(prog=prog, description=_description(function))
+    texts = section(function.__doc__ or "", "Args")
+    for parameter in parameters:
+        _add(parser, parameter, hints[parameter.name], texts.get(parameter.name, ""))
+    given = {
+        name: _converted(name, hints[name], value) for name, value in vars(parser.parse_args(argv)).items()
+    }
+    positional = [given.pop(each.name) for each in parameters if each.kind is not each.KEYWORD_ONLY]
+    return function(*positional, **given)
+
+
+def _description(function: Callable[..., Any]) -> str:
+    return inspect.cleandoc(function.__doc__ or "").split("\nArgs:")[0].strip()
+
+
+def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, kind: Any, text: str) -> None:
+    required = parameter.default is parameter.empty
+    default = None if required else parameter.default
+    kind, pairs = _without_none(kind), _pairs(kind)
+    settings: dict[str, Any] = {"default": default}
+    if pairs is not None:
+        settings |= {"nargs": "+", "metavar": pairs.form}
+    elif kind is bool:
+        settings |= {"action": "store_true"}
+    elif typing.get_origin(kind) is Literal:
+        settings |= {"choices": typing.get_args(kind)}
+    elif typing.get_origin(kind) in LISTS:
+        settings |= {"nargs": "+", "type": typing.get_args(kind)[0]}
+    else:
+        settings |= {"type": kind}
+    if default not in (None, False, (), ""):
+        shown = " ".join(map(str, default)) if isinstance(default, LISTS) else default
+        text = f"{text.removesuffix('.')} (default: {shown})"
+    settings["help"] = text.replace("%", "%%")
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        parser.add_argument(f"--{parameter.name.replace('_', '-')}", required=required, **settings)
+    else:
+        settings |= {} if required else {"nargs": "?"}
+        parser.add_argument(parameter.name, **settings)
+
+
+def _converted(name: str, kind: Any, value: Any) -> Any:
+    """What argparse leaves as a list of words, as the signature declares it."""
+    pairs = _pairs(kind)
+    if value is None:
+        return None
+    if pairs is not None:
+        return _split(f"--{name.replace('_', '-')}", value, pairs)
+    return tuple(value) if typing.get_origin(_without_none(kind)) is tuple else value
+
+
+def _split(option: str, words: Sequence[str], pairs: Pairs) -> dict[str, str]:
+    found = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if not (name and value):
+            raise ConfigError(f"{option} takes {pairs.form}, such as {pairs.example}, got {word!r}")
+        found[name] = value
+    return found
+
+
+def _without_none(kind: Any) -> Any:
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
+    return kind
+
+
+def _pairs(kind: Any) -> Pairs | None:
+    kind = _without_none(kind)
+    marks = kind.__metadata__ if typing.get_origin(kind) is Annotated else ()
+    return next((mark for mark in marks if isinstance(mark, Pairs)), None)

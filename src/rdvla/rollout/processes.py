@@ -1,0 +1,103 @@
+"""Workers as processes on this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import connection as mpc
+from multiprocessing.connection import Connection
+from typing import Any
+
+from rdvla.rollout.transport import DisconnectedError, Link, Message, Runner, serve
+
+
+class LocalProcesses:
+    """Starts worker processes and waits for their messages: a `Transport`.
+
+    Processes are spawned, since neither OpenGL nor torch's threads survive a fork.
+    """
+
+    def start(self, number: int, runner: Runner[Any, Any]) -> Link:
+        """Start a process; the runner has to pickle."""
+        return ProcessLink(number, runner)
+
+    def wait(self, links: Sequence[Link]) -> list[Link]:
+        """Wait until a process has a message or has died; return all of these."""
+        by_connection = {link.connection: link for link in links if isinstance(link, ProcessLink)}
+        ready = mpc.wait(list(by_connection))
+        return [link for connection, link in by_connection.items() if connection in ready]
+
+
+class ProcessLink:
+    """One worker process and this side of its pipe."""
+
+    def __init__(self, number: int, runner: Runner[Any, Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_work, args=(theirs, runner), name=f"rdvla-worker-{number}", daemon=True
+        )
+        self.process.start()
+        theirs.close()  # the pipe then ends with the process
+
+    def send(self, content: Any) -> None:
+        """Send a job or an answer."""
+        with suppress(BrokenPipeError, ConnectionError):  # the next `receive` reports the death
+            self.connection.send(content)
+
+    def receive(self) -> Message | None:
+        """Return the next message; None if the process has died."""
+        try:
+            message: Message = self.connection.recv()
+        except (EOFError, ConnectionError):
+            return None
+        return message
+
+    def death(self) -> str:
+        """Say which process died, with its exit code."""
+        self.process.join()
+        return f"process {self.process.pid} died with exit code {self.process.exitcode}"
+
+    def stop(self) -> None:
+        """Terminate the process."""
+        self.connection.close()
+        self.process.terminate()
+        self.process.join()
+
+
+class _PipeLine:
+    """The process's side of the pipe: a `Line`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def send(self, message: Message) -> None:
+        try:
+            self._connection.send(message)
+        except (BrokenPipeError, ConnectionError) as error:
+            raise DisconnectedError from error
+
+    def receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            raise DisconnectedError from error
+
+
+def _work(connection: Connection, runner: Runner[Any, Any]) -> None:
+    """Entry point of a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears ctrl-c and stops its workers
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    serve(_PipeLine(connection), runner)
+
+
+def _exit_with_parent() -> None:
+    """End this process when its parent is killed, in the middle of a job as well."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,168 @@
+"""A policy's side of many episodes: one predict call answers every worker that waits.
+
+The starting state S_0 of a query is drawn from the episode's task, seed and query number. So an episode plays
+the same whoever shares its batch, and all settings see the same layouts and the same S_0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rdvla.control import Session, Stops, parse_execution, parse_stop, split_start
+from rdvla.rollout.episode import Environment, MakeEnvironment
+from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting
+from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
+from rdvla.rollout.processes import LocalProcesses
+from rdvla.rollout.transport import Transport
+from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Query, Reply
+from rdvla.types import Observation, Prediction, stack
+
+
+class Policy(Protocol):
+    """What a rollout needs of a policy."""
+
+    def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """S_0, (B, K, D)."""
+        ...
+
+    def predict(
+        self,
+        observation: Observation,
+        *,
+        stop: Stops | None = None,
+        initial_state: Tensor | None = None,
+    ) -> Prediction:
+        """Action chunks in real units."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one episode ended, and what happened at its queries."""
+
+    end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
+    depths: list[int]
+    query_ms: float | None  # mean over its queries; None without any
+
+
+@dataclass
+class _Episode:
+    """An episode in progress."""
+
+    session: Session  # of the one robot
+    depths: list[int] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+
+
+def roll_out(
+    policy: Policy,
+    jobs: Sequence[EpisodeJob],
+    *,
+    make: MakeEnvironment[Environment],
+    workers: int,
+    transport: Transport | None = None,
+) -> Iterator[Outcome]:
+    """Play all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
+
+    An exception inside an episode is its outcome. An exception of the policy ends the rollout.
+
+    Args:
+        policy: gives the actions.
+        jobs: the episodes.
+        make: build a simulator in a worker.
+        workers: how many.
+        transport: starts them; processes on this machine if not given.
+    """
+    answers = _Answers(policy)
+    ends = run_jobs(
+        EpisodeRunner(make),
+        Schedule(jobs).next_job,
+        transport=transport or LocalProcesses(),
+        workers=max(1, min(workers, len(jobs))),
+        answer=answers,
+    )
+    for end in ends:
+        yield answers.outcome(end)
+
+
+def starting_seed(task: str, seed: int, query: int) -> int:
+    """Return the seed of S_0 for one query of one episode."""
+    digest = hashlib.blake2b(f"{task}/{seed}/{query}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1  # torch takes 63 bits
+
+
+class _Answers:
+    """Answers queries, and remembers for each episode what its next query needs."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._episodes: dict[EpisodeJob, _Episode] = {}
+
+    def __call__(self, questions: Sequence[Question[EpisodeJob]]) -> list[Reply]:
+        """One predict call per setting; workers at different tasks may differ in it."""
+        groups: dict[Setting, list[int]] = {}
+        for index, question in enumerate(questions):
+            groups.setdefault(question.job.setting, []).append(index)
+            if question.number == 0:
+                self._episodes[question.job] = _Episode(_session(question.job.setting))
+        replies: dict[int, Reply] = {}
+        for setting, group in groups.items():
+            replies |= zip(group, self._answer(setting, [questions[index] for index in group]), strict=True)
+        return [replies[index] for index in range(len(questions))]
+
+    def outcome(self, end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]) -> Outcome:
+        """Return how an episode went, and forget it."""
+        episode = self._episodes.pop(end.job, None)
+        if episode is None:
+            return Outcome(end, [], None)
+        spent = episode.milliseconds
+        return Outcome(end, episode.depths, sum(spent) / len(spent) if spent else None)
+
+    def _answer(self, setting: Setting, group: Sequence[Question[EpisodeJob]]) -> list[Reply]:
+        start = time.perf_counter()
+        rule, _ = split_start(setting.rule_text)
+        prediction = self._policy.predict(
+            Observation.collate([_observation(question.content) for question in group]),
+            stop=parse_stop(rule),
+            initial_state=torch.cat([self._initial_state(question) for question in group]),
+        )
+        spent = 1000 * (time.perf_counter() - start) / len(group)
+        depths: list[int] = prediction.depth.tolist()
+        replies = []
+        for sample, question in enumerate(group):
+            episode = self._episodes[question.job]
+            episode.depths.append(depths[sample])
+            episode.milliseconds.append(spent)
+            episode.session.accept([0], prediction.select([sample]))
+            actions = stack(episode.session.take(0)).float().cpu().numpy()
+            replies.append(Reply(actions, depths[sample]))
+        return replies
+
+    def _initial_state(self, question: Question[EpisodeJob]) -> Tensor:
+        """S_0 of one query, (1, K, D)."""
+        seed = starting_seed(question.job.task, question.job.seed, question.number)
+        noise = self._policy.initial_state(1, generator=torch.Generator().manual_seed(seed))
+        state: Tensor = self._episodes[question.job].session.initial_state([0], noise)
+        return state
+
+
+def _session(setting: Setting) -> Session:
+    _, start = split_start(setting.rule_text)
+    session = Session(parse_execution(setting.execution), start)
+    session.due(1)
+    return session
+
+
+def _observation(query: Query) -> Observation:
+    return Observation(
+        images={name: torch.from_numpy(image)[None] for name, image in query.images.items()},
+        state=torch.from_numpy(query.state)[None],
+        instruction=[query.instruction],
+    )

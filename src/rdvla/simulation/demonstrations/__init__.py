@@ -1,0 +1,14 @@
+"""Demonstrations of scripted experts under noise, as a dataset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdvla.lazy import load_lazily
+
+if TYPE_CHECKING:
+    from rdvla.simulation.demonstrations.generation import DemonstrationConfig, DemonstrationReport, generate
+else:
+    __getattr__, __dir__ = load_lazily(__name__)
+
+__all__ = ["DemonstrationConfig", "DemonstrationReport", "generate"]

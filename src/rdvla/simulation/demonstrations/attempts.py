@@ -1,0 +1,115 @@
+"""Attempts at demonstrations as jobs for a worker, whose outcomes outlive a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rdvla.data.writer import DatasetWriter
+from rdvla.files import write_json
+from rdvla.rollout.episode import OpenEnvironment
+from rdvla.rollout.transport import Ask
+from rdvla.simulation.demonstrations.recording import AttemptSeeds, NoiseConfig, record_attempt
+from rdvla.simulation.environment import SimulatedTask
+from rdvla.simulation.registry import make, make_expert
+from rdvla.simulation.rendering import Rendering
+
+ATTEMPTS_PER_TASK = 10_000  # an attempt's number is task_index * this + attempt
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at one task: the `attempt`-th (from 0) of the `task_index`-th task of the configuration."""
+
+    task: str
+    task_index: int
+    attempt: int
+
+    @property
+    def number(self) -> int:
+        """Where its episode comes in the dataset's order."""
+        return self.task_index * ATTEMPTS_PER_TASK + self.attempt
+
+    @classmethod
+    def from_number(cls, number: int, tasks: Sequence[str]) -> Attempt:
+        """Return the attempt with this `number`."""
+        index, attempt = divmod(number, ATTEMPTS_PER_TASK)
+        return cls(task=tasks[index], task_index=index, attempt=attempt)
+
+    def describe(self) -> str:
+        """E.g. ``recording push-v3, attempt 3``."""
+        return f"recording {self.task}, attempt {self.attempt}"
+
+
+@dataclass
+class AttemptRunner:
+    """Runs attempts and keeps their outcome: an episode in the writer's staging folder, or a note of failure.
+
+    Every worker has a copy, which opens a simulator of its own at its first attempt and keeps the last one
+    open.
+    """
+
+    writer: DatasetWriter
+    env: str
+    cameras: tuple[str, ...]
+    image_size: int
+    camera_stride: int
+    rendering: Rendering
+    seed: int
+    noise: NoiseConfig
+    max_steps: int
+    steps_after_success: int
+    _open: OpenEnvironment[SimulatedTask] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._open = OpenEnvironment(self._make)
+
+    def run(self, attempt: Attempt, ask: Ask) -> bool:  # noqa: ARG002 (the expert is here: nothing to ask)
+        """Run one attempt; return whether it succeeded."""
+        seeds = self.seeds(attempt)
+        episode = record_attempt(
+            env=self._open.at((self.env, attempt.task)),
+            expert=make_expert(self.env, attempt.task, seed=seeds.expert),
+            seeds=seeds,
+            noise=self.noise,
+            camera_stride=self.camera_stride,
+            steps_after_success=self.steps_after_success,
+        )
+        if episode is None:
+            write_json(self._failures / f"{attempt.number:06d}.json", {"scene_seed": seeds.scene})
+            return False
+        source = {**episode.source, "env": self.env, "attempt": attempt.attempt}
+        self.writer.add_episode(replace(episode, source=source), number=attempt.number)
+        return True
+
+    def seeds(self, attempt: Attempt) -> AttemptSeeds:
+        """Return the random numbers of an attempt."""
+        return AttemptSeeds.derive(seed=self.seed, task=attempt.task, attempt=attempt.attempt)
+
+    def outcomes(self) -> dict[int, bool]:
+        """Return what is on disk: number of the attempt -> success.
+
+        Raises:
+            DatasetError: an episode is damaged (named).
+        """
+        failed = {int(path.stem): False for path in self._failures.glob("[0-9]*.json")}
+        return failed | dict.fromkeys(self.writer.finished(), True)
+
+    def close(self) -> None:
+        """Close the simulator that is open, if any."""
+        self._open.close()
+
+    @property
+    def _failures(self) -> Path:
+        return self.writer.staging / "failures"
+
+    def _make(self, env: str, task: str) -> SimulatedTask:
+        return make(
+            env,
+            task,
+            cameras=self.cameras,
+            image_size=self.image_size,
+            max_steps=self.max_steps,
+            rendering=self.rendering,
+        )

@@ -1,0 +1,271 @@
+"""Generate a dataset of demonstrations: scripted experts, in parallel processes, resumable at any moment.
+
+Attempts of a task are numbered from 0; the dataset holds the first `episodes_per_task` that succeed. What
+attempt n does depends on nothing but the configuration, so a generation that was interrupted and run again
+writes the same episodes as one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import TextColumn
+
+from rdvla.data.writer import DatasetWriter
+from rdvla.errors import ConfigError, RDVLAError
+from rdvla.files import read_json, sole_user, write_json
+from rdvla.progress import Progress
+from rdvla.rollout.pool import WORKER_DIED, Failed, run_jobs
+from rdvla.rollout.processes import LocalProcesses
+from rdvla.simulation.demonstrations.attempts import ATTEMPTS_PER_TASK, Attempt, AttemptRunner
+from rdvla.simulation.demonstrations.ledger import Ledger, TaskReport
+from rdvla.simulation.demonstrations.recording import NoiseConfig, frame_features
+from rdvla.simulation.registry import make, resolve_tasks, step_limit, task_suite
+from rdvla.simulation.rendering import Rendering
+
+CONFIG_FILE = "demonstrations.json"
+
+
+@dataclass(frozen=True)
+class DemonstrationConfig:
+    """What to generate.
+
+    Attributes:
+        output: folder of the dataset; must not exist yet.
+        env: name of the simulator.
+        tasks: tasks or task sets such as "MT10"; none named means the simulator's default.
+        episodes_per_task: successful episodes to keep of each task.
+        cameras: camera names; none named means all of the simulator's.
+        image_size: height and width of the images in pixels.
+        camera_stride: control steps from one camera capture to the next; rows between hold the last image.
+        seed: every random number follows from it.
+        rendering: "fast", or "full" as the simulator itself renders (see `simulation.rendering`).
+        noise_levels: standard deviations of the noise on what is executed, one drawn for each episode
+            (action units; 1 is the full range); none named means the simulator's.
+        burst_probability: chance a step that a burst of a constant random action starts; None means the
+            simulator's.
+        max_steps: control steps after which an attempt has failed; None means the simulator's default
+            step limit (see `TaskSuite`).
+        steps_after_success: control steps recorded after the first success.
+        max_attempts_per_episode: give up when a task needs more attempts an episode than this on average.
+        workers: processes; None means one for each core, 1 means no extra process.
+    """
+
+    output: Path = Path("demos")
+    env: str = "metaworld"
+    tasks: tuple[str, ...] = ()
+    episodes_per_task: int = 50
+    cameras: tuple[str, ...] = ()
+    image_size: int = 128
+    camera_stride: int = 3
+    rendering: Rendering = "fast"
+    seed: int = 0
+    noise_levels: tuple[float, ...] = ()
+    burst_probability: float | None = None
+    max_steps: int | None = None
+    steps_after_success: int = 12
+    max_attempts_per_episode: int = 10
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        counts = ("episodes_per_task", "image_size", "camera_stride", "max_attempts_per_episode")
+        for name in (*counts, "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        for name in ("seed", "steps_after_success"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers must be at least 1 (or none, for one each core), got {self.workers}")
+        if self.noise_levels and min(self.noise_levels) < 0:
+            raise ConfigError(f"noise_levels needs numbers of 0 or more, got {list(self.noise_levels)}")
+        if self.burst_probability is not None and not 0 <= self.burst_probability <= 1:
+            raise ConfigError(f"burst_probability must be from 0 to 1, got {self.burst_probability}")
+        if self.episodes_per_task * self.max_attempts_per_episode > ATTEMPTS_PER_TASK:
+            raise ConfigError(
+                f"episodes_per_task x max_attempts_per_episode must be at most {ATTEMPTS_PER_TASK}, "
+                f"got {self.episodes_per_task} x {self.max_attempts_per_episode}"
+            )
+
+
+@dataclass(frozen=True)
+class DemonstrationReport:
+    """A finished generation.
+
+    Attributes:
+        root: the dataset's folder.
+        tasks: one entry each, in the dataset's order.
+        seconds: wall time of this run (a resumed one counts from its resumption).
+    """
+
+    root: Path
+    tasks: tuple[TaskReport, ...]
+    seconds: float
+
+
+def generate(config: DemonstrationConfig, *, show_progress: bool = True) -> DemonstrationReport:
+    """Generate the dataset, or go on where an interrupted run of the same configuration stopped.
+
+    The dataset's folder also gets `demonstrations.json`: the configuration and the attempts of each task.
+
+    Raises:
+        ConfigError: an unknown task or camera, or the unfinished generation has another configuration.
+        DatasetError: the output exists already, or a staged episode is damaged (named).
+        MissingExtraError: the simulator is not installed.
+        RDVLAError: a worker died, an attempt raised, an expert fails too often, or another process is at it.
+    """
+    with sole_user(config.output):
+        return _generate(config, show_progress=show_progress)
+
+
+def _generate(config: DemonstrationConfig, *, show_progress: bool) -> DemonstrationReport:
+    started = time.monotonic()
+    config = _complete(config)
+    assert config.max_steps is not None and config.burst_probability is not None
+    tasks = list(config.tasks)
+    writer = _open_writer(config)
+    settings = _settings(config)
+    _check_same_settings(writer.staging / CONFIG_FILE, settings)
+    runner = AttemptRunner(
+        writer=writer,
+        env=config.env,
+        cameras=config.cameras,
+        image_size=config.image_size,
+        camera_stride=config.camera_stride,
+        seed=config.seed,
+        rendering=config.rendering,
+        noise=NoiseConfig(levels=config.noise_levels, burst_probability=config.burst_probability),
+        max_steps=config.max_steps,
+        steps_after_success=config.steps_after_success,
+    )
+    ledger = Ledger(
+        tasks=tasks,
+        episodes_per_task=config.episodes_per_task,
+        max_attempts_per_episode=config.max_attempts_per_episode,
+        outcomes=runner.outcomes(),
+    )
+    with _progress(total=len(tasks) * config.episodes_per_task, show=show_progress) as update:
+        update(ledger.succeeded, ledger.failed)
+        for attempt, success in _run_attempts(runner, ledger, workers=config.workers):
+            ledger.record(attempt, success=success)
+            update(ledger.succeeded, ledger.failed)
+    reports = ledger.reports()
+    root = writer.finalize(ledger.numbers())
+    record = {"config": settings, "tasks": [dataclasses.asdict(report) for report in reports]}
+    write_json(root / CONFIG_FILE, record)
+    return DemonstrationReport(root=root, tasks=reports, seconds=time.monotonic() - started)
+
+
+def _run_attempts(
+    runner: AttemptRunner, ledger: Ledger, *, workers: int | None
+) -> Iterator[tuple[Attempt, bool]]:
+    """Run the attempts that the ledger asks for; yield each with its success."""
+    workers = _available_cores() if workers is None else workers
+    ends = run_jobs(
+        runner,
+        ledger.next_attempt,
+        transport=LocalProcesses() if workers > 1 else None,
+        workers=workers,
+        retries=1,  # an attempt does the same again: only its worker's death may have been bad luck
+    )
+    for end in ends:
+        if isinstance(end, Failed):
+            raise _failure(end, scene=runner.seeds(end.job).scene)
+        yield end.job, end.result
+
+
+def _failure(end: Failed[Attempt], *, scene: int) -> RDVLAError:
+    if end.type == WORKER_DIED:
+        return RDVLAError(
+            f"{end.message}, twice, probably for lack of memory. What is finished is kept: "
+            "run the same command again, with fewer workers"
+        )
+    error = RDVLAError(
+        f"{end.job.task}, attempt {end.job.attempt} (scene seed {scene}) raised {end.type}: {end.message}"
+    )
+    error.add_note(end.traceback)
+    return error
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _complete(config: DemonstrationConfig) -> DemonstrationConfig:
+    """Fill in what the simulator decides where the configuration does not."""
+    suite = task_suite(config.env)
+    tasks = resolve_tasks(config.env, config.tasks or suite.default_tasks)
+    steps, bursts = config.max_steps, config.burst_probability
+    return dataclasses.replace(
+        config,
+        tasks=tuple(tasks),
+        cameras=config.cameras or suite.cameras,
+        noise_levels=config.noise_levels or suite.noise_levels,
+        burst_probability=suite.burst_probability if bursts is None else bursts,
+        max_steps=step_limit(config.env) if steps is None else steps,
+    )
+
+
+def _open_writer(config: DemonstrationConfig) -> DatasetWriter:
+    """Open the writer; the simulator's first task tells the sizes of the vectors and checks the cameras."""
+    env = make(config.env, config.tasks[0], cameras=config.cameras, image_size=config.image_size)
+    try:
+        return DatasetWriter.create(
+            config.output,
+            fps=round(env.control_hz),
+            features=frame_features(env),
+            cameras=config.cameras,
+            image_size=config.image_size,
+            robot_type=env.robot_type,
+        )
+    finally:
+        env.close()
+
+
+def _settings(config: DemonstrationConfig) -> dict[str, Any]:
+    """Return what the episodes depend on, as JSON holds it: neither the place nor the number of processes."""
+    values = dataclasses.asdict(config)
+    kept = {name: value for name, value in values.items() if name not in ("output", "workers")}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+
+def _check_same_settings(path: Path, settings: dict[str, Any]) -> None:
+    if not path.exists():
+        write_json(path, settings)
+        return
+    found = read_json(path)
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise ConfigError(
+                f"{path.parent} holds an unfinished generation with {name} = {found.get(name)}, "
+                f"now it is {value}. Use the same configuration to go on, or delete that folder to start "
+                "again"
+            )
+
+
+@contextmanager
+def _progress(*, total: int, show: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of `total` episodes there are, and the time left; yields `update(episodes, failed)`."""
+    progress = Progress(
+        Console(stderr=True),
+        TextColumn("{task.fields[failed]} attempts failed"),
+        # One task's episodes take longer than another's: judge the speed by minutes, not by seconds.
+        speed_estimate_period=300.0,
+        show=show,
+    )
+    with progress:
+        bar = progress.add_task("demonstrations", total=total, failed=0)
+
+        def update(episodes: int, failed: int) -> None:
+            progress.update(bar, completed=episodes, failed=failed)
+
+        yield update

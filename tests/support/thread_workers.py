@@ -1,0 +1,89 @@
+"""A transport of its own for the pool: workers are threads of this process, and can die."""
+
+from __future__ import annotations
+
+import copy
+import queue
+import threading
+from contextlib import suppress
+
+from rdvla.rollout import serve
+from rdvla.rollout.transport import DisconnectedError
+
+GONE = object()  # what a queue holds once its other side has gone
+
+
+class Death(BaseException):
+    """Raised in a job: takes the worker with it."""
+
+
+class ThreadWorkers:
+    """Starts threads and waits for their messages; remembers whom it started."""
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.started: list[ThreadLink] = []
+
+    def start(self, number, runner):
+        link = ThreadLink(number, copy.deepcopy(runner), self.changed)
+        self.started.append(link)
+        return link
+
+    def wait(self, links):
+        with self.changed:
+            self.changed.wait_for(lambda: any(link.has_message for link in links), timeout=30)
+            return [link for link in links if link.has_message]
+
+
+class ThreadLink:
+    """The pool's end of two queues."""
+
+    def __init__(self, number, runner, changed):
+        self.number, self.runner, self.stopped = number, runner, False
+        self.to_worker, self.from_worker, self.changed = queue.SimpleQueue(), queue.SimpleQueue(), changed
+        self.thread = threading.Thread(target=self._live, daemon=True)
+        self.thread.start()
+
+    @property
+    def has_message(self):
+        return not self.from_worker.empty()
+
+    def send(self, content):
+        self.to_worker.put(content)
+
+    def receive(self):
+        message = self.from_worker.get(timeout=30)
+        return None if message is GONE else message
+
+    def death(self):
+        return f"thread {self.number} died"
+
+    def stop(self):
+        self.stopped = True
+        self.to_worker.put(GONE)
+
+    def _live(self):
+        with suppress(Death):
+            serve(ThreadLine(self), self.runner)
+        self.say(GONE)
+
+    def say(self, message):
+        with self.changed:
+            self.from_worker.put(message)
+            self.changed.notify_all()
+
+
+class ThreadLine:
+    """The worker's end of the same queues."""
+
+    def __init__(self, link):
+        self.link = link
+
+    def send(self, message):
+        self.link.say(message)
+
+    def receive(self):
+        content = self.link.to_worker.get()
+        if content is GONE:
+            raise DisconnectedError
+        return content
