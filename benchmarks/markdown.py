@@ -76,7 +76,7 @@ def gemv_tables(result: Row) -> Iterator[str]:
             f"{row['ms'][name]:.1f} ({row['gib_per_second'][name]:.1f} GiB/s)" for name in ("torch", "kernel")
         )
         ratio = f"**{row['ratio']:.2f}×** ({low:.2f}-{high:.2f})"  # noqa: RUF001  # the sign is meant
-        yield _line(row["precision"], str(row["rows"]), *times, ratio)
+        yield _line(row["dtype"], str(row["rows"]), *times, ratio)
 
 
 def tables(result: Row) -> Iterator[str]:

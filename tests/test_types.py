@@ -1,11 +1,11 @@
 """What an observation accepts, and how batches are joined and taken apart."""
 
+import numpy as np
 import pytest
 import torch
 
 from rdvla.errors import RDVLAError
-from rdvla.processing import check_images
-from rdvla.types import Observation
+from rdvla.types import Observation, Prediction, Trace
 from tests.support.tiny_models import SIZE, make_observation
 
 
@@ -54,7 +54,7 @@ TWO = ["push", "pull"]
 @pytest.mark.parametrize(
     ("images", "state", "instruction", "message"),
     [
-        ({"front": IMAGE}, STATE, "push", r"wrap a single one as \[sentence\]"),
+        ({"front": IMAGE}, STATE, "push", r"state must be \(S,\) to go with a single instruction"),
         ({"front": IMAGE}, STATE[0], TWO, "state must be"),
         ({"front": IMAGE}, STATE[:1], TWO, "state must be"),
         ({"front": IMAGE.float()}, STATE, TWO, r"images\['front'\].*uint8, got .*float32"),
@@ -70,19 +70,59 @@ def test_bad_observations_are_explained(
         Observation(images=images, state=state, instruction=instruction)
 
 
-def test_images_are_stacked_in_the_policys_order() -> None:
-    images = make_observation(2).images
-    stacked = check_images(images, cameras=("wrist", "front"), image_size=SIZE)
-    assert stacked.shape == (2, 2, SIZE, SIZE, 3) and stacked.dtype == torch.uint8
-    assert torch.equal(stacked[:, 0], images["wrist"]) and torch.equal(stacked[:, 1], images["front"])
+CHECKS = {"cameras": ("wrist", "front"), "image_size": SIZE, "state_dim": 3}
 
 
 def test_a_missing_camera_names_the_nearest() -> None:
     with pytest.raises(RDVLAError, match=r"lacks the camera 'wirst'.*Did you mean 'wrist'"):
-        check_images(make_observation(1).images, cameras=("wirst",), image_size=SIZE)
+        make_observation(1).check(**CHECKS | {"cameras": ("wirst",)})
 
 
-def test_a_wrong_size_is_not_resized() -> None:
-    tall = {"front": torch.zeros(1, 48, SIZE, 3, dtype=torch.uint8)}
-    with pytest.raises(RDVLAError, match=r"'front' gives 32x48 images.*32x32"):
-        check_images(tall, cameras=("front",), image_size=SIZE)
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": SIZE + 1}, "the policy was trained on"),
+        ({"state_dim": 9}, "takes 9 numbers of proprioception, got 3"),
+    ],
+)
+def test_sizes_that_a_policy_does_not_take_are_explained(
+    library: str, change: dict[str, int], message: str
+) -> None:
+    observation = getattr(make_observation(2), library)()
+    observation.check(**CHECKS)
+    with pytest.raises(RDVLAError, match=message):
+        observation.check(**CHECKS | change)
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_a_single_observation_is_a_batch_of_one_without_its_dimension(library: str) -> None:
+    batch = getattr(make_observation(1), library)()
+    single = Observation(
+        {camera: image[0] for camera, image in batch.images.items()}, batch.state[0], batch.instruction[0]
+    )
+    assert batch.is_batch and not single.is_batch and single.batch_size == 1
+    assert same(single.batched().torch(), batch.torch())
+    single.check(**CHECKS)
+    assert same(Observation.collate([single, batch]).torch(), batch.select([0, 0]).torch())
+
+
+def test_torch_and_numpy_convert_into_each_other_without_copies() -> None:
+    batch = make_observation(2)
+    arrays = batch.numpy()
+    assert isinstance(arrays.state, np.ndarray) and same(arrays.torch(), batch)
+    arrays.state[0, 0] = 42
+    assert batch.state[0, 0] == 42
+
+
+def test_a_sample_of_a_prediction_has_no_batch_dimension() -> None:
+    trace = Trace(torch.zeros(5, 2, 4, 3), {"action_change": torch.arange(10.0).view(5, 2)})
+    prediction = Prediction(
+        torch.zeros(2, 4, 3), torch.tensor([3, 5]), torch.tensor([True, False]), torch.ones(2, 4, 8), trace
+    )
+    one = prediction.sample(1)
+    assert one.actions.shape == (4, 3) and one.state.shape == (4, 8) and int(one.depth) == 5
+    assert one.trace.actions.shape == (5, 4, 3) and one.trace.action_change.tolist() == [1, 3, 5, 7, 9]
+    assert prediction.select([1, 0]).depth.tolist() == [5, 3]
+    doubled = prediction.with_actions(lambda actions: actions + 2)
+    assert doubled.actions.min() == doubled.trace.actions.min() == 2

@@ -24,8 +24,8 @@ def test_the_products_are_those_of_an_iteration() -> None:
 @pytest.mark.slow
 def test_both_are_timed_and_lie_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     lines = gemv.measure(SMALL, rows=(3, 6), rounds=2)
-    assert [(line["precision"], line["rows"]) for line in lines] == [
-        ("fp32", 3), ("fp32", 6), ("bf16", 3), ("bf16", 6)
+    assert [(line["dtype"], line["rows"]) for line in lines] == [
+        ("float32", 3), ("float32", 6), ("bfloat16", 3), ("bfloat16", 6)
     ]  # fmt: skip
     for line in lines:
         assert line["ratio_spread"][0] <= line["ratio"] <= line["ratio_spread"][1]

@@ -12,6 +12,7 @@ import torch
 from benchmarks import baseline, harness, markdown, paths, roofline
 from benchmarks import head as benchmark
 from rdvla.control import Stop
+from rdvla.engine import Engine
 from rdvla.heads import RecurrentConfig
 
 SMALL = RecurrentConfig(
@@ -22,7 +23,7 @@ SMALL = RecurrentConfig(
 @pytest.mark.parametrize("depth", [1, 3, 9])
 def test_plain_loop_gives_the_same_actions(depth: int):
     head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
-    ours = head(context, depth=depth, initial_state=state).actions
+    ours = Engine(head).predict(context, stop=depth, initial_state=state).actions
     plain = baseline.plain_loop(head, context, depth=depth, initial_state=state)
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(plain, baseline.plain_loop(head, context, depth=depth + 1, initial_state=state))
@@ -31,7 +32,9 @@ def test_plain_loop_gives_the_same_actions(depth: int):
 def test_the_plain_adaptive_loop_stops_where_ours_does():
     head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
     for threshold in (1e-2, 1e-3, 1e-5):
-        ours = head(context, depth=Stop("action_change", threshold=threshold), initial_state=state)
+        ours = Engine(head).predict(
+            context, stop=Stop("action_change", threshold=threshold), initial_state=state
+        )
         plain, depth = baseline.plain_adaptive_loop(
             head, context, threshold=threshold, max_depth=32, initial_state=state
         )

@@ -130,3 +130,21 @@ def test_thresholds_are_written_exactly(threshold: float) -> None:
     assert parse_stop(Stop("action_change", threshold=threshold).describe()) == Stop(
         "action_change", threshold=threshold
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rule": "action_chang"}, "Did you mean 'action_change'"),
+        ({"rule": "cosine", "min_depth": 1}, "need 2 <= min_depth"),
+        ({"rule": "cosine", "max_depth": 1}, "need 2 <= min_depth <= max_depth"),
+        ({"rule": "latent_change", "threshold": 0.0}, "threshold must be positive"),
+        ({"rule": "deferred_action_change", "coda_below": 0.0}, "coda_below must be positive"),
+        ({"rule": "fixed", "min_depth": 0, "max_depth": 0}, "need 1 <= min_depth"),
+        ({"rule": "fixed", "max_depth": 8}, "write Stop.fixed"),
+        ({"rule": "cosine", "coda_below": 0.1}, "cosine has no 'coda_below', only threshold"),
+    ],
+)
+def test_impossible_rules_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Stop(**arguments)

@@ -54,21 +54,21 @@ def test_a_batch_is_its_samples() -> None:
     policy, observation = make_policy(), make_observation(4)
     state = policy.initial_state(4, seeded()).detach()
     rule = Stop("action_change", threshold=1e-3)
-    together = policy.predict(observation, depth=rule, initial_state=state)
+    together = policy.predict(observation, stop=rule, initial_state=state)
     for row in range(4):
-        alone = policy.predict(observation.select([row]), depth=rule, initial_state=state[row : row + 1])
+        alone = policy.predict(observation.select([row]), stop=rule, initial_state=state[row : row + 1])
         torch.testing.assert_close(alone.actions[0], together.actions[row], atol=1e-4, rtol=1e-4)
         assert alone.depth[0] == together.depth[row]
 
 
 def test_actions_are_the_heads_in_real_units() -> None:
     policy, observation = make_policy(), make_observation()
-    prediction = policy.predict(observation, depth=3, generator=seeded(), trace=True)
+    prediction = policy.predict(observation, stop=3, generator=seeded(), trace=True)
     low, high = (torch.tensor(STATISTICS["observation.state"][name]) for name in ("q01", "q99"))
     width = torch.where(high > low, high - low, 2.0)
     normalized = (observation.state - (low + high) / 2) / (width / 2)
     context = policy.context_from(policy.frozen_inputs(observation), normalized)
-    raw = policy.head(context, depth=3, generator=seeded()).actions
+    raw = policy.head.predict(context, stop=3, generator=seeded()).actions
     low, high = (torch.tensor(STATISTICS["action"][name]) for name in ("q01", "q99"))
     expected = low + (raw + 1) / 2 * (high - low)
     expected[..., 3] = raw[..., 3]  # the gripper is not normalised
@@ -80,7 +80,7 @@ def test_actions_are_the_heads_in_real_units() -> None:
 def test_depth_comes_from_the_configuration_unless_given() -> None:
     policy, observation = make_policy(), make_observation()
     assert policy.predict(observation).depth.tolist() == [4, 4, 4]
-    assert policy.predict(observation, depth=2).depth.tolist() == [2, 2, 2]
+    assert policy.predict(observation, stop=2).depth.tolist() == [2, 2, 2]
 
 
 def change(observation: Observation, **parts: Any) -> Observation:
@@ -194,7 +194,7 @@ def test_reset_forgets_and_a_seed_repeats() -> None:
         (lambda: replace(CONFIG, cameras=("front", "front")), "each once"),
         (lambda: replace(CONFIG, image_size=64), "image_size"),
         (lambda: replace(CONFIG, state_dim=0), "state_dim"),
-        (lambda: replace(CONFIG, depth="acton_change"), "action_change"),
+        (lambda: replace(CONFIG, stop="acton_change"), "action_change"),
         (lambda: replace(CONFIG, execution="fixed:0"), "at least 1"),
         (lambda: make_policy(replace(CONFIG, head=replace(HEAD, context_dim=8))), "head.context_dim"),
         (lambda: make_policy(replace(CONFIG, head=replace(HEAD, core=("last",)))), "reads the level 'last'"),

@@ -49,3 +49,11 @@ def take(context: Context, row: int) -> Context:
         latents={level: value[rows] for level, value in context.latents.items()},
         proprio=context.proprio[rows],
     )
+
+
+def make_scaled_case(*, vision: int) -> tuple[RecurrentDepthHead, Context, Tensor]:
+    """A frozen head, a context of three samples, and S_0 from which they stop at different depths."""
+    head = make_head().eval().requires_grad_(False)
+    start = head.initial_state(3, torch.Generator().manual_seed(0))
+    scale = torch.tensor([0.2, 1, 6])[:, None, None]
+    return head, make_context(head, batch=3, vision=vision), start * scale

@@ -32,7 +32,7 @@ CONFIG = PolicyConfig(
     cameras=CAMERAS,
     image_size=SIZE,
     state_dim=3,
-    depth="4",
+    stop="4",
     execution="fixed:3",
 )
 STATISTICS = {

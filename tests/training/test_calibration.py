@@ -98,7 +98,7 @@ def test_the_command_tests_on_other_episodes_and_writes_rules_that_can_be_read(
     found = read_json(report)
     assert found["calibration_samples"] > 0 and found["test_samples"] > 0
     rules = [parse_stop(one["rule"]) for one in found["outcomes"]]
-    assert [type(rule) for rule in rules] == [ActionChange, LatentChange, DeferredActionChange]
+    assert [rule.rule for rule in rules] == ["action_change", "latent_change", "deferred_action_change"]
     printed = capsys.readouterr().out
     assert all(one["rule"] in printed for one in found["outcomes"])
 

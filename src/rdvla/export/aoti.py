@@ -145,10 +145,11 @@ def _compare(head: RecurrentDepthHead, folder: Path, example: Context, stop: Sto
         ]
 
     plain, compiled = Engine(head), load_compiled(head, folder)
-    return [_check(each, predict(compiled, each), predict(plain, each)) for each in dict.fromkeys(stops)]
+    return [compare(each, predict(compiled, each), predict(plain, each)) for each in dict.fromkeys(stops)]
 
 
-def _check(stop: Stop, found: list[Prediction], expected: list[Prediction]) -> Check:
+def compare(stop: Stop, found: list[Prediction], expected: list[Prediction]) -> Check:
+    """Return how far predictions are apart, by their largest difference."""
     differences = [
         float((one.actions - other.actions).abs().max()) for one, other in zip(found, expected, strict=True)
     ]

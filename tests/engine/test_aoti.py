@@ -11,12 +11,20 @@ import torch
 
 from rdvla.cli import main
 from rdvla.control import Stop
+from rdvla.engine import Engine, gemv, load_compiled
+from rdvla.engine.aoti.description import (
+    FORMER_KERNEL,
+    KERNEL,
+    NAME,
+    Description,
+    configuration_of,
+    this_processor,
+)
+from rdvla.engine.aoti.functions import make_functions, token_counts
+from rdvla.engine.aoti.steps import PackagedSteps
 from rdvla.errors import ConfigError, InputError, RDVLAError
-from rdvla.export import export_compiled_head, load_compiled
-from rdvla.export.aoti import compile as compile_module
-from rdvla.export.aoti.description import KERNEL, NAME, Description, configuration_of, this_processor
-from rdvla.export.aoti.parts import make_parts, token_counts
-from rdvla.export.aoti.steps import PackagedSteps
+from rdvla.export import aoti as export_aoti
+from rdvla.export import export_compiled_head
 from rdvla.hashing import fingerprint
 from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 from rdvla.types import Prediction
@@ -37,19 +45,20 @@ def make_case(config: RecurrentConfig = SMALL, *, vision: int = MANY) -> tuple[R
     return head, make_context(head, batch=3, vision=vision)
 
 
-def uncompiled(head: RecurrentDepthHead, context: Context) -> PackagedSteps:
-    parts = make_parts(head, context, precision="fp32")
-    return PackagedSteps(
+def uncompiled(head: RecurrentDepthHead, context: Context) -> Engine:
+    functions = make_functions(head, context, dtype=torch.float32)
+    steps = PackagedSteps(
         head,
-        {name: part.function for name, part in parts.items()},
+        {name: function.call for name, function in functions.items()},
         tokens=token_counts(context, head.config.levels),
     )
+    return Engine(head, steps)
 
 
 def written(folder: Path, head: RecurrentDepthHead, context: Context) -> Description:
     """A whole export, but for what is in its files."""
     folder.mkdir()
-    for name in make_parts(head, context, precision="fp32"):
+    for name in make_functions(head, context, dtype=torch.float32):
         (folder / f"{name}.pt2").write_bytes(name.encode())
     (folder / KERNEL).write_bytes(b"kernel")
     description = Description(
@@ -70,25 +79,25 @@ def written(folder: Path, head: RecurrentDepthHead, context: Context) -> Descrip
     [SMALL, replace(SMALL, prelude=(), coda=()), replace(SMALL, core=("late", 3), coda=("middle", "late"))],
     ids=["one of each", "core alone", "several"],
 )
-def test_the_parts_together_are_the_head(config: RecurrentConfig, rule) -> None:
+def test_the_functions_together_are_the_head(config: RecurrentConfig, rule) -> None:
     head, context = make_case(config)
     start = head.initial_state(3, torch.Generator().manual_seed(0)) * torch.tensor([0.2, 1, 6])[:, None, None]
-    expected = head(context, depth=rule, initial_state=start, trace=True)
-    head.use(uncompiled(head, context))
+    expected = Engine(head).predict(context, stop=rule, initial_state=start, trace=True)
+    engine = uncompiled(head, context)
     for found in (
-        head(context, depth=rule, initial_state=start),
-        head(context, depth=rule, initial_state=start, trace=True),
+        engine.predict(context, stop=rule, initial_state=start),
+        engine.predict(context, stop=rule, initial_state=start, trace=True),
     ):
         assert found.depth.tolist() == expected.depth.tolist()
         torch.testing.assert_close(found.actions, expected.actions, atol=1e-5, rtol=1e-5)
-    alone = head(take(context, 2), depth=rule, initial_state=start[2:])
+    alone = engine.predict(take(context, 2), stop=rule, initial_state=start[2:])
     assert alone.depth.tolist() == expected.depth[2:].tolist()
     torch.testing.assert_close(alone.actions, expected.actions[2:], atol=1e-5, rtol=1e-5)
 
 
-def test_the_coda_reads_in_two_forms() -> None:
+def test_the_coda_has_two_forms() -> None:
     head, context = make_case()
-    names = make_parts(head, context, precision="fp32").keys()
+    names = make_functions(head, context, dtype=torch.float32).keys()
     assert names == {
         "encode", "iterate", "project_keys", "decode_keys", "project_context", "decode_context"
     }  # fmt: skip
@@ -97,25 +106,25 @@ def test_the_coda_reads_in_two_forms() -> None:
 def test_the_order_of_levels_and_further_ones_do_not_matter() -> None:
     head, context = make_case()
     start = head.initial_state(3, torch.Generator().manual_seed(0))
-    expected = head(context, depth=4, initial_state=start).actions
-    head.use(uncompiled(head, context))
+    expected = Engine(head).predict(context, stop=4, initial_state=start).actions
+    engine = uncompiled(head, context)
     vision, latents = (
         {"unread": torch.zeros(3, 1, 1), **dict(reversed(kind.items()))}
         for kind in (context.vision, context.latents)
     )
-    found = head(Context(vision, latents, context.proprio), depth=4, initial_state=start).actions
+    found = engine.predict(Context(vision, latents, context.proprio), stop=4, initial_state=start).actions
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("change", ["tokens", "width", "batch"])
 def test_features_of_other_sizes_are_refused(change: str) -> None:
     head, context = make_case()
-    head.use(uncompiled(head, context))
+    engine = uncompiled(head, context)
     vision = context.vision["middle"]
     wrong = {"tokens": vision[:, :5], "width": vision[..., :8], "batch": vision[:1]}[change]
     other = Context({**context.vision, "middle": wrong}, context.latents, context.proprio)
     with pytest.raises(InputError, match=r"compiled for vision\.middle of shape \(3, 60, 16\), the context"):
-        head(other, depth=1)
+        engine.predict(other, stop=1)
 
 
 def test_a_difference_that_is_no_number_is_not_small() -> None:
@@ -125,7 +134,7 @@ def test_a_difference_that_is_no_number_is_not_small() -> None:
         )
         for number in (0.0, torch.nan)
     )
-    check = compile_module._check(Stop.fixed(1), [good, bad], [good, good])
+    check = export_aoti.compare(Stop.fixed(1), [good, bad], [good, good])
     with pytest.raises(RDVLAError, match="does not act as the policy"):
         check.require()
 
@@ -135,13 +144,30 @@ def test_a_whole_export_is_loaded_part_by_part(tmp_path: Path, monkeypatch: pyte
     written(tmp_path / "export", head, context)
     loaded: list[str] = []
     monkeypatch.setattr(torch._inductor, "aoti_load_package", loaded.append)
-    monkeypatch.setattr(skinny, "register", lambda library: loaded.append(str(library)))
-    load_compiled(head, tmp_path / "export")
+    monkeypatch.setattr(gemv, "register", lambda library: loaded.append(str(library)))
+    engine = load_compiled(head, tmp_path / "export")
     assert loaded[0] == str(tmp_path / "export" / KERNEL)  # first: the others use it
     assert sorted(loaded) == sorted(
         str(path) for path in (tmp_path / "export").iterdir() if path.name != NAME
     )
-    assert head.optimized
+    assert engine.is_compiled
+
+
+def test_the_kernel_of_an_older_export_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, context = make_case()
+    folder = tmp_path / "export"
+    written(folder, head, context)
+    (folder / KERNEL).rename(folder / FORMER_KERNEL)
+    content = json.loads((folder / NAME).read_text())
+    content["files"][FORMER_KERNEL] = content["files"].pop(KERNEL)
+    (folder / NAME).write_text(json.dumps(content))
+    registered: list[Path] = []
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: path)
+    monkeypatch.setattr(gemv, "register", registered.append)
+    assert load_compiled(head, folder).is_compiled
+    assert registered == [folder / FORMER_KERNEL]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +218,7 @@ def test_damaged_exports_are_not_loaded(tmp_path: Path, monkeypatch: pytest.Monk
         "changed": r"iterate\.pt2 is damaged or was changed",
         "missing": r"iterate\.pt2 is missing",
         "unlisted": r"lacks iterate\.pt2",
-        "no kernel": r"lacks skinny\.so",
+        "no kernel": r"lacks gemv\.so",
         "no description": r"holds no compiled\.json",
         "format": "is not of a head made by",
         "schema": "has schema x, this version",
@@ -237,7 +263,6 @@ def _refused(monkeypatch: pytest.MonkeyPatch, head: RecurrentDepthHead, folder: 
         raise AssertionError(f"{path} was loaded")
 
     monkeypatch.setattr(torch._inductor, "aoti_load_package", never)
-    monkeypatch.setattr(skinny, "register", never)
+    monkeypatch.setattr(gemv, "register", never)
     with pytest.raises(RDVLAError, match=message):
         load_compiled(head, folder)
-    assert not head.optimized
