@@ -1,11 +1,12 @@
-"""What thinking costs: N tokens of text against r iterations of the head, behind one and the same backbone.
+"""What thinking costs: N tokens of text against r iterations of the head, behind the same backbone.
 
     python -m benchmarks.reasoning --size paper --dtype bfloat16 --output runs/bench/reasoning.json
 
-Batch 1, random weights (the time does not depend on them). Every timing of text goes from prompt embeddings
-that lie ready (images are encoded) to the hidden states of the latents, with keys and values cached and the
-likeliest token taken; what N tokens cost is that minus the same without text, taken in the same round. Every
-timing of the head goes from those hidden states to the normalised action chunk.
+Batch 1, random weights (the time does not depend on them).
+
+Text is timed from prompt embeddings (images are encoded) to the hidden states of the latents, with keys and
+values cached and the likeliest token taken. N tokens cost that time minus the time without text in the same
+round. The head is timed from those hidden states to the normalised action chunk.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DEPTHS = (1, 8, 32)  # r
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of a backbone's language model, its prompt, and the head behind it."""
+    """Sizes of a backbone's language model, its prompt, and the head that follows."""
 
     width: int  # D
     feedforward: int  # inner width of the language model's layers
@@ -58,7 +59,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Query:
-    """One observation on its way: what the language model reads, and what reads after it."""
+    """An observation on its way: inputs of the language model, and the head that follows."""
 
     reader: LanguageReader
     prompt: Prompt
@@ -68,19 +69,19 @@ class Query:
     initial_state: Tensor  # (1, K, D)
 
     def read(self) -> None:
-        """Prompt and latents, no text."""
+        """Run the language model over prompt and latents, without text."""
         none = torch.zeros(1, 0, dtype=torch.int64)
         with torch.no_grad():
             self.reader.read(self.prompt, tokens=none, latents=self.latents)
 
     def reason(self, tokens: int) -> Reasoning:
-        """Prompt, text and latents."""
+        """Run the language model over the prompt, generated text and latents."""
         reasoning = self.reader.reason(self.prompt, at_most=tokens)
         self.reader.finish(self.prompt, reasoning, self.latents)
         return reasoning
 
     def iterate(self, depth: int) -> Tensor:
-        """The head's actions after `depth` iterations."""
+        """Return the head's actions after `depth` iterations, (1, K, A)."""
         actions: Tensor = self.engine.predict(
             self.context, stop=depth, initial_state=self.initial_state
         ).actions
@@ -90,7 +91,7 @@ class Query:
 def build(size: Size, dtype: torch.dtype) -> Query:
     """Make a query of random weights and features."""
     torch.manual_seed(0)
-    reader = _reader(size, dtype)
+    reader = make_reader(size, dtype)
     levels = reader.layers
     config = RecurrentConfig(
         hidden_dim=size.width,
@@ -117,7 +118,8 @@ def build(size: Size, dtype: torch.dtype) -> Query:
     )
 
 
-def _reader(size: Size, dtype: torch.dtype) -> LanguageReader:
+def make_reader(size: Size, dtype: torch.dtype) -> LanguageReader:
+    """Make a language model of random weights."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
@@ -135,12 +137,12 @@ def _reader(size: Size, dtype: torch.dtype) -> LanguageReader:
 
 
 def cache_bytes(reasoning: Reasoning) -> int:
-    """Bytes of the keys and values that a query has kept."""
+    """Return the bytes of the keys and values that a query has kept."""
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in reasoning.cache.layers)
 
 
 def measure(query: Query, *, tokens: Sequence[int], depths: Sequence[int], rounds: int) -> dict[str, Any]:
-    """Time text and iterations in turn, and count what they keep in memory."""
+    """Time text and iterations in turn, and count the memory that they keep."""
     candidates: dict[str, Callable[[], object]] = {"no text": query.read}
     candidates |= {f"text {n}": lambda n=n: query.reason(n) for n in tokens}  # type: ignore[misc]
     candidates |= {f"depth {r}": lambda r=r: query.iterate(r) for r in depths}  # type: ignore[misc]
@@ -171,8 +173,8 @@ def _row(name: str, count: int, samples: Sequence[float], **numbers: int) -> dic
 
 
 def _memory(query: Query, tokens: int, cache: int) -> dict[str, int]:
-    places = query.prompt.length + tokens + query.latents.shape[1]
-    return {"cache_bytes": cache, "cache_bytes_of_tokens": cache // places * tokens}
+    length = query.prompt.length + tokens + query.latents.shape[1]
+    return {"cache_bytes": cache, "cache_bytes_of_tokens": cache // length * tokens}
 
 
 def _ratio(text: Sequence[float], head: Sequence[float]) -> Spread:

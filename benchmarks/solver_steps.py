@@ -25,7 +25,7 @@ from rdvla.files import write_json
 from rdvla.heads import RecurrentDepthHead
 from rdvla.heads.recurrent.model import EncodedContext
 from rdvla.policy import RDVLAPolicy
-from rdvla.training.samples import observe, open_samples, spread_rows
+from rdvla.training.samples import observe, open_samples, spread_frames
 
 DELTA, MAX_DEPTH, FINAL_DEPTH = 1e-3, 32, 64
 Step = Callable[[list[Tensor], list[Tensor]], Tensor]  # states and what f made of them -> the next state
@@ -102,7 +102,7 @@ def measure(policy: RDVLAPolicy, dataset: str, *, samples: int, batch: int = 32)
     """Every step on the same samples."""
     head = recurrent(policy.head)
     data = open_samples(policy, dataset, camera_names={}, resize=False)
-    rows = spread_rows(data, at_most=samples)
+    rows = spread_frames(data, at_most=samples)
     found: dict[str, list[Tensor]] = {name: [] for name in STEPS}
     for first in range(0, len(rows), batch):
         part = rows[first : first + batch]

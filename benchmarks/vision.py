@@ -5,7 +5,7 @@
 Random weights of the published sizes in bfloat16, batch 1, two cameras of 256 pixels, a prompt of 40 tokens;
 the head runs 8 iterations, as it is after loading and compiled. Besides the parts: the cameras encoded one
 after another instead of in one batch, and a language model of which only the lower half is read, which then
-has no other (the paper reads layers 12 and 24 of 24).
+has no layer above (published policies read the states after layers 11 and 23 of 24).
 """
 
 from __future__ import annotations

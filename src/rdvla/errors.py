@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class RDVLAError(Exception):
@@ -28,7 +30,49 @@ class MissingExtraError(RDVLAError, ImportError):
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """Return the error for an optional `package` that is missing; `extra` of rdvla brings it."""
-    return MissingExtraError(f"{package} is not installed: pip install 'rdvla[{extra}]'")
+    return MissingExtraError(f"{package} is not installed: {_install_command(extra)}", name=package)
+
+
+@contextmanager
+def optional(extra: str) -> Iterator[None]:
+    """Guard imports of optional packages: a missing one names the `extra` of rdvla that brings it.
+
+    Of nested guards the outermost decides: whoever trains needs `train`, not just `data`.
+
+    Raises:
+        MissingExtraError: the body imports a package that is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "rdvla"):
+            raise
+        raise missing_extra(package, extra) from error
+    except MissingExtraError as error:
+        raise missing_extra(error.name or "a package", extra) from error
+
+
+def _install_command(extra: str) -> str:
+    """Say how to install an extra, depending on where this rdvla came from."""
+    folder = Path(__file__).resolve().parents[2]
+    if (folder / "pyproject.toml").is_file() and (folder / "src" / "rdvla").is_dir():
+        return f"run pip install -e '.[{extra}]' in {folder}"
+    return f"pip install '{_source() or 'rdvla'}[{extra}]'"
+
+
+def _source() -> str | None:
+    """Return the folder or wheel that rdvla was installed from; None for one from an index."""
+    import json  # here, as few runs come so far
+    from importlib import metadata
+    from urllib.parse import unquote
+
+    try:
+        recorded = metadata.distribution("rdvla").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None
+    url = "" if recorded is None else str(json.loads(recorded).get("url", ""))
+    return unquote(url.removeprefix("file://")) if url.startswith("file://") else None
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

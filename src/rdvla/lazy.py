@@ -17,11 +17,16 @@ import ast
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.abc import InspectLoader
 from typing import Any
 
+from rdvla.errors import optional
 
-def load_lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+
+def load_lazily(
+    package: str, *, extra: str | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` (PEP 562) for a package with its imports under `if TYPE_CHECKING:`.
 
     Read the imports from the package's source, so no second list can disagree. Import a name on first use and
@@ -29,6 +34,7 @@ def load_lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[s
 
     Args:
         package: `__name__` of the package that calls.
+        extra: extra of rdvla that the package needs; a missing package's error then names it.
 
     Raises:
         ImportError: the package's source is not available.
@@ -44,7 +50,8 @@ def load_lazily(package: str) -> tuple[Callable[[str], Any], Callable[[], list[s
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home, original = homes[name]
-        value = getattr(importlib.import_module(home), original)
+        with optional(extra) if extra else nullcontext():
+            value = getattr(importlib.import_module(home), original)
         setattr(module, name, value)
         return value
 

@@ -175,7 +175,7 @@ def unending(backbone: HuggingFaceBackbone) -> HuggingFaceBackbone:
 def test_the_words_are_those_of_greedy_generation(folders: dict[str, str], name: str) -> None:
     backbone, images = unending(build(folders[name], reasoning_tokens=5)), make_images(2)
     with torch.no_grad():
-        prompt = backbone._prompt(backbone.prepare(images, SENTENCES))
+        prompt = backbone.embed_prompt(backbone.prepare(images, SENTENCES))
         tokens = backbone.reader.reason(prompt, at_most=5).tokens
     model = published(folders[name])
     for row, sentence in enumerate(SENTENCES):
@@ -207,7 +207,7 @@ def test_a_sample_that_has_said_enough_is_silent(folders: dict[str, str]) -> Non
     """The second sample's first word ends its text: it goes on as if there were no reasoning."""
     backbone, images = unending(build(folders["smolvlm"], reasoning_tokens=3)), make_images(2)
     with torch.no_grad():
-        prompt = backbone._prompt(backbone.prepare(images, SENTENCES))
+        prompt = backbone.embed_prompt(backbone.prepare(images, SENTENCES))
         first, second = backbone.reader.reason(prompt, at_most=3).tokens.tolist()
         if second[0] in first:
             pytest.fail("the two samples must say different things for this test to mean something")

@@ -86,7 +86,7 @@ def test_a_model_without_linear_layers_is_refused() -> None:
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingExtraError, match=r"rdvla\[lora\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[lora\]'"):
         adapted()
     adapted("none")
 

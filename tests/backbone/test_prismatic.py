@@ -12,20 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from rdvla.backbone import LanguageConfig, LoraSettings, PrismaticBackbone, PrismaticConfig
-from rdvla.backbone.prismatic.prompt import PADDING, PROMPT
+from rdvla.backbone import LoraSettings, PrismaticBackbone, PrismaticConfig
+from rdvla.backbone.prismatic.prompt import PADDING
 from rdvla.errors import ConfigError
 from rdvla.heads import RecurrentConfig
 from rdvla.policy import PolicyConfig
 from tests.support import prismatic_reference as reference
 from tests.support.closeness import assert_same_up_to_rounding
 from tests.support.published_checkpoint import (
+    BACKBONE,
     DINOV2,
     HEADS,
     KV_HEADS,
     LATENTS,
     LAYERS,
-    MLP_WIDTH,
     SIGLIP,
     VOCABULARY,
     WIDTH,
@@ -40,18 +40,13 @@ SENTENCES = (
     "open the top drawer of the cabinet and put the bowl inside",
     "push it",
 )
-CONFIG = PrismaticConfig(
-    dinov2=DINOV2, siglip=SIGLIP, levels=(0, 2, LAYERS), latents=LATENTS, dtype="float32", crop_area=1.0,
-    language=LanguageConfig(
-        vocab_size=VOCABULARY, width=WIDTH, mlp_width=MLP_WIDTH, layers=LAYERS, heads=HEADS,
-        key_value_heads=KV_HEADS,
-    ),
-)  # fmt: skip
 # Products that follow each other: six in each block of the image encoders and of the language model (queries
 # and keys, scores, values, output, two of the feed-forward part), three of the projector. The longest sums
 # are the projector's, over four times the width of both encoders, and attention over the sequence.
 PRODUCTS = 6 * (max(DINOV2.depth, SIGLIP.depth) - 1 + LAYERS) + 3
-LONGEST_SUM = max(4 * (DINOV2.width + SIGLIP.width), CONFIG.max_prompt_tokens + 2 * DINOV2.patches + LATENTS)
+LONGEST_SUM = max(
+    4 * (DINOV2.width + SIGLIP.width), BACKBONE.max_prompt_tokens + 2 * DINOV2.patches + LATENTS
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +56,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build(tokenizer: Path, config: PrismaticConfig = CONFIG) -> PrismaticBackbone:
+def build(tokenizer: Path, config: PrismaticConfig = BACKBONE) -> PrismaticBackbone:
     """With large random weights: small ones would hide mistakes behind the residual stream."""
     torch.manual_seed(0)
     backbone = config.make()
@@ -84,29 +79,6 @@ def published_weights(backbone: PrismaticBackbone) -> dict[str, Tensor]:
     return weights
 
 
-def expected_patches(weights: dict[str, Tensor], images: Tensor) -> Tensor:
-    """(cameras, H, W, 3) uint8 -> (M, D)."""
-    patches = []
-    for image in images.double() / 255:
-        encoded = []
-        for prefix, config in (("featurizer", DINOV2), ("fused_featurizer", SIGLIP)):
-            mean, std = (torch.tensor(values, dtype=torch.float64) for values in (config.mean, config.std))
-            pixels = ((image - mean) / std).permute(2, 0, 1)
-            name = f"vision_backbone.{prefix}"
-            encoded.append(
-                reference.encode_image(weights, name, pixels, heads=config.heads, depth=config.depth)
-            )
-        patches.append(reference.project(weights, torch.cat(encoded, dim=-1)))
-    return torch.cat(patches)
-
-
-def prompt_of(backbone: PrismaticBackbone, sentence: str) -> list[int]:
-    assert backbone.prompt_tokenizer is not None
-    text = PROMPT.replace("{instruction}", sentence.lower())
-    ids: list[int] = backbone.prompt_tokenizer.tokenizer(text)["input_ids"]
-    return ids
-
-
 def features(backbone: PrismaticBackbone, images: Tensor, sentences: Sequence[str]) -> dict[str, Tensor]:
     with torch.no_grad():
         return backbone.features(backbone.frozen_inputs(images, sentences)).flatten()
@@ -118,17 +90,18 @@ def test_features_are_those_of_an_independent_computation(
     tokenizer: Path, attention: str, cameras: int
 ) -> None:
     """Encoders, projector, sequence, language model and both slices, for prompts of different lengths."""
-    backbone = build(tokenizer, replace(CONFIG, attention=attention))  # type: ignore[arg-type]
+    backbone = build(tokenizer, replace(BACKBONE, attention=attention))  # type: ignore[arg-type]
     weights = published_weights(backbone)
     images = make_images(3, cameras=cameras, size=SIZE)
     out = features(backbone, images, SENTENCES)
-    assert len({len(prompt_of(backbone, sentence)) for sentence in SENTENCES}) == 3
+    assert len({len(reference.prompt_of(backbone, sentence)) for sentence in SENTENCES}) == 3
     for row, sentence in enumerate(SENTENCES):
+        patches = reference.encode_cameras(weights, images[row], encoders=(DINOV2, SIGLIP))
         expected = reference.context(
-            weights, expected_patches(weights, images[row]), prompt_of(backbone, sentence),
+            weights, patches, reference.prompt_of(backbone, sentence),
             layers=LAYERS, heads=HEADS, key_value_heads=KV_HEADS, bidirectional=attention == "bidirectional",
         )  # fmt: skip
-        for level in CONFIG.levels:
+        for level in BACKBONE.levels:
             for name, value in zip(("vision", "latents"), expected[level], strict=True):
                 actual = out[f"{name}/{level}"][row]
                 torch.testing.assert_close(actual, value.float(), atol=2e-5, rtol=2e-4)
@@ -136,7 +109,7 @@ def test_features_are_those_of_an_independent_computation(
 
 def test_layers_above_the_last_level_do_not_exist_and_are_not_missed(tokenizer: Path) -> None:
     whole = build(tokenizer)
-    short = replace(CONFIG, levels=(2,)).make()
+    short = replace(BACKBONE, levels=(2,)).make()
     kept = {name: value for name, value in whole.state_dict().items() if name in short.state_dict()}
     short.load_state_dict(kept)
     short.load_tokenizer_from(tokenizer)  # type: ignore[attr-defined]
@@ -151,7 +124,7 @@ def test_layers_above_the_last_level_do_not_exist_and_are_not_missed(tokenizer: 
 
 
 def test_nothing_of_a_vocabularys_size_but_the_embeddings() -> None:
-    shapes = {name: parameter.shape for name, parameter in CONFIG.make().named_parameters()}
+    shapes = {name: parameter.shape for name, parameter in BACKBONE.make().named_parameters()}
     assert [name for name, shape in shapes.items() if VOCABULARY in shape] == [
         "published.language_model.embed_tokens.weight"
     ]
@@ -159,7 +132,7 @@ def test_nothing_of_a_vocabularys_size_but_the_embeddings() -> None:
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_a_sample_does_not_see_its_batch(tokenizer: Path, attention: str) -> None:
-    backbone = build(tokenizer, replace(CONFIG, attention=attention))  # type: ignore[arg-type]
+    backbone = build(tokenizer, replace(BACKBONE, attention=attention))  # type: ignore[arg-type]
     images = make_images(3, size=SIZE)
     together = features(backbone, images, SENTENCES)
     for row, sentence in enumerate(SENTENCES):
@@ -170,7 +143,7 @@ def test_a_sample_does_not_see_its_batch(tokenizer: Path, attention: str) -> Non
 def test_bidirectional_attention_is_another_model(tokenizer: Path) -> None:
     images = make_images(1, size=SIZE)
     causal, both = (
-        features(build(tokenizer, replace(CONFIG, attention=kind)), images, SENTENCES[:1])  # type: ignore[arg-type]
+        features(build(tokenizer, replace(BACKBONE, attention=kind)), images, SENTENCES[:1])  # type: ignore[arg-type]
         for kind in ("causal", "bidirectional")
     )
     assert torch.equal(causal["vision/0"], both["vision/0"])
@@ -199,7 +172,7 @@ def test_image_features_are_prepared_and_only_latents_are_trained(tokenizer: Pat
 def test_lora_starts_from_the_published_model(tokenizer: Path, where: str) -> None:
     pytest.importorskip("peft")
     base = build(tokenizer)
-    tuned = PrismaticBackbone(replace(CONFIG, lora=LoraSettings(where=where, rank=2, alpha=4)))  # type: ignore[arg-type]
+    tuned = PrismaticBackbone(replace(BACKBONE, lora=LoraSettings(where=where, rank=2, alpha=4)))  # type: ignore[arg-type]
     tuned.take_over(base)
     images = make_images(2, size=SIZE)
     expected = features(base, images, SENTENCES[:2])
@@ -231,9 +204,9 @@ def test_gradient_checkpointing_changes_no_gradient(tokenizer: Path) -> None:
     pytest.importorskip("peft")
     lora = LoraSettings(where="all", rank=2, alpha=4)
     gradients = []
-    plain = build(tokenizer, replace(CONFIG, lora=lora))
+    plain = build(tokenizer, replace(BACKBONE, lora=lora))
     for active in (False, True):
-        backbone = PrismaticBackbone(replace(CONFIG, lora=lora, gradient_checkpointing=active))
+        backbone = PrismaticBackbone(replace(BACKBONE, lora=lora, gradient_checkpointing=active))
         backbone.take_over(plain)
         calls = count_forwards(backbone)
         prepared = backbone.frozen_inputs(make_images(2, size=SIZE), SENTENCES[:2])
@@ -247,7 +220,7 @@ def test_gradient_checkpointing_changes_no_gradient(tokenizer: Path) -> None:
 
 def test_bfloat16_is_close_and_keeps_the_latents_precise(tokenizer: Path) -> None:
     exact = build(tokenizer)
-    half = PrismaticBackbone(replace(CONFIG, dtype="bfloat16"))
+    half = PrismaticBackbone(replace(BACKBONE, dtype="bfloat16"))
     half.take_over(exact)
     assert half.latents.dtype == torch.float32
     assert half.published.language_model.rotary_emb.inv_freq.dtype == torch.float32
@@ -307,7 +280,7 @@ def test_every_published_tensor_that_is_read_has_a_place(tokenizer: Path) -> Non
 
 
 def test_without_a_tokenizer_the_message_says_what_to_do(tmp_path: Path) -> None:
-    backbone = PrismaticBackbone(CONFIG)
+    backbone = PrismaticBackbone(BACKBONE)
     with pytest.raises(ConfigError, match="has no tokenizer: load a policy folder"):
         backbone.prepare(make_images(1, size=SIZE), ["push it"])
     with pytest.raises(ConfigError, match="holds no tokenizer"):
@@ -315,12 +288,12 @@ def test_without_a_tokenizer_the_message_says_what_to_do(tmp_path: Path) -> None
 
 
 def test_a_tokenizer_of_another_model_is_refused(tokenizer: Path, tmp_path: Path) -> None:
-    small = replace(CONFIG, language=replace(CONFIG.language, vocab_size=100))
+    small = replace(BACKBONE, language=replace(BACKBONE.language, vocab_size=100))
     with pytest.raises(ConfigError, match="knows 100 tokens"):
         PrismaticBackbone(small).load_tokenizer_from(tokenizer)
     save_tiny_bert(tmp_path)
     with pytest.raises(ConfigError, match="splits texts in another way"):
-        PrismaticBackbone(CONFIG).load_tokenizer_from(tmp_path)
+        PrismaticBackbone(BACKBONE).load_tokenizer_from(tmp_path)
 
 
 def edited_tokenizer(source: Path, target: Path, **changes: object) -> Path:
@@ -342,7 +315,7 @@ def test_a_tokenizer_that_transformers_would_change_or_cannot_read_is_refused(
     tokenizer: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        PrismaticBackbone(CONFIG).load_tokenizer_from(edited_tokenizer(tokenizer, tmp_path, **changes))
+        PrismaticBackbone(BACKBONE).load_tokenizer_from(edited_tokenizer(tokenizer, tmp_path, **changes))
 
 
 def test_a_tokenizer_without_chat_tokens_is_refused(tokenizer: Path, tmp_path: Path) -> None:
@@ -351,7 +324,7 @@ def test_a_tokenizer_without_chat_tokens_is_refused(tokenizer: Path, tmp_path: P
     kept = {name: value for name, value in config.items() if "special" not in name and "added" not in name}
     (folder / "tokenizer_config.json").write_text(json.dumps(kept))
     with pytest.raises(ConfigError, match=r"splits '<\|im_start\|>' into \d+ tokens"):
-        PrismaticBackbone(CONFIG).load_tokenizer_from(folder)
+        PrismaticBackbone(BACKBONE).load_tokenizer_from(folder)
 
 
 @pytest.mark.parametrize("sentence", ["", "  ", "put it there " * 40])
@@ -363,7 +336,7 @@ def test_instructions_of_impossible_length_are_refused(tokenizer: Path, sentence
 def test_a_head_must_read_levels_that_the_backbone_yields() -> None:
     head = RecurrentConfig(hidden_dim=WIDTH, num_heads=2, prelude=(1,), core=(2,), coda=())
     with pytest.raises(ConfigError, match=r"the head reads the level 1, backbone\.levels are \[0, 2, 4\]"):
-        PolicyConfig(backbone=CONFIG, head=head)
+        PolicyConfig(backbone=BACKBONE, head=head)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +357,7 @@ def test_a_head_must_read_levels_that_the_backbone_yields() -> None:
 )
 def test_impossible_configurations_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        replace(CONFIG, **change)  # type: ignore[arg-type]
+        replace(BACKBONE, **change)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_rows(capsys: pytest.CaptureFixture[str]):
 def test_heads_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(benchmark, "plain_loop", lambda head, *_args, **_kwargs: torch.ones(1, 8, 7))
     head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
-    runs = {"eager fp32": paths.eager(head)}
+    runs = {"eager fp32": paths.PATHS["eager fp32"](head)}
     with pytest.raises(RuntimeError, match="disagrees"):
         benchmark.measure(head, context, state, rule=Stop.fixed(1), runs=runs, rounds=1)
 

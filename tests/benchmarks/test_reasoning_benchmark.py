@@ -33,7 +33,7 @@ def test_it_measures_both_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_paper_size_is_the_papers() -> None:
     size = reasoning.SIZES["paper"]
     with torch.device("meta"):
-        language = reasoning._reader(size, torch.bfloat16)
+        language = reasoning.make_reader(size, torch.bfloat16)
     count = sum(parameter.numel() for parameter in language.language.parameters())
     assert count == pytest.approx(0.494e9, rel=0.01)  # Qwen2.5-0.5B
     assert (size.images, size.latents, language.layers) == (512, 64, (12, 24))

@@ -8,11 +8,11 @@ import torch
 
 from benchmarks import vision
 from rdvla.heads import RecurrentConfig
-from tests.backbone.test_prismatic import CONFIG
+from tests.support.published_checkpoint import BACKBONE
 
 
 def test_the_parts_make_up_the_whole() -> None:
-    config = replace(CONFIG, levels=(2, CONFIG.language.layers))
+    config = replace(BACKBONE, levels=(2, BACKBONE.language.layers))
     head = RecurrentConfig(hidden_dim=16, num_heads=2, context_dim=config.language.width)
     with torch.no_grad():
         calls = vision.calls(config, head)

@@ -38,9 +38,9 @@ def everything(root: Path) -> dict[str, object]:
     return {
         "actions": dataset.actions(dataset.sample_index).numpy(),
         "state": dataset.state(dataset.sample_index).numpy(),
-        "images": dataset.images(range(dataset.num_rows))["front"].numpy(),
+        "images": dataset.images(range(dataset.num_frames))["front"].numpy(),
         "statistics": dataset.statistics,
-        "instructions": dataset.instructions(range(dataset.num_rows)),
+        "instructions": dataset.instructions(range(dataset.num_frames)),
     }
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from rdvla.data import EpisodeDataset
-from rdvla.data.pixels import RGBConverter, decode_picture
+from rdvla.data.decoding import ImageConverter, decode_picture
 from rdvla.errors import ConfigError, DatasetError
 from tests.support.loopback_hub import serve_hub
 from tests.support.published_datasets import (
@@ -42,11 +42,11 @@ def opened(root: Path | str, **options: Any) -> EpisodeDataset:
 
 def test_everything_is_read(published: Path) -> None:
     dataset = opened(published)
-    assert (dataset.fps, dataset.num_rows, dataset.num_episodes) == (FPS, sum(LENGTHS), len(LENGTHS))
+    assert (dataset.fps, dataset.num_frames, dataset.num_episodes) == (FPS, sum(LENGTHS), len(LENGTHS))
     assert (dataset.state_dim, dataset.action_dim, dataset.tasks) == (8, 7, list(TASKS))
-    np.testing.assert_array_equal(dataset.state(range(dataset.num_rows)), numbers(8))
+    np.testing.assert_array_equal(dataset.state(range(dataset.num_frames)), numbers(8))
     np.testing.assert_array_equal(dataset.actions([3])[0], numbers(7)[3:7])
-    images = dataset.images(range(dataset.num_rows))
+    images = dataset.images(range(dataset.num_frames))
     for number, camera in enumerate(("agentview", "wrist")):
         difference = np.abs(images[camera].numpy().astype(int) - pictures(number))
         assert difference.mean() < (0.01 if published.name == "image" else 3)
@@ -54,7 +54,7 @@ def test_everything_is_read(published: Path) -> None:
 
 def test_what_is_missing(published: Path) -> None:
     dataset = opened(published)
-    assert len(dataset) == dataset.num_rows  # every image is new
+    assert len(dataset) == dataset.num_frames  # every image is new
     assert dataset.environment_state([0]) is None
     assert dataset.instructions([0, LENGTHS[0]]) == list(TASKS)
     # stats.json has no quantiles, and nothing of the state: both come from the values
@@ -108,7 +108,7 @@ def test_old_versions_name_the_converter(tmp_path: Path) -> None:
 def test_pictures_against_pillow(kind: str) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pictures(0)[0]).save(buffer, kind)
-    found = RGBConverter()(decode_picture(buffer.getvalue())).astype(int)
+    found = ImageConverter()(decode_picture(buffer.getvalue())).astype(int)
     assert np.abs(found - np.asarray(Image.open(buffer))).mean() <= (0 if kind == "PNG" else 2)
 
 
@@ -163,13 +163,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 def test_a_hub_id_takes_the_tag_or_the_main_branch(published: Path, hub: Hub, tmp_path: Path) -> None:
     hub.datasets = {("lerobot/libero", None): published}
-    assert opened("lerobot/libero").num_rows == sum(LENGTHS)
+    assert opened("lerobot/libero").num_frames == sum(LENGTHS)
     assert [revision for revision, _ in hub.asked] == ["v3.0", None, None]
     hub.datasets = {("lerobot/libero", "v3.0"): published}
-    assert opened("lerobot/libero").num_rows == sum(LENGTHS)
+    assert opened("lerobot/libero").num_frames == sum(LENGTHS)
     hub.datasets = {("lerobot/libero", "fixed/labels"): published}
     joint = opened(f"lerobot/libero@fixed/labels,{published}")
-    assert joint.num_rows == 2 * sum(LENGTHS)
+    assert joint.num_frames == 2 * sum(LENGTHS)
 
 
 def test_a_hub_id_is_opened_over_http(
@@ -179,10 +179,10 @@ def test_a_hub_id_is_opened_over_http(
         folder = served.folder("lerobot/libero", "datasets")
         shutil.copytree(published, folder)
         (folder / "script.py").write_text("raise SystemExit")
-        assert opened("lerobot/libero").num_rows == sum(LENGTHS)
+        assert opened("lerobot/libero").num_frames == sum(LENGTHS)
         assert any("v3.0" in line for line in served.asked)  # it has no such tag
         served.branches.add("v3.0")
-        assert opened("lerobot/libero").num_rows == sum(LENGTHS)
+        assert opened("lerobot/libero").num_frames == sum(LENGTHS)
         assert not any("script.py" in line for line in served.asked)
         with pytest.raises(DatasetError, match="no such dataset, or it is private"):
             opened("lerobot/nothing")
@@ -242,6 +242,6 @@ def test_a_downloaded_dataset_opens_offline(
     with pytest.raises(DatasetError, match="cannot be downloaded"):  # is there a tag by now?
         opened("lerobot/libero")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert opened("lerobot/libero").num_rows == sum(LENGTHS)
+    assert opened("lerobot/libero").num_frames == sum(LENGTHS)
     with pytest.raises(DatasetError, match="cannot be reached"):
         opened("lerobot/another")

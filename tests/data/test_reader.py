@@ -26,12 +26,12 @@ from tests.support.datasets import LENGTHS, STRIDE, make_episode, make_writer
 def test_windows_against_a_loop(dataset_root: Path, episodes: list[Episode], data: st.DataObject) -> None:
     chunk = data.draw(st.integers(1, 30))
     dataset = EpisodeDataset(dataset_root, chunk_size=chunk)
-    rows = data.draw(st.lists(st.integers(0, sum(LENGTHS) - 1), min_size=1, max_size=8))
-    actions, is_pad = dataset.actions(rows), dataset.action_is_pad(rows)
-    back, back_pad = dataset.window("observation.state", rows, [-3, 0])
-    for b, row in enumerate(rows):
-        number, step = next((e, row - sum(LENGTHS[:e])) for e in range(4) if row < sum(LENGTHS[: e + 1]))
-        own = episodes[number].frames
+    frames = data.draw(st.lists(st.integers(0, sum(LENGTHS) - 1), min_size=1, max_size=8))
+    actions, is_pad = dataset.actions(frames), dataset.action_is_pad(frames)
+    back, back_pad = dataset.window("observation.state", frames, [-3, 0])
+    for b, frame in enumerate(frames):
+        number, step = next((e, frame - sum(LENGTHS[:e])) for e in range(4) if frame < sum(LENGTHS[: e + 1]))
+        own = episodes[number].features
         for k in range(chunk):
             inside = step + k < LENGTHS[number]
             np.testing.assert_array_equal(actions[b, k], own["action"][step + k if inside else -1])
@@ -45,7 +45,7 @@ def test_samples_are_the_rows_with_a_new_image(dataset_root: Path) -> None:
     starts = np.cumsum([0, *LENGTHS])
     expected = [r for e in (1, 3) for r in range(starts[e], starts[e + 1], STRIDE)]
     assert dataset.sample_index.tolist() == expected and len(dataset) == len(expected)
-    assert dataset.fresh_rows([1, STRIDE, STRIDE + 3]).tolist() == [0, STRIDE, STRIDE]
+    assert dataset.captured_at([1, STRIDE, STRIDE + 3]).tolist() == [0, STRIDE, STRIDE]
     every = EpisodeDataset(dataset_root, chunk_size=2, only_new_images=False)
     assert len(every) == sum(LENGTHS) and len(every.subset([2])) == LENGTHS[2]
 
@@ -93,7 +93,7 @@ def foreign(dataset_root: Path, root: Path) -> Path:
 def test_foreign_dataset(dataset_root: Path, episodes: list[Episode], tmp_path: Path) -> None:
     dataset = EpisodeDataset(foreign(dataset_root, tmp_path / "other"), chunk_size=3)
     assert len(dataset) == sum(LENGTHS) and dataset.environment_state([0]) is None
-    np.testing.assert_array_equal(dataset.actions([0])[0], episodes[0].frames["action"][:3])
+    np.testing.assert_array_equal(dataset.actions([0])[0], episodes[0].features["action"][:3])
     assert dataset.instructions([0]) == ["do 0"] and dataset.sources[0] == {"seed": 0}
 
 
@@ -136,46 +136,3 @@ def test_errors_say_what_to_do(dataset_root: Path, tmp_path: Path) -> None:
     (root / "meta/info.json").write_text(text)
     with pytest.raises(DatasetError, match=r"v2\.1.*convert_dataset_v21_to_v30"):
         EpisodeDataset(root, chunk_size=2)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"frames": {"action": np.zeros((5, 4), np.float32)}}, "lacks"),
-        ({"task": " "}, "task"),
-        ({"image_index": np.array([0, 2, 3, 4, 5])}, "rise"),
-        ({"image_index": np.zeros(4, int)}, "expected"),
-        ({"source": {"x": float("nan")}}, "JSON"),
-    ],
-)
-def test_episodes_that_do_not_fit(tmp_path: Path, change: dict, message: str) -> None:
-    writer = make_writer(tmp_path / "demos")
-    good = make_episode(0, length=5)
-    with pytest.raises(DatasetError, match=message):
-        writer.add_episode(Episode(**{**good.__dict__, **change}))
-    assert writer.finished() == {}
-
-
-@pytest.mark.parametrize("name", ["shape", "dtype", "value", "length", "unknown", "image"])
-def test_arrays_that_do_not_fit(tmp_path: Path, name: str) -> None:
-    good = make_episode(0, length=5)
-    frames, images = dict(good.frames), dict(good.images)
-    if name == "image":
-        images["front"] = images["front"][:, :16]
-    elif name == "unknown":
-        frames["actoin"] = frames.pop("action")
-    else:
-        action = np.array(frames["action"])
-        action[2, 1] = np.nan if name == "value" else 0
-        frames["action"] = {"shape": action[:, :3], "dtype": action.astype(float), "length": action[1:]}.get(
-            name, action
-        )
-    with pytest.raises(DatasetError, match="front" if name == "image" else "act"):
-        make_writer(tmp_path / "demos").add_episode(
-            Episode(frames=frames, images=images, task="do", image_index=good.image_index)
-        )
-
-
-def test_an_existing_dataset_is_not_overwritten(dataset_root: Path) -> None:
-    with pytest.raises(DatasetError, match="exists already"):
-        make_writer(dataset_root)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,22 +11,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rdvla.data import DatasetWriter, Episode, EpisodeDataset
-from rdvla.data import assemble as assemble_module
-from rdvla.data import video as video_module
-from tests.support.datasets import FPS, LENGTHS, STRIDE, make_episode, make_writer
+from rdvla.data import Episode, EpisodeDataset
+from tests.support.datasets import FPS, LENGTHS, psnr
 
 STATISTICS = {"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"}
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(((a.astype(float) - b.astype(float)) ** 2).mean(), 1e-9)))
-
-
 def test_numbers_and_texts(dataset_root: Path, episodes: list[Episode]) -> None:
     dataset = EpisodeDataset(dataset_root, chunk_size=4)
-    for name in episodes[0].frames:
-        expected = np.concatenate([np.reshape(e.frames[name], (len(e.frames[name]), -1)) for e in episodes])
+    for name in episodes[0].features:
+        expected = np.concatenate(
+            [np.reshape(e.features[name], (len(e.features[name]), -1)) for e in episodes]
+        )
         np.testing.assert_array_equal(dataset.column(name), expected)
     assert dataset.sources == [{"seed": number} for number in range(4)]
     assert dataset.instructions([0, LENGTHS[0]]) == ["do 0", "do 1"]
@@ -37,10 +32,10 @@ def test_numbers_and_texts(dataset_root: Path, episodes: list[Episode]) -> None:
 
 def test_images_are_near_the_originals(dataset_root: Path, episodes: list[Episode]) -> None:
     dataset = EpisodeDataset(dataset_root, chunk_size=4)
-    rows = np.random.default_rng(0).permutation(dataset.num_rows)
-    images = dataset.images(rows)
+    frames = np.random.default_rng(0).permutation(dataset.num_frames)
+    images = dataset.images(frames)
     for camera in ("front", "wrist"):
-        shown = np.concatenate([e.images[camera][e.image_index] for e in episodes])[rows]
+        shown = np.concatenate([e.images[camera][e.image_index] for e in episodes])[frames]
         read = images[camera].numpy()
         assert psnr(shown, read) > 38
         marker = (shown.max(-1) == 255) & (shown.min(-1) == 0)
@@ -49,10 +44,10 @@ def test_images_are_near_the_originals(dataset_root: Path, episodes: list[Episod
 
 def test_reading_in_order_gives_the_same_images(dataset_root: Path) -> None:
     dataset = EpisodeDataset(dataset_root, chunk_size=4, cameras=["wrist"])
-    for start in range(0, dataset.num_rows, 5):
-        rows = range(start, min(start + 5, dataset.num_rows))
+    for start in range(0, dataset.num_frames, 5):
+        frames = range(start, min(start + 5, dataset.num_frames))
         opened_anew = EpisodeDataset(dataset_root, chunk_size=4, cameras=["wrist"])
-        np.testing.assert_array_equal(dataset.images(rows)["wrist"], opened_anew.images(rows)["wrist"])
+        np.testing.assert_array_equal(dataset.images(frames)["wrist"], opened_anew.images(frames)["wrist"])
 
 
 def test_lerobot_layout(dataset_root: Path) -> None:
@@ -95,95 +90,10 @@ def check_video_times(root: Path, info: dict, key: str, row: dict, timestamps: l
 
 def test_statistics_are_exact(dataset_root: Path, episodes: list[Episode]) -> None:
     stats = EpisodeDataset(dataset_root, chunk_size=1).statistics
-    actions = np.concatenate([e.frames["action"] for e in episodes]).astype(np.float64)
+    actions = np.concatenate([e.features["action"] for e in episodes]).astype(np.float64)
     np.testing.assert_allclose(stats["action"]["q01"], np.quantile(actions, 0.01, axis=0))
     np.testing.assert_allclose(stats["action"]["std"], actions.std(axis=0))
     pixels = np.concatenate([e.images["front"].reshape(-1, 3) for e in episodes]) / 255
     np.testing.assert_allclose(np.ravel(stats["observation.images.front"]["mean"]), pixels.mean(0), rtol=1e-9)
     np.testing.assert_allclose(np.ravel(stats["observation.images.front"]["std"]), pixels.std(0), rtol=1e-9)
     assert np.shape(stats["observation.images.front"]["q99"]) == (3, 1, 1)
-
-
-def test_append_gives_what_writing_at_once_gives(dataset_root: Path, tmp_path: Path) -> None:
-    root = tmp_path / "demos"
-    writer = make_writer(root)
-    for number in range(2):
-        writer.add_episode(make_episode(number))
-    writer.finalize()
-    writer = DatasetWriter.append(root)
-    for number in range(2, 4):
-        writer.add_episode(make_episode(number))
-    writer.finalize()
-    one, two = EpisodeDataset(dataset_root, chunk_size=4), EpisodeDataset(root, chunk_size=4)
-    for name in ("action", "timestamp", "index", "episode_index", "task_index"):
-        np.testing.assert_array_equal(one.column(name), two.column(name))
-    np.testing.assert_array_equal(one.images(range(61))["front"], two.images(range(61))["front"])
-    assert one.tasks == two.tasks and one.sources == two.sources
-    for name, entry in one.statistics.items():
-        np.testing.assert_allclose(entry["mean"], two.statistics[name]["mean"], rtol=1e-6)
-    assert (root / "data/chunk-000/file-001.parquet").exists()
-
-
-def test_an_interrupted_append_leaves_the_dataset_and_can_be_done_again(
-    dataset_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "demos"
-    shutil.copytree(dataset_root, root)
-    writer = DatasetWriter.append(root)
-    writer.add_episode(make_episode(5))
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(assemble_module, "write_info", killed)
-        writer.finalize()
-    assert EpisodeDataset(root, chunk_size=2).num_episodes == 4
-    DatasetWriter.append(root).finalize()
-    assert EpisodeDataset(root, chunk_size=2).num_episodes == 5
-
-
-def test_an_interrupted_generation_resumes(tmp_path: Path) -> None:
-    root = tmp_path / "demos"
-    make_writer(root).add_episode(make_episode(2), number=2)
-    half = tmp_path / ".demos.staging/episodes/.000003.dead.tmp"
-    half.mkdir()
-    writer = make_writer(root)
-    assert writer.finished() == {2: {"seed": 2}} and not half.exists()
-    writer.add_episode(make_episode(0), number=0)
-    writer.add_episode(make_episode(1), number=1)
-    assert not root.exists()
-    writer.finalize([0, 2])
-    assert [source["seed"] for source in EpisodeDataset(root, chunk_size=2).sources] == [0, 2]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demos"]
-
-
-def test_files_are_split_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assemble_module, "DATA_FILE_MB", 1e-4)
-    monkeypatch.setattr(assemble_module, "VIDEO_FILE_SECONDS", (LENGTHS[0] + LENGTHS[1]) / FPS)
-    writer = make_writer(tmp_path / "demos")
-    episodes = [make_episode(number) for number in range(4)]
-    for episode in episodes:
-        writer.add_episode(episode)
-    dataset = EpisodeDataset(writer.finalize(), chunk_size=2)
-    assert len(list(dataset.parts[0].root.glob("data/*/*.parquet"))) == 4
-    assert len(list(dataset.parts[0].root.glob("videos/observation.images.front/*/*.mp4"))) == 3
-    shown = np.concatenate([e.images["front"][e.image_index] for e in episodes])
-    assert psnr(shown, dataset.images(range(sum(LENGTHS)))["front"].numpy()) > 38
-    assert (dataset.sample_index[:3] == [0, STRIDE, 2 * STRIDE]).all()
-
-
-def test_episodes_of_another_encoding_get_their_own_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writer = make_writer(tmp_path / "demos")
-    episodes = [make_episode(number) for number in range(4)]
-    for number, episode in enumerate(episodes):
-        if number == 2:  # the generation goes on after an update
-            settings = {name: value for name, value in video_module.ENCODER_OPTIONS.items() if name != "tune"}
-            monkeypatch.setattr(video_module, "ENCODER_OPTIONS", settings)
-        writer.add_episode(episode)
-    dataset = EpisodeDataset(writer.finalize(), chunk_size=2)
-    assert len(list(writer.root.glob("videos/observation.images.front/*/*.mp4"))) == 2
-    shown = np.concatenate([e.images["front"][e.image_index] for e in episodes])
-    assert psnr(shown, dataset.images(range(sum(LENGTHS)))["front"].numpy()) > 38

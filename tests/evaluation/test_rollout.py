@@ -241,9 +241,9 @@ def test_a_real_head_does_not_mind_who_shares_its_batch():
     )
     for rule in ("5", "action_change:1e-3"):
         with torch.no_grad():
-            together = head(
+            together = head.predict(
                 head.context(vision={"late": vision}, latents={"late": latents}, proprio=proprio),
-                depth=parse_stop(rule),
+                stop=parse_stop(rule),
                 initial_state=state,
             )
             for row in range(3):
@@ -251,6 +251,6 @@ def test_a_real_head_does_not_mind_who_shares_its_batch():
                 context = head.context(
                     vision={"late": vision[one]}, latents={"late": latents[one]}, proprio=proprio[one]
                 )
-                alone = head(context, depth=parse_stop(rule), initial_state=state[one])
+                alone = head.predict(context, stop=parse_stop(rule), initial_state=state[one])
                 torch.testing.assert_close(alone.actions[0], together.actions[row], rtol=1e-4, atol=1e-5)
                 assert alone.depth[0] == together.depth[row]

@@ -18,7 +18,6 @@ from rdvla.errors import RDVLAError
 from rdvla.interop import Conversion, load_published_head, write_published
 from rdvla.interop.published_backbone import PUBLISHED_ENCODERS
 from rdvla.policy import RDVLAPolicy
-from tests.backbone.test_prismatic import expected_patches, prompt_of
 from tests.support import prismatic_reference as reference
 from tests.support.converting import MERGED, contents, convert, edit_merged, observe
 from tests.support.published_checkpoint import (
@@ -28,6 +27,7 @@ from tests.support.published_checkpoint import (
     HEADS,
     KV_HEADS,
     LAYERS,
+    SIGLIP,
     STATISTICS_KEY,
     WIDTH,
     Published,
@@ -46,39 +46,30 @@ def test_actions_are_those_of_an_independent_computation(
     observation = observe()
     images = torch.stack([observation.images[camera] for camera in ("agentview", "wrist")], dim=1)
     pixels = policy.backbone.image_transform(images.flatten(0, 1)).unflatten(0, (2, 2))  # type: ignore[no-untyped-call]
+    # The scale that the published processor computes with.
+    mean, std = tuple(DINOV2_SCALE["mean"]), tuple(DINOV2_SCALE["std"])
+    rounded = replace(DINOV2, mean=mean, std=std)  # type: ignore[arg-type]
     head, projector = load_published_head(published.folder)
     entry = json.loads((published.folder / "dataset_statistics.json").read_text())[STATISTICS_KEY]["proprio"]
     low, high = (torch.tensor(entry[name]) for name in ("q01", "q99"))
     state = (2 * (observation.state - low) / (high - low + 1e-8) - 1).clamp(-1, 1)
     initial = policy.initial_state(2, torch.Generator().manual_seed(0)).detach()
-    prediction = policy.predict(observation, depth=4, initial_state=initial)
+    prediction = policy.predict(observation, stop=4, initial_state=initial)
     for row in range(2):
-        patches = published_patches(weights, pixels[row])
+        patches = reference.encode_cameras(weights, pixels[row], encoders=(rounded, SIGLIP))
         pairs = reference.context(
-            weights, patches, prompt_of(policy.backbone, observation.instruction[row]), layers=LAYERS,
-            heads=HEADS, key_value_heads=KV_HEADS, bidirectional=attention == "bidirectional",
+            weights, patches, reference.prompt_of(policy.backbone, observation.instruction[row]),
+            layers=LAYERS, heads=HEADS, key_value_heads=KV_HEADS, bidirectional=attention == "bidirectional",
         )  # fmt: skip
         context = head.context(
             vision={level: vision[None].float() for level, (vision, _) in enumerate(pairs)},
             latents={level: latents[None].float() for level, (_, latents) in enumerate(pairs)},
             proprio=projector(state[row : row + 1]).detach(),
         )
-        expected = head(context, depth=4, initial_state=initial[row : row + 1])
+        expected = head.predict(context, stop=4, initial_state=initial[row : row + 1])
         torch.testing.assert_close(prediction.state[row], expected.state[0], atol=1e-4, rtol=1e-3)
         actions = policy.action_normalizer.unnormalize(expected.actions[0])
         torch.testing.assert_close(prediction.actions[row], actions, atol=1e-3, rtol=1e-3)
-
-
-def published_patches(weights: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-    """As in `test_prismatic`, with the scale that the published processor computes with."""
-    import tests.backbone.test_prismatic as backbone_test
-
-    rounded = replace(DINOV2, mean=tuple(DINOV2_SCALE["mean"]), std=tuple(DINOV2_SCALE["std"]))  # type: ignore[arg-type]
-    before, backbone_test.DINOV2 = backbone_test.DINOV2, rounded
-    try:
-        return expected_patches(weights, images)
-    finally:
-        backbone_test.DINOV2 = before
 
 
 def test_a_saved_policy_loads_and_acts_the_same(converted: tuple[Conversion, Path]) -> None:

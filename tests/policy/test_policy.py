@@ -150,6 +150,7 @@ def test_samples_ask_again_on_their_own(monkeypatch: pytest.MonkeyPatch) -> None
             return self.name
 
     policy.execution = Uneven()
+    policy.reset()
     queries = count_queries(policy, monkeypatch)
     for _ in range(4):  # 1 action for the first sample in every query, 3 for the second
         policy.select_action(observation)

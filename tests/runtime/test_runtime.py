@@ -94,5 +94,5 @@ def test_a_graph_that_onnxruntime_cannot_read(tmp_path: Path) -> None:
 
 def test_a_missing_onnxruntime_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'rdvla\[onnx\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[runtime\]'"):
         Graph(tmp_path / "policy.onnx")

@@ -41,6 +41,7 @@ def test_lerobots_limits_can_be_named():
 
 pytest.importorskip("libero")
 
+from rdvla.simulation.cameras import project  # noqa: E402
 from rdvla.simulation.libero import environment as libero  # noqa: E402
 from rdvla.simulation.libero.problem import task_file  # noqa: E402
 
@@ -149,6 +150,35 @@ def test_a_past_moment_renders_as_it_did_then(env):
     assert any((env.render_cameras()[name] != images[name]).any() for name in images)
 
 
+def stove_rim(rendering):
+    """Brightness of the stove's plate in the overview image, at points around its edge: (36,)."""
+    env = make("libero_goal", "turn_on_the_stove", cameras=["agentview"], image_size=128, rendering=rendering)
+    env.reset(seed=OFFICIAL + 7)
+    model, data = env.simulation_model, env.simulation_data
+    plate = model.geom("flat_stove_1_base_vis").id
+    along = np.linspace(-0.9, 0.9, 18)
+    rim = [np.stack([along, np.full(18, side), np.ones(18)], axis=1) for side in (-0.9, 0.9)]
+    rotation = data.geom_xmat[plate].reshape(3, 3)
+    points = np.concatenate(rim) * model.geom_size[plate] @ rotation.T + data.geom_xpos[plate]
+    found = project(points, libero.CAMERAS["agentview"], model=model, data=data) * [-1, 1]
+    column, row = np.floor((found.T + 1) / 2 * env.image_size).astype(int)
+    image = env.render_cameras()["agentview"]
+    env.close()
+    return image[row, column].mean(axis=1)
+
+
+def test_the_stoves_white_plate_is_as_bright_in_fast_images():
+    """The plate is dark metal that mirrors the wall: without reflections it has 37% of this brightness.
+
+    All that the two renderings compute differently there is multisampling, which mixes a pixel with its
+    neighbours: it moves the single pixels that an edge crosses, and not a mean over the rim.
+    """
+    full, fast = stove_rim("full"), stove_rim("fast")
+    assert full.mean() > 150
+    assert abs(fast.mean() / full.mean() - 1) < 0.03
+    assert (np.abs(fast - full) < 10).mean() > 0.9
+
+
 def test_the_angle_of_a_rotation_is_not_shortened():
     transforms = pytest.importorskip("robosuite.utils.transform_utils")
     for quaternion in np.random.default_rng(0).normal(size=(20, 4)):
@@ -209,7 +239,7 @@ def test_without_the_extra_a_message_says_what_to_install(monkeypatch):
     for module in [name for name in sys.modules if name.split(".")[0] == "libero"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "libero", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'rdvla\[libero\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[libero\]'"):
         make("libero_spatial", BOWL_ON_STOVE)
 
 

@@ -79,15 +79,15 @@ def test_rows_hold_state_before_and_success_after_each_action():
     episode = attempt(LineTask())
     steps = 10 + 4  # to success and after it
     assert episode.task == "move along the line"
-    assert {name: values.shape for name, values in episode.frames.items()} == {
+    assert {name: values.shape for name, values in episode.features.items()} == {
         "observation.state": (steps, 2),
         "observation.environment_state": (steps, 1),
         "observation.environment_keypoints": (steps, 2),
         "action": (steps, 3),
         "next.success": (steps,),
     }
-    np.testing.assert_allclose(episode.frames["observation.state"][:, 0], 0.1 * np.arange(steps), atol=1e-6)
-    np.testing.assert_array_equal(episode.frames["next.success"], np.arange(steps) >= 9)
+    np.testing.assert_allclose(episode.features["observation.state"][:, 0], 0.1 * np.arange(steps), atol=1e-6)
+    np.testing.assert_array_equal(episode.features["next.success"], np.arange(steps) >= 9)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 5])
@@ -105,7 +105,7 @@ def test_noise_disturbs_what_is_executed_and_not_what_is_recorded():
     env = LineTask(max_steps=200)
     episode = attempt(env, noise=NoiseConfig(levels=(0.5,), burst_probability=0.1))
     executed = np.stack(env.executed)
-    np.testing.assert_array_equal(episode.frames["action"], np.tile([1.0, 0.0, 1.0], (len(executed), 1)))
+    np.testing.assert_array_equal(episode.features["action"], np.tile([1.0, 0.0, 1.0], (len(executed), 1)))
     assert np.std(executed[:, 1]) > 0.2
     np.testing.assert_array_equal(executed[:, 2], 1.0)  # the gripper is left alone
     assert np.abs(executed).max() <= 1.0

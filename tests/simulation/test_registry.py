@@ -53,7 +53,7 @@ def test_a_missing_simulator_is_named_with_its_extra(build, monkeypatch):
     for module in [name for name in sys.modules if name.split(".")[0] == "metaworld"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "metaworld", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'rdvla\[metaworld\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '\.\[metaworld\]'"):
         build("metaworld", "push-v3")
 
 

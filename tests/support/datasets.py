@@ -37,7 +37,7 @@ def make_episode(number: int, length: int | None = None) -> Episode:
     steps = LENGTHS[number % len(LENGTHS)] if length is None else length
     image_index = np.arange(steps) // STRIDE
     captures = int(image_index[-1]) + 1
-    frames = {
+    features = {
         "observation.state": rng.normal(size=(steps, 4)).astype(np.float32),
         "observation.environment_state": rng.normal(size=(steps, 3)).astype(np.float32),
         "action": rng.normal(size=(steps, 4)).astype(np.float32),
@@ -48,7 +48,7 @@ def make_episode(number: int, length: int | None = None) -> Episode:
         for c, camera in enumerate(("front", "wrist"))
     }
     return Episode(
-        frames=frames,
+        features=features,
         images=images,
         image_index=image_index,
         task=f"do {number % 2}",
@@ -60,3 +60,8 @@ def make_writer(root: Path) -> DatasetWriter:
     return DatasetWriter.create(
         root, fps=FPS, features=FEATURES, cameras=("front", "wrist"), image_size=32, robot_type="test"
     )
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two images, in dB."""
+    return float(10 * np.log10(255**2 / max(((a.astype(float) - b.astype(float)) ** 2).mean(), 1e-9)))

@@ -12,7 +12,42 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu, layer_norm, silu
 
+from rdvla.backbone import PrismaticBackbone, VisionTransformerConfig
+from rdvla.backbone.prismatic.prompt import PROMPT
+
 Weights = Mapping[str, Tensor]
+
+
+def prompt_of(backbone: PrismaticBackbone, sentence: str) -> list[int]:
+    """Token ids of the published prompt around an instruction."""
+    assert backbone.prompt_tokenizer is not None
+    ids: list[int] = backbone.prompt_tokenizer.tokenizer(PROMPT.replace("{instruction}", sentence.lower()))[
+        "input_ids"
+    ]
+    return ids
+
+
+def encode_cameras(
+    weights: Weights, images: Tensor, *, encoders: Sequence[VisionTransformerConfig]
+) -> Tensor:
+    """(cameras, H, W, 3) uint8 -> (M, D) projected patches, in the precision of the weights.
+
+    Args:
+        weights: under their published names.
+        images: of one sample, as the image encoders take them.
+        encoders: sizes and scale of DINOv2 and SigLIP.
+    """
+    dtype = weights["projector.fc1.weight"].dtype
+    patches = []
+    for image in images.to(dtype) / 255:
+        encoded = []
+        for name, config in zip(("featurizer", "fused_featurizer"), encoders, strict=True):
+            mean, std = (torch.tensor(values, dtype=dtype) for values in (config.mean, config.std))
+            pixels = ((image - mean) / std).permute(2, 0, 1)
+            prefix = f"vision_backbone.{name}"
+            encoded.append(encode_image(weights, prefix, pixels, heads=config.heads, depth=config.depth))
+        patches.append(project(weights, torch.cat(encoded, dim=-1)))
+    return torch.cat(patches)
 
 
 def encode_image(weights: Weights, prefix: str, pixels: Tensor, *, heads: int, depth: int) -> Tensor:

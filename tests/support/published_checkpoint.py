@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rdvla.backbone import LanguageConfig, VisionTransformerConfig
+from rdvla.backbone import LanguageConfig, PrismaticConfig, VisionTransformerConfig
 from rdvla.backbone.prismatic.config import dinov2_large, siglip_so400m
 from rdvla.backbone.prismatic.prompt import PROMPT
 
@@ -29,6 +29,10 @@ WIDTH, LAYERS, HEADS, KV_HEADS, MLP_WIDTH, LATENTS, VOCABULARY = 32, 4, 4, 2, 40
 LANGUAGE = LanguageConfig(
     vocab_size=VOCABULARY, width=WIDTH, mlp_width=MLP_WIDTH, layers=LAYERS, heads=HEADS,
     key_value_heads=KV_HEADS,
+)  # fmt: skip
+BACKBONE = PrismaticConfig(
+    dinov2=DINOV2, siglip=SIGLIP, language=LANGUAGE, levels=(0, 2, LAYERS), latents=LATENTS, dtype="float32",
+    crop_area=1.0,
 )  # fmt: skip
 # What training in bfloat16 left in published processor files: ImageNet's numbers, rounded.
 DINOV2_SCALE = {"mean": [0.484375, 0.455078125, 0.40625], "std": [0.228515625, 0.2236328125, 0.224609375]}

@@ -58,7 +58,7 @@ def _episode(number: int, *, length: int, stride: int) -> Episode:
         column, row = (int((v + 1.5) / 3 * (SIZE - 8)) for v in (x, y))
         images[i, row : row + 8, column : column + 8] = 255
     return Episode(
-        frames={
+        features={
             "observation.state": state.astype(np.float32),
             "observation.environment_state": environment.astype(np.float32),
             "action": action.astype(np.float32),

@@ -1,4 +1,4 @@
-"""Which samples an update sees, how their images are shifted, and which rows are named as not finite."""
+"""Which samples an update sees, how their images are shifted, and which frames are named as not finite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rdvla.errors import ConfigError
 from rdvla.heads import ConstantDepth, LogNormalPoisson
 from rdvla.training.batches import Sampler, depth_distribution, shift_images, step_generator
 from rdvla.training.config import DepthConfig
-from rdvla.training.non_finite import non_finite_rows
+from rdvla.training.non_finite import non_finite_frames
 from tests.support.tiny_training import tiny_batch, tiny_policy
 
 
@@ -19,20 +19,20 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
     first = [sampler.draw(step) for step in (5, 6, 7)]
     again = [sampler.draw(step) for step in (7, 6, 5)][::-1]
     for a, b in zip(first, again, strict=True):
-        assert a.rows.equal(b.rows)
+        assert a.frames.equal(b.frames)
         assert a.depth == b.depth
         assert torch.randn(4, generator=a.generator).equal(torch.randn(4, generator=b.generator))
-    assert not first[0].rows.equal(first[1].rows)
+    assert not first[0].frames.equal(first[1].frames)
     other = Sampler(range(100), batch_size=16, seed=4, depth=ConstantDepth(1))
-    assert not other.draw(5).rows.equal(first[0].rows)
+    assert not other.draw(5).frames.equal(first[0].frames)
     assert step_generator(1, 2).initial_seed() != step_generator(2, 1).initial_seed()
 
 
 def test_sampler_draws_only_given_rows_and_all_of_them() -> None:
-    rows = [3, 5, 8, 13]
-    sampler = Sampler(rows, batch_size=50, seed=0, depth=ConstantDepth(1))
-    assert set(sampler.draw(0).rows.tolist()) == set(rows)
-    with pytest.raises(ConfigError, match="no training rows"):
+    frames = [3, 5, 8, 13]
+    sampler = Sampler(frames, batch_size=50, seed=0, depth=ConstantDepth(1))
+    assert set(sampler.draw(0).frames.tolist()) == set(frames)
+    with pytest.raises(ConfigError, match="no training frames"):
         Sampler([], batch_size=1, seed=0, depth=ConstantDepth(1))
 
 
@@ -61,5 +61,5 @@ def test_shifted_images_are_cut_from_the_bordered_image() -> None:
 def test_rows_that_are_not_finite_are_named() -> None:
     batch = tiny_batch(tiny_policy())
     batch.actions[1, 0, 0] = float("nan")
-    sentences = non_finite_rows(batch, torch.tensor([7, 9, 11]))
-    assert sentences == ["the action is not finite in rows [9]"]
+    sentences = non_finite_frames(batch, torch.tensor([7, 9, 11]))
+    assert sentences == ["the action is not finite in frames [9]"]

@@ -116,15 +116,15 @@ def test_changes_stop_samples_where_the_head_does(trained: tuple[Path, Path]) ->
     folder, dataset = trained
     policy = RDVLAPolicy.from_pretrained(folder)
     data = open_samples(policy, str(dataset), camera_names={}, resize=False)
-    rows = data.sample_index[:6]
-    changes = changes_of(policy, data, rows, DEPTH)
+    frames = data.sample_index[:6]
+    changes = changes_of(policy, data, frames, DEPTH)
     for rule in (
         Stop("action_change", threshold=0.1),
         Stop("latent_change", threshold=0.6),
         Stop("deferred_action_change", threshold=0.1, coda_below=0.65),
     ):
         generator = torch.Generator().manual_seed(0)
-        prediction = policy.predict(observe(data, rows), depth=rule, generator=generator)
+        prediction = policy.predict(observe(data, frames), stop=rule, generator=generator)
         assert changes.stops(rule).tolist() == prediction.depth.tolist()
         assert int(prediction.depth.min()) < DEPTH
 

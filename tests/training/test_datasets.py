@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from rdvla.config import load_config
 from rdvla.data import EpisodeDataset
-from rdvla.data.images import CameraReader
+from rdvla.data.mixture import MixtureImages
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
 from rdvla.training import TrainConfig, Trainer, train
@@ -37,15 +37,15 @@ def pair(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by a number of rows with every call that decodes video."""
+    """Grows by a number of frames with every call that decodes video."""
     calls: list[int] = []
-    read = CameraReader.read
+    read = MixtureImages.read
 
-    def counting(self: CameraReader, *, rows: Any, **others: Any) -> Any:
-        calls.append(len(rows))
-        return read(self, rows=rows, **others)
+    def counting(self: MixtureImages, frames: np.ndarray) -> Any:
+        calls.append(len(frames))
+        return read(self, frames)
 
-    monkeypatch.setattr(CameraReader, "read", counting)
+    monkeypatch.setattr(MixtureImages, "read", counting)
     return calls
 
 
@@ -96,11 +96,13 @@ def test_context_is_computed_from_images_that_were_decoded_before(
     trainer = Trainer(head, console=QUIET)
     assert sum(decoded) == 1
     data, policy = trainer.dataset, trainer.policy
-    rows = data.sample_index[[0, 5, -1]]
+    frames = data.sample_index[[0, 5, -1]]
     expected = policy.frozen_inputs(
-        Observation(images=data.images(rows), state=data.state(rows), instruction=data.instructions(rows))
+        Observation(
+            images=data.images(frames), state=data.state(frames), instruction=data.instructions(frames)
+        )
     )
-    found = trainer.source.batch(torch.from_numpy(rows)).features
+    found = trainer.source.batch(torch.from_numpy(frames)).features
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=2e-3, rtol=2e-3)  # kept in float16
@@ -108,9 +110,9 @@ def test_context_is_computed_from_images_that_were_decoded_before(
 
 def test_images_of_a_batch_are_those_of_the_dataset(pair: str, tmp_path: Path) -> None:
     trainer = Trainer(replace(train_config(Path(), tmp_path / "run"), dataset=pair), console=QUIET)
-    rows = trainer.dataset.sample_index[[3, 0, -1]]
-    found = trainer.source.batch(torch.from_numpy(rows)).features["images"]
-    assert torch.equal(found[:, 0], trainer.dataset.images(rows)["front"])
+    frames = trainer.dataset.sample_index[[3, 0, -1]]
+    found = trainer.source.batch(torch.from_numpy(frames)).features["images"]
+    assert torch.equal(found[:, 0], trainer.dataset.images(frames)["front"])
 
 
 # --- published data ---

@@ -45,8 +45,10 @@ def vlm_train(dataset: Path, output_dir: Path, model: str, **changes: Any) -> Tr
 
 def observe(dataset: Path) -> Observation:
     data = EpisodeDataset(dataset, chunk_size=4)
-    rows = data.sample_index[[0, -1]]
-    return Observation(images=data.images(rows), state=data.state(rows), instruction=data.instructions(rows))
+    frames = data.sample_index[[0, -1]]
+    return Observation(
+        images=data.images(frames), state=data.state(frames), instruction=data.instructions(frames)
+    )
 
 
 def test_what_was_trained_is_saved_and_the_model_only_named(

@@ -10,7 +10,7 @@ import torch
 from rdvla.backbone import CompactBackbone, CompactConfig, Features
 from rdvla.backbone.compact.slots import bilinear_weights
 from rdvla.data import DatasetWriter, Episode
-from rdvla.data.layout import KEYPOINTS
+from rdvla.data.features import KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.policy.losses import LossWeights
 from rdvla.training.batches import BatchSource
@@ -105,14 +105,15 @@ def test_cameras_are_taken_in_the_policys_order(tmp_path: Path) -> None:
         image_size=size,
     )
     keypoints = np.tile(np.array([[0.1, 0.2, 0.3, 0.4]], dtype=np.float32), (length, 1))
-    frames = {n: np.zeros((length, k), dtype=np.float32) for n, k in vectors.items()} | {KEYPOINTS: keypoints}
+    features = {n: np.zeros((length, k), dtype=np.float32) for n, k in vectors.items()}
+    features[KEYPOINTS] = keypoints
     images = {camera: np.zeros((length, size, size, 3), dtype=np.uint8) for camera in cameras}
-    writer.add_episode(Episode(frames=frames, images=images, task="look"), number=0)
+    writer.add_episode(Episode(features=features, images=images, task="look"), number=0)
     writer.finalize()
     dataset = EpisodeDataset(tmp_path / "two", chunk_size=4, cameras=("right", "left"))
 
     class NoFeatures:
-        def get(self, rows: object) -> dict[str, torch.Tensor]:
+        def get(self, frames: object) -> dict[str, torch.Tensor]:
             return {}
 
     source = BatchSource(dataset, NoFeatures(), policy=tiny_policy())  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ def test_a_converted_policy_is_fine_tuned(
     assert any("vision_backbone" in name for name in changed) == (where == "all")
     assert not any("norm" in name or "embed" in name for name in changed)
     data = EpisodeDataset(dataset, chunk_size=4)
-    assert after.predict(observe(data, data.sample_index[:2]), depth=2).actions.shape == (2, 4, 4)
+    assert after.predict(observe(data, data.sample_index[:2]), stop=2).actions.shape == (2, 4, 4)
 
 
 def test_a_converted_policy_brings_the_configuration_to_train_it(converted: Path) -> None:
@@ -88,8 +88,10 @@ def test_a_converted_policy_brings_the_configuration_to_train_it(converted: Path
     assert config.policy == replace(policy, backbone=backbone)
 
 
-def observe(data: EpisodeDataset, rows: np.ndarray) -> Observation:
-    return Observation(images=data.images(rows), state=data.state(rows), instruction=data.instructions(rows))
+def observe(data: EpisodeDataset, frames: np.ndarray) -> Observation:
+    return Observation(
+        images=data.images(frames), state=data.state(frames), instruction=data.instructions(frames)
+    )
 
 
 @pytest.mark.parametrize("truth", ["causal", "bidirectional"])
@@ -102,16 +104,16 @@ def test_the_attention_that_made_the_data_is_found(
     assert isinstance(backbone, PrismaticBackbone)
     before = backbone.config
 
-    def own_actions(rows: np.ndarray) -> torch.Tensor:
+    def own_actions(frames: np.ndarray) -> torch.Tensor:
         present = backbone.config
         backbone.config = replace(before, attention=truth)  # type: ignore[arg-type]
-        initial = fitted.initial_state(len(rows), torch.Generator().manual_seed(0))
-        taken = fitted.predict(observe(data, rows), depth=3, initial_state=initial).actions
+        initial = fitted.initial_state(len(frames), torch.Generator().manual_seed(0))
+        taken = fitted.predict(observe(data, frames), stop=3, initial_state=initial).actions
         backbone.config = present
         return taken
 
     monkeypatch.setattr(data, "actions", own_actions)
-    monkeypatch.setattr(data, "action_is_pad", lambda rows: torch.zeros(len(rows), 4, dtype=torch.bool))
+    monkeypatch.setattr(data, "action_is_pad", lambda frames: torch.zeros(len(frames), 4, dtype=torch.bool))
     losses = compare_attention(fitted, data, samples=10, depth=3)
     other = {"causal": "bidirectional", "bidirectional": "causal"}[truth]
     assert len(losses[truth]) == 10 and losses[truth].max() < 1e-5 and losses[other].mean() > 1e-3
@@ -122,15 +124,15 @@ def test_the_attention_that_made_the_data_is_found(
 def test_losses_leave_out_what_lies_past_an_episodes_end(fitted: RDVLAPolicy, dataset: Path) -> None:
     data = EpisodeDataset(dataset, chunk_size=4)
     losses = compare_attention(fitted, data, samples=len(data), depth=2)["causal"]
-    row = data.sample_index[-1:]
-    exists = ~data.action_is_pad(row)[0]
+    frame = data.sample_index[-1:]
+    exists = ~data.action_is_pad(frame)[0]
     assert 0 < exists.sum() < 4
     start = (len(data) - 1) // 4 * 4  # initial states are drawn by batches of four
     of_batch = data.sample_index[start:]
     initial = fitted.initial_state(len(of_batch), torch.Generator().manual_seed(0))[-1:]
-    taken = fitted.predict(observe(data, row), depth=2, initial_state=initial).actions
+    taken = fitted.predict(observe(data, frame), stop=2, initial_state=initial).actions
     normal = fitted.action_normalizer.normalize
-    expected = (normal(taken) - normal(data.actions(row))).abs()[0][exists].mean()
+    expected = (normal(taken) - normal(data.actions(frame))).abs()[0][exists].mean()
     torch.testing.assert_close(losses[-1], expected, atol=1e-5, rtol=1e-4)
 
 

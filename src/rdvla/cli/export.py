@@ -89,4 +89,4 @@ def _require(package: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(package) is None:
-        raise missing_extra(package, "onnx")
+        raise missing_extra(package, "export")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rdvla.errors import optional
 from rdvla.training.config import TrainConfig
 
 SHORT = "--backbone."
@@ -16,7 +17,8 @@ def run(config: TrainConfig) -> None:
     `--backbone.x` is short for `--policy.backbone.x`, and `--backbone.name_or_path` chooses the backbone
     `huggingface` if neither a type nor a configuration file is given.
     """
-    from rdvla.training import train
+    with optional("train"):
+        from rdvla.training import train
 
     train(config)
 

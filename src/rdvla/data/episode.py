@@ -1,4 +1,4 @@
-"""One demonstration in memory, and the features that every episode of a dataset must have."""
+"""One demonstration in memory, and what every episode of a dataset must have."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.layout import DEFAULT_FEATURES, IMAGE_IS_NEW, Feature, image_key
+from rdvla.data.features import IMAGE_IS_NEW, NUMERIC_DTYPES, Feature
 from rdvla.errors import ConfigError, DatasetError, nearest
 
 CAMERA_NAME = re.compile(r"\w[\w.-]*")
-NUMERIC_DTYPES = ("float32", "float64", "int32", "int64", "uint8", "bool")
+# The writer adds these itself.
+RESERVED_FEATURES = (
+    IMAGE_IS_NEW, "timestamp", "frame_index", "episode_index", "index", "task_index",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,16 +25,16 @@ class Episode:
     """One episode of T control steps.
 
     Attributes:
-        frames: every numeric feature of the dataset, name -> (T, size), or (T,) for a feature of size 1.
+        features: every numeric feature of the dataset, name -> (T, size), or (T,) for a feature of size 1.
         images: camera name ("front") -> (N, H, W, 3) uint8 RGB, the N distinct captures.
-        image_index: (T,) integers into the captures, the same for all cameras: step t shows capture
-            `image_index[t]`. It starts at 0 and rises by 0 or 1; repeats are images held by a camera slower
-            than the control. None: one capture a step.
         task: the natural-language instruction.
+        image_index: (T,) integers into the captures, the same for all cameras: step t shows capture
+            `image_index[t]`. It starts at 0 and rises by 0 or 1; a camera slower than the control holds its
+            image. None: one capture per step.
         source: anything JSON can hold that says where the episode comes from (environment, seed, noise).
     """
 
-    frames: Mapping[str, NDArray[Any]]
+    features: Mapping[str, NDArray[Any]]
     images: Mapping[str, NDArray[np.uint8]]
     task: str
     image_index: NDArray[np.integer[Any]] | None = None
@@ -71,33 +74,19 @@ class DatasetSpec:
         for name, feature in self.features.items():
             _check_feature(name, feature)
 
-    def all_features(self) -> dict[str, Feature]:
-        """Every feature as `info.json` lists them, image and default features included."""
-        height, width = self.image_size
-        video = {
-            image_key(camera): {
-                "dtype": "video",
-                "shape": [height, width, 3],
-                "names": ["height", "width", "channels"],
-            }
-            for camera in self.cameras
-        }
-        numeric = {name: _plain_feature(feature) for name, feature in self.features.items()}
-        held = {IMAGE_IS_NEW: {"dtype": "bool", "shape": [1], "names": None}}
-        return {**video, **numeric, **held, **{name: dict(f) for name, f in DEFAULT_FEATURES.items()}}
-
     def as_json(self) -> dict[str, Any]:
-        """The specification as plain JSON values, as the staging folder keeps it."""
+        """Return the specification as plain JSON values."""
         return {
             "fps": self.fps,
-            "features": {name: _plain_feature(feature) for name, feature in self.features.items()},
+            "features": {name: plain_feature(feature) for name, feature in self.features.items()},
             "cameras": list(self.cameras),
             "image_size": list(self.image_size),
             "robot_type": self.robot_type,
         }
 
 
-def _plain_feature(feature: Feature) -> Feature:
+def plain_feature(feature: Feature) -> dict[str, Any]:
+    """Return a declaration as plain JSON values."""
     names = feature.get("names")
     return {
         "dtype": feature["dtype"],
@@ -107,7 +96,7 @@ def _plain_feature(feature: Feature) -> Feature:
 
 
 def _check_feature(name: str, feature: Feature) -> None:
-    if name in DEFAULT_FEATURES or name == IMAGE_IS_NEW or "/" in name:
+    if name in RESERVED_FEATURES or "/" in name:
         raise ConfigError(
             f"feature {name!r}: the name is reserved (or holds a '/'); the writer adds it itself"
         )
@@ -124,9 +113,9 @@ def _check_feature(name: str, feature: Feature) -> None:
 
 @dataclass(frozen=True)
 class CheckedEpisode:
-    """An episode whose arrays fit the dataset; `frames` are (T, size), `image_index` is (T,) int64."""
+    """An episode whose arrays fit the dataset; features are (T, size), `image_index` is (T,) int64."""
 
-    frames: dict[str, NDArray[Any]]
+    features: dict[str, NDArray[Any]]
     images: dict[str, NDArray[np.uint8]]
     image_index: NDArray[np.int64]
     task: str
@@ -139,21 +128,21 @@ class CheckedEpisode:
 
 
 def check_episode(episode: Episode, spec: DatasetSpec) -> CheckedEpisode:
-    """Compare an episode with the dataset's specification.
+    """Check an episode against the dataset's specification.
 
     Raises:
         DatasetError: naming the feature or camera whose length, shape, dtype or values do not fit.
     """
     if not isinstance(episode.task, str) or not episode.task.strip():
         raise DatasetError(f"an episode needs a task (its instruction as text), got {episode.task!r}")
-    _check_names("frame feature", episode.frames, tuple(spec.features))
+    _check_names("feature", episode.features, tuple(spec.features))
     _check_names("camera", episode.images, spec.cameras)
-    lengths = {name: len(values) for name, values in episode.frames.items()}
+    lengths = {name: len(values) for name, values in episode.features.items()}
     if not lengths or len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise DatasetError(f"an episode needs at least one step and features of equal length, got {lengths}")
     length = next(iter(lengths.values()))
-    frames = {
-        name: _checked_values(name, episode.frames[name], spec.features[name]) for name in spec.features
+    features = {
+        name: _checked_values(name, episode.features[name], spec.features[name]) for name in spec.features
     }
     image_index = _checked_image_index(episode, length)
     images = {}
@@ -161,7 +150,7 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> CheckedEpisode:
         images[camera] = _checked_images(
             camera, episode.images[camera], spec.image_size, int(image_index[-1]) + 1
         )
-    return CheckedEpisode(frames, images, image_index, episode.task, dict(episode.source))
+    return CheckedEpisode(features, images, image_index, episode.task, dict(episode.source))
 
 
 def _check_names(kind: str, given: Mapping[str, Any], expected: tuple[str, ...]) -> None:

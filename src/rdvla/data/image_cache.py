@@ -1,4 +1,4 @@
-"""The images of a dataset, decoded once for everything that is trained on them.
+"""The images of a dataset, decoded once for every policy that trains on them.
 
 Decoding video takes far longer than reading the same pixels from a mapped file. The cache depends on the
 dataset, the cameras, the size of their images and `sample_every` only, so policies of any kind share it.
@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rdvla.data.cache import FeatureCache, Progress
 from rdvla.data.dataset import EpisodeDataset
-from rdvla.data.rows import Rows
+from rdvla.data.feature_cache import FeatureCache, Progress
+from rdvla.data.frames import Frames
 
 KEY = "images"
 
 
 class ImageCache:
-    """Decoded images of the rows that chunks start at (`dataset.sample_index`), as uint8."""
+    """Decoded images of the frames that chunks start at (`dataset.sample_index`), as uint8."""
 
     def __init__(self, dataset: EpisodeDataset, cache: FeatureCache) -> None:
         self._cameras = list(dataset.cameras)
@@ -34,10 +34,10 @@ class ImageCache:
         progress: Progress | None = None,
         in_memory: bool = False,
     ) -> ImageCache:
-        """Open the dataset's images below `directory`, after decoding those that are not there yet.
+        """Open the dataset's images below `directory`, after decoding the missing ones.
 
         Raises:
-            DatasetError: a damaged video, or a damaged file of the cache, which is named.
+            DatasetError: a video or a file of the cache is damaged; it is named.
         """
         cameras = list(dataset.cameras)
         cache = FeatureCache.open_or_build(
@@ -53,14 +53,14 @@ class ImageCache:
 
     @staticmethod
     def exists(dataset: EpisodeDataset, *, directory: Path | str) -> bool:
-        """Whether all of the dataset's images are there."""
+        """Return whether all of the dataset's images are there."""
         return FeatureCache.exists(dataset, dataset.sample_index, key=KEY, directory=directory)
 
-    def stacked(self, rows: Rows) -> Tensor:
-        """(B, cameras, H, W, 3) uint8, the cameras in the dataset's order."""
-        return self._cache.get(rows)[KEY]
+    def stacked(self, frames: Frames) -> Tensor:
+        """Return (B, cameras, H, W, 3) uint8, the cameras in the dataset's order."""
+        return self._cache.get(frames)[KEY]
 
-    def images(self, rows: Rows) -> dict[str, Tensor]:
-        """Camera name -> (B, H, W, 3) uint8, as `EpisodeDataset.images`; a held image as when it was new."""
-        stacked = self.stacked(rows)
-        return {camera: stacked[:, place] for place, camera in enumerate(self._cameras)}
+    def images(self, frames: Frames) -> dict[str, Tensor]:
+        """Return camera name -> (B, H, W, 3) uint8, as `EpisodeDataset.images`."""
+        stacked = self.stacked(frames)
+        return {camera: stacked[:, index] for index, camera in enumerate(self._cameras)}

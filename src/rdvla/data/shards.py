@@ -1,4 +1,4 @@
-"""Feature shards: safetensors files with a checksum of every tensor, read through memory mapping."""
+"""Shards of a feature cache: safetensors files with a checksum per tensor, read through memory mapping."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ HEADER_LIMIT = 1 << 20
 
 
 def write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors of equal first dimension; the file appears whole or not at all."""
+    """Write tensors with equal first dimensions; the file appears whole or not at all."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     sums = {name: str(_checksum(tensor.numpy())) for name, tensor in contiguous.items()}
     with write_atomically(path) as temporary:
         save_file(contiguous, str(temporary), metadata={"crc32": json.dumps(sums, sort_keys=True)})
 
 
-def map_shard(path: Path, *, rows: int) -> dict[str, Tensor]:
+def map_shard(path: Path, *, length: int) -> dict[str, Tensor]:
     """Open a shard without reading it into memory.
 
     Args:
         path: the file.
-        rows: the first dimension that every tensor must have.
+        length: first dimension that every tensor must have.
 
     Returns:
-        name -> tensor over the mapped file; not to be written to.
+        Name -> tensor over the mapped file; do not write to it.
 
     Raises:
-        DatasetError: the shard is damaged; the message names it and says to delete it.
+        DatasetError: the shard is damaged; the message says which file to delete.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > min(size, HEADER_LIMIT):
+            header_size = int.from_bytes(file.read(8), "little")
+            if header_size > min(size, HEADER_LIMIT):
                 raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(header_size))
         sums = json.loads(header.pop("__metadata__")["crc32"])
-        tensors = {name: _map_tensor(path, 8 + length, entry, size) for name, entry in header.items()}
+        tensors = {name: _map_tensor(path, 8 + header_size, entry, size) for name, entry in header.items()}
         for name, array in tensors.items():
-            if array.shape[:1] != (rows,) or str(_checksum(array)) != sums[name]:
+            if array.shape[:1] != (length,) or str(_checksum(array)) != sums[name]:
                 raise ValueError(f"{name!r} is not what was written")
         if not tensors or set(sums) != set(tensors):
             raise ValueError("a tensor is missing")
@@ -67,8 +67,7 @@ def map_shard(path: Path, *, rows: int) -> dict[str, Tensor]:
             f"{path} is damaged ({error}): delete this file and run again; "
             "only its features are computed anew"
         ) from error
-    # Copy-on-write maps: PyTorch wants writable memory, and the file stays as it is whatever is done to a
-    # tensor.
+    # The maps copy on write: PyTorch wants writable memory, and the file never changes.
     return {name: torch.from_numpy(array) for name, array in tensors.items()}
 
 

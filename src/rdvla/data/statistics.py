@@ -1,8 +1,8 @@
 """Statistics in LeRobot's form: min, max, mean, std, count and the quantiles q01, q10, q50, q90, q99.
 
-Source: LeRobot, `src/lerobot/datasets/compute_stats.py`. Numeric features: one value a dimension. Images: one
-value a channel, shape (3, 1, 1), in 0..1, from frames sampled over the episode. Where LeRobot estimates
-quantiles with a histogram, these are exact over the given values.
+Source: LeRobot, `src/lerobot/datasets/compute_stats.py`. Numeric features have one value per dimension.
+Images have one value per channel, shape (3, 1, 1), in 0..1, from images sampled over the episode. LeRobot
+estimates quantiles with a histogram; these are exact over the given values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Statistics = dict[str, NDArray[np.float64]]
 
 
 def feature_statistics(values: NDArray[Any]) -> Statistics:
-    """Statistics of a numeric feature.
+    """Compute the statistics of a numeric feature.
 
     Args:
         values: (T, size).
@@ -34,13 +34,13 @@ def feature_statistics(values: NDArray[Any]) -> Statistics:
 
 
 def image_statistics(images: NDArray[np.uint8]) -> Statistics:
-    """Statistics of an episode's images, per channel.
+    """Compute the statistics of an episode's images, per channel.
 
     Args:
         images: (N, H, W, 3).
 
     Returns:
-        each of shape (3, 1, 1) in 0..1, and "count" of shape (1,), the number of images looked at.
+        each of shape (3, 1, 1) in 0..1, and "count" of shape (1,), the number of sampled images.
     """
     picked = np.unique(
         np.linspace(0, len(images) - 1, min(len(images), MAX_IMAGE_SAMPLES)).round().astype(int)
@@ -52,33 +52,35 @@ def image_statistics(images: NDArray[np.uint8]) -> Statistics:
     return {name: v if name == "count" else v.reshape(-1, 1, 1) / 255.0 for name, v in summary.items()}
 
 
-def combine(parts: Sequence[Statistics]) -> Statistics:
-    """Join the statistics of several episodes as LeRobot's `aggregate_feature_stats` does.
+def combine(entries: Sequence[Statistics]) -> Statistics:
+    """Combine the statistics of several episodes as LeRobot's `aggregate_feature_stats` does.
 
-    Mean and standard deviation are those of all values together; quantiles are means weighted by count.
+    Mean and standard deviation are exact for all values together; quantiles are means weighted by count.
     """
-    counts = np.concatenate([part["count"] for part in parts])
-    weights = (counts / counts.sum()).reshape(-1, *[1] * parts[0]["mean"].ndim)
-    mean = (np.stack([part["mean"] for part in parts]) * weights).sum(axis=0)
-    spread = np.stack([part["std"] ** 2 + (part["mean"] - mean) ** 2 for part in parts])
-    joined = {
-        "min": np.min([part["min"] for part in parts], axis=0),
-        "max": np.max([part["max"] for part in parts], axis=0),
+    counts = np.concatenate([entry["count"] for entry in entries])
+    weights = (counts / counts.sum()).reshape(-1, *[1] * entries[0]["mean"].ndim)
+    mean = (np.stack([entry["mean"] for entry in entries]) * weights).sum(axis=0)
+    spread = np.stack([entry["std"] ** 2 + (entry["mean"] - mean) ** 2 for entry in entries])
+    combined = {
+        "min": np.min([entry["min"] for entry in entries], axis=0),
+        "max": np.max([entry["max"] for entry in entries], axis=0),
         "mean": mean,
         "std": np.sqrt((spread * weights).sum(axis=0)),
         "count": np.array([counts.sum()]),
     }
-    quantiles = [name for name in QUANTILES if all(name in part for part in parts)]
-    return joined | {name: (np.stack([p[name] for p in parts]) * weights).sum(axis=0) for name in quantiles}
+    quantiles = [name for name in QUANTILES if all(name in entry for entry in entries)]
+    return combined | {
+        name: (np.stack([entry[name] for entry in entries]) * weights).sum(axis=0) for name in quantiles
+    }
 
 
 def as_json(statistics: Statistics) -> dict[str, Any]:
-    """Statistics as nested lists."""
+    """Return statistics as nested lists."""
     return {name: value.tolist() for name, value in statistics.items()}
 
 
 def from_json(statistics: dict[str, Any]) -> Statistics:
-    """Nested lists as arrays."""
+    """Return nested lists as arrays."""
     return {name: np.asarray(value, dtype=np.float64) for name, value in statistics.items()}
 
 
@@ -95,7 +97,7 @@ def _summary(array: NDArray[np.float64], *, count: int) -> Statistics:
 
 
 def _summary_of_bytes(pixels: NDArray[np.uint8], *, count: int) -> Statistics:
-    """The summary of (P, C) bytes through one histogram a channel: P is millions, the levels are 256."""
+    """Summarise (P, C) bytes through one histogram per channel: P is millions, the levels are 256."""
     levels = np.arange(256, dtype=np.float64)
     columns: list[Statistics] = []
     for channel in pixels.T:

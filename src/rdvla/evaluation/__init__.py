@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rdvla.evaluation.table import print_table
     from rdvla.rollout.jobs import Setting
 else:
-    __getattr__, __dir__ = load_lazily(__name__)
+    __getattr__, __dir__ = load_lazily(__name__, extra="eval")
 
 __all__ = [
     "Episode",

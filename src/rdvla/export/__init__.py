@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rdvla.export.aoti import example_context, export_compiled_head
     from rdvla.export.folder import Report, export_head, export_policy
 else:
-    __getattr__, __dir__ = load_lazily(__name__)
+    __getattr__, __dir__ = load_lazily(__name__, extra="export")
 
 __all__ = [
     "Report",

@@ -134,6 +134,26 @@ class ActionHead(nn.Module, ABC):
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw where a prediction starts, (B, K, D)."""
 
+    @property
+    @abstractmethod
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's initial state, such as (K, D)."""
+
+    def checked_state(
+        self, context: Context, initial_state: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """Return the initial state as given, or drawn.
+
+        Raises:
+            ValueError: its shape does not fit the context.
+        """
+        if initial_state is None:
+            return self.initial_state(context.batch_size, generator)
+        expected = (context.batch_size, *self.state_shape)
+        if tuple(initial_state.shape) != expected:
+            raise ValueError(f"initial_state must be {expected}, got {tuple(initial_state.shape)}")
+        return initial_state
+
     def kept_per_query(self, context: Context) -> list[Tensor]:
         """Return the tensors that a query keeps while it runs, for an account of memory."""
         del context

@@ -9,12 +9,16 @@ from typing import Any
 import torch
 
 import rdvla
-from rdvla.backbone import PrismaticBackbone, PrismaticConfig
 from rdvla.config import save_config
 from rdvla.errors import RDVLAError
 from rdvla.files import new_folder
 from rdvla.interop.merged_names import NameReport, match_names
-from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
+from rdvla.interop.published_backbone import (
+    PUBLISHED_ENCODERS,
+    Encoders,
+    has_tied_embeddings,
+    published_layout,
+)
 from rdvla.interop.published_config import ConvertOptions, Description, describe_published
 from rdvla.interop.published_folder import MergedWeights, published_folder
 from rdvla.interop.published_head import head_names
@@ -77,10 +81,10 @@ def read_published(
         names = _take_weights(policy, merged, folder)
     policy.head.load_state_dict(published.head.state_dict())
     policy.proprio_projector.load_state_dict(published.projector.state_dict())
-    assert isinstance(policy.backbone, PrismaticBackbone)
-    policy.backbone.load_tokenizer_from(folder)
+    backbone = published_layout(policy)
+    backbone.load_tokenizer_from(folder)
     conversion = Conversion(policy.eval(), names, head_names(published.head.config), published.key)
-    policy.backbone.conversion = _report(source, conversion)
+    backbone.conversion = _report(source, conversion)
     return conversion
 
 
@@ -123,11 +127,9 @@ def _report(source: str | Path, conversion: Conversion) -> dict[str, Any]:
 
 def _take_weights(policy: RDVLAPolicy, merged: MergedWeights, folder: Path) -> NameReport:
     """Copy the backbone's weights; every shape is checked before the first copy."""
-    assert isinstance(policy.config.backbone, PrismaticConfig)
     own = {f"backbone.{name}": value for name, value in policy.backbone.state_dict().items()}
-    names = match_names(
-        merged.names, wanted=own.keys(), config=policy.config.backbone, tied=has_tied_embeddings(folder)
-    )
+    config = published_layout(policy).config
+    names = match_names(merged.names, wanted=own.keys(), config=config, tied=has_tied_embeddings(folder))
     names.check(str(folder))
     for ours, theirs in names.mapped.items():
         if merged.shape(theirs) != tuple(own[ours].shape):

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rdvla.backbone import LanguageConfig, PrismaticConfig, VisionTransformerConfig
+from rdvla.backbone import LanguageConfig, PrismaticBackbone, PrismaticConfig, VisionTransformerConfig
 from rdvla.backbone.config import Precision
 from rdvla.backbone.prismatic.config import Attention, dinov2_large, siglip_so400m
 from rdvla.errors import ConfigError, RDVLAError, nearest
 from rdvla.files import read_object
-from rdvla.interop.published_values import are_numbers, is_number, is_whole
+from rdvla.interop.published_folder import are_numbers, is_number, is_whole
+from rdvla.policy import RDVLAPolicy
 
 Encoders = Mapping[str, VisionTransformerConfig]
 PUBLISHED_ENCODERS: Encoders = {  # by timm's name
@@ -76,6 +77,17 @@ def read_backbone(
         raise RDVLAError(
             f"{path} and the JSON files beside it describe an impossible model: {error}"
         ) from error
+
+
+def published_layout(policy: RDVLAPolicy) -> PrismaticBackbone:
+    """Return the policy's backbone, if the published layout can hold it.
+
+    Raises:
+        RDVLAError: it is of another family.
+    """
+    if not isinstance(policy.backbone, PrismaticBackbone):
+        raise RDVLAError("only policies with a prismatic backbone have a published layout")
+    return policy.backbone
 
 
 def has_tied_embeddings(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rdvla.errors import RDVLAError, nearest
 from rdvla.files import read_object
-from rdvla.interop.published_values import are_numbers
+from rdvla.interop.published_folder import are_numbers
 from rdvla.processing import Statistics
 
 STATISTICS_FILE = "dataset_statistics.json"

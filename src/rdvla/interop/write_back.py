@@ -10,18 +10,24 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rdvla.backbone import PrismaticBackbone, PrismaticConfig
+from rdvla.backbone import PrismaticBackbone
 from rdvla.errors import RDVLAError
 from rdvla.files import new_folder, read_object, write_json
 from rdvla.heads import RecurrentConfig
 from rdvla.interop.merged_names import match_names
-from rdvla.interop.published_backbone import PUBLISHED_ENCODERS, Encoders, has_tied_embeddings
+from rdvla.interop.published_backbone import (
+    PUBLISHED_ENCODERS,
+    Encoders,
+    has_tied_embeddings,
+    published_layout,
+)
 from rdvla.interop.published_config import ConvertOptions, describe_published
 from rdvla.interop.published_folder import COPIED, MergedWeights, published_folder
 from rdvla.interop.published_head import find_published_files, head_names, read_tensors, training_entries
@@ -29,8 +35,7 @@ from rdvla.interop.published_statistics import FEATURES, STATISTICS_FILE, read_s
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 
 # Choices of ours that published weights do not depend on.
-_FREE_OF_BACKBONE = ("attention", "dtype", "crop_area", "jpeg_quality", "max_prompt_tokens", "lora",
-                     "gradient_checkpointing")  # fmt: skip
+_FREE_OF_BACKBONE = ("attention", "dtype", "crop_area", "jpeg_quality", "max_prompt_tokens")
 
 
 def write_published(
@@ -54,8 +59,7 @@ def write_published(
     Raises:
         RDVLAError: the template has other sizes, or `output` exists; nothing is written then.
     """
-    if not isinstance(policy.backbone, PrismaticBackbone):
-        raise RDVLAError("only policies with a prismatic backbone have a published layout")
+    backbone = published_layout(policy)
     folder = published_folder(template, template=True)
     with new_folder(output) as temporary:
         with MergedWeights(folder) as merged:
@@ -65,7 +69,7 @@ def write_published(
             )  # fmt: skip
             published = describe_published(folder, merged, options=chosen, encoders=encoders)
             _check_sizes(policy.config, published.config, folder)
-            names = _names(policy.backbone, merged, folder)
+            names = _names(backbone, merged, folder)
         for path in sorted(folder.glob("model*.safetensors")):
             _write_merged(path, temporary / path.name, names)
         _write_heads(policy, folder, temporary)
@@ -76,9 +80,9 @@ def write_published(
 
 
 def _check_sizes(ours: PolicyConfig, theirs: PolicyConfig, folder: Path) -> None:
-    assert isinstance(ours.backbone, PrismaticConfig) and isinstance(theirs.backbone, PrismaticConfig)
-    of_backbone = {name: getattr(ours.backbone, name) for name in _FREE_OF_BACKBONE}
-    of_head = {name: getattr(ours.head, name) for name in ours.head.training_fields}
+    free = (*_FREE_OF_BACKBONE, *ours.backbone.tuning_fields)
+    of_backbone: dict[str, Any] = {name: getattr(ours.backbone, name) for name in free}
+    of_head: dict[str, Any] = {name: getattr(ours.head, name) for name in ours.head.training_fields}
     pairs = {
         "backbone": (ours.backbone, replace(theirs.backbone, **of_backbone)),
         "head": (ours.head, replace(theirs.head, **of_head)),

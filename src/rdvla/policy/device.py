@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
-import torch
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rdvla.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["auto", "cpu"]
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of `auto` (an accelerator where there is one) or `cpu`.
+    """Return the device called `auto` (an accelerator if there is one) or `cpu`.
 
     Raises:
-        ConfigError: it is called otherwise.
+        ConfigError: there is no such name.
     """
+    import torch
+
     if name not in get_args(Device):
         raise ConfigError(f"device must be one of {', '.join(get_args(Device))}, got {name!r}")
     found = torch.accelerator.current_accelerator(check_available=True) if name == "auto" else None

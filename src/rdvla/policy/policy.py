@@ -217,10 +217,6 @@ class RDVLAPolicy(Trainable, HubPolicy):
             start=json.dumps(description, sort_keys=True).encode(),
         )
 
-    def freeze_backbone(self) -> None:
-        """Train the head (and the proprio projector) only."""
-        self.backbone.freeze()
-
     # --- files ---
 
     def _own_weights(self) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +45,9 @@ class Trainable(nn.Module):
         Args:
             batch: B samples.
             losses: which losses count, and how much.
-            generator: where the head draws from.
+            generator: for the draws of the head.
             depth: iterations of a head that iterates, the same in all processes; drawn if not given.
-            initial_state: S_0, (B, K, D); drawn, and continued from `batch.earlier`, if not given.
+            initial_state: S_0, (B, K, D); continued from `batch.earlier`, or drawn, if not given.
 
         Returns:
             The sum. Its scalars hold the head's figures and `perception_loss`; with actions of weight 0,
@@ -60,7 +61,7 @@ class Trainable(nn.Module):
             seen = perception_loss(self.backbone, features, batch, keypoint_weight=losses.keypoints)
             return Loss(total=losses.perception * seen, scalars={"loss": seen.detach()})
         if initial_state is None:
-            initial_state = self._initial_state(batch, generator)
+            initial_state = self._continued(batch, generator)
         loss = self.head.loss(
             self._context(features, batch.state),
             batch.actions,
@@ -76,6 +77,40 @@ class Trainable(nn.Module):
             scalars["perception_loss"] = seen.detach()
         return Loss(total=total, scalars=scalars)
 
+    # --- which weights are trained, and where they come from ---
+
+    def freeze_backbone(self) -> None:
+        """Train the head and the projection of proprioception alone."""
+        self.backbone.freeze()
+
+    def freeze_head(self) -> None:
+        """Train the backbone alone."""
+        self.head.requires_grad_(False)
+        self.proprio_projector.requires_grad_(False)
+
+    def take_over_backbone(self, source: Trainable) -> None:
+        """Start from the weights of another policy's backbone.
+
+        Raises:
+            ConfigError: it has other parameters.
+        """
+        self.backbone.take_over(source.backbone)
+
+    def take_over_head(self, source: Trainable) -> None:
+        """Start from the weights of another policy's head and projection of proprioception.
+
+        Raises:
+            RuntimeError: they have other parameters.
+        """
+        self.head.load_state_dict(source.head.state_dict())
+        self.proprio_projector.load_state_dict(source.proprio_projector.state_dict())
+
+    def published_files(self) -> dict[str, Any]:
+        """Return what published files of the backbone say, for JSON: the frozen inputs depend on it."""
+        return self.backbone.preparation()
+
+    # --- validation and earlier queries, without gradient ---
+
     @torch.no_grad()
     def errors(
         self, batch: Batch, *, depths: Sequence[int], generator: torch.Generator | None = None
@@ -85,14 +120,15 @@ class Trainable(nn.Module):
         Args:
             batch: B samples.
             depths: iterations; a head that does not iterate gives the same error for all.
-            generator: where the head draws from.
+            generator: for the draws of the head.
         """
         return self.head.errors(
             self._context(self.backbone.features(batch.features), batch.state),
             batch.actions,
             is_pad=batch.action_is_pad,
             depths=depths,
-            initial_state=self._initial_state(batch, generator),
+            generator=generator,
+            initial_state=self._continued(batch, generator),
         )
 
     @torch.no_grad()
@@ -121,14 +157,16 @@ class Trainable(nn.Module):
             batch: B samples, whose targets are not read.
             stop: iterations, or a stop rule.
             initial_state: S_0, (B, K, D); drawn if not given.
-            generator: where S_0 is drawn from.
+            generator: for S_0.
         """
         context = self._context(self.backbone.features(batch.features), batch.state)
         return self.engine.predict(context, stop=stop, initial_state=initial_state, generator=generator)
 
-    def _initial_state(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
-        noise = self.head.initial_state(batch.size, generator)
-        return noise if batch.earlier is None else batch.earlier.initial_state(noise)
+    def _continued(self, batch: Batch, generator: torch.Generator | None) -> Tensor | None:
+        """S_0 of a batch with samples that go on from an earlier query; None: the head draws it."""
+        if batch.earlier is None:
+            return None
+        return batch.earlier.initial_state(self.head.initial_state(batch.size, generator))
 
     def _context(self, features: Features, state: Tensor) -> Context:
         proprio = self.proprio_projector(state)

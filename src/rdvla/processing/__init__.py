@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
+    from rdvla.processing.images import ImageTransform, scale_pixels
     from rdvla.processing.normalization import Normalizer, Statistics
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 
-__all__ = ["Normalizer", "Statistics"]
+__all__ = ["ImageTransform", "Normalizer", "Statistics", "scale_pixels"]

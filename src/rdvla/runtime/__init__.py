@@ -11,6 +11,6 @@ if TYPE_CHECKING:
     from rdvla.runtime.head import OnnxHead
     from rdvla.runtime.policy import OnnxPolicy
 else:
-    __getattr__, __dir__ = load_lazily(__name__)
+    __getattr__, __dir__ = load_lazily(__name__, extra="runtime")
 
 __all__ = ["Description", "OnnxHead", "OnnxPolicy"]

@@ -29,7 +29,7 @@ class Graph:
         try:
             import onnxruntime
         except ImportError:
-            raise missing_extra("onnxruntime", "onnx") from None
+            raise missing_extra("onnxruntime", "runtime") from None
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
         options = onnxruntime.SessionOptions()

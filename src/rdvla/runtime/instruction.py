@@ -57,7 +57,7 @@ def _published_tokenizer(path: Path, *, longest: int) -> Tokenize:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise missing_extra("tokenizers", "onnx") from None
+        raise missing_extra("tokenizers", "runtime") from None
     tokenizer: Any = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
     tokenizer.no_truncation()

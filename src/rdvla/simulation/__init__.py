@@ -17,6 +17,6 @@ if TYPE_CHECKING:
         tasks,
     )
 else:
-    __getattr__, __dir__ = load_lazily(__name__)
+    __getattr__, __dir__ = load_lazily(__name__, extra="eval")
 
 __all__ = ["default_tasks", "make", "make_expert", "official_states", "resolve_tasks", "step_limit", "tasks"]

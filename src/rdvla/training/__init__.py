@@ -12,6 +12,6 @@ if TYPE_CHECKING:
     from rdvla.training.non_finite import NonFiniteLossError
     from rdvla.training.trainer import Trainer, TrainResult, train
 else:
-    __getattr__, __dir__ = load_lazily(__name__)
+    __getattr__, __dir__ = load_lazily(__name__, extra="train")
 
 __all__ = ["CheckpointError", "NonFiniteLossError", "TrainConfig", "TrainResult", "Trainer", "train"]

@@ -1,7 +1,7 @@
-"""Which way a published language model attends, told from the data that it was trained on.
+"""Which attention a published language model was trained with, inferred from its training data.
 
-Whether the paper's language model saw its sequence causally or both ways cannot be read from its weights. The
-right setting reproduces the features that the head was trained with, and so the training loss.
+The weights do not say whether the paper's language model saw its sequence causally or both ways. The right
+setting reproduces the features that the head was trained with, and so the training loss.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from rdvla.backbone.prismatic.config import Attention
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.training.samples import observe, spread_rows
+from rdvla.policy.batch import Batch
+from rdvla.training.samples import observe, spread_frames
 
 KINDS: tuple[Attention, ...] = ("causal", "bidirectional")
-_SEED = 0  # of the initial states, which both settings share
-_AT_ONCE = 4  # samples
+_SEED = 0  # of the initial states, the same under both settings
+_BATCH_SIZE = 4
 
 
 @torch.no_grad()
 def compare_attention(
     policy: RDVLAPolicy, dataset: EpisodeDataset, *, samples: int, depth: int
 ) -> dict[str, Tensor]:
-    """Training loss of evenly spread samples under both kinds of attention.
+    """Return the training loss of evenly spread samples under both kinds of attention.
 
     Args:
         policy: with a prismatic backbone; it is left as it was.
@@ -50,25 +51,22 @@ def compare_attention(
         raise ConfigError("only a prismatic backbone has a choice of attention to check")
     if samples < 1 or depth < 1:
         raise ConfigError(f"samples and depth must be at least 1, got {samples} and {depth}")
-    count = min(samples, len(dataset))
-    rows = spread_rows(dataset, at_most=count)
+    frames = spread_frames(dataset, at_most=samples)
     before = backbone.config
     losses: dict[str, Tensor] = {kind: torch.empty(0) for kind in KINDS}
     try:
-        for start in range(0, count, _AT_ONCE):
-            of_batch = rows[start : start + _AT_ONCE]
-            inputs = policy.frozen_inputs(observe(dataset, of_batch))  # the same for both
+        for start in range(0, len(frames), _BATCH_SIZE):
+            batch = _batch(policy, dataset, frames[start : start + _BATCH_SIZE])  # the same for both
             for kind in KINDS:
                 backbone.config = replace(before, attention=kind)
-                wrong = _losses(policy, dataset, of_batch, inputs, depth=depth)
-                losses[kind] = torch.cat([losses[kind], wrong])
+                losses[kind] = torch.cat([losses[kind], _losses(policy, batch, depth=depth)])
     finally:
         backbone.config = before
     return losses
 
 
 def format_comparison(losses: Mapping[str, Tensor]) -> str:
-    """Both losses, their paired difference with its standard error, and what that says."""
+    """Write both losses, their paired difference with its standard error, and a conclusion."""
     causal, both = (losses[kind] for kind in KINDS)
     count = len(causal)
     lines = [f"{kind:<14} L1 {losses[kind].mean():.4f} (mean of {count} samples)" for kind in KINDS]
@@ -85,20 +83,19 @@ def format_comparison(losses: Mapping[str, Tensor]) -> str:
     return "\n".join(lines)
 
 
-def _losses(
-    policy: RDVLAPolicy,
-    dataset: EpisodeDataset,
-    rows: NDArray[np.int64],
-    inputs: Mapping[str, Tensor],
-    *,
-    depth: int,
-) -> Tensor:
-    state = policy.normalize_state(dataset.state(rows).to(policy.device))
-    initial = policy.initial_state(len(rows), torch.Generator().manual_seed(_SEED))
-    context = policy.context_from(inputs, state)
-    predicted: Tensor = policy.engine.predict(context, stop=depth, initial_state=initial).actions
-    target = policy.action_normalizer.normalize(dataset.actions(rows).to(predicted))
-    exists = (~dataset.action_is_pad(rows)).to(predicted).unsqueeze(-1)
-    wrong = ((predicted - target).abs() * exists).sum(dim=(1, 2))
-    mean: Tensor = wrong / (exists.sum(dim=(1, 2)) * predicted.shape[-1])
+def _batch(policy: RDVLAPolicy, dataset: EpisodeDataset, frames: NDArray[np.int64]) -> Batch:
+    return Batch(
+        features=policy.frozen_inputs(observe(dataset, frames)),
+        state=policy.normalize_state(dataset.state(frames).to(policy.device)),
+        actions=policy.action_normalizer.normalize(dataset.actions(frames).to(policy.device)),
+        action_is_pad=dataset.action_is_pad(frames).to(policy.device),
+    )
+
+
+def _losses(policy: RDVLAPolicy, batch: Batch, *, depth: int) -> Tensor:
+    generator = torch.Generator().manual_seed(_SEED)
+    predicted = policy.predict_batch(batch, stop=depth, generator=generator).actions
+    exists = (~batch.action_is_pad).to(predicted).unsqueeze(-1)
+    error = ((predicted - batch.actions.to(predicted)).abs() * exists).sum(dim=(1, 2))
+    mean: Tensor = error / (exists.sum(dim=(1, 2)) * predicted.shape[-1])
     return mean.cpu()

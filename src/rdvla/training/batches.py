@@ -1,4 +1,4 @@
-"""The batch of one update: which samples, and their tensors. Every draw is a function of (seed, step)."""
+"""The batch of an update: which samples, and their tensors. Every draw is a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset
-from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
+from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.heads import ConstantDepth, DepthDistribution, LogNormalPoisson
 from rdvla.policy import RDVLAPolicy
@@ -19,22 +19,21 @@ from rdvla.policy.batch import Batch
 from rdvla.training.config import DepthConfig
 from rdvla.training.features import FrozenFeatures, is_image
 
-Statistics = Mapping[str, Mapping[str, Any]]
 CONSTANT = 1e-6  # a standard deviation below this means that the dimension never changed
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Return a fresh CPU generator for step `step` of the run with seed `seed`.
 
-    The pair is hashed (NumPy's SeedSequence), so neighbouring seeds and steps give unrelated streams. As
-    nothing is carried from step to step, a resumed run draws what an uninterrupted one would have drawn.
+    NumPy's SeedSequence hashes the pair, so neighbouring seeds and steps give unrelated streams. Nothing is
+    carried from step to step, so a resumed run draws the same as an uninterrupted run.
     """
     state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
 def depth_distribution(config: DepthConfig, *, head_mean: int) -> DepthDistribution:
-    """Build the distribution that the configuration names; `head_mean` is its mean where it names none."""
+    """Build the distribution that the configuration names; its mean is `head_mean` unless given."""
     mean = head_mean if config.mean is None else config.mean
     if config.distribution == "constant":
         return ConstantDepth(int(mean))
@@ -43,34 +42,34 @@ def depth_distribution(config: DepthConfig, *, head_mean: int) -> DepthDistribut
 
 @dataclass(frozen=True)
 class Draw:
-    """What chance decides about one update, apart from noise drawn later from the same generator."""
+    """What chance decides about an update, before noise is drawn from the same generator."""
 
     step: int  # number of the update, from 0
-    rows: Tensor  # (B,) int64, dataset rows
+    frames: Tensor  # (B,) int64, dataset frames that the samples start at
     depth: int  # r, iterations
     generator: torch.Generator  # goes on to the initial state, the noise and warm starts, in this order
 
 
 class Sampler:
-    """Draws batches uniformly, with replacement, over the dataset rows of the training episodes.
+    """Draws batches uniformly, with replacement, from the frames of the training episodes.
 
     Args:
-        rows: (N,) dataset rows that may start a chunk.
+        frames: (N,) dataset frames that may start a chunk.
         batch_size: B.
         seed: of the run.
         depth: distribution of r.
 
     Raises:
-        ConfigError: there are no rows.
+        ConfigError: there are no frames.
     """
 
     def __init__(
-        self, rows: Sequence[int] | Tensor, *, batch_size: int, seed: int, depth: DepthDistribution
+        self, frames: Sequence[int] | Tensor, *, batch_size: int, seed: int, depth: DepthDistribution
     ) -> None:
-        self._rows = torch.as_tensor(rows, dtype=torch.int64)
-        if self._rows.numel() == 0:
+        self._frames = torch.as_tensor(frames, dtype=torch.int64)
+        if self._frames.numel() == 0:
             raise ConfigError(
-                "There are no training rows: the dataset is empty or every episode is held out."
+                "There are no training frames: the dataset is empty or every episode is held out."
             )
         self._batch_size = batch_size
         self._seed = seed
@@ -79,16 +78,16 @@ class Sampler:
     def draw(self, step: int) -> Draw:
         """Return the draw of update number `step`; the same for the same step, whatever was drawn before."""
         generator = step_generator(self._seed, step)
-        index = torch.randint(len(self._rows), (self._batch_size,), generator=generator)
+        index = torch.randint(len(self._frames), (self._batch_size,), generator=generator)
         depth = self._depth.sample(generator)
-        return Draw(step=step, rows=self._rows[index], depth=depth, generator=generator)
+        return Draw(step=step, frames=self._frames[index], depth=depth, generator=generator)
 
 
-def evenly_spread(rows: Tensor, *, at_most: int) -> Tensor:
-    """Return up to `at_most` of `rows`, evenly spread over them."""
-    if len(rows) <= at_most:
-        return rows
-    return rows[torch.linspace(0, len(rows) - 1, at_most).round().long()]
+def evenly_spread(frames: Tensor, *, at_most: int) -> Tensor:
+    """Return up to `at_most` of `frames`, evenly spread over them."""
+    if len(frames) <= at_most:
+        return frames
+    return frames[torch.linspace(0, len(frames) - 1, at_most).round().long()]
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ class Standardizer:
     std: Tensor  # (E,)
 
     @staticmethod
-    def from_statistics(statistics: Statistics, feature: str) -> Standardizer | None:
-        """Build from a feature's `mean` and `std`, or return None where the dataset lacks the feature."""
+    def from_statistics(statistics: Mapping[str, Mapping[str, Any]], feature: str) -> Standardizer | None:
+        """Build from a feature's `mean` and `std`, or return None if the dataset lacks the feature."""
         if feature not in statistics:
             return None
         mean, std = (
@@ -118,9 +117,9 @@ class BatchSource:
 
     Args:
         dataset: actions, states and their statistics.
-        features: frozen inputs by dataset row.
+        features: frozen inputs by dataset frame.
         policy: its normalisers and device are used.
-        image_shift: largest random shift, in pixels, of images in training batches; 0: none.
+        image_shift: largest random shift of images in training batches, in pixels; 0: none.
     """
 
     def __init__(
@@ -132,15 +131,15 @@ class BatchSource:
         self._image_shift = image_shift
         self._standardize = Standardizer.from_statistics(dataset.statistics, ENVIRONMENT_STATE)
 
-    def batch(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Batch:
-        """Return the samples that start at `rows`.
+    def batch(self, frames: Tensor, *, generator: torch.Generator | None = None) -> Batch:
+        """Return the samples that start at `frames`.
 
         Args:
-            rows: (B,) int64 dataset rows.
+            frames: (B,) int64 dataset frames.
             generator: where augmentation is drawn from; None switches it off, as in validation.
         """
         device = self._policy.device
-        index = rows.numpy()
+        index = frames.numpy()
         features = {name: value.to(device) for name, value in self._features.get(index).items()}
         if generator is not None and self._image_shift > 0:
             features = shift_images(features, at_most=self._image_shift, generator=generator)
@@ -175,7 +174,7 @@ def shift_images(
 ) -> dict[str, Tensor]:
     """Shift every image by up to `at_most` pixels along each axis, repeating the border.
 
-    What is no image (see `is_image`) passes unchanged. Each sample and camera has its own shift.
+    Tensors that are no images (see `is_image`) pass unchanged. Each sample and camera has its own shift.
     """
     return {
         name: _shift(value, at_most=at_most, generator=generator) if is_image(value) else value

@@ -28,7 +28,7 @@ from rdvla.data import EpisodeDataset, split_episodes
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.policy import RDVLAPolicy
 from rdvla.progress import Progress
-from rdvla.training.samples import observe, spread_rows
+from rdvla.training.samples import observe, spread_frames
 
 _SEED = 0  # of the split, and of the initial states
 _AT_ONCE = 16  # samples
@@ -132,7 +132,7 @@ def calibrate(
             f"{samples}, {delta}, {risk} and {max_depth}"
         )
     fitting, testing = (
-        spread_rows(dataset.subset(episodes), at_most=samples // 2)
+        spread_frames(dataset.subset(episodes), at_most=samples // 2)
         for episodes in split_episodes(dataset, 0.5, _SEED)
     )
     if min(len(fitting), len(testing)) < 1 / risk:
@@ -232,7 +232,7 @@ def _coda_reads(rule: Stop, changes: Changes, stops: NDArray[np.int64]) -> Float
 def changes_of(
     policy: RDVLAPolicy,
     dataset: EpisodeDataset,
-    rows: NDArray[np.int64],
+    frames: NDArray[np.int64],
     depth: int,
     *,
     console: Console | None = None,
@@ -240,9 +240,9 @@ def changes_of(
     """Run samples to a fixed depth and keep what every iteration changed."""
     parts: list[tuple[Floats, Floats]] = []
     with Progress(console or Console()) as progress:
-        bar = progress.add_task("samples", total=len(rows))
-        for start in range(0, len(rows), _AT_ONCE):
-            of_batch = rows[start : start + _AT_ONCE]
+        bar = progress.add_task("samples", total=len(frames))
+        for start in range(0, len(frames), _AT_ONCE):
+            of_batch = frames[start : start + _AT_ONCE]
             observation = observe(dataset, of_batch)
             generator = torch.Generator().manual_seed(_SEED + start)
             trace = policy.predict(observation, stop=depth, generator=generator, trace=True).trace

@@ -49,7 +49,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on, after `step` updates."""
+    """Everything that a run needs to go on, after `step` updates."""
 
     step: int
     weights: Mapping[str, Tensor]
@@ -64,7 +64,7 @@ class CheckpointStore:
 
     Args:
         folder: `<run>/checkpoints`; made when first written to.
-        keep: newest checkpoints that survive pruning, the best one aside.
+        keep: newest checkpoints that survive pruning, next to the best.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
@@ -100,7 +100,7 @@ class CheckpointStore:
         return sorted(int(match.group(1)) for match in matches if match)
 
     def named(self, pointer: str) -> Path | None:
-        """Return the folder that `latest` or `best` names, or None where there is no such pointer.
+        """Return the folder that `latest` or `best` names, or None if there is no such pointer.
 
         Raises:
             CheckpointError: the pointer file is damaged.
@@ -135,10 +135,10 @@ class CheckpointStore:
         )
 
     def load_latest(self, *, fall_back: bool = False) -> Checkpoint | None:
-        """Return the checkpoint to resume from, or None where the run has none yet.
+        """Return the checkpoint to resume from, or None if the run has none yet.
 
         Args:
-            fall_back: where the latest checkpoint is damaged, take the newest intact one instead.
+            fall_back: if the latest checkpoint is damaged, take the newest intact one instead.
 
         Raises:
             CheckpointError: the latest checkpoint is damaged (and `fall_back` is off, or none is intact).
@@ -172,8 +172,7 @@ class CheckpointStore:
                 self._discard(self.path(step))
 
     def _discard(self, folder: Path) -> None:
-        # Renamed first, so that a kill halfway through the removal leaves no half checkpoint under a valid
-        # name.
+        # Renamed first, so a kill during the removal leaves no half checkpoint under a valid name.
         trash = folder.with_name(f".{folder.name}.trash")
         shutil.rmtree(trash, ignore_errors=True)
         folder.rename(trash)

@@ -1,4 +1,4 @@
-"""The configuration of a training run: one dataclass, complete, written into every run directory."""
+"""The configuration of a training run, written in full into every run directory."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from rdvla.policy.config import PolicyConfig
 from rdvla.policy.device import Device
 
 OBJECTIVES = ("actions", "perception")
-POLICY_PARTS = ("backbone", "head")
+COMPONENTS = ("backbone", "head")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which part of the dataset is trained on, and how its images come in."""
+    """Which episodes are trained on, and how their images come in."""
 
-    validation_fraction: float = 0.1  # share of the episodes of every task that is held out, 0..1
-    split_seed: int = 0  # of the episode split; apart from `seed`, so that seeds share one validation set
+    validation_fraction: float = 0.1  # share of every task's episodes that is held out, 0..1
+    split_seed: int = 0  # of the episode split; not `seed`, so runs with other seeds share a validation set
     cameras: dict[str, str] = field(default_factory=dict)  # dataset's name: policy's, as {image: agentview}
     resize: bool = False  # scale square images to policy.image_size; false: they must have that size
     sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
-    cache_dir: str = ""  # where frozen inputs are cached; empty: <output_dir>/cache; sharing one saves time
-    cache_batch_size: int = 64  # observations encoded at once while the cache is filled
-    memory_limit_gb: float = 2.0  # caches up to this size are held in memory, larger ones stay on the disk
-    image_shift: int = 0  # pixels; random shift of images that a trainable encoder reads, 0 switches it off
+    cache_dir: str = ""  # folder of cached frozen inputs, which runs may share; empty: <output_dir>/cache
+    cache_batch_size: int = 64  # observations per batch while the cache is filled
+    memory_limit_gb: float = (
+        2.0  # GB; caches up to this size are held in memory, larger ones stay on the disk
+    )
+    image_shift: int = 0  # pixels; random shift of images for a trainable encoder, 0: off
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
@@ -39,14 +41,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay."""
+    """AdamW with linear warm-up and cosine decay."""
 
-    learning_rate: float = 1e-3  # at the end of the warm-up; the paper's 72 M head takes 2e-4
-    final_fraction: float = 0.02  # of learning_rate, reached at the last step
-    warmup_steps: int = 100  # linear from 0
-    weight_decay: float = 0.01  # on matrices only, see optimizer.parameter_groups
+    learning_rate: float = 1e-3  # reached by the warm-up; the paper's 72 M head takes 2e-4
+    final_fraction: float = 0.02  # last step's share of learning_rate
+    warmup_steps: int = 100  # updates of linear rise from 0
+    weight_decay: float = 0.01  # on matrices only, see `parameter_groups`
     beta1: float = 0.9  # decay of the gradient's running mean
-    beta2: float = 0.95  # decay of the squared gradient's mean: short, as the drawn depth changes its size
+    beta2: float = (
+        0.95  # decay of the squared gradient's mean; short, as the gradient's size changes with the depth
+    )
     epsilon: float = 1e-8  # added to the denominator of AdamW
     clip_norm: float = 1.0  # largest norm of the whole gradient
 
@@ -64,10 +68,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """How many iterations r an update runs; one draw for each update."""
+    """How many iterations r an update runs, drawn once per update."""
 
-    distribution: Literal["lognormal_poisson", "constant"] = "lognormal_poisson"  # the paper's, or `mean`
-    mean: float | None = None  # m, iterations; not set: policy.head.mean_depth
+    distribution: Literal["lognormal_poisson", "constant"] = (
+        "lognormal_poisson"  # the paper's, or `mean` itself
+    )
+    mean: float | None = None  # m, iterations; null: policy.head.mean_depth
     minimum: int = 1  # smallest r
     maximum: int = 64  # largest r
 
@@ -84,11 +90,13 @@ class DepthConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is added to the plain L1 between chunks."""
+    """What is added to the L1 between chunks."""
 
-    proprio_noise: float = 0.0  # standard deviation in normalised units (the range is -1..1), training only
-    perception_weight: float = 0.0  # of the perception loss beside the action loss (trainable backbone only)
-    keypoint_weight: float = 0.0  # within the perception loss: the attention's cross-entropy with keypoints
+    proprio_noise: float = 0.0  # standard deviation in normalised units (-1..1), in training only
+    perception_weight: float = (
+        0.0  # times the perception loss, added to the action loss; for a trainable backbone
+    )
+    keypoint_weight: float = 0.0  # times the attention's cross-entropy with keypoints, in the perception loss
 
     def __post_init__(self) -> None:
         not_negative(
@@ -101,12 +109,12 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """Samples that go on from an earlier query, as a robot's queries do where `policy.start` is not noise."""
+    """Samples that go on from an earlier query, as a robot's queries do if `policy.start` is not noise."""
 
-    share: float = 0.0  # of an update's samples that do so, 0..1; 0: all of them start from noise
-    kind: Literal["final", "midpoint", "shifted"] = "final"  # how S_0 is made of the earlier query's state
-    executed: int = 4  # control steps from the earlier query to the sample: actions executed between them
-    depth: int = 8  # iterations of the earlier query, which starts from noise and gets no gradient
+    share: float = 0.0  # of an update's samples that do so, 0..1
+    kind: Literal["final", "midpoint", "shifted"] = "final"  # how S_0 is made from the earlier query's state
+    executed: int = 4  # control steps, each an executed action, from the earlier query to the sample
+    depth: int = 8  # iterations of the earlier query, which starts from noise, without gradient
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -117,10 +125,10 @@ class WarmStartConfig:
 
 @dataclass(frozen=True)
 class EMAConfig:
-    """Exponential moving average of the weights: what is validated and saved as the policy."""
+    """Exponential moving average of the weights, which is validated and saved as the policy."""
 
-    decay: float = 0.995  # reached after the warm-up; 0 switches averaging off
-    warmup: int = 10  # after n updates decay is at most (1 + n) / (warmup + n), so early weights fade fast
+    decay: float = 0.995  # reached by the warm-up; 0: no averaging
+    warmup: int = 10  # after n updates decay is at most (1 + n) / (warmup + n): early weights fade fast
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -134,8 +142,8 @@ class ValidationConfig:
 
     every: int = 500  # steps between validations; 0: only at the end
     depths: tuple[int, ...] = (1, 2, 4, 8, 12, 32)  # iterations r; the last decides which step is best
-    max_samples: int = 1024  # held-out samples that are used, evenly spread
-    batch_size: int = 256  # samples at once
+    max_samples: int = 1024  # held-out samples, evenly spread
+    batch_size: int = 256  # samples per batch
 
     def __post_init__(self) -> None:
         not_negative("validation", every=self.every)
@@ -148,10 +156,10 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What a run can be resumed from."""
+    """How often a run saves what it can resume from."""
 
-    every: int = 500  # steps between checkpoints; the last step is always one
-    keep: int = 2  # newest checkpoints that are kept, the best one aside
+    every: int = 500  # steps between checkpoints; the last step always saves a checkpoint
+    keep: int = 2  # newest checkpoints that are kept, next to the best
 
     def __post_init__(self) -> None:
         positive("checkpoints", every=self.every, keep=self.keep)
@@ -166,15 +174,15 @@ class TrainConfig:
     """
 
     dataset: str  # LeRobot v3.0: a folder or hub id (user/name, user/name@revision), or several: a,b,c
-    output_dir: str  # run directory; new or empty unless resuming
+    output_dir: str  # run directory; new or empty, unless the run resumes
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: Literal["actions", "perception"] = "actions"  # cloning, or environment-state regression
-    steps: int = 3000  # updates; the schedule ends there
-    batch_size: int = 128  # samples an update, B
-    seed: int = 0  # with the step number it decides every random draw
-    init_from: str = ""  # policy folder or hub id whose weights the run starts from; empty: from nothing
-    init_parts: tuple[str, ...] = ("backbone",)  # what is taken from init_from: backbone, head or both
-    freeze_backbone: bool = False  # train the head alone; what the backbone yields is computed once
+    steps: int = 3000  # updates; the learning rate's schedule ends there
+    batch_size: int = 128  # B, samples per update
+    seed: int = 0  # decides every random draw, together with the step number
+    init_from: str = ""  # policy folder or hub id whose weights the run starts from; empty: random
+    init_parts: tuple[str, ...] = ("backbone",)  # taken from init_from: backbone, head or both
+    freeze_backbone: bool = False  # train the head alone, on features that are computed once
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
@@ -183,19 +191,19 @@ class TrainConfig:
     ema: EMAConfig = field(default_factory=EMAConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
-    log_every: int = 10  # steps between lines of metrics.jsonl and TensorBoard points
-    threads: int = 1  # torch threads; one was 6x faster than two on a busy two-core machine
-    device: Device = "auto"  # auto: an accelerator where there is one
-    mixed_precision: Literal["no", "bf16"] = "no"  # bf16 pays for wide models; small ones are slower
+    log_every: int = 10  # steps between lines of metrics.jsonl, and between TensorBoard points
+    threads: int = 1  # of torch; 1 was 6x faster than 2 on a busy two-core machine
+    device: Device = "auto"  # auto: an accelerator if there is one
+    mixed_precision: Literal["no", "bf16"] = "no"  # bf16 pays for wide models and slows down small ones
     resume: bool = False  # go on from the latest checkpoint of output_dir
-    resume_from_previous: bool = False  # where the latest checkpoint is damaged, use the newest intact one
+    resume_from_previous: bool = False  # if the latest checkpoint is damaged, use the newest intact one
 
     def __post_init__(self) -> None:
         one_of("objective", self.objective, OBJECTIVES)
         one_of("device", self.device, get_args(Device))
         one_of("mixed_precision", self.mixed_precision, ("no", "bf16"))
-        for part in self.init_parts:
-            one_of("init_parts", part, POLICY_PARTS)
+        for component in self.init_parts:
+            one_of("init_parts", component, COMPONENTS)
         for name in ("steps", "batch_size", "log_every", "threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -203,6 +211,11 @@ class TrainConfig:
         self._check_combinations()
         if self.warm_start.share > 0:
             self._check_warm_start()
+
+    @property
+    def trains_perception(self) -> bool:
+        """Whether the loss needs the environment's state."""
+        return self.objective == "perception" or self.loss.perception_weight > 0
 
     def _check_names(self) -> None:
         for name in ("dataset", "output_dir"):
@@ -221,8 +234,7 @@ class TrainConfig:
             raise ConfigError(
                 "loss.perception_weight acts on the backbone only, but freeze_backbone=true; set it to 0."
             )
-        without_perception = self.objective == "actions" and self.loss.perception_weight == 0
-        if without_perception and self.loss.keypoint_weight > 0:
+        if not self.trains_perception and self.loss.keypoint_weight > 0:
             raise ConfigError(
                 "loss.keypoint_weight acts within the perception loss, which this run does not have; "
                 "set it to 0, or train with objective=perception or loss.perception_weight above 0."
@@ -239,7 +251,7 @@ class TrainConfig:
                 f"warm_start.share is above 0, but objective={self.objective} iterates nothing; set it to 0."
             )
         chunk, executed = self.policy.head.chunk_size, self.warm_start.executed
-        most = chunk - 1 if self.warm_start.kind == "shifted" else chunk  # a state moved by K is all noise
+        most = chunk - 1 if self.warm_start.kind == "shifted" else chunk  # a state shifted by K is all noise
         if executed > most:
             raise ConfigError(
                 f"warm_start.executed is {executed}; with warm_start.kind={self.warm_start.kind} and chunks "

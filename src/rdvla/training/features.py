@@ -27,10 +27,10 @@ def is_image(value: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """What no trainable parameter touches, by dataset row.
+    """What no trainable parameter touches, by dataset frame.
 
-    A backbone may hand on one tensor under two names (the compact one: the same vision tokens at both
-    levels); it is stored once. Images come from the image cache, which does not depend on the policy.
+    A backbone may hand on a tensor under two names, as the compact backbone does with its vision tokens. Such
+    a tensor is stored once. Images come from the image cache, which does not depend on the policy.
     """
 
     stored_as: Mapping[str, str]  # feature name -> name in the cache
@@ -38,22 +38,22 @@ class FrozenFeatures:
     images: ImageCache | None  # None: no feature is images
     image_names: tuple[str, ...]  # features that are images
 
-    def get(self, rows: Any) -> dict[str, Tensor]:
+    def get(self, frames: Any) -> dict[str, Tensor]:
         """Return name -> (B, ...); floating-point features in float32."""
-        stored = {} if self.cache is None else self.cache.get(rows)
+        stored = {} if self.cache is None else self.cache.get(frames)
         features = {name: stored[kept] for name, kept in self.stored_as.items()}
         if self.images is not None:
-            stacked = self.images.stacked(rows)
+            stacked = self.images.stacked(frames)
             features |= dict.fromkeys(self.image_names, stacked)
         return features
 
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """Where frozen inputs are kept, and how they are computed."""
+    """Where frozen inputs are cached, and how they are computed."""
 
-    folder: Path  # of all caches; one cache for each backbone and dataset
-    batch_size: int  # observations encoded at once
+    folder: Path  # of all caches; one cache per backbone and dataset
+    batch_size: int  # observations per batch
     memory_limit: int  # bytes; caches up to this size are held in memory, larger ones are mapped
     console: Console  # for the progress bars
 
@@ -61,14 +61,14 @@ class CacheOptions:
 def frozen_features(policy: RDVLAPolicy, dataset: EpisodeDataset, options: CacheOptions) -> FrozenFeatures:
     """Open the caches of the policy's frozen inputs for all samples, computing what is missing.
 
-    With a trainable image encoder the frozen inputs are the decoded images (uint8), so that no update
-    decodes video; with a frozen backbone they are its context features, computed from decoded images where
-    an earlier run left those in the same folder.
+    With a trainable image encoder the frozen inputs are the decoded images (uint8), so no update decodes
+    video. With a frozen backbone they are its context features, computed from decoded images if an earlier
+    run left those in the same folder.
 
     Args:
-        policy: with its parts frozen as they will be in training.
+        policy: frozen as it will be in training.
         dataset: with the samples of training and validation.
-        options: see there.
+        options: folder and sizes.
     """
     was_training = policy.training
     policy.eval()

@@ -44,14 +44,14 @@ def averaged(window: Sequence[Update]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """Appends one JSON object a line to `<run>/metrics.jsonl` and the same scalars to `<run>/tensorboard`.
+    """Appends a JSON object per line to `<run>/metrics.jsonl`, and the same scalars to `<run>/tensorboard`.
 
     Every line has `step` (updates done) and `kind` (`train` or `validation`); no (step, kind) occurs twice.
 
     Args:
         folder: the run directory.
         resumed_step: updates done in the checkpoint that the run goes on from, 0 for a new run. Lines of
-            later steps, written before the run was killed, are dropped, as those steps will be run again.
+            later steps, written before the run was killed, are dropped: those steps run again.
     """
 
     def __init__(self, folder: Path, *, resumed_step: int = 0) -> None:
@@ -72,7 +72,7 @@ class MetricsLog:
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def flush(self) -> None:
-        """Force all lines to the disk; done before each checkpoint, so that no earlier line is missing."""
+        """Force all lines to the disk; done before each checkpoint, so no earlier line is missing."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._board.flush()
@@ -95,7 +95,7 @@ def drop_later_lines(path: Path, *, step: int) -> None:
 
 
 def read_metrics(path: Path, *, kind: str | None = None) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file, of one kind or all."""
+    """Return the lines of a metrics file, all of them or those of a kind."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if kind is None or line["kind"] == kind]
 
@@ -108,10 +108,10 @@ def _step_of(line: str) -> float:
 
 
 class TrainingProgress:
-    """A bar with loss, depth, milliseconds a step and time left; a line for each validation.
+    """A bar with loss, depth, milliseconds per step and time left; a line per validation.
 
     Args:
-        console: where to show it.
+        console: shows it.
         steps: updates of the whole run.
         start: updates done before.
     """

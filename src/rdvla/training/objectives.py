@@ -40,7 +40,7 @@ class Objective:
 
         Args:
             policy: that is trained; gradients reach it through its `forward` alone.
-            batch: the samples at `draw.rows`.
+            batch: the samples at `draw.frames`.
             draw: what chance decides.
         """
         if self.losses.actions == 0:
@@ -54,12 +54,12 @@ class Objective:
             noise = torch.randn(batch.state.shape, generator=draw.generator).to(batch.state)
             batch = replace(batch, state=batch.state + self.proprio_noise * noise)
         if self.warm_starts is not None:
-            earlier = self.warm_starts.for_update(policy, draw.rows, generator=draw.generator)
+            earlier = self.warm_starts.for_update(policy, draw.frames, generator=draw.generator)
             batch = replace(batch, earlier=earlier)
         return self._forward(policy, batch, draw, generator=generator)
 
     def scores(
-        self, policy: RDVLAPolicy, batch: Batch, rows: Tensor, *, generator: torch.Generator
+        self, policy: RDVLAPolicy, batch: Batch, frames: Tensor, *, generator: torch.Generator
     ) -> dict[str, Score]:
         """Return the figures of one validation batch, the last of which decides; without gradient.
 
@@ -69,9 +69,9 @@ class Objective:
 
         Args:
             policy: in evaluation mode.
-            batch: the samples at `rows`.
-            rows: (B,) dataset rows.
-            generator: where S_0 is drawn from.
+            batch: the samples at `frames`.
+            frames: (B,) dataset frames.
+            generator: S_0 is drawn from it.
         """
         if self.losses.actions == 0:
             return {"l1": policy.perception_error(batch)}
@@ -79,9 +79,9 @@ class Objective:
         from_noise = _by_depth("l1_depth", policy.errors(batch, depths=self.depths, generator=generator))
         if self.warm_starts is None:
             return from_noise
-        # A copy, so that the figures from noise are those that a run without warm starts would report.
+        # A copy, so the figures from noise are the same as in a run without warm starts.
         apart = generator.clone_state()
-        warm = replace(batch, earlier=self.warm_starts.for_all(policy, rows, generator=apart))
+        warm = replace(batch, earlier=self.warm_starts.for_all(policy, frames, generator=apart))
         errors = policy.errors(warm, depths=self.depths, generator=again)
         return _by_depth("warm_l1_depth", errors) | from_noise
 
@@ -97,7 +97,7 @@ def make_objective(config: TrainConfig, dataset: EpisodeDataset, source: BatchSo
 
     Args:
         config: of the run.
-        dataset, source: where warm starts find earlier queries.
+        dataset, source: warm starts find earlier queries there.
 
     Raises:
         ConfigError: no sample of the dataset has the earlier query that `warm_start` asks for.
@@ -120,18 +120,18 @@ def validate(
     objective: Objective,
     source: BatchSource,
     *,
-    rows: Tensor,
+    frames: Tensor,
     batch_size: int,
     seed: int,
 ) -> dict[str, float]:
-    """Return the objective's figures, averaged over `rows`; the same draws each time, so that steps compare.
+    """Return the objective's figures, averaged over `frames`; the same draws each time, so steps compare.
 
     Args:
         policy: with the weights to validate.
         objective: says which figures.
         source: gives the batches.
-        rows: (N,) dataset rows of held-out episodes, N >= 1.
-        batch_size: samples at once.
+        frames: (N,) dataset frames of held-out episodes, N >= 1.
+        batch_size: samples per batch.
         seed: of the run.
 
     Raises:
@@ -143,7 +143,7 @@ def validate(
     try:
         scores = [
             objective.scores(policy, source.batch(some), some, generator=generator)
-            for some in torch.split(rows, batch_size)
+            for some in torch.split(frames, batch_size)
         ]
     finally:
         policy.train(was_training)

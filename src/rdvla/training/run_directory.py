@@ -2,9 +2,9 @@
 
 config.yaml       the full configuration
 run.json          what the run began with: fingerprints of dataset and frozen weights, versions
-metrics.jsonl     one line a logged step
-tensorboard/      the same for eyes
-checkpoints/      what to resume from
+metrics.jsonl     a line per logged step
+tensorboard/      the same for TensorBoard
+checkpoints/      the run resumes from these
 cache/            frozen inputs, unless data.cache_dir names another folder
 policy/           the trained policy (averaged weights) with training.json, when the run is done
 """
@@ -28,7 +28,7 @@ from rdvla.files import new_folder, read_json, write_json
 from rdvla.policy import TRAINING, RDVLAPolicy
 from rdvla.training.config import TrainConfig
 
-# What may differ between a run and its resumption: where it lies, and how resuming is asked for.
+# May differ between a run and its resumption.
 NOT_COMPARED = ("output_dir", "resume", "resume_from_previous")
 
 
@@ -36,8 +36,8 @@ class RunDirectory:
     """Paths of a run, and the checks before anything is written there.
 
     Raises:
-        ConfigError: the folder holds something and the run is not resumed, or the run that is there had
-            another configuration; the fields that differ are named with both values.
+        ConfigError: the folder is not empty and the run is not resumed, or the run there had another
+            configuration. The message names the fields that differ, with both values.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -70,7 +70,7 @@ class RunDirectory:
             write_json(file, dict(origin))
             return
         began_with = read_json(file)
-        # What an older run did not record counts as empty: only a run that has nothing of it may go on.
+        # An older run did not record everything; an entry that it lacks counts as empty.
         differing = [name for name, value in origin.items() if began_with.get(name, {}) != value]
         if differing:
             raise ConfigError(
@@ -88,7 +88,7 @@ class RunDirectory:
 
     def _check_same(self, config: TrainConfig) -> None:
         saved = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        # Decoded, so that a run that began before an option existed counts as one with its default.
+        # Decoded, so an option that did not exist when the run began counts as its default.
         began_with = decode_config(TrainConfig, saved, source=str(self.config_file))
         differing = differences(encode_config(began_with), encode_config(config))
         if differing:
@@ -100,12 +100,12 @@ class RunDirectory:
 
 
 def save_policy(policy: RDVLAPolicy, folder: Path, *, provenance: Mapping[str, Any]) -> None:
-    """Save a policy with a record of how it came about; the folder appears whole, replacing an older one.
+    """Save a policy with a record of its training; the folder appears whole and replaces an older one.
 
     Args:
         policy: with the weights to save.
-        folder: what `RDVLAPolicy.from_pretrained` will load.
-        provenance: goes into training.json, with the versions of what trained it.
+        folder: for `RDVLAPolicy.from_pretrained`.
+        provenance: goes into training.json, together with versions.
     """
     versions = {"rdvla": rdvla.__version__, "torch": torch.__version__, "python": platform.python_version()}
     policy.records = {TRAINING: {**provenance, "versions": versions}}

@@ -19,7 +19,7 @@ def open_samples(
     """Open a dataset with the policy's cameras and sizes.
 
     Args:
-        policy: says what is read.
+        policy: its cameras and sizes are taken.
         dataset: folder or hub id.
         camera_names: other names for the dataset's cameras, as {"image": "agentview"}.
         resize: scale images to the policy's size.
@@ -41,19 +41,19 @@ def open_samples(
         ("action", config.head.action_dim, opened.action_dim),
     ):
         if wanted != found:
-            raise ConfigError(f"the policy's {name} has {wanted} dimensions, that of {opened.name} {found}")
+            raise ConfigError(f"{opened.name} has {name}s of {found} numbers, the policy takes {wanted}")
     return opened
 
 
-def spread_rows(dataset: EpisodeDataset, *, at_most: int) -> NDArray[np.int64]:
-    """Rows of up to `at_most` samples, evenly spread over the dataset."""
-    places = np.linspace(0, len(dataset) - 1, min(at_most, len(dataset)))
-    rows: NDArray[np.int64] = dataset.sample_index[places.astype(np.int64)]
-    return rows
+def spread_frames(dataset: EpisodeDataset, *, at_most: int) -> NDArray[np.int64]:
+    """Return the frames of up to `at_most` samples, evenly spread over the dataset."""
+    index = np.linspace(0, len(dataset) - 1, min(at_most, len(dataset)))
+    frames: NDArray[np.int64] = dataset.sample_index[index.astype(np.int64)]
+    return frames
 
 
-def observe(dataset: EpisodeDataset, rows: NDArray[np.int64]) -> Observation:
-    """The observations of some rows."""
+def observe(dataset: EpisodeDataset, frames: NDArray[np.int64]) -> Observation:
+    """Return the observations at some frames."""
     return Observation(
-        images=dataset.images(rows), state=dataset.state(rows), instruction=dataset.instructions(rows)
+        images=dataset.images(frames), state=dataset.state(frames), instruction=dataset.instructions(frames)
     )

@@ -1,4 +1,4 @@
-"""What a run starts from: the policy with its initial weights, and what of it is trained."""
+"""What a run starts from: dataset, policy with initial weights, device and precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState  # type: ignore[import-untyped, un
 
 from rdvla.config import encode_config
 from rdvla.data import EpisodeDataset
-from rdvla.data.layout import ENVIRONMENT_STATE, KEYPOINTS
+from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 from rdvla.training.config import TrainConfig
@@ -53,7 +53,7 @@ def open_dataset(config: TrainConfig) -> EpisodeDataset:
 
 def _check_image_sizes(dataset: EpisodeDataset, size: int) -> None:
     for camera in dataset.cameras:
-        height, width = dataset.parts[0].image_size(camera)
+        height, width = dataset.recorded_image_size(camera)
         if (height, width) != (size, size):
             raise ConfigError(
                 f"The images of camera {camera!r} in {dataset.name} are {width}x{height}, policy.image_size "
@@ -62,7 +62,7 @@ def _check_image_sizes(dataset: EpisodeDataset, size: int) -> None:
 
 
 def _check_targets(dataset: EpisodeDataset, config: TrainConfig) -> None:
-    if config.objective != "perception" and config.loss.perception_weight == 0:
+    if not config.trains_perception:
         return
     for feature, wanted, instead in (
         (ENVIRONMENT_STATE, True, "objective=actions and loss.perception_weight=0"),
@@ -78,8 +78,8 @@ def _check_targets(dataset: EpisodeDataset, config: TrainConfig) -> None:
 def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]]) -> RDVLAPolicy:
     """Build the policy with its initial weights; the same seed gives the same weights.
 
-    What the objective does not train is frozen: the backbone where `freeze_backbone` says so, the head where
-    only perception is trained.
+    What the objective does not train is frozen: the backbone if `freeze_backbone` says so, the head if only
+    perception is trained.
 
     Args:
         config: of the run.
@@ -87,7 +87,7 @@ def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]
             trained in those units.
 
     Raises:
-        ConfigError: `init_from` holds a policy whose parts have another configuration.
+        ConfigError: `init_from` holds a policy whose backbone or head has another configuration.
     """
     source = RDVLAPolicy.from_pretrained(config.init_from) if config.init_from else None
     if source is not None and "head" in config.init_parts:
@@ -97,12 +97,14 @@ def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]
         config.policy, {name: statistics[name] for name in KEPT_STATISTICS if name in statistics}
     )
     if source is not None:
-        _take_over(policy, source, config)
+        take_over = {"backbone": policy.take_over_backbone, "head": policy.take_over_head}
+        for component in config.init_parts:
+            _check_component(component, source.config, config)
+            take_over[component](source)
     if config.freeze_backbone:
         policy.freeze_backbone()
     if config.objective == "perception":
-        policy.head.requires_grad_(False)
-        policy.proprio_projector.requires_grad_(False)
+        policy.freeze_head()
     return policy
 
 
@@ -120,32 +122,22 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _take_over(policy: RDVLAPolicy, source: RDVLAPolicy, config: TrainConfig) -> None:
-    for part in config.init_parts:
-        _check_part(part, source.config, config)
-        if part == "backbone":
-            policy.backbone.take_over(source.backbone)
-        else:
-            policy.head.load_state_dict(source.head.state_dict())
-            policy.proprio_projector.load_state_dict(source.proprio_projector.state_dict())
-
-
-def _check_part(part: str, source: PolicyConfig, config: TrainConfig) -> None:
-    had, has = _describe(part, source), _describe(part, config.policy)
+def _check_component(component: str, source: PolicyConfig, config: TrainConfig) -> None:
+    had, has = _describe(component, source), _describe(component, config.policy)
     differing = differences(had, has)
     if differing:
         shown = "; ".join(
             f"policy.{name} is {new!r}, there {old!r}" for name, (old, new) in differing.items()
         )
         raise ConfigError(
-            f"init_from={config.init_from} cannot give its {part}: {shown}. Take over its values, or leave "
-            f"{part} out of init_parts."
+            f"init_from={config.init_from} cannot give its {component}: {shown}. Take over its values, or "
+            f"leave {component} out of init_parts."
         )
 
 
-def _describe(part: str, config: PolicyConfig) -> dict[str, Any]:
+def _describe(component: str, config: PolicyConfig) -> dict[str, Any]:
     encoded = encode_config(config)
-    if part == "backbone":
+    if component == "backbone":
         tuning = config.backbone.tuning_fields
         backbone = {name: value for name, value in encoded["backbone"].items() if name not in tuning}
         return {"backbone": backbone, "cameras": encoded["cameras"], "image_size": encoded["image_size"]}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rdvla.config import encode_config
 from rdvla.data import split_episodes
-from rdvla.data.source import hub_ids
+from rdvla.data.locate import hub_ids
 from rdvla.files import sole_user
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
 from rdvla.training.checkpoints import Best, CheckpointStore
@@ -37,19 +37,18 @@ class TrainResult:
 
     finished: bool  # False: stopped by Ctrl-C or SIGTERM, a checkpoint is there
     step: int  # updates done
-    policy_dir: Path | None  # the trained policy, where the run finished
-    resume_command: str  # goes on with a run that did not finish
+    policy_dir: Path | None  # the trained policy; None: the run did not finish
+    resume_command: str  # of a shell; goes on with a run that did not finish
 
 
 class Trainer:
     """One run: `Trainer(config).run()`.
 
-    Every random draw of an update depends on (seed, step) alone, so weights, optimiser and average are all
-    that a resumed run needs to go on exactly as if it had not stopped.
+    Every random draw of an update depends on (seed, step) alone. So a resumed run needs only weights,
+    optimiser and average to go on as if it had not stopped.
 
     Raises:
-        ConfigError: the configuration does not fit the dataset, the run directory, or the run that is
-        resumed.
+        ConfigError: the configuration does not fit the dataset, the run directory, or the run to resume.
         DatasetError: the dataset is missing or damaged.
         CheckpointError: the checkpoint to resume from is damaged.
     """
@@ -66,19 +65,19 @@ class Trainer:
             {
                 "dataset": self.dataset.fingerprint(),
                 "fixed weights": fixed_weights(self.policy),
-                "published files": self.policy.backbone.preparation(),
+                "published files": self.policy.published_files(),
             }
         )
         training, held_out = split_episodes(
             self.dataset, config.data.validation_fraction, config.data.split_seed
         )
         self.sampler = Sampler(
-            self._rows(training),
+            self._frames(training),
             batch_size=config.batch_size,
             seed=config.seed,
             depth=depth_distribution(config.depth, head_mean=config.policy.head.mean_training_depth),
         )
-        self.validation_rows = evenly_spread(self._rows(held_out), at_most=config.validation.max_samples)
+        self.validation_frames = evenly_spread(self._frames(held_out), at_most=config.validation.max_samples)
         features = frozen_features(
             self.policy,
             self.dataset,
@@ -103,7 +102,7 @@ class Trainer:
         """Train to the last step, or until Ctrl-C or SIGTERM, and save the policy.
 
         Raises:
-            NonFiniteLossError: the loss or its gradient is NaN or infinite; see there.
+            NonFiniteLossError: the loss or its gradient is NaN or infinite.
         """
         log = MetricsLog(self.run_directory.path, resumed_step=self.state.step)
         progress = TrainingProgress(self.console, steps=self.config.steps, start=self.state.step)
@@ -148,8 +147,8 @@ class Trainer:
             NonFiniteLossError: before anything is changed by a loss or a gradient that is not finite.
         """
         started = time.perf_counter()
-        torch.manual_seed(draw.generator.initial_seed())  # for a model that draws by itself, as dropout does
-        batch = self.source.batch(draw.rows, generator=draw.generator)
+        torch.manual_seed(draw.generator.initial_seed())  # for what draws by itself, such as dropout
+        batch = self.source.batch(draw.frames, generator=draw.generator)
         with self.accelerator.autocast():
             loss = self.objective.loss(self.policy, batch, draw)
         self.state.clear_gradient()
@@ -186,14 +185,14 @@ class Trainer:
 
     def _validate(self, log: MetricsLog, progress: TrainingProgress) -> bool:
         """Validate the averaged weights; return whether they are the best so far."""
-        if len(self.validation_rows) == 0:
+        if len(self.validation_frames) == 0:
             return False
         with self.state.ema.applied():
             figures = validate(
                 self.policy,
                 self.objective,
                 self.source,
-                rows=self.validation_rows,
+                frames=self.validation_frames,
                 batch_size=self.config.validation.batch_size,
                 seed=self.config.seed,
             )
@@ -233,7 +232,7 @@ class Trainer:
             save_policy(self.policy, self.run_directory.policy, provenance=provenance)
         return self.run_directory.policy
 
-    def _rows(self, episodes: list[int]) -> Tensor:
+    def _frames(self, episodes: list[int]) -> Tensor:
         if not episodes:
             return torch.zeros(0, dtype=torch.int64)
         return torch.from_numpy(self.dataset.subset(episodes).sample_index)
@@ -243,8 +242,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     """Train a policy as `config` says; with `resume`, go on with the run in `config.output_dir`.
 
     Raises:
-        RDVLAError: another process trains there.
-        as `Trainer` and `Trainer.run`.
+        RDVLAError: another process trains there, or as `Trainer` and `Trainer.run`.
     """
     with sole_user(Path(config.output_dir)):
         return Trainer(config, console=console).run()

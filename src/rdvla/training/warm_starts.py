@@ -15,23 +15,23 @@ from rdvla.policy.batch import EarlierQueries
 from rdvla.training.batches import BatchSource
 from rdvla.training.config import WarmStartConfig
 
-NO_ROW = -1
+NO_FRAME = -1
 
 
-def earlier_rows(dataset: EpisodeDataset, rows: Tensor, *, executed: int) -> NDArray[np.int64]:
-    """Return (B,) the row of the query before each of (B,) rows, or `NO_ROW`.
+def earlier_frames(dataset: EpisodeDataset, frames: Tensor, *, executed: int) -> NDArray[np.int64]:
+    """Return (B,) the frame of the query before each of (B,) frames, or `NO_FRAME`.
 
-    The earlier query is at the last row with a new image at or before `row - executed`, in the same episode.
-    A camera may take an image only every n-th control step, and a policy is queried when an image has come.
-    So the earlier query may lie up to n - 1 steps further back than `executed`. The first queries of an
-    episode have none, and neither have samples whose earlier image `sample_every` left out.
+    The earlier query is at the last frame of the same episode that has a new image and lies `executed` or
+    more control steps before. A camera may take an image only every n-th control step, and a policy is
+    queried when an image has come, so up to n - 1 further steps may lie between. The first queries of an
+    episode have no earlier query, and neither have samples whose earlier image `sample_every` left out.
     """
-    later = np.asarray(rows, dtype=np.int64)
+    later = np.asarray(frames, dtype=np.int64)
     wanted = later - executed
-    found = dataset.fresh_rows(np.maximum(wanted, 0))
+    found = dataset.captured_at(np.maximum(wanted, 0))
     exists = (wanted >= 0) & (dataset.episode_of(found) == dataset.episode_of(later))
     exists &= np.isin(found, dataset.sample_index)
-    return np.where(exists, found, NO_ROW)
+    return np.where(exists, found, NO_FRAME)
 
 
 class WarmStarts:
@@ -42,8 +42,8 @@ class WarmStarts:
 
     Args:
         config: which samples, and how.
-        dataset: where earlier rows are looked up, with the samples of training and validation.
-        source: gives the inputs of earlier rows.
+        dataset: finds earlier frames; with the samples of training and validation.
+        source: gives the inputs of earlier frames.
 
     Raises:
         ConfigError: no sample of the dataset has such an earlier query.
@@ -54,7 +54,7 @@ class WarmStarts:
         self._dataset = dataset
         self._source = source
         self._warm_start = WarmStart(config.kind)
-        if not (self._earlier(torch.from_numpy(dataset.sample_index)) != NO_ROW).any():
+        if not (self._earlier(torch.from_numpy(dataset.sample_index)) != NO_FRAME).any():
             raise ConfigError(
                 f"No sample of {dataset.name} has an earlier query warm_start.executed={config.executed} "
                 "control steps before it: the episodes are shorter, or data.sample_every="
@@ -63,50 +63,50 @@ class WarmStarts:
             )
 
     def for_update(
-        self, policy: RDVLAPolicy, rows: Tensor, *, generator: torch.Generator
+        self, policy: RDVLAPolicy, frames: Tensor, *, generator: torch.Generator
     ) -> EarlierQueries | None:
         """Return what an update's samples go on from; each is chosen with probability `share`.
 
         Args:
             policy: that is trained.
-            rows: (B,) dataset rows.
+            frames: (B,) dataset frames.
             generator: draws (B,) choices, then the noise that the earlier queries start from.
 
         Returns:
             None if all samples start from noise: not chosen, or without an earlier query.
         """
-        chosen = torch.rand(len(rows), generator=generator) < self._config.share
-        return self._run(policy, rows, chosen.numpy(), generator)
+        chosen = torch.rand(len(frames), generator=generator) < self._config.share
+        return self._run(policy, frames, chosen.numpy(), generator)
 
     def for_all(
-        self, policy: RDVLAPolicy, rows: Tensor, *, generator: torch.Generator
+        self, policy: RDVLAPolicy, frames: Tensor, *, generator: torch.Generator
     ) -> EarlierQueries | None:
         """As `for_update` with every sample chosen, for validation; no choices are drawn."""
-        return self._run(policy, rows, np.ones(len(rows), dtype=bool), generator)
+        return self._run(policy, frames, np.ones(len(frames), dtype=bool), generator)
 
     def _run(
-        self, policy: RDVLAPolicy, rows: Tensor, chosen: NDArray[np.bool_], generator: torch.Generator
+        self, policy: RDVLAPolicy, frames: Tensor, chosen: NDArray[np.bool_], generator: torch.Generator
     ) -> EarlierQueries | None:
-        earlier = self._earlier(rows)
-        samples = np.flatnonzero(chosen & (earlier != NO_ROW))
+        earlier = self._earlier(frames)
+        samples = np.flatnonzero(chosen & (earlier != NO_FRAME))
         if len(samples) == 0:
             return None
         return EarlierQueries(
             warm_start=self._warm_start,
             samples=torch.from_numpy(samples).to(policy.device),
             states=self._last_states(policy, torch.from_numpy(earlier[samples]), generator),
-            executed=tuple((rows.numpy() - earlier)[samples].tolist()),
+            executed=tuple((frames.numpy() - earlier)[samples].tolist()),
         )
 
-    def _earlier(self, rows: Tensor) -> NDArray[np.int64]:
-        return earlier_rows(self._dataset, rows, executed=self._config.executed)
+    def _earlier(self, frames: Tensor) -> NDArray[np.int64]:
+        return earlier_frames(self._dataset, frames, executed=self._config.executed)
 
-    def _last_states(self, policy: RDVLAPolicy, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Return (n, K, D), what queries at (n,) rows end with."""
+    def _last_states(self, policy: RDVLAPolicy, frames: Tensor, generator: torch.Generator) -> Tensor:
+        """Return (n, K, D), what queries at (n,) frames end with."""
         was_training = policy.training
         policy.eval()  # dropout would give another answer than the one that a robot goes on from
         try:
-            batch = self._source.batch(rows)
+            batch = self._source.batch(frames)
             ended: Tensor = policy.predict_batch(batch, stop=self._config.depth, generator=generator).state
             return ended
         finally:

@@ -75,7 +75,7 @@ class HuggingFaceBackbone(Backbone):
 
     def transform(self, prepared: Mapping[str, Tensor]) -> Features:
         """Prompt, reasoning and latents through the language model."""
-        prompt = self._prompt(prepared)
+        prompt = self.embed_prompt(prepared)
         latents = self.latents.to(prompt.embeddings.dtype).expand(len(prompt.mask), -1, -1)
         tokens, states = self._read(prompt, latents)
         vision, thoughts = {}, {}
@@ -98,7 +98,7 @@ class HuggingFaceBackbone(Backbone):
                 "backbone.reasoning_tokens is 0: this backbone does not put its thoughts into words"
             )
         with torch.no_grad():
-            prompt = self._prompt(self.prepare(images, instructions))
+            prompt = self.embed_prompt(self.prepare(images, instructions))
             return self.prompts.text(self._reason(prompt).tokens)
 
     def preparation(self) -> dict[str, Any]:
@@ -144,7 +144,12 @@ class HuggingFaceBackbone(Backbone):
         features = published.family.encode(self.model, published.fit(images.flatten(0, 1)))
         return {name: value.reshape(len(images), -1, value.shape[-1]) for name, value in features.items()}
 
-    def _prompt(self, prepared: Mapping[str, Tensor]) -> Prompt:
+    def embed_prompt(self, prepared: Mapping[str, Tensor]) -> Prompt:
+        """Return what the language model reads before reasoning and latents.
+
+        Args:
+            prepared: from `prepare`.
+        """
         features = {name: value for name, value in prepared.items() if name not in ("tokens", "images")}
         if "images" in prepared:
             features = self._look(prepared["images"])

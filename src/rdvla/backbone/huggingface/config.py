@@ -11,7 +11,7 @@ from rdvla.errors import ConfigError
 
 if TYPE_CHECKING:
     from rdvla.backbone.huggingface.backbone import HuggingFaceBackbone
-    from rdvla.head import Level
+    from rdvla.heads import Level
 
 QUESTION = "What action should the robot take to {instruction}?"
 
@@ -26,7 +26,7 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     lora: LoraSettings = field(default_factory=LoraSettings)
     name_or_path: str = ""  # hub id or folder of a vision-language model in transformers' layout
     revision: str | None = None  # commit, branch or tag on the hub; null: its newest
-    levels: tuple[int, ...] = (12, 24)  # hidden states that the head may read; 0: the embeddings
+    levels: tuple[int, ...] = (12, 24)  # hidden states the head may read; 0: embeddings, n: after n layers
     latents: int = 64  # L, learned latent tokens
     image_size: int | None = None  # pixels, square, that images are scaled to; null: as the model was trained
     question: str = QUESTION  # {instruction} stands for the instruction in lower case

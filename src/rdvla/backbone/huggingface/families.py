@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rdvla.backbone.huggingface.pixels import stack_images, to_patches
 from rdvla.errors import ConfigError, nearest
 
 IMAGE = "image"  # name of the image features that replace the image tokens
@@ -263,3 +262,20 @@ def make_family(model_type: str) -> Family:
             f"{nearest(model_type, FAMILIES)} Supported: {', '.join(FAMILIES)}"
         )
     return FAMILIES[model_type]()
+
+
+def stack_images(features: Any, images: int) -> Tensor:
+    """Image features as (N, tokens, D), whether they come image by image or in one tensor."""
+    joined = features if isinstance(features, Tensor) else torch.cat(list(features))
+    return joined.reshape(images, -1, joined.shape[-1])
+
+
+def to_patches(pixels: Tensor, *, size: int, merge: int, frames: int) -> Tensor:
+    """(N, 3, S, S) -> (N x patches, 3 x frames x size x size), the patches of one image token side by side.
+
+    A still image is a film of `frames` equal frames.
+    """
+    count = pixels.shape[-1] // (size * merge)
+    x = pixels.reshape(len(pixels), 3, count, merge, size, count, merge, size)
+    x = x.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)  # (N, rows, columns, merge, merge, 3, 1, size, size)
+    return x.expand(*x.shape[:6], frames, size, size).flatten(5).flatten(0, 4)

@@ -22,11 +22,11 @@ from rdvla.backbone.base import PADDING, Backbone, Features
 from rdvla.backbone.lora import add_lora, is_lora, merged_pairs
 from rdvla.backbone.pretrained import PROBE, describe_tokenizer
 from rdvla.backbone.prismatic.config import PrismaticConfig
-from rdvla.backbone.prismatic.image_transforms import ImageTransform
 from rdvla.backbone.prismatic.model import PublishedModel
 from rdvla.backbone.prismatic.prompt import STOP_TOKEN, PromptTokenizer, load_tokenizer
 from rdvla.errors import ConfigError
 from rdvla.files import new_folder, read_json, write_json
+from rdvla.processing import ImageTransform
 
 TOKENIZER_FOLDER = "tokenizer"
 CONVERSION_FILE = "conversion.json"  # of `rdvla convert`

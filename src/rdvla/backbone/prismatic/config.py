@@ -11,7 +11,7 @@ from rdvla.errors import ConfigError
 
 if TYPE_CHECKING:
     from rdvla.backbone.prismatic.backbone import PrismaticBackbone
-    from rdvla.head import Level
+    from rdvla.heads import Level
 
 Attention = Literal["causal", "bidirectional"]
 
@@ -111,14 +111,16 @@ class LanguageConfig:
 @BackboneConfig.register_subclass("prismatic")
 @dataclass(frozen=True)
 class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
-    """Configuration of `PrismaticBackbone`; the defaults are the paper's (1.21 B parameters)."""
+    """Configuration of `PrismaticBackbone`; the defaults are the paper's (1.19 B parameters)."""
 
     tuning_fields: ClassVar[tuple[str, ...]] = ("lora", "gradient_checkpointing")
 
     dinov2: VisionTransformerConfig = field(default_factory=dinov2_large)
     siglip: VisionTransformerConfig = field(default_factory=siglip_so400m)
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    levels: tuple[int, ...] = (12, 24)  # of the hidden states to read; 0: embeddings, n: after layer n
+    # Published configurations count layers from 0, and these numbers index a list with the embeddings in
+    # front: their "layers" 11 and 23 are the states after 11 and 23 layers.
+    levels: tuple[int, ...] = (11, 23)  # hidden states the head may read; 0: embeddings, n: after n layers
     latents: int = 64  # L, learned latent tokens after the prompt
     attention: Attention = "causal"  # over the sequence; bidirectional: every token sees every other
     dtype: Precision = "bfloat16"  # of published weights; latents and LoRA are kept in float32

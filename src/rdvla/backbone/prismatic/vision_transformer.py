@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rdvla.backbone.prismatic.config import VisionTransformerConfig
+from rdvla.processing import scale_pixels
 
 NORM_EPS = 1e-6
 
@@ -37,7 +38,8 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, patches, width); positions are added to patches only."""
-        x = self.patch_embed(self._normalize(images).permute(0, 3, 1, 2)) + self.pos_embed
+        pixels = scale_pixels(images, mean=self.mean, std=self.std).to(self.pos_embed.dtype)
+        x = self.patch_embed(pixels.permute(0, 3, 1, 2)) + self.pos_embed
         prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
         x = torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), x], dim=1)
         for block in self.blocks:
@@ -47,10 +49,6 @@ class VisionTransformer(nn.Module):
                 x = block(x)
         patches: Tensor = x[:, x.shape[1] - self.config.patches :]
         return patches
-
-    def _normalize(self, images: Tensor) -> Tensor:
-        pixels = (images.float() / 255 - self.mean.float()) / self.std.float()
-        return pixels.to(self.pos_embed.dtype)
 
 
 def _tokens(count: int, width: int) -> nn.Parameter:

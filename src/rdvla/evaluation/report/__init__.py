@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rdvla.errors import missing_extra
+from rdvla.errors import optional
 from rdvla.files import write_atomically
 
 
@@ -16,14 +16,10 @@ def write_report(results: Sequence[Path | str], output: Path | str) -> Path:
 
     Raises:
         ResultsError: a file breaks the schema, two hold the same policy and setting, or all are empty.
-        MissingExtraError: jinja2 or matplotlib is not installed.
+        MissingExtraError: a package of the extra `report` is not installed.
     """
-    try:
+    with optional("report"):
         from rdvla.evaluation.report.page import render_page
-    except ModuleNotFoundError as error:
-        if error.name not in ("jinja2", "matplotlib"):
-            raise
-        raise missing_extra(error.name, "report") from error
     page = render_page(results)
     output = Path(output)
     with write_atomically(output) as temporary:

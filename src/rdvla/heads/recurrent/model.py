@@ -229,11 +229,16 @@ class RecurrentDepthHead(ActionHead):
         nn.init.zeros_(self.output.bias)
         self.adapter.initialise(config)
 
+    @property
+    def state_shape(self) -> tuple[int, int]:
+        """(K, D)."""
+        return self.config.chunk_size, self.config.hidden_dim
+
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw S_0, (B, K, D)."""
         # Noise is drawn where the generator lives, so a CPU seed gives the same actions on every device.
         device = self.gamma_init.device if generator is None else generator.device
-        noise = torch.empty(batch_size, self.config.chunk_size, self.config.hidden_dim, device=device)
+        noise = torch.empty(batch_size, *self.state_shape, device=device)
         truncated_normal_(noise, self.config.initial_state_std, generator)
         return self.gamma_init * noise.to(self.gamma_init)
 
@@ -328,8 +333,7 @@ class RecurrentDepthHead(ActionHead):
         for depth in range(1, max(depths) + 1):
             state = self.iterate(state, encoded)
             if depth in depths:
-                predicted = self.decode(state, encoded).float()
-                found[depth] = absolute_error(predicted, actions, is_pad=is_pad)
+                found[depth] = absolute_error(self.decode(state, encoded).float(), actions, is_pad=is_pad)
         return {depth: found[depth] for depth in depths}
 
     @torch.no_grad()
@@ -367,17 +371,6 @@ class RecurrentDepthHead(ActionHead):
         """Return keys and values of all blocks of core and coda."""
         parts = ((self.core, self.config.core), (self.coda, self.config.coda))
         return [x for blocks, levels in parts for each in project_for(blocks, levels, context) for x in each]
-
-    def checked_state(
-        self, context: Context, initial_state: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:
-        """Return S_0 as given, or drawn; raise `ValueError` if its shape does not fit the context."""
-        if initial_state is None:
-            return self.initial_state(context.batch_size, generator)
-        expected = (context.batch_size, self.config.chunk_size, self.config.hidden_dim)
-        if tuple(initial_state.shape) != expected:
-            raise ValueError(f"initial_state must be {expected}, got {tuple(initial_state.shape)}")
-        return initial_state
 
 
 def project_for(blocks: nn.ModuleList, levels: Sequence[Level], context: Context) -> tuple[KeysValues, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rdvla.data.writer import DatasetWriter
+from rdvla.data import DatasetWriter
 from rdvla.files import write_json
 from rdvla.rollout.episode import OpenEnvironment
 from rdvla.rollout.transport import Ask

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import TextColumn
 
-from rdvla.data.writer import DatasetWriter
+from rdvla.data import DatasetWriter
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.files import read_json, sole_user, write_json
 from rdvla.progress import Progress

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.episode import Episode
+from rdvla.data import Episode
 from rdvla.rollout.episode import Decision, Moment, play
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED, Expert, SimulatedTask
 
@@ -126,7 +126,7 @@ class FrameRecorder:
         """Take whether the action led to success."""
         self._values["next.success"].append(moment.success)
 
-    def frames(self) -> dict[str, NDArray[Any]]:
+    def features(self) -> dict[str, NDArray[Any]]:
         """Return the numeric features, (frames, ...) each."""
         return {
             name: np.asarray(values, dtype=self._features[name]["dtype"])
@@ -169,7 +169,7 @@ def record_attempt(
     if not end.success:
         return None
     return Episode(
-        frames=recorder.frames(),
+        features=recorder.features(),
         images=recorder.images(),
         image_index=recorder.image_index(),
         task=env.instruction,

@@ -1,24 +1,20 @@
-"""Where a dataset comes from: a local folder, or the Hugging Face hub."""
+"""Find a dataset on the disk; download it first if it is only on the Hugging Face hub."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from rdvla.data.dataset_files import DatasetFiles
-from rdvla.data.info import check_version
-from rdvla.data.layout import CODEBASE_VERSION, INFO_PATH
+from rdvla.data.formats.registry import FORMATS, find_format
 from rdvla.errors import DatasetError
 from rdvla.files import HUB_ID
 
-ALLOWED_FILES = ["meta/**/*.json", "meta/*.json", "**/*.parquet", "**/*.mp4"]
-
 
 def locate_all(roots: Path | str | Sequence[Path | str]) -> list[Path]:
-    """The local folders of one or several datasets.
+    """Return the local paths of one or several datasets.
 
     Args:
-        roots: a folder or hub id, several of them in one text with commas between, or a sequence of them.
+        roots: a path or hub id, several of them in one text with commas between, or a sequence of them.
 
     Raises:
         DatasetError: as `locate`, or no dataset is named.
@@ -30,61 +26,67 @@ def locate_all(roots: Path | str | Sequence[Path | str]) -> list[Path]:
 
 
 def hub_ids(roots: Path | str | Sequence[Path | str]) -> list[str]:
-    """Which of the datasets that `locate_all` finds by these names come from the hub."""
-    return [str(root) for root in _split(roots) if not Path(root).expanduser().is_dir()]
+    """Return those of the names that `locate_all` would look up on the hub."""
+    return [str(root) for root in _split(roots) if not Path(root).expanduser().exists()]
 
 
 def _split(roots: Path | str | Sequence[Path | str]) -> Sequence[Path | str]:
-    if isinstance(roots, str) and not Path(roots).expanduser().is_dir():
-        return [part.strip() for part in roots.split(",")]
+    if isinstance(roots, str) and not Path(roots).expanduser().exists():
+        return [name.strip() for name in roots.split(",")]
     return [roots] if isinstance(roots, Path | str) else roots
 
 
 def locate(root: Path | str) -> Path:
-    """The dataset's local folder; one that is only on the hub is downloaded (parquet, JSON, MP4 only).
+    """Return the dataset's local path, after downloading a dataset from the hub.
 
     Args:
-        root: a folder, or a hub id "user/name", or "user/name@revision" with a branch, tag or commit (else
-            the tag v3.0 that LeRobot sets, or the main branch). A folder that exists wins.
+        root: a folder or file, or a hub id "user/name" or "user/name@revision" (branch, tag or commit). If no
+            revision is given, the tag of a known format counts, or else the main branch. A path that exists
+            wins.
 
     Raises:
-        DatasetError: neither a folder nor a dataset that can be downloaded, with the reason, or a dataset in
-            another format, of which nothing but meta/info.json is downloaded.
+        DatasetError: it is neither a folder nor a dataset that can be downloaded (with the reason), or has an
+            unknown format; then nothing but the formats' marker files was downloaded.
     """
-    folder = Path(root).expanduser()
-    if folder.is_dir():
-        return folder
+    path = Path(root).expanduser()
+    if path.exists():
+        return path
     match = None if isinstance(root, Path) else HUB_ID.fullmatch(root)
     if match is None:
         raise DatasetError(f"{root} is not a folder, and not a hub id like 'user/name'")
     repository, revision = match["repository"], match["revision"]
     revision = revision or _default_revision(repository)
-    info = DatasetFiles(_download(repository, revision, [INFO_PATH])).json(INFO_PATH)
-    check_version(info, repository)
-    return _download(repository, revision, ALLOWED_FILES)
+    markers = [name for known in FORMATS if known.hub for name in known.hub.markers]
+    found = find_format(_download(repository, revision, markers), name=repository)
+    if found.hub is None:
+        raise DatasetError(f"{repository}: datasets of the format {found.name} are read from folders only")
+    return _download(repository, revision, found.hub.content)
 
 
 def _default_revision(repository: str) -> str | None:
-    """The tag that LeRobot gives to datasets of this format, where there is one; None: the main branch.
+    """Return the first tag of a known format that the dataset has; None: use the main branch.
 
-    Offline there is one where the cache holds it. Any other failure is an error: the main branch may hold
-    other data than the tag, and which of them is read must not depend on how the connection is today.
+    Offline it must be in the cache. Any other failure is an error: the main branch may hold other data than
+    the tag, and today's connection must not decide which of them is read.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 
-    try:
-        _download(repository, CODEBASE_VERSION, [INFO_PATH])
-    except DatasetError as error:
-        # A connection that fails gives a LocalEntryNotFoundError too, and does not say that there is no tag.
-        missing = (RevisionNotFoundError, *([LocalEntryNotFoundError] if constants.HF_HUB_OFFLINE else []))
-        if isinstance(error.__cause__, missing):
-            return None
-        raise
-    return CODEBASE_VERSION
+    # A connection that fails gives a LocalEntryNotFoundError too, which does not mean that there is no tag.
+    missing = (RevisionNotFoundError, *([LocalEntryNotFoundError] if constants.HF_HUB_OFFLINE else []))
+    for hub in (known.hub for known in FORMATS):
+        if hub is None or hub.tag is None:
+            continue
+        try:
+            _download(repository, hub.tag, hub.markers)
+            return hub.tag
+        except DatasetError as error:
+            if not isinstance(error.__cause__, missing):
+                raise
+    return None
 
 
-def _download(repository: str, revision: str | None, files: list[str]) -> Path:
+def _download(repository: str, revision: str | None, files: Sequence[str]) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         LocalEntryNotFoundError,
@@ -116,7 +118,10 @@ def _download(repository: str, revision: str | None, files: list[str]) -> Path:
         raise DatasetError(f"{failed}: {error}") from error
 
 
-def _snapshot(repository: str, revision: str | None, files: list[str]) -> Path:
+def _snapshot(repository: str, revision: str | None, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=files))
+    patterns = list(files)
+    return Path(
+        snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns)
+    )

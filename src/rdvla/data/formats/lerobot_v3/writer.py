@@ -1,8 +1,8 @@
-"""Write a LeRobot v3.0 dataset: episodes are staged one by one, then assembled into the dataset at once.
+"""Write a dataset in LeRobot's format v3.0: stage episodes singly, then assemble all of them at once.
 
-A staged episode is a small folder that appears by a rename, whole or not at all. So a generation killed at
-any moment resumes from the episodes that are there, several processes may stage episodes at once, and the
-dataset itself appears (again by a rename) only when all of it is written.
+A staged episode is a small folder that appears by a rename, whole or not at all. A generation killed at any
+moment therefore resumes from the staged episodes, and several processes may stage episodes at once. The
+dataset itself also appears by a rename, once all of it is written.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdvla.data.assemble import assemble
 from rdvla.data.episode import DatasetSpec, Episode, check_episode
-from rdvla.data.layout import Feature
-from rdvla.data.metadata import DatasetMetadata
-from rdvla.data.staging import StagedEpisode, write_staged_episode
+from rdvla.data.features import Feature
+from rdvla.data.formats.lerobot_v3.assemble import assemble
+from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
+from rdvla.data.formats.lerobot_v3.staging import StagedEpisode, write_staged_episode
 from rdvla.errors import DatasetError
 from rdvla.files import read_json, write_json
 
@@ -30,11 +30,13 @@ EPISODES_FOLDER = "episodes"
 class DatasetWriter:
     """Writes one dataset. It holds paths and the specification only, so it can be sent to worker processes.
 
-    writer = DatasetWriter.create("demos", fps=80, features=features, cameras=("front", "wrist"),
-    image_size=128) for number, seed in enumerate(seeds):
-        if number not in writer.finished():     # resumes an interrupted generation
-            writer.add_episode(demonstrate(seed), number=number)
-    writer.finalize()
+    Example::
+
+        writer = DatasetWriter.create("demos", fps=80, features=features, cameras=("front",), image_size=128)
+        for number, seed in enumerate(seeds):
+            if number not in writer.finished():  # resumes an interrupted generation
+                writer.add_episode(demonstrate(seed), number=number)
+        writer.finalize()
     """
 
     root: Path
@@ -52,7 +54,7 @@ class DatasetWriter:
         image_size: int | tuple[int, int],
         robot_type: str | None = None,
     ) -> DatasetWriter:
-        """Start a new dataset, or go on with one whose generation was interrupted.
+        """Start a new dataset, or continue an interrupted one.
 
         Args:
             root: folder of the dataset; it must not exist yet.
@@ -93,29 +95,28 @@ class DatasetWriter:
 
     @property
     def staging(self) -> Path:
-        """Folder of the episodes that are not in the dataset yet."""
+        """Folder of the episodes that wait for `finalize`."""
         return self.root.parent / f".{self.root.name}.staging"
 
     def add_episode(self, episode: Episode, *, number: int | None = None) -> int:
-        """Check one episode and put it aside for the dataset.
+        """Check one episode and stage it for the dataset.
 
         Args:
             episode: the demonstration.
-            number: its place in the order of the dataset, 0 or more; numbers may have gaps. Give it when
-                several processes add episodes, so that the result does not depend on which is first. None:
-                the next one.
+            number: its rank in the dataset, 0 or more; numbers may have gaps. Give it if several processes
+                add episodes, so the result does not depend on their speed. None: the next one.
 
         Returns:
-            the number.
+            The number.
 
         Raises:
             DatasetError: the episode does not fit the dataset (nothing is written), or the number is taken.
         """
         checked = check_episode(episode, self.spec)
-        place = number if number is not None else max(self._numbers(), default=-1) + 1
-        target = self._folder(place)
-        if place < 0 or target.exists():
-            raise DatasetError(f"episode number {place} is {'negative' if place < 0 else 'already there'}")
+        rank = number if number is not None else max(self._numbers(), default=-1) + 1
+        target = self._folder(rank)
+        if rank < 0 or target.exists():
+            raise DatasetError(f"episode number {rank} is {'negative' if rank < 0 else 'already there'}")
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
         temporary.mkdir(parents=True)
         try:
@@ -123,10 +124,10 @@ class DatasetWriter:
             temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return place
+        return rank
 
     def finished(self) -> dict[int, dict[str, Any]]:
-        """The episodes that are put aside: number -> its `source`.
+        """Return the staged episodes, number -> `source`.
 
         Raises:
             DatasetError: naming a staged episode that is damaged.
@@ -140,11 +141,11 @@ class DatasetWriter:
             numbers: use these episodes only, e.g. the first 50 successes of each task. None: all.
 
         Returns:
-            the dataset's folder.
+            The dataset's folder.
 
         Raises:
-            DatasetError: no episodes, an unknown number, or a damaged staged episode (named; delete it and go
-                on).
+            DatasetError: there are no episodes, a number is unknown, or a staged episode is damaged (it is
+                named; delete it and continue).
         """
         staged = self._numbers()
         chosen = sorted(set(numbers)) if numbers is not None else staged
@@ -183,8 +184,8 @@ class DatasetWriter:
             if found == record:
                 self._sweep()
                 return
-            # Left over by a finalize that was killed between its last two steps: those episodes are in the
-            # dataset.
+            # A finalize that was killed between its last two steps left these episodes behind. They are in
+            # the dataset already.
             if found.get("base_episodes", 0) >= self.base_episodes:
                 different = [name for name in record if found.get(name) != record[name]]
                 raise DatasetError(
@@ -196,6 +197,6 @@ class DatasetWriter:
         write_json(path, record)
 
     def _sweep(self) -> None:
-        """Remove what killed processes left half written."""
+        """Remove episodes that killed processes left half written."""
         for leftover in (self.staging / EPISODES_FOLDER).glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)

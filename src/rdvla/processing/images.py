@@ -1,8 +1,8 @@
-"""What published policies of the OpenVLA family do to a camera image before their encoders see it.
+"""Camera images on their way into an image encoder.
 
-JPEG round trip, Lanczos resize, centre crop resized back; each ends in whole grey levels, as the published
-steps do. Source: the published evaluation code, which runs TensorFlow's image operations. Both resamplings
-are linear and separable, and so one small matrix for each axis.
+`ImageTransform` does what published policies of the OpenVLA family do: JPEG round trip, Lanczos resize,
+centre crop resized back. Each step ends in whole grey levels, as in the published evaluation code, which runs
+TensorFlow's image operations. Both resamplings are linear and separable, so each is a small matrix per axis.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from torch import Tensor
 LANCZOS_LOBES = 3
 
 
+def scale_pixels(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
+    """(..., 3) uint8 -> (..., 3) float32, scaled as an encoder was trained: mean and std per colour, 0..1."""
+    return (images.float() / 255 - mean.float()) / std.float()
+
+
 @dataclass(frozen=True)
 class ImageTransform:
-    """Camera images of any square size to those that an encoder takes."""
+    """Fit square camera images of any size to an image encoder."""
 
     size: int  # pixels, square, of the result
     crop_area: float  # share of the area that the centre crop keeps; 1: no crop
@@ -44,11 +49,11 @@ class ImageTransform:
 def jpeg_round_trip(images: Tensor, *, quality: int) -> Tensor:
     """(N, H, W, 3) uint8 -> the same after JPEG compression with halved colour resolution (4:2:0)."""
     decoded = torch.empty_like(images, device="cpu")
-    for row, image in enumerate(images.cpu()):
+    for index, image in enumerate(images.cpu()):
         file = io.BytesIO()
         Image.fromarray(image.numpy()).save(file, format="JPEG", quality=quality, subsampling="4:2:0")
         pixels = bytearray(Image.open(file).tobytes())
-        decoded[row] = torch.frombuffer(pixels, dtype=torch.uint8).view(image.shape)
+        decoded[index] = torch.frombuffer(pixels, dtype=torch.uint8).view(image.shape)
     return decoded.to(images.device)
 
 
@@ -59,10 +64,10 @@ def lanczos_resize(images: Tensor, size: int) -> Tensor:
 
 
 def centre_crop(images: Tensor, area: float) -> Tensor:
-    """(N, H, W, 3) uint8, H = W -> its centre with that share of the area, scaled back to H x W bilinearly.
+    """(N, H, W, 3) uint8, H = W -> its centre with this share of the area, scaled back to H x W bilinearly.
 
-    The outermost samples lie exactly on the edges of the crop, and the result is cut to whole grey levels as
-    TensorFlow's conversion from 0..1 does it: floor(255.5 v).
+    The outermost samples lie exactly on the edges of the crop. Grey levels are cut as TensorFlow cuts them
+    when it converts from 0..1: floor(255.5 v).
     """
     cropped = _resample(images, _crop_matrix(images.shape[1], area)) / 255
     return (cropped.clamp(0, 1) * 255.5).floor().clamp(0, 255).to(torch.uint8)

@@ -1,10 +1,10 @@
-"""MP4 files in and out through PyAV.
+"""Write MP4 files, and join them without encoding again.
 
-Encoding: H.264, 4:4:4 chroma, CRF 6. The usual 4:2:0 chroma halves the colour resolution, which wipes out the
-markers of a few pixels that a 128-pixel picture of a table has (15 dB on such markers against 38 dB here). A
+Encoding: H.264, 4:4:4 chroma, CRF 6. The usual 4:2:0 chroma halves the colour resolution. It wipes out the
+markers of a few pixels in a 128-pixel picture of a table (15 dB on such markers against 38 dB here). A
 keyframe every 20 frames keeps seeking short, and no B-frames keep the packets in display order. A held image
-costs some ten bytes. The tuning for fast decoding saves two fifths of the time that reading takes, at the
-same size and quality.
+costs some ten bytes. Tuning for fast decoding saves two fifths of the reading time at the same size and
+quality.
 """
 
 from __future__ import annotations
@@ -20,31 +20,29 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from rdvla.data.decoding import DECODE_ERRORS
 from rdvla.errors import DatasetError
 
 PIXEL_FORMAT = "yuv444p"
 CRF = 6
 KEYFRAME_INTERVAL = 20
 TICKS_PER_FRAME = 256  # the MP4 track's clock runs at fps * 256, so every frame time is exact
-# The colour matrix is written into the stream, so every reader converts back with the one it was made with.
+# The colour matrix is written into the stream, so every reader inverts the one that was used.
 ENCODER_OPTIONS = {
     "crf": str(CRF),
     "preset": "veryfast",
     "tune": "fastdecode",
     "g": str(KEYFRAME_INTERVAL),
     "bf": "0",
-    # The macroblock tree reads memory that it has not written where an image is a few macroblocks wide: equal
-    # images gave files that differed. Without it they are always the same.
+    # The macroblock tree reads uninitialised memory if an image is a few macroblocks wide: equal images gave
+    # files that differed. Without it they are always the same.
     "x264-params": "mbtree=0:scenecut=0:range=tv"
     ":colormatrix=smpte170m:colorprim=smpte170m:transfer=smpte170m",
 }
 
-# PyAV reports damage by any of these, depending on where the damage lies.
-DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError, IndexError, EOFError, MemoryError)
-
 
 def encode_video(path: Path, images: NDArray[np.uint8], *, image_index: NDArray[np.int64], fps: int) -> None:
-    """Write an MP4 file with one frame for each entry of `image_index`.
+    """Write an MP4 file with one frame per entry of `image_index`.
 
     Args:
         path: the file to write.
@@ -66,8 +64,8 @@ def encode_video(path: Path, images: NDArray[np.uint8], *, image_index: NDArray[
         output.mux(stream.encode(None))
 
 
-def encoding(path: Path) -> bytes:
-    """What decoding needs to know before the first frame; files that are joined must agree in it.
+def stream_header(path: Path) -> bytes:
+    """Return what a decoder needs before the first frame; only files with equal headers can be joined.
 
     Raises:
         DatasetError: naming the file that is damaged.
@@ -79,22 +77,22 @@ def encoding(path: Path) -> bytes:
         raise DatasetError(f"{path} cannot be read as a video: {error}") from error
 
 
-def concatenate_videos(parts: Sequence[tuple[Path, int]], target: Path, *, fps: int) -> None:
-    """Join MP4 files of equal encoding without encoding again.
+def concatenate_videos(videos: Sequence[tuple[Path, int]], target: Path, *, fps: int) -> None:
+    """Join MP4 files with equal stream headers, without encoding again.
 
     Args:
-        parts: each file and the number of frames it must hold.
+        videos: each file and the number of frames it must hold.
         target: the file to write.
         fps: frames per second of all of them.
 
     Raises:
-        DatasetError: naming the part that is damaged or has another number of frames.
+        DatasetError: naming the file that is damaged or has another number of frames.
     """
     options = {"movflags": "faststart", "video_track_timescale": str(fps * TICKS_PER_FRAME)}
     with av.open(str(target), "w", format="mp4", options=options) as output:
         stream: VideoStream | None = None
         offset = 0
-        for path, frames in parts:
+        for path, frames in videos:
             try:
                 with av.open(str(path)) as source:
                     stream = stream or output.add_stream_from_template(source.streams.video[0])
@@ -107,7 +105,7 @@ def concatenate_videos(parts: Sequence[tuple[Path, int]], target: Path, *, fps: 
 
 
 def _copy_packets(source: Any, output: Any, stream: VideoStream, *, offset: int, fps: int) -> int:
-    """Copy one file's packets behind `offset` frames; returns the number of frames."""
+    """Copy one file's packets behind `offset` frames; return the number of frames."""
     template = source.streams.video[0]
     ticks = 1 / (template.time_base * fps)  # of the source, per frame
     copied = 0
@@ -123,7 +121,7 @@ def _copy_packets(source: Any, output: Any, stream: VideoStream, *, offset: int,
 
 
 def video_facts(path: Path) -> dict[str, Any]:
-    """The `info` entry that LeRobot keeps beside a video feature (`video_utils.get_video_info`)."""
+    """Return the `info` entry that LeRobot keeps next to a video feature (`video_utils.get_video_info`)."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         return {

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rdvla.backbone.prismatic.image_transforms import (
+from rdvla.processing.images import (
     ImageTransform,
     centre_crop,
     jpeg_round_trip,

@@ -1,8 +1,7 @@
-"""Open the files of a dataset folder; whatever is wrong with one becomes a DatasetError that names it."""
+"""Open the files of a dataset folder; every fault becomes a DatasetError that names the file."""
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rdvla.data.layout import CHECKSUMS_PATH, EPISODES_PATH, INFO_PATH, TASKS_PATH
+from rdvla.data.formats.base import fingerprint_files
+from rdvla.data.formats.lerobot_v3.layout import CHECKSUMS_PATH, EPISODES_PATH, INFO_PATH
 from rdvla.errors import DatasetError, RDVLAError, nearest
 from rdvla.files import read_json
 
 BLOCK = 1 << 20
-END = 1 << 16  # bytes of either end of a file that its fingerprint covers
 
 
 def checksum(path: Path) -> int:
-    """CRC-32 of a file."""
+    """Return the CRC-32 of a file."""
     value = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -33,10 +32,9 @@ def checksum(path: Path) -> int:
 class DatasetFiles:
     """The files below a dataset's folder, each checked once when it is first opened.
 
-    Datasets written by rdvla carry `meta/checksums.json`. Files below data/ and videos/ are never changed
-    once written and always compared with it. LeRobot rewrites the small files in meta/ when it adds episodes;
-    it then rewrites info.json too, so those are compared only while info.json is the one the checksums were
-    made with.
+    Datasets written by rdvla carry `meta/checksums.json`. Files below data/ and videos/ never change once
+    written, so they are always compared with it. LeRobot rewrites the small files in meta/ and info.json when
+    it adds episodes. Those are therefore compared only while info.json has the recorded checksum.
     """
 
     def __init__(self, root: Path) -> None:
@@ -51,10 +49,10 @@ class DatasetFiles:
             self._checksums = self._read_checksums()
 
     def path(self, relative: str) -> Path:
-        """The full path of a file that exists and is undamaged as far as checksums tell.
+        """Return the full path of a file, after comparing the file with its checksum.
 
         Raises:
-            DatasetError: naming the file.
+            DatasetError: the file is missing or damaged; it is named.
         """
         path = self.root / relative
         if relative in self._checked:
@@ -71,7 +69,7 @@ class DatasetFiles:
         return path
 
     def json(self, relative: str) -> dict[str, Any]:
-        """Read a JSON object."""
+        """Read a JSON object; raise DatasetError if the file holds anything else."""
         path = self.path(relative)
         try:
             value = read_json(path)
@@ -85,8 +83,7 @@ class DatasetFiles:
         """Read a parquet file, or some of its columns.
 
         Raises:
-            DatasetError: the file is missing or damaged, or a column is missing (its nearest neighbour is
-                named).
+            DatasetError: the file is missing or damaged, or lacks a column (the nearest name is suggested).
         """
         path = self.path(relative)
         try:
@@ -100,27 +97,17 @@ class DatasetFiles:
             raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
 
     def episode_files(self) -> list[str]:
-        """The files of `meta/episodes`, in order, relative to the dataset."""
+        """Return the files of `meta/episodes`, in order, relative to the dataset."""
         paths = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
         if not paths:
             raise DatasetError(f"{self.root / EPISODES_PATH.format(chunk_index=0, file_index=0)} is missing")
         return [path.relative_to(self.root).as_posix() for path in paths]
 
     def fingerprint(self) -> str:
-        """Changes when the dataset's content does; from the names, sizes and both ends of its files."""
-        digest = hashlib.sha256()
-        names = {
-            p.relative_to(self.root).as_posix() for s in (".json", ".parquet", ".mp4") for p in self._all(s)
-        }
-        for name in sorted(names - {CHECKSUMS_PATH}):
-            path = self.root / name
-            size = path.stat().st_size
-            digest.update(f"{name} {size} ".encode())
-            with path.open("rb") as file:  # parquet and MP4 keep their indexes at the ends
-                digest.update(file.read(END))
-                file.seek(max(0, size - END))
-                digest.update(file.read())
-        return digest.hexdigest()[:16]
+        """Return a text that changes with the dataset's content."""
+        suffixes = (".json", ".parquet", ".mp4")
+        names = {path.relative_to(self.root).as_posix() for s in suffixes for path in self._all(s)}
+        return fingerprint_files(self.root, names - {CHECKSUMS_PATH})
 
     def _all(self, suffix: str) -> list[Path]:
         folders = [self.root / name for name in ("meta", "data", "videos")]
@@ -141,15 +128,15 @@ class DatasetFiles:
 
 
 def column_values(table: pa.Table, name: str, *, path: Path) -> NDArray[Any]:
-    """A numeric column as (rows,) or, for lists of equal length, (rows, size).
+    """Return a numeric column as (n,), or as (n, size) if it holds lists of equal length.
 
     Raises:
-        DatasetError: missing values, lists of unequal length, or something that is not a number.
+        DatasetError: values are missing or not numbers, or the lists differ in length.
     """
     column = table.column(name).combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # what an empty column becomes
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    rows = len(column)
+    length = len(column)
     kind = column.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     values = column.flatten() if is_list else column
@@ -164,32 +151,13 @@ def column_values(table: pa.Table, name: str, *, path: Path) -> NDArray[Any]:
     array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
     if not is_list:
         return array
-    lengths = np.asarray(pa.compute.list_value_length(column)) if rows else np.zeros(0, int)
+    lengths = np.asarray(pa.compute.list_value_length(column)) if length else np.zeros(0, int)
     if len(set(lengths.tolist())) > 1:
         raise DatasetError(f"{path}: column {name!r} has lists of unequal length")
-    return array.reshape(rows, -1) if rows else array.reshape(0, 0)
+    return array.reshape(length, -1) if length else array.reshape(0, 0)
 
 
-def read_tasks(files: DatasetFiles) -> list[str]:
-    """The instructions in the order of their task_index.
-
-    LeRobot keeps the instruction as the index of a pandas table, so its column is called "task" or, when the
-    index has no name, "__index_level_0__"; the pandas metadata of the file says which.
-    """
-    path = files.root / TASKS_PATH
-    table = files.table(TASKS_PATH)
-    text = [
-        field.name for field in table.schema if pa.types.is_string(field.type) or _is_large_text(field.type)
-    ]
-    wanted = [name for name in ("task", "__index_level_0__", *text) if name in text]
-    if "task_index" not in table.column_names or not wanted:
-        raise DatasetError(f"{path}: expected the columns 'task' and 'task_index', got {table.column_names}")
-    numbers = column_values(table, "task_index", path=path).tolist()
-    tasks = table.column(wanted[0]).to_pylist()
-    if sorted(numbers) != list(range(len(numbers))) or any(task is None for task in tasks):
-        raise DatasetError(f"{path}: task_index does not number the tasks from 0")
-    return [task for _, task in sorted(zip(numbers, tasks, strict=True))]
-
-
-def _is_large_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def matrix(table: pa.Table, name: str, *, path: Path) -> NDArray[Any]:
+    """Return a numeric column as (n, size); raise DatasetError as `column_values`."""
+    values = column_values(table, name, path=path)
+    return values.reshape(len(values), -1)

@@ -1,4 +1,4 @@
-"""Decode single frames of a video file by their time, forwards without seeking where that is shorter."""
+"""Decode images: single frames of a video file by their time, and PNG or JPEG pictures."""
 
 from __future__ import annotations
 
@@ -8,32 +8,90 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from rdvla.data.pixels import RGBConverter
-from rdvla.data.video import DECODE_ERRORS, KEYFRAME_INTERVAL
 from rdvla.errors import DatasetError
+
+# PyAV reports damage by any of these, depending on where the damage lies.
+DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError, IndexError, EOFError, MemoryError)
+FRAMES_TO_DECODE = 40  # how far ahead to decode rather than seek: two keyframe intervals of our own videos
+CODECS = {b"\x89PNG": "png", b"\xff\xd8\xff": "mjpeg"}  # by the first bytes of a file
+
+
+class ImageConverter:
+    """Turns decoded pictures into RGB images of the wanted size. Not safe to share between threads.
+
+    FFmpeg's converter takes ten times longer to set up than to run, so one is kept for all pictures. It sets
+    itself up again when size or format change.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        """Set up nothing yet.
+
+        Args:
+            size: side in pixels of the square to scale to, each pixel the mean of those it covers; None: keep
+                the size.
+        """
+        self.size = size
+        self._reformatter = VideoReformatter()
+
+    def __reduce__(self) -> tuple[type[ImageConverter], tuple[int | None]]:
+        return ImageConverter, (self.size,)
+
+    def __call__(self, picture: VideoFrame | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a picture (a decoded one, or (H, W, 3) RGB) as (size, size, 3) RGB."""
+        if not isinstance(picture, VideoFrame):
+            picture = VideoFrame.from_ndarray(picture, format="rgb24")
+        converted = self._reformatter.reformat(
+            picture,
+            width=self.size,
+            height=self.size,
+            format="rgb24",
+            interpolation=None if self.size is None else Interpolation.AREA,
+            threads=1,
+        )
+        return np.asarray(converted.to_ndarray(), dtype=np.uint8)
+
+
+def decode_picture(content: bytes) -> VideoFrame:
+    """Decode the bytes of one PNG or JPEG file.
+
+    Raises:
+        ValueError: another kind of file, or no picture in it.
+        av.error.FFmpegError: a damaged file.
+    """
+    names = [name for start, name in CODECS.items() if content.startswith(start)]
+    if not names:
+        raise ValueError("it is neither PNG nor JPEG")
+    codec = av.CodecContext.create(names[0], "r")
+    assert isinstance(codec, VideoCodecContext)
+    codec.thread_type = "NONE"
+    frames = [*codec.decode(av.Packet(content)), *codec.decode(None)]
+    if not frames or frames[0].is_corrupt:
+        raise ValueError("it holds no whole picture")
+    return frames[0]
 
 
 class VideoDecoder:
     """One open video file. Not safe to share between threads or processes."""
 
-    def __init__(self, path: Path, *, fps: float, rgb: RGBConverter) -> None:
+    def __init__(self, path: Path, *, fps: float, convert: ImageConverter) -> None:
         """Open the file.
 
         Args:
             path: the MP4 file.
-            fps: frames per second; a frame counts as found when it lies within a quarter frame of the wanted
-                time.
-            rgb: makes the images of the frames.
+            fps: frames per second; a frame is found if it lies within a quarter frame of the wanted time.
+            convert: makes the images of decoded frames.
 
         Raises:
             DatasetError: the file is no video that can be opened.
         """
         self.path = path
         self._tolerance = 0.25 / fps
-        self._reach = 2 * KEYFRAME_INTERVAL / fps  # decode on to this far ahead, seek beyond
+        self._reach = FRAMES_TO_DECODE / fps
         try:
             self._container = av.open(str(path))
             self._stream = self._container.streams.video[0]
@@ -43,10 +101,10 @@ class VideoDecoder:
         except DECODE_ERRORS as error:
             raise self._damaged(error) from error
         self._frame: VideoFrame | None = None  # the last one decoded
-        self._rgb = rgb
+        self._convert = convert
 
     def read(self, times: Sequence[float]) -> list[NDArray[np.uint8]]:
-        """Frames at the given times (ascending, in seconds), each (H, W, 3) uint8 RGB.
+        """Read the frames at the given times (ascending, in seconds), each (H, W, 3) uint8 RGB.
 
         Raises:
             DatasetError: the file is damaged, or has no frame at one of the times.
@@ -57,7 +115,7 @@ class VideoDecoder:
             try:
                 frame = self._frame_at(time)
                 if frame is not shown:
-                    images.append(self._rgb(frame))
+                    images.append(self._convert(frame))
                 else:
                     images.append(images[-1])
             except DECODE_ERRORS as error:
@@ -91,7 +149,7 @@ class VideoDecoder:
         return frame
 
     def _seek(self, time: float) -> None:
-        """Go to the last keyframe at or before `time`."""
+        """Move to the last keyframe at or before `time`."""
         ticks = int((time + self._tolerance) / (self._tick or 1))
         self._container.seek(max(ticks, 0), stream=self._stream, backward=True)
         self._frames = self._container.decode(self._stream)

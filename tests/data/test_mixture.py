@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset, FeatureCache, ImageCache, split_episodes
-from rdvla.data import cache as cache_module
+from rdvla.data import feature_cache as cache_module
 from rdvla.errors import ConfigError, DatasetError
 from tests.support.datasets import LENGTHS, make_episode, make_writer
 
-FIRST, SECOND = sum(LENGTHS), LENGTHS[1] + LENGTHS[2]  # rows
+FIRST, SECOND = sum(LENGTHS), LENGTHS[1] + LENGTHS[2]  # frames
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +47,18 @@ def change_info(source: Path, target: Path, **features: object) -> Path:
 
 def test_rows_follow_each_other(roots: list[Path], alone: list[EpisodeDataset]) -> None:
     joint = EpisodeDataset(f"{roots[0]}, {roots[1]}", chunk_size=3)
-    assert (joint.num_rows, joint.num_episodes) == (FIRST + SECOND, 6)
+    assert (joint.num_frames, joint.num_episodes) == (FIRST + SECOND, 6)
     assert joint.tasks == ["do 0", "do 1", "sing"]
     everything = [range(FIRST), range(SECOND)]
     for name in ("actions", "state", "environment_state", "action_is_pad"):
-        expected = torch.cat([getattr(d, name)(rows) for d, rows in zip(alone, everything, strict=True)])
-        assert torch.equal(getattr(joint, name)(range(joint.num_rows)), expected)
-    assert joint.instructions(range(joint.num_rows)) == [
-        text for d, rows in zip(alone, everything, strict=True) for text in d.instructions(rows)
+        expected = torch.cat([getattr(d, name)(frames) for d, frames in zip(alone, everything, strict=True)])
+        assert torch.equal(getattr(joint, name)(range(joint.num_frames)), expected)
+    assert joint.instructions(range(joint.num_frames)) == [
+        text for d, frames in zip(alone, everything, strict=True) for text in d.instructions(frames)
     ]
-    np.testing.assert_array_equal(joint.column("index")[:, 0], np.arange(joint.num_rows))
+    np.testing.assert_array_equal(joint.column("index")[:, 0], np.arange(joint.num_frames))
     np.testing.assert_array_equal(
-        joint.column("episode_index")[:, 0], joint.episode_of(range(joint.num_rows))
+        joint.column("episode_index")[:, 0], joint.episode_of(range(joint.num_frames))
     )
     expected_rows = [*alone[0].sample_index, *(FIRST + alone[1].sample_index)]
     assert joint.sample_index.tolist() == expected_rows
@@ -70,10 +70,10 @@ def test_rows_follow_each_other(roots: list[Path], alone: list[EpisodeDataset]) 
 
 def test_images_come_from_their_dataset(roots: list[Path], alone: list[EpisodeDataset]) -> None:
     joint = EpisodeDataset(roots, chunk_size=3)
-    rows = np.random.default_rng(0).permutation(joint.num_rows)[:20]
-    for camera, images in joint.images(rows).items():
-        for image, row in zip(images, rows.tolist(), strict=True):
-            own = alone[0].images([row]) if row < FIRST else alone[1].images([row - FIRST])
+    frames = np.random.default_rng(0).permutation(joint.num_frames)[:20]
+    for camera, images in joint.images(frames).items():
+        for image, frame in zip(images, frames.tolist(), strict=True):
+            own = alone[0].images([frame]) if frame < FIRST else alone[1].images([frame - FIRST])
             assert torch.equal(image, own[camera][0])
 
 
@@ -97,7 +97,7 @@ def test_one_dataset_is_what_it_was(roots: list[Path], alone: list[EpisodeDatase
 
 def test_a_folder_with_a_comma_in_its_name(dataset_root: Path, tmp_path: Path) -> None:
     shutil.copytree(dataset_root, tmp_path / "a,b")
-    assert EpisodeDataset(str(tmp_path / "a,b"), chunk_size=3).num_rows == FIRST
+    assert EpisodeDataset(str(tmp_path / "a,b"), chunk_size=3).num_frames == FIRST
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def encode(images: dict[str, Tensor], instructions: list[str]) -> dict[str, Tens
 def test_a_cache_is_shared_by_every_selection(
     roots: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool
 ) -> None:
-    monkeypatch.setattr(cache_module, "SHARD_ROWS", 4)
+    monkeypatch.setattr(cache_module, "SHARD_FRAMES", 4)
     joint, second = EpisodeDataset(roots, chunk_size=3), EpisodeDataset(roots[1], chunk_size=3)
     seen: list[int] = []
 
@@ -165,11 +165,11 @@ def test_a_cache_is_shared_by_every_selection(
     opened(second)
     assert not FeatureCache.exists(joint, joint.sample_index, key="k", directory=tmp_path)
     cache = opened(joint)
-    assert sum(seen) == len(joint)  # the second dataset's rows were not computed again
+    assert sum(seen) == len(joint)  # the second dataset's frames were not computed again
     assert FeatureCache.exists(joint, joint.sample_index, key="k", directory=tmp_path)
-    rows = np.random.default_rng(1).permutation(joint.num_rows)
-    expected = encode(joint.images(joint.fresh_rows(rows)), joint.instructions(rows))
-    found = cache.get(rows)
+    frames = np.random.default_rng(1).permutation(joint.num_frames)
+    expected = encode(joint.images(joint.captured_at(frames)), joint.instructions(frames))
+    found = cache.get(frames)
     torch.testing.assert_close(found["mean"], expected["mean"], atol=0.1, rtol=0)
     assert torch.equal(found["words"], expected["words"])
 
@@ -178,9 +178,9 @@ def test_the_image_cache_holds_the_decoded_images(roots: list[Path], tmp_path: P
     joint = EpisodeDataset(roots, chunk_size=3, cameras=["wrist", "front"])
     assert not ImageCache.exists(joint, directory=tmp_path)
     cache = ImageCache.open_or_build(joint, directory=tmp_path)
-    rows = joint.sample_index[::-1].copy()
-    for camera, images in joint.images(rows).items():
-        assert torch.equal(cache.images(rows)[camera], images)
-    assert cache.stacked(rows).shape == (len(rows), 2, 32, 32, 3)
+    frames = joint.sample_index[::-1].copy()
+    for camera, images in joint.images(frames).items():
+        assert torch.equal(cache.images(frames)[camera], images)
+    assert cache.stacked(frames).shape == (len(frames), 2, 32, 32, 3)
     assert ImageCache.exists(joint, directory=tmp_path)
     assert not ImageCache.exists(EpisodeDataset(roots, chunk_size=3), directory=tmp_path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset, FeatureCache
-from rdvla.data import cache as cache_module
+from rdvla.data import feature_cache as cache_module
 from rdvla.errors import ConfigError, DatasetError
 
 
@@ -23,19 +23,19 @@ def encode(images: dict[str, Tensor], instructions: list[str]) -> dict[str, Tens
 
 class Counting:
     def __init__(self, fail_after: int = 10**9) -> None:
-        self.rows = 0
+        self.frames = 0
         self.fail_after = fail_after
 
     def __call__(self, images: dict[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
-        if self.rows >= self.fail_after:
+        if self.frames >= self.fail_after:
             raise KeyboardInterrupt
-        self.rows += len(instructions)
+        self.frames += len(instructions)
         return encode(images, instructions)
 
 
 @pytest.fixture
 def dataset(dataset_root: Path, monkeypatch: pytest.MonkeyPatch) -> EpisodeDataset:
-    monkeypatch.setattr(cache_module, "SHARD_ROWS", 4)
+    monkeypatch.setattr(cache_module, "SHARD_FRAMES", 4)
     return EpisodeDataset(dataset_root, chunk_size=2)
 
 
@@ -43,33 +43,33 @@ def dataset(dataset_root: Path, monkeypatch: pytest.MonkeyPatch) -> EpisodeDatas
 def test_features_are_those_of_the_encoder(dataset: EpisodeDataset, tmp_path: Path, in_memory: bool) -> None:
     counting, steps = Counting(), []
     cache = FeatureCache.open_or_build(
-        dataset, range(dataset.num_rows), counting, key="tiny/1", directory=tmp_path, batch_size=3,
+        dataset, range(dataset.num_frames), counting, key="tiny/1", directory=tmp_path, batch_size=3,
         progress=lambda done, total: steps.append((done, total)), in_memory=in_memory,
     )  # fmt: skip
-    assert counting.rows == len(cache) == len(dataset) == steps[-1][0] == steps[-1][1]
+    assert counting.frames == len(cache) == len(dataset) == steps[-1][0] == steps[-1][1]
     assert cache.shapes == {"tokens": (16, 6), "words": (2,)}
-    rows = [33, 2, 0, 60, 33]
-    fresh = dataset.fresh_rows(rows)
+    frames = [33, 2, 0, 60, 33]
+    fresh = dataset.captured_at(frames)
     expected = encode(dataset.images(fresh), dataset.instructions(fresh))
-    found = cache.get(rows)
+    found = cache.get(frames)
     assert found["tokens"].dtype == torch.float32
     torch.testing.assert_close(found["tokens"], expected["tokens"], atol=1e-3, rtol=0)
     assert torch.equal(found["words"], expected["words"])
-    assert torch.equal(cache.get(rows, dtype=None)["tokens"], expected["tokens"].half())
+    assert torch.equal(cache.get(frames, dtype=None)["tokens"], expected["tokens"].half())
 
 
 def test_a_killed_build_goes_on(dataset: EpisodeDataset, tmp_path: Path) -> None:
-    rows = dataset.sample_index
+    frames = dataset.sample_index
     with pytest.raises(KeyboardInterrupt):
-        FeatureCache.open_or_build(dataset, rows, Counting(9), key="k", directory=tmp_path, batch_size=2)
+        FeatureCache.open_or_build(dataset, frames, Counting(9), key="k", directory=tmp_path, batch_size=2)
     again = Counting()
-    FeatureCache.open_or_build(dataset, rows, again, key="k", directory=tmp_path, batch_size=2)
-    assert again.rows == len(rows) - 8  # two whole shards of four were kept
+    FeatureCache.open_or_build(dataset, frames, again, key="k", directory=tmp_path, batch_size=2)
+    assert again.frames == len(frames) - 8  # two whole shards of four were kept
     third = Counting()
-    FeatureCache.open_or_build(dataset, rows, third, key="k", directory=tmp_path)
-    assert third.rows == 0
-    FeatureCache.open_or_build(dataset, rows, third, key="other", directory=tmp_path)
-    assert third.rows == len(rows)
+    FeatureCache.open_or_build(dataset, frames, third, key="k", directory=tmp_path)
+    assert third.frames == 0
+    FeatureCache.open_or_build(dataset, frames, third, key="other", directory=tmp_path)
+    assert third.frames == len(frames)
 
 
 @pytest.mark.parametrize("how", ["truncate", "flip", "header"])
@@ -84,12 +84,12 @@ def test_a_damaged_shard_is_named_and_kept(dataset: EpisodeDataset, tmp_path: Pa
     shard.unlink()
     counting = Counting()
     FeatureCache.open_or_build(dataset, dataset.sample_index, counting, key="k", directory=tmp_path)
-    assert counting.rows == 4
+    assert counting.frames == 4
 
 
 def test_errors(dataset: EpisodeDataset, tmp_path: Path) -> None:
     cache = FeatureCache.open_or_build(dataset, [0], encode, key="k", directory=tmp_path)
-    with pytest.raises(ConfigError, match="row 4 is not in the feature cache"):
+    with pytest.raises(ConfigError, match="frame 4 is not in the feature cache"):
         cache.get([0, 5])
     with pytest.raises(ConfigError, match="float16 ends"):
         FeatureCache.open_or_build(
@@ -97,5 +97,5 @@ def test_errors(dataset: EpisodeDataset, tmp_path: Path) -> None:
         )
     with pytest.raises(ConfigError, match="shape"):
         FeatureCache.open_or_build(
-            dataset, [0], lambda i, t: {"x": torch.zeros(len(t) + 1, 1)}, key="rows", directory=tmp_path
+            dataset, [0], lambda i, t: {"x": torch.zeros(len(t) + 1, 1)}, key="frames", directory=tmp_path
         )

@@ -1,0 +1,199 @@
+"""What a dataset format provides: how to recognise its folders, and how to read them.
+
+Everything above works on these protocols alone: action chunks, held images, mixing of datasets, resizing,
+caches and merged statistics are the same for every format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.data.decoding import ImageConverter
+from rdvla.data.features import Camera, Columns, Feature
+from rdvla.data.statistics import Statistics
+from rdvla.errors import DatasetError
+
+FINGERPRINT_BYTES = 1 << 16  # of either end of a file
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """What to download of a dataset on the Hugging Face hub.
+
+    Attributes:
+        tag: the tag that datasets of this format carry, tried before the main branch; None: they have none.
+        markers: files that `DatasetFormat.rejects` needs; nothing else is downloaded before its answer.
+        content: patterns of the files that reading needs.
+    """
+
+    tag: str | None
+    markers: tuple[str, ...]
+    content: tuple[str, ...]
+
+
+class DatasetFormat(Protocol):
+    """A way to lay out a dataset on the disk, in a folder or in one file."""
+
+    @property
+    def name(self) -> str:
+        """Name for messages, such as "LeRobot v3.0"."""
+        ...
+
+    @property
+    def hub(self) -> HubFiles | None:
+        """What to download of a dataset on the hub; None: this format is read from the disk only."""
+        ...
+
+    def rejects(self, path: Path) -> str | None:
+        """Return why the dataset is not of this format, with what the user can do; None: it is.
+
+        Raise nothing: a damaged file is a reason too. Look only at `hub.markers`, if there are any.
+        """
+        ...
+
+    def open(self, path: Path) -> DatasetReader:
+        """Read what a dataset of this format says of itself.
+
+        Raises:
+            DatasetError: naming the file that is missing or damaged.
+        """
+        ...
+
+
+class DatasetReader(Protocol):
+    """One dataset, open for reading. It can be pickled.
+
+    Frames (control steps) are numbered from 0 to N - 1; the E episodes follow each other without gaps,
+    whatever the order in the files.
+    """
+
+    @property
+    def root(self) -> Path:
+        """The dataset's folder."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Control frequency in Hz."""
+        ...
+
+    @property
+    def features(self) -> Mapping[str, Feature]:
+        """Declarations of the numeric features that `columns` can read, each of one dimension.
+
+        Their names are those of `rdvla.data.features` if they mean the same. Frame numbers, task numbers and
+        times are left out: they follow from the other members.
+        """
+        ...
+
+    @property
+    def cameras(self) -> Mapping[str, Camera]:
+        """Short name -> camera, in the recorded order; depth maps are left out."""
+        ...
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(E,) number of frames of each episode, each at least 1."""
+        ...
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """The different instructions."""
+        ...
+
+    @property
+    def sources(self) -> Sequence[Mapping[str, Any]]:
+        """E entries: what each episode says of its origin, {} if nothing."""
+        ...
+
+    @property
+    def statistics(self) -> Mapping[str, Statistics]:
+        """Recorded statistics by feature, a camera's under its key; what is missing here gets computed."""
+        ...
+
+    def task_of_frames(self) -> NDArray[np.int64]:
+        """Return the number of each frame's instruction in `tasks`, (N,)."""
+        ...
+
+    def columns(self, names: Sequence[str]) -> Columns:
+        """Read numeric features, name -> (N, size); `check_values` is what every value must pass.
+
+        Raises:
+            DatasetError: naming the file that is missing or damaged, or the value that is not finite.
+        """
+        ...
+
+    def open_camera(self, name: str, convert: ImageConverter) -> CameraReader:
+        """Return a reader of one camera's images; it opens no file yet.
+
+        Args:
+            name: of `cameras`.
+            convert: makes the images of decoded pictures; it knows the wanted size, the format need not.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a text that changes with the content; compute it from the bytes of the files alone."""
+        ...
+
+
+class CameraReader(Protocol):
+    """Reads the images of one camera. It can be pickled; every process and thread needs its own."""
+
+    def read(self, frames: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Read images, fastest in ascending order.
+
+        Args:
+            frames: (B,) frame numbers.
+
+        Returns:
+            (B, H, W, 3) RGB.
+
+        Raises:
+            DatasetError: naming the file that is missing or damaged.
+        """
+        ...
+
+
+def check_values(values: NDArray[Any], feature: Feature, *, name: str, path: Path) -> None:
+    """Check some frames' values of one feature.
+
+    Args:
+        values: (n, size).
+        feature: the declaration.
+        name: of the feature.
+        path: file that holds the values, for the message.
+
+    Raises:
+        DatasetError: the size is not the declared one, or a value is not finite.
+    """
+    shape = tuple(feature["shape"])
+    if values.shape[1] != (shape[0] if shape else 1):
+        raise DatasetError(
+            f"{path}: {name!r} has {values.shape[1]} values per frame, the dataset declares {list(shape)}"
+        )
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise DatasetError(f"{path}: {name!r} has a value that is not finite")
+
+
+def fingerprint_files(root: Path, names: Iterable[str]) -> str:
+    """Hash the names and sizes of files below `root`, and the bytes at both ends of each.
+
+    Parquet and MP4 keep their indexes at the ends, so an edit in the middle shows there as well.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        size = (root / name).stat().st_size
+        digest.update(f"{name} {size} ".encode())
+        with (root / name).open("rb") as file:
+            digest.update(file.read(FINGERPRINT_BYTES))
+            file.seek(max(0, size - FINGERPRINT_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,135 @@
+"""File names, standard features and `meta/info.json` of LeRobot's format v3.0.
+
+Source of every name: LeRobot, `src/lerobot/datasets/utils.py` (paths, default features, info fields) and
+`lerobot_dataset.py` (columns of `meta/episodes`), `CODEBASE_VERSION = "v3.0"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdvla.data.features import Feature
+from rdvla.errors import DatasetError
+
+CODEBASE_VERSION = "v3.0"
+CHUNK_FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
+INFO_PATH = "meta/info.json"
+STATS_PATH = "meta/stats.json"
+TASKS_PATH = "meta/tasks.parquet"
+CHECKSUMS_PATH = "meta/checksums.json"  # ours: CRC-32 of every file; other readers ignore it
+EPISODES_PATH = f"meta/episodes/{CHUNK_FILE}.parquet"
+DATA_PATH = f"data/{CHUNK_FILE}.parquet"
+VIDEO_PATH = f"videos/{{video_key}}/{CHUNK_FILE}.mp4"
+
+MAX_FILES_PER_CHUNK = 1000
+DATA_FILE_MB = 100
+VIDEO_FILE_MB = 200
+# LeRobot compares timestamps as float32 with a tolerance of 1e-4 s. Neighbouring float32 numbers are 6e-5
+# apart below 1024 and 1.2e-4 above, so a longer file would fail the check by rounding alone.
+VIDEO_FILE_SECONDS = 1000.0
+
+DEFAULT_FEATURES: dict[str, Feature] = {
+    "timestamp": {"dtype": "float32", "shape": [1], "names": None},
+    "frame_index": {"dtype": "int64", "shape": [1], "names": None},
+    "episode_index": {"dtype": "int64", "shape": [1], "names": None},
+    "index": {"dtype": "int64", "shape": [1], "names": None},
+    "task_index": {"dtype": "int64", "shape": [1], "names": None},
+}
+
+# LeRobot 0.4 keeps it in lerobot.datasets.v30, later versions in lerobot.scripts.
+CONVERTER = "python -m lerobot.scripts.convert_dataset_v21_to_v30"
+CONVERTER_0_4 = "python -m lerobot.datasets.v30.convert_dataset_v21_to_v30"
+
+
+@dataclass(frozen=True)
+class FilePosition:
+    """Chunk and file number of one of a dataset's files."""
+
+    chunk_index: int = 0
+    file_index: int = 0
+
+    def next(self, files_per_chunk: int = MAX_FILES_PER_CHUNK) -> FilePosition:
+        """Return the position of the next file; a full chunk is followed by a new chunk's first file."""
+        if self.file_index + 1 >= files_per_chunk:
+            return FilePosition(self.chunk_index + 1, 0)
+        return FilePosition(self.chunk_index, self.file_index + 1)
+
+    def path(self, template: str, **names: str) -> str:
+        """Fill a path template of this module."""
+        return template.format(chunk_index=self.chunk_index, file_index=self.file_index, **names)
+
+
+def image_size(feature: Feature) -> tuple[int, int]:
+    """Return (height, width) of a camera feature.
+
+    Its shape is (H, W, 3), or (3, H, W) if its names say so.
+    """
+    names = feature.get("names")
+    named = zip(names, feature["shape"], strict=False) if isinstance(names, list) else ()
+    sizes = {name: size for name, size in named if isinstance(name, str)}
+    return sizes.get("height", feature["shape"][0]), sizes.get("width", feature["shape"][1])
+
+
+def is_depth(feature: Feature) -> bool:
+    """Return whether a camera feature holds depth maps."""
+    facts = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    return bool(facts.get("video.is_depth_map") or facts.get("is_depth_map"))
+
+
+def reject_version(info: dict[str, Any]) -> str | None:
+    """Return why a dataset with this info.json has another version of the format; None: it is v3.0."""
+    version = info.get("codebase_version")
+    if version == CODEBASE_VERSION:
+        return None
+    return (
+        f"it has format version {version!r}. LeRobot converts v2.1: {CONVERTER} --repo-id=<user/name>, with "
+        f"--root=<folder> --push-to-hub=false for a local folder (in LeRobot 0.4: {CONVERTER_0_4})"
+    )
+
+
+def check_info(info: dict[str, Any], path: Path) -> None:
+    """Check every field of info.json that reading needs.
+
+    Raises:
+        DatasetError: naming the file and the field, or the converter that makes the right version.
+    """
+    other_version = reject_version(info)
+    if other_version:
+        raise DatasetError(f"{path}: {other_version}")
+    checks: dict[str, Callable[[Any], bool]] = {
+        "fps": lambda v: isinstance(v, int | float) and 0 < v < 1e6,
+        "total_episodes": lambda v: isinstance(v, int) and v > 0,
+        "total_frames": lambda v: isinstance(v, int) and v > 0,
+        "data_path": _fills,
+        "video_path": lambda v: v is None or _fills(v),
+        "features": lambda v: isinstance(v, dict) and all(_is_feature(n, f) for n, f in v.items()),
+    }
+    for name, is_valid in checks.items():
+        if not is_valid(info.get(name)):
+            shown = repr(info.get(name))[:80]
+            raise DatasetError(f"{path}: {name!r} is missing or not valid: {shown}")
+    if info.get("video_path") is None and any(f["dtype"] == "video" for f in info["features"].values()):
+        raise DatasetError(f"{path}: 'video_path' is missing, but there are features of dtype 'video'")
+
+
+def _fills(template: Any) -> bool:
+    try:
+        return (
+            bool(FilePosition().path(template, video_key="x"))
+            and ".." not in template
+            and template[:1] != "/"
+        )
+    except (AttributeError, KeyError, ValueError, IndexError):
+        return False
+
+
+def _is_feature(name: str, feature: Any) -> bool:
+    shape = feature.get("shape") if isinstance(feature, dict) else None
+    sizes_fit = isinstance(shape, list) and all(isinstance(size, int) and size > 0 for size in shape)
+    dtype = feature.get("dtype") if isinstance(feature, dict) else None
+    if not sizes_fit or ".." in name or not isinstance(dtype, str):
+        return False
+    return len(shape or ()) >= 2 or dtype not in ("video", "image")

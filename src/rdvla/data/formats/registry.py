@@ -1,0 +1,40 @@
+"""The known dataset formats, and which of them a dataset has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rdvla.data.formats.base import DatasetFormat, DatasetReader
+from rdvla.data.formats.lerobot_v3.reader import LeRobotV3
+from rdvla.errors import DatasetError
+
+# Asked in this order. Append to it to register a format of your own.
+FORMATS: list[DatasetFormat] = [LeRobotV3()]
+
+
+def find_format(path: Path, *, name: str | None = None) -> DatasetFormat:
+    """Return the format that takes the dataset for its own.
+
+    Args:
+        path: of a dataset, or of a folder with its marker files alone.
+        name: what the message calls the dataset; None: the path.
+
+    Raises:
+        DatasetError: no format does; the message has the reason of each.
+    """
+    reasons: list[str] = []
+    for known in FORMATS:
+        reason = known.rejects(path)
+        if reason is None:
+            return known
+        reasons.append(f"Not {known.name}: {reason}.")
+    raise DatasetError(f"{name or path} is in no dataset format that rdvla knows. {' '.join(reasons)}")
+
+
+def open_reader(path: Path) -> DatasetReader:
+    """Open a dataset in whatever format it has.
+
+    Raises:
+        DatasetError: an unknown format, or a file that is missing or damaged (named).
+    """
+    return find_format(path).open(path)
