@@ -15,13 +15,14 @@ import rdvla
 ROOT = Path(rdvla.__file__).parent
 
 # A room imports itself and the rooms listed for it, which all lie below it.
-FOUNDATIONS = {"errors", "files", "config"}
+FOUNDATIONS = {"errors", "files", "config", "assets"}
 CORE = FOUNDATIONS | {"types", "control", "hashing"}
 ALLOWED = {
     "errors": set(),
     "lazy": {"errors"},
     "files": {"errors"},
-    "config": {"errors", "files"},
+    "assets": {"errors"},
+    "config": {"errors", "files", "assets"},
     "hashing": set(),
     "manifest": {"errors", "files", "hashing"},
     "progress": set(),

@@ -30,7 +30,7 @@ class MissingExtraError(RDVLAError, ImportError):
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """Return the error for an optional `package` that is missing; `extra` of rdvla brings it."""
-    return MissingExtraError(f"{package} is not installed: {_install_command(extra)}", name=package)
+    return MissingExtraError(f"{package} is not installed: {install_command(extra)}", name=package)
 
 
 @contextmanager
@@ -53,8 +53,8 @@ def optional(extra: str) -> Iterator[None]:
         raise missing_extra(error.name or "a package", extra) from error
 
 
-def _install_command(extra: str) -> str:
-    """Say how to install an extra, depending on where this rdvla came from."""
+def install_command(extra: str) -> str:
+    """Say how to add an extra (or several, with commas between), depending on where this rdvla came from."""
     folder = Path(__file__).resolve().parents[2]
     if (folder / "pyproject.toml").is_file() and (folder / "src" / "rdvla").is_dir():
         return f"run pip install -e '.[{extra}]' in {folder}"

@@ -14,7 +14,7 @@ from torch import Tensor
 from rdvla.backbone import HuggingFaceBackbone, HuggingFaceConfig, LoraSettings
 from rdvla.backbone.huggingface.families import IMAGE, Qwen2VL
 from rdvla.errors import ConfigError
-from tests.support.closeness import assert_same_up_to_rounding
+from tests.support.closeness import assert_clear_winner, assert_same_up_to_rounding
 from tests.support.tiny_models import make_images
 from tests.support.tiny_vlms import (
     IMAGE_MEAN,
@@ -181,9 +181,12 @@ def test_the_words_are_those_of_greedy_generation(folders: dict[str, str], name:
     for row, sentence in enumerate(SENTENCES):
         inputs = own_inputs(backbone, images[row : row + 1], sentence, torch.zeros(0, dtype=torch.int64))
         generated = model.generate(
-            **inputs, do_sample=False, max_new_tokens=5, min_new_tokens=5, eos_token_id=None, pad_token_id=0
-        )
-        assert tokens[row].tolist() == generated[0, inputs["input_ids"].shape[1] :].tolist()
+            **inputs, do_sample=False, max_new_tokens=5, min_new_tokens=5, eos_token_id=None, pad_token_id=0,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+        given = inputs["input_ids"].shape[1]
+        assert_clear_winner(torch.cat(generated.logits), terms=given + 5, products=6 * LAYERS + 1)
+        assert tokens[row].tolist() == generated.sequences[0, given:].tolist()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -32,13 +32,26 @@ def assert_same_up_to_rounding(actual: Tensor, expected: Tensor, *, terms: int, 
     torch.testing.assert_close(actual, expected, atol=bound, rtol=0)
 
 
-def assert_no_close_call(values: Tensor, threshold: float, *, terms: int, products: int = 1) -> None:
-    """Assert that rounding cannot move any of `values` across `threshold`.
+def assert_no_close_call(changes: Tensor, threshold: float, *, tolerance: float) -> None:
+    """Assert that every computation within `tolerance` stops at the same iteration under the paper's rule.
 
-    A test that expects two orders of computation to decide alike holds on every processor only then.
+    If each action is off by at most `tolerance`, the root of mean((a_k - a_{k-1})^2) is off by at most twice
+    that. Expect two orders of computation to decide alike only if no change lies that close to the threshold.
+
+    Args:
+        changes: mean((a_k - a_{k-1})^2), by iteration and sample; NaN where there is none.
+        threshold: of the rule.
+        tolerance: how far apart the actions may lie.
     """
-    nearest = float((values / threshold - 1).abs().min())
-    bound = rounding(terms, products=products, dtype=values.dtype)
-    assert nearest > bound, (
-        f"a value lies {nearest:.1e} from the threshold, rounding may move it by {bound:.1e}"
+    roots = changes[~changes.isnan()].sqrt()
+    nearest = float((roots - threshold**0.5).abs().min())
+    assert nearest > 2 * tolerance, f"a change lies within {nearest:.1e} of the threshold's root"
+
+
+def assert_clear_winner(scores: Tensor, *, terms: int, products: int = 1) -> None:
+    """Assert that rounding cannot change which of the last dimension's `scores` is the largest."""
+    first, second = scores.topk(2, dim=-1).values.unbind(-1)
+    bound = 2 * rounding(terms, products=products, dtype=scores.dtype) * float(scores.abs().max())
+    assert float((first - second).min()) > bound, (
+        "two scores lie too close to tell the larger on every machine"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rdvla.assets import find_policy
 from rdvla.backbone.config import must_match
 from rdvla.config import encode_config
 from rdvla.control import ExecutionRule, Session, Stop, Stops, WarmStart, parse_execution, parse_stop
@@ -241,12 +242,12 @@ class RDVLAPolicy(Trainable, HubPolicy):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> RDVLAPolicy:
-        """Load a policy from a folder, or from the hub by id, in eval mode.
+        """Load a policy from a folder, by the name of one that ships, or from the hub by id, in eval mode.
 
         Raises:
             RDVLAError: a file is missing or damaged, or does not fit the configuration; the message names it.
         """
-        folder = local_folder(
+        folder = find_policy(pretrained_model_name_or_path) or local_folder(
             pretrained_model_name_or_path,
             kind="policy",
             files=DOWNLOADED,
