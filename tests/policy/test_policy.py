@@ -54,8 +54,14 @@ def test_same_seed_same_actions() -> None:
 def test_a_batch_is_its_samples() -> None:
     policy, observation = make_policy(), make_observation(4)
     state = policy.initial_state(4, seeded()).detach()
-from rdvla.types import Observation
-from tests.support.closeness import assert_no_close_call
+    rule, tolerance = Stop("action_change", threshold=1e-3), 5e-5
+    together = policy.predict(observation, stop=rule, initial_state=state, trace=True)
+    assert together.trace is not None
+    # Real units are at most twice as large as the normalised ones that the rule compares, or half as large.
+    assert_no_close_call(together.trace.action_change, rule.below["action_change"], tolerance=2 * tolerance)
+    for row in range(4):
+        alone = policy.predict(observation.select([row]), stop=rule, initial_state=state[row : row + 1])
+        torch.testing.assert_close(alone.actions[0], together.actions[row], atol=tolerance, rtol=0)
         assert alone.depth[0] == together.depth[row]
 
 
