@@ -21,8 +21,8 @@ from rdvla.simulation.level_of_detail import simplify_meshes
 from rdvla.simulation.reflection import Mirror, Rectangle, crop_view, find_mirror
 
 # "full" renders as the simulator itself does. "fast" leaves out what costs most: shadows, reflections,
-# multisampling and small details. "mirrors" is "fast" with the walls reflected in the first reflective box, such as
-# a stove's plate. Files name these: each keeps its meaning, and its images.
+# multisampling and small details. "mirrors" is "fast" with the walls reflected in the first reflective box,
+# such as a stove's plate. Files name these: each keeps its meaning, and its images.
 Rendering = Literal["fast", "mirrors", "full"]
 
 _HIDDEN_GROUP = 5  # of MuJoCo's six groups of geometry, the last, which no model here uses and nothing shows
@@ -68,8 +68,8 @@ class CameraRenderer:
     """Renders a MuJoCo model's cameras through one OpenGL context, created at the first image.
 
     "fast" and "mirrors" omit shadows and multisampling, which in software take ten times the time of the
-    rest, and simplify meshes below `lost_detail`. Policies notice the difference: they must see in evaluations
-    the rendering that they were trained on.
+    rest, and simplify meshes below `lost_detail`. Policies notice the difference: they must see in
+    evaluations the rendering that they were trained on.
 
     Args:
         model: MjModel; its visual settings, and with "fast" its meshes, are changed in place.
