@@ -29,11 +29,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## evaluate the shipped policy at several depths and write the report
-	$(BIN)/rdvla eval --config configs/demo.yaml
-	$(BIN)/rdvla report runs/demo
+	$(BIN)/rdvla demo
 
 # Each step of `make reproduce` is skipped when its result is there, and goes on where it was interrupted.
-REPRODUCE := configs/reproduce
 DATASET := datasets/metaworld/meta/info.json
 PERCEPTION := runs/reproduce/perception/policy/config.json
 HEADS := recurrent single_pass untied
@@ -43,37 +41,36 @@ reproduce: $(RESULTS) ## demonstrations, training and evaluation from nothing (h
 	$(BIN)/rdvla report $(RESULTS) --output runs/reproduce/report.html
 
 $(DATASET): | $(STAMP)
-	$(BIN)/rdvla demos --config $(REPRODUCE)/demos.yaml
+	$(BIN)/rdvla demos --config reproduce/demos
 
 $(PERCEPTION): | $(DATASET)
-	$(BIN)/rdvla train --config $(REPRODUCE)/perception.yaml --resume true
+	$(BIN)/rdvla train --config reproduce/perception --resume true
 
 runs/reproduce/%/policy/config.json: | $(PERCEPTION)
-	$(BIN)/rdvla train --config $(REPRODUCE)/$*.yaml --resume true
+	$(BIN)/rdvla train --config reproduce/$* --resume true
 
 $(RESULTS): runs/reproduce/eval_%/results.json: | runs/reproduce/%/policy/config.json
-	$(BIN)/rdvla eval --config $(REPRODUCE)/eval_$*.yaml
+	$(BIN)/rdvla eval --config reproduce/eval_$*
 
 # The same for LIBERO's four suites, one policy each; `make runs/libero/eval_goal/results.json` does one of them.
-LIBERO := configs/libero
 LIBERO_RESULTS := $(patsubst %,runs/libero/eval_%/results.json,spatial object goal 10)
 
 libero: $(LIBERO_RESULTS) ## the same on LIBERO's suites spatial, object, goal and 10 (many hours)
 	$(BIN)/rdvla report $(LIBERO_RESULTS) --output runs/libero/report.html
 
 datasets/libero_%/meta/info.json: | $(STAMP)
-	$(BIN)/rdvla demos --config $(LIBERO)/demos.yaml --env libero_$* --output datasets/libero_$*
+	$(BIN)/rdvla demos --config libero/demos --env libero_$* --output datasets/libero_$*
 
 runs/libero/perception_%/policy/config.json: | datasets/libero_%/meta/info.json
-	$(BIN)/rdvla train --config $(LIBERO)/perception.yaml --dataset datasets/libero_$* \
+	$(BIN)/rdvla train --config libero/perception --dataset datasets/libero_$* \
 		--output_dir runs/libero/perception_$* --resume true
 
 runs/libero/recurrent_%/policy/config.json: | runs/libero/perception_%/policy/config.json
-	$(BIN)/rdvla train --config $(LIBERO)/recurrent.yaml --dataset datasets/libero_$* \
+	$(BIN)/rdvla train --config libero/recurrent --dataset datasets/libero_$* \
 		--init_from runs/libero/perception_$*/policy --output_dir runs/libero/recurrent_$* --resume true
 
 $(LIBERO_RESULTS): runs/libero/eval_%/results.json: | runs/libero/recurrent_%/policy/config.json
-	$(BIN)/rdvla eval --config $(LIBERO)/eval.yaml --env libero_$* --label recurrent \
+	$(BIN)/rdvla eval --config libero/eval --env libero_$* --label recurrent \
 		--policy runs/libero/recurrent_$*/policy --output runs/libero/eval_$*
 
 .PRECIOUS: runs/reproduce/%/policy/config.json datasets/libero_%/meta/info.json \

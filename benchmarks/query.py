@@ -1,6 +1,6 @@
 """A whole query of a compact policy, from raw camera frames to actions in the robot's units.
 
-    python -m benchmarks.query policies/metaworld policies/libero_goal --output runs/bench/query.json
+    python -m benchmarks.query metaworld policies/libero_goal --output runs/bench/query.json
 
 Batch 1, under the policy's own stop rule, from the same initial state for all. The baseline is the policy as
 it is after loading. `onnx` is the whole policy after `rdvla export`: its image encoder computes in float32,

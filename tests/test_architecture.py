@@ -14,12 +14,13 @@ import rdvla
 ROOT = Path(rdvla.__file__).parent
 
 # A room imports itself and the rooms listed for it, which all lie below it.
-FOUNDATIONS = {"errors", "files", "config"}
+FOUNDATIONS = {"errors", "files", "config", "assets"}
 ALLOWED = {
     "errors": set(),
     "lazy": {"errors"},
     "files": {"errors"},
-    "config": {"errors", "files"},
+    "assets": {"errors"},
+    "config": {"errors", "files", "assets"},
     "rule_text": {"errors"},
     "head": {"errors", "rule_text"},
     "inputs": {"errors"},

@@ -45,7 +45,7 @@ def change_info(source: Path, target: Path, **features: object) -> Path:
     return target
 
 
-def test_rows_follow_each_other(roots: list[Path], alone: list[EpisodeDataset]) -> None:
+def test_frames_follow_each_other(roots: list[Path], alone: list[EpisodeDataset]) -> None:
     joint = EpisodeDataset(f"{roots[0]}, {roots[1]}", chunk_size=3)
     assert (joint.num_frames, joint.num_episodes) == (FIRST + SECOND, 6)
     assert joint.tasks == ["do 0", "do 1", "sing"]
@@ -60,9 +60,9 @@ def test_rows_follow_each_other(roots: list[Path], alone: list[EpisodeDataset]) 
     np.testing.assert_array_equal(
         joint.column("episode_index")[:, 0], joint.episode_of(range(joint.num_frames))
     )
-    expected_rows = [*alone[0].sample_index, *(FIRST + alone[1].sample_index)]
-    assert joint.sample_index.tolist() == expected_rows
-    assert joint.subset([5]).sample_index.tolist() == [r for r in expected_rows if r >= FIRST + LENGTHS[1]]
+    expected_frames = [*alone[0].sample_index, *(FIRST + alone[1].sample_index)]
+    assert joint.sample_index.tolist() == expected_frames
+    assert joint.subset([5]).sample_index.tolist() == [r for r in expected_frames if r >= FIRST + LENGTHS[1]]
     assert joint.sources[4:] == [{"seed": 5}, {"seed": 6}]
     training, validation = split_episodes(joint, 0.5, 0)
     assert sorted([*training, *validation]) == list(range(6))

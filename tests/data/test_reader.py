@@ -40,7 +40,7 @@ def test_windows_against_a_loop(dataset_root: Path, episodes: list[Episode], dat
         assert back_pad[b].tolist() == [step < 3, False]
 
 
-def test_samples_are_the_rows_with_a_new_image(dataset_root: Path) -> None:
+def test_samples_are_the_frames_with_a_new_image(dataset_root: Path) -> None:
     dataset = EpisodeDataset(dataset_root, chunk_size=2, episodes=[1, 3])
     starts = np.cumsum([0, *LENGTHS])
     expected = [r for e in (1, 3) for r in range(starts[e], starts[e + 1], STRIDE)]

@@ -48,13 +48,13 @@ def write_dataset(root: Path, *, episodes: int = 6, length: int = 24, stride: in
 
 def _episode(number: int, *, length: int, stride: int) -> Episode:
     rng = np.random.default_rng(number)
-    place = rng.uniform(-1, 1, 2) * np.ones((length, 1)) + np.linspace(0, 0.4, length)[:, None]
+    position = rng.uniform(-1, 1, 2) * np.ones((length, 1)) + np.linspace(0, 0.4, length)[:, None]
     state = np.concatenate([rng.uniform(-1, 1, (length, 3)), np.zeros((length, 1))], axis=1)
-    action = np.concatenate([place, state[:, :1], np.sign(place[:, :1])], axis=1)
-    environment = np.concatenate([place, state[:, :1]], axis=1)
+    action = np.concatenate([position, state[:, :1], np.sign(position[:, :1])], axis=1)
+    environment = np.concatenate([position, state[:, :1]], axis=1)
     image_index = np.arange(length) // stride
     images = np.zeros((image_index[-1] + 1, SIZE, SIZE, 3), dtype=np.uint8)
-    for i, (x, y) in enumerate(place[::stride]):
+    for i, (x, y) in enumerate(position[::stride]):
         column, row = (int((v + 1.5) / 3 * (SIZE - 8)) for v in (x, y))
         images[i, row : row + 8, column : column + 8] = 255
     return Episode(

@@ -47,15 +47,15 @@ def test_shifted_images_are_cut_from_the_bordered_image() -> None:
     shifted = shift_images(features, at_most=2, generator=torch.Generator().manual_seed(0))
     assert shifted["text_bytes"] is features["text_bytes"]
     bordered = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
-    places = set()
+    offsets = set()
     for sample, camera in np.ndindex(4, 2):
         crops = {(y, x): bordered[sample, camera, y : y + 8, x : x + 8] for y in range(5) for x in range(5)}
         matches = [
             k for k, crop in crops.items() if (crop == shifted["images"][sample, camera].numpy()).all()
         ]
         assert matches
-        places.add(matches[0])
-    assert len(places) > 1
+        offsets.add(matches[0])
+    assert len(offsets) > 1
 
 
 def test_rows_that_are_not_finite_are_named() -> None:

@@ -48,7 +48,7 @@ def test_contradictions_are_named(changes: dict[str, Any], message: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("part", "values", "message"),
+    ("group", "values", "message"),
     [
         (DataConfig, {"validation_fraction": 1.0}, "validation_fraction"),
         (DataConfig, {"image_shift": -1}, "image_shift"),
@@ -59,9 +59,9 @@ def test_contradictions_are_named(changes: dict[str, Any], message: str) -> None
         (ValidationConfig, {"depths": ()}, "one or more depths"),
     ],
 )
-def test_values_out_of_range_are_named(part: Any, values: dict[str, Any], message: str) -> None:
+def test_values_out_of_range_are_named(group: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        part(**values)
+        group(**values)
 
 
 # --- warm starts ---

@@ -80,13 +80,15 @@ def test_context_is_computed_from_images_that_were_decoded_before(
     pair: str, tmp_path: Path, decoded: list[int]
 ) -> None:
     shared = DataConfig(validation_fraction=0.34, cache_dir=str(tmp_path / "cache"))
-    eyes = replace(train_config(Path(), tmp_path / "eyes", objective="perception"), dataset=pair, data=shared)
-    first = train(eyes, console=QUIET)
-    samples = len(Trainer(replace(eyes, resume=True), console=QUIET).dataset)
+    perception = replace(
+        train_config(Path(), tmp_path / "perception", objective="perception"), dataset=pair, data=shared
+    )
+    first = train(perception, console=QUIET)
+    samples = len(Trainer(replace(perception, resume=True), console=QUIET).dataset)
     assert sum(decoded) == samples + 2  # every image once, and one more to see what the backbone yields
     decoded.clear()
     head = replace(
-        eyes,
+        perception,
         output_dir=str(tmp_path / "head"),
         objective="actions",
         init_from=str(first.policy_dir),

@@ -34,8 +34,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def vlm_policy(model: str, **backbone: Any) -> PolicyConfig:
-    policy = policy_config(prelude=(1,), core=(2,))
-    return replace(policy, backbone=vlm_config(model, **backbone))
+    policy = policy_config()
+    head = replace(policy.head, prelude=(1,), core=(2,))
+    return replace(policy, backbone=vlm_config(model, **backbone), head=head)
 
 
 def vlm_train(dataset: Path, output_dir: Path, model: str, **changes: Any) -> TrainConfig:

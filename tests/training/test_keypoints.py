@@ -22,10 +22,10 @@ SMALL = CompactConfig(num_cameras=2, image_size=32, slots=3)
 
 
 def attention_at(points: torch.Tensor, slots: int = 3, grid: int = 4) -> Features:
-    """Features of a backbone whose first slots look exactly at the points."""
-    looking = bilinear_weights(points, grid)
-    free = torch.full((*looking.shape[:2], slots - looking.shape[2], grid * grid), 1 / grid**2)
-    return Features(vision={}, latents={}, attention=torch.cat([looking, free], dim=2))
+    """Features of a backbone whose first slots attend exactly to the points."""
+    at_points = bilinear_weights(points, grid)
+    free = torch.full((*at_points.shape[:2], slots - at_points.shape[2], grid * grid), 1 / grid**2)
+    return Features(vision={}, latents={}, attention=torch.cat([at_points, free], dim=2))
 
 
 def test_bilinear_weights_sum_to_one_and_average_to_the_point() -> None:
@@ -39,7 +39,7 @@ def test_bilinear_weights_sum_to_one_and_average_to_the_point() -> None:
     assert (weights > 1e-6).sum(-1).max() <= 4
 
 
-def test_looking_at_the_points_is_the_best_one_can_do() -> None:
+def test_attention_at_the_points_has_the_lowest_loss() -> None:
     backbone = CompactBackbone(SMALL)
     points = torch.rand(4, 2, 2, 2) * 1.4 - 0.7
     there = backbone.keypoint_loss(attention_at(points), points)
@@ -51,23 +51,23 @@ def test_looking_at_the_points_is_the_best_one_can_do() -> None:
 def test_points_outside_the_image_do_not_count() -> None:
     backbone = CompactBackbone(SMALL)
     points = torch.rand(4, 2, 2, 2) * 1.4 - 0.7
-    looking = attention_at(points)
+    features = attention_at(points)
     outside = points.clone()
     outside[:, 1] = 2.0
-    only_first = backbone.keypoint_loss(looking, outside)
-    assert only_first.isfinite() and only_first != backbone.keypoint_loss(looking, points)
-    assert backbone.keypoint_loss(looking, torch.full_like(points, 2.0)) == 0
+    only_first = backbone.keypoint_loss(features, outside)
+    assert only_first.isfinite() and only_first != backbone.keypoint_loss(features, points)
+    assert backbone.keypoint_loss(features, torch.full_like(points, 2.0)) == 0
 
 
 def test_keypoints_that_do_not_fit_are_refused() -> None:
     backbone = CompactBackbone(SMALL)
-    looking = attention_at(torch.zeros(1, 2, 2, 2))
+    features = attention_at(torch.zeros(1, 2, 2, 2))
     with pytest.raises(ConfigError, match="3 cameras"):
-        backbone.keypoint_loss(looking, torch.zeros(1, 3, 2, 2))
+        backbone.keypoint_loss(features, torch.zeros(1, 3, 2, 2))
     with pytest.raises(ConfigError, match="4 points"):
-        backbone.keypoint_loss(looking, torch.zeros(1, 2, 4, 2))
+        backbone.keypoint_loss(features, torch.zeros(1, 2, 4, 2))
     with pytest.raises(ConfigError, match="frozen"):
-        backbone.keypoint_loss(replace(looking, attention=None), torch.zeros(1, 2, 2, 2))
+        backbone.keypoint_loss(replace(features, attention=None), torch.zeros(1, 2, 2, 2))
 
 
 def test_the_weight_adds_the_keypoint_loss() -> None:

@@ -79,7 +79,7 @@ def test_the_loss_falls_on_a_tiny_set(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_perception_then_a_head_on_frozen_context(dataset: Path, tmp_path: Path) -> None:
-    first = train(train_config(dataset, tmp_path / "eyes", objective="perception"), console=QUIET)
+    first = train(train_config(dataset, tmp_path / "perception", objective="perception"), console=QUIET)
     assert first.policy_dir is not None
     config = train_config(
         dataset,
@@ -91,10 +91,12 @@ def test_perception_then_a_head_on_frozen_context(dataset: Path, tmp_path: Path)
     )
     second = train(config, console=QUIET)
     assert second.policy_dir is not None
-    eyes, both = (load_file(folder / "model.safetensors") for folder in (first.policy_dir, second.policy_dir))
+    perceiving, both = (
+        load_file(folder / "model.safetensors") for folder in (first.policy_dir, second.policy_dir)
+    )
     backbone = [name for name in both if name.startswith("backbone.")]
     assert backbone
-    assert all(both[name].equal(eyes[name]) for name in backbone)
+    assert all(both[name].equal(perceiving[name]) for name in backbone)
     weights = load_file(tmp_path / "head/checkpoints/step-00000012/weights.safetensors")
     assert not any(name.startswith("backbone.") for name in weights)
     caches = list((tmp_path / "head/cache").glob("*/shard-*.safetensors"))

@@ -99,15 +99,15 @@ def test_samples_start_where_the_policys_own_query_ended(
 
     earlier_noise = noise_of(policy, 2, torch.Generator().manual_seed(2))
     policy.eval()
-    for place, earlier, drawn in ((0, 3, earlier_noise[:1]), (2, LENGTH + 6, earlier_noise[1:])):
+    for sample, earlier, drawn in ((0, 3, earlier_noise[:1]), (2, LENGTH + 6, earlier_noise[1:])):
         ended = policy.predict(observe(data, [earlier]), depth=3, initial_state=drawn).state[0]
         expected = {
             "final": ended,
-            "midpoint": (ended + noise[place]) / 2,
-            "shifted": torch.cat([ended[3:], noise[place, 1:]]),  # K = 4
+            "midpoint": (ended + noise[sample]) / 2,
+            "shifted": torch.cat([ended[3:], noise[sample, 1:]]),  # K = 4
         }[kind]
         # The cache of frozen features holds float16.
-        torch.testing.assert_close(found[place], expected, atol=5e-3 if frozen else 1e-5, rtol=0)
+        torch.testing.assert_close(found[sample], expected, atol=5e-3 if frozen else 1e-5, rtol=0)
     assert found[1].equal(noise[1])  # an episode's first query
 
 
@@ -131,7 +131,7 @@ def test_the_earlier_query_is_a_robots(
 
 
 def test_no_gradient_flows_into_the_earlier_query(dataset: Path, tmp_path: Path) -> None:
-    """The gradient is that of the same loss with S_0 given as numbers."""
+    """The gradient equals the gradient of the same loss with S_0 given as numbers."""
     trainer = make(dataset, tmp_path / "run", ALL, data=DataConfig(validation_fraction=0.34))
     policy, frames = trainer.policy, torch.tensor([6, 9, LENGTH + 3])
     batch = trainer.source.batch(frames)
@@ -177,7 +177,7 @@ def test_the_share_is_the_probability_of_a_warm_start(dataset: Path, tmp_path: P
 
 
 def test_a_step_draws_the_same_again(dataset: Path, tmp_path: Path) -> None:
-    """Two runs, one of which did other steps before."""
+    """In two runs, of which the second did other steps before."""
     weights = []
     for name, before in (("a", ()), ("b", (5, 6))):
         trainer = make(dataset, tmp_path / name, replace(ALL, share=0.5), loss=LossConfig(proprio_noise=0.1))
@@ -192,7 +192,7 @@ def test_a_step_draws_the_same_again(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_without_a_share_every_draw_is_as_before(dataset: Path, tmp_path: Path) -> None:
-    """Draws go on after the loss where a run without the option has them: S_0, then the noise."""
+    """After the loss the generator has drawn the same as without the option: S_0, then the noise."""
     off = WarmStartConfig(share=0.0, kind="shifted", executed=3, depth=5)
     trainer = make(dataset, tmp_path / "run", off, loss=LossConfig(proprio_noise=0.1))
     assert trainer.objective.warm_starts is None

@@ -19,6 +19,7 @@ from rdvla.errors import RDVLAError, nearest
 
 # In the order of the work; verbs that are not named here follow.
 ORDER = (
+    "demo",
     "demos",
     "train",
     "eval",

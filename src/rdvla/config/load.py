@@ -19,6 +19,7 @@ from draccus import utils
 from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import parse_string
 
+from rdvla.assets import config_names, find_config
 from rdvla.config.check import check, describe_type, new_names, option_names, rename_old, type_at
 from rdvla.config.help import option_help
 from rdvla.errors import ConfigError, nearest
@@ -31,6 +32,8 @@ def load_config(
     cls: type[T], argv: Sequence[str], *, prog: str | None = None, description: str | None = None
 ) -> T:
     """Build a `cls` from `argv`: `--config file.yaml` (or `--config_path`), then overrides, which win.
+
+    `--config` also takes the name of a configuration that ships, such as `reproduce/recurrent`.
 
     `--a.b=1` and `--a.b 1` mean the same; lists are written as YAML (`--cameras '[front, wrist]'`).
     `--help` prints every option with its comment and exits.
@@ -53,7 +56,7 @@ def load_config(
     if unknown:
         raise ConfigError(_unknown_argument(unknown[0], cls))
     file = given.pop(utils.CONFIG_ARG, None)
-    values = {} if file is None else rename_old(cls, _read_yaml(Path(file)), source=f"{file}: ")
+    values = {} if file is None else rename_old(cls, _read_yaml(find_config(file)), source=f"{file}: ")
     check(cls, values, source=f"{file}: ")
     return _decode(cls, dict(mergedeep.merge(values, _parse_values(given))))
 
@@ -115,8 +118,12 @@ class _Parser(ArgumentParser[Any]):
                 action.help = action.help if text is None else text.replace("%", "%%")
             if group.description:  # a docstring's first paragraph
                 group.description = group.description.strip().split("\n\n")[0]
+        shipped = ", ".join(config_names())
         self.parser.add_argument(
-            "--config", dest=utils.CONFIG_ARG, metavar="FILE.yaml", help="YAML file; overrides win"
+            "--config",
+            dest=utils.CONFIG_ARG,
+            metavar="FILE.yaml",
+            help=f"YAML file, or one that ships ({shipped}); overrides win",
         )
 
     def _postprocessing(self, parsed_args: argparse.Namespace) -> Any:
@@ -139,14 +146,12 @@ def _parse_values(given: dict[str, str]) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"the configuration file {path} does not exist") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"the configuration file {path} must hold options, one 'name: value' a line")
+        raise ConfigError(f"the configuration file {path} must hold options, one 'name: value' per line")
     return values
 
 

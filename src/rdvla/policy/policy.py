@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rdvla.action_queue import ActionQueue
+from rdvla.assets import find_policy
 from rdvla.backbone.config import must_match
 from rdvla.config import encode_config
 from rdvla.errors import RDVLAError
@@ -210,12 +211,12 @@ class RDVLAPolicy(Trainable, HubPolicy):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> RDVLAPolicy:
-        """Load a policy from a folder, or from the hub by id, in eval mode.
+        """Load a policy from a folder, by the name of one that ships, or from the hub by id, in eval mode.
 
         Raises:
             RDVLAError: a file is missing or damaged, or does not fit the configuration; the message names it.
         """
-        folder = local_folder(
+        folder = find_policy(pretrained_model_name_or_path) or local_folder(
             pretrained_model_name_or_path,
             kind="policy",
             files=DOWNLOADED,
