@@ -64,9 +64,7 @@ def _check_feature(feature: str, entry: Mapping[str, Any], *, where: str) -> Non
     if not isinstance(mask, list) or len(mask) != len(low) or not all(each in (True, False) for each in mask):
         raise RDVLAError(f"{where} must hold a 'mask' of {len(low)} times true or false, or none; got {mask}")
     if feature == "proprio" and not all(mask):
-        raise RDVLAError(
-            f"{where}: 'mask' leaves a part unscaled, which is not supported for proprioception"
-        )
+        raise RDVLAError(f"{where}: 'mask' leaves a part unscaled, which is not supported for proprioception")
     for dimension, (scaled, first, last) in enumerate(zip(mask, low, high, strict=True)):
         if scaled and last - first < _CONSTANT:
             raise RDVLAError(
