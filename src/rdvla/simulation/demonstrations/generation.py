@@ -47,7 +47,7 @@ class DemonstrationConfig:
         image_size: height and width of the images in pixels.
         camera_stride: control steps from one camera capture to the next; rows between hold the last image.
         seed: every random number follows from it.
-        rendering: "fast", or "full" as the simulator itself renders (see `simulation.rendering`).
+        rendering: see `simulation.rendering`; "full" is as the simulator itself renders.
         noise_levels: standard deviations of the noise on what is executed, one drawn for each episode
             (action units; 1 is the full range); none named means the simulator's.
         burst_probability: chance a step that a burst of a constant random action starts; None means the
