@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Libraries outside Python that the simulators need: software rendering (MUJOCO_GL=egl), and what LIBERO's OpenCV links to.
-# Does nothing where they are present; installs them with apt-get as root; otherwise says what to install.
+# Does nothing if they are present; installs them with apt-get as root; otherwise says what to install.
 set -euo pipefail
 
 packages=(libegl1 libopengl0 libgl1-mesa-dri libgl1 libglib2.0-0)

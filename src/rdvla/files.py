@@ -26,9 +26,9 @@ HUB_ID = re.compile(r"(?P<repository>\b[\w.-]+\b/\b[\w.-]+\b)(@(?P<revision>[\w.
 def write_atomically(path: Path | str) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; on success flush it to the disk and rename it to `path`.
 
-    The body writes the yielded path and closes it. When the body raises, the temporary file is removed
-    and `path` keeps what it held. Missing parent folders are made. The temporary name keeps the suffix
-    of `path`, because some writers (PyAV) choose the format by it.
+    The body writes the yielded path and closes it. If the body raises, the temporary file is removed and
+    `path` keeps its content. Missing parent folders are made. The temporary name keeps the suffix of `path`,
+    because some writers (PyAV) choose the format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,10 +48,10 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Args:
         path: the folder to make.
-        replace: an older folder of this name makes way at the end.
+        replace: delete an older folder of this name at the end.
 
     Raises:
-        RDVLAError: `path` exists, and is not to be replaced.
+        RDVLAError: `path` exists, and `replace` is False.
     """
     if path.exists() and not replace:
         raise RDVLAError(f"{path} exists: name a new folder")
@@ -69,16 +69,16 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def sole_user(folder: Path) -> Iterator[None]:
-    """Hold a folder, which need not exist yet, for this process; a process that dies lets go of it.
+    """Reserve a folder, which need not exist yet, for this process; a process that dies releases it.
 
-    The lock lies among the system's temporary files, so that nothing is left beside the folder. Processes on
+    The lock lies among the system's temporary files, so nothing is left next to the folder. Processes on
     other machines do not see it.
 
     Raises:
         RDVLAError: another process holds it.
     """
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
-    owner = getattr(os, "getuid", int)()  # others cannot open this user's lock; Windows has a folder for each
+    owner = getattr(os, "getuid", int)()  # another user could not open this lock; Windows separates users
     lock = FileLock(Path(tempfile.gettempdir()) / f"rdvla-{owner}-{name}.lock")
     try:
         lock.acquire(blocking=False)
@@ -93,14 +93,18 @@ def sole_user(folder: Path) -> Iterator[None]:
 
 
 def write_json(path: Path | str, obj: Any) -> None:
-    """Write `obj` as indented JSON, atomically; NaN and infinity are refused: JSON cannot say them."""
+    """Write `obj` as indented JSON, atomically; NaN and infinity are refused, as JSON has neither."""
     text = json.dumps(obj, indent=2, allow_nan=False)
     with write_atomically(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file; raises `RDVLAError` naming the file when it is missing, unreadable or damaged."""
+    """Read a JSON file.
+
+    Raises:
+        RDVLAError: it is missing, unreadable or damaged; the message names it.
+    """
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -113,7 +117,11 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read the JSON object in a file; raises `RDVLAError` as `read_json` and where it holds anything else."""
+    """Read the JSON object in a file.
+
+    Raises:
+        RDVLAError: it is missing or damaged, or holds anything but one object; the message names it.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise RDVLAError(f"{path} must hold one JSON object")

@@ -1,4 +1,4 @@
-"""How far long work has come, and the time left."""
+"""Progress of long work, and the time left."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
-SECONDS_BETWEEN_LINES = 30.0  # where output goes to a file
+SECONDS_BETWEEN_LINES = 30.0  # if output goes to a file
 
 
 class Progress(RichProgress):
-    """A bar on a terminal; a line now and then where a bar cannot be drawn, as in a log file."""
+    """A bar on a terminal; in a log file, a line every `SECONDS_BETWEEN_LINES`."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class Progress(RichProgress):
 
         Args:
             console: where to show it.
-            columns: what to say between the count and the times.
-            show: False says nothing.
-            speed_estimate_period: seconds that the time left is judged by.
-            refresh_per_second: how often a bar is drawn anew.
-            transient: a finished bar disappears.
+            columns: shown between the count and the times.
+            show: False shows nothing.
+            speed_estimate_period: seconds of work from which the time left is estimated.
+            refresh_per_second: how often the bar is drawn.
+            transient: remove the bar when it is finished.
         """
         super().__init__(
             TextColumn("{task.description}"),

@@ -167,16 +167,16 @@ def stove_rim(rendering):
     return image[row, column].mean(axis=1)
 
 
-def test_the_stoves_white_plate_is_as_bright_in_fast_images():
+def test_the_stoves_white_plate_is_as_bright_with_mirrors():
     """The plate is dark metal that mirrors the wall: without reflections it has 37% of this brightness.
 
     All that the two renderings compute differently there is multisampling, which mixes a pixel with its
     neighbours: it moves the single pixels that an edge crosses, and not a mean over the rim.
     """
-    full, fast = stove_rim("full"), stove_rim("fast")
+    full, mirrors = stove_rim("full"), stove_rim("mirrors")
     assert full.mean() > 150
-    assert abs(fast.mean() / full.mean() - 1) < 0.03
-    assert (np.abs(fast - full) < 10).mean() > 0.9
+    assert abs(mirrors.mean() / full.mean() - 1) < 0.03
+    assert (np.abs(mirrors - full) < 10).mean() > 0.9
 
 
 def test_the_angle_of_a_rotation_is_not_shortened():

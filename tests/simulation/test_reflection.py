@@ -28,11 +28,11 @@ def scene(*standing, reflectance=0.5, walls=WALLS):
     return model, data
 
 
-def images(camera, *, reflections, size=96, **options):
+def images(camera, *, rendering, size=96, **options):
     """The renderer's image, and MuJoCo's own without shadows and multisampling."""
     choose_gl_backend()
     model, data = scene(**options) if "standing" not in options else scene(*options["standing"])
-    renderer = CameraRenderer(model=model, cameras={"view": camera}, image_size=size, reflections=reflections)
+    renderer = CameraRenderer(model=model, cameras={"view": camera}, image_size=size, rendering=rendering)
     found = renderer.render(data)["view"].astype(int)
     renderer.close()
     with mujoco.Renderer(model, size, size) as whole:
@@ -49,8 +49,8 @@ def images(camera, *, reflections, size=96, **options):
 @pytest.mark.parametrize("distance", [1.5, 0.5])  # 0.5: the mirror goes beyond the image
 def test_walls_are_mirrored_as_in_the_whole_scene(azimuth, distance):
     camera = FreeCamera((0.1, 0.0, 0.1), distance, azimuth, -35.0)
-    found, whole = images(camera, reflections=True)
-    without, _ = images(camera, reflections=False)
+    found, whole = images(camera, rendering="mirrors")
+    without, _ = images(camera, rendering="fast")
     assert (np.abs(whole - without).max(axis=2) > 20).mean() > 0.01  # there is something to see
     # The rectangle is drawn with a view of its own, so an edge may round to the pixel next to it.
     assert (np.abs(found - whole).max(axis=2) > 2).mean() < 0.003
@@ -58,8 +58,8 @@ def test_walls_are_mirrored_as_in_the_whole_scene(azimuth, distance):
 
 def test_what_stands_before_the_mirror_stays_in_front():
     camera = FreeCamera((0.1, 0.0, 0.1), 1.5, 110.0, -35.0)
-    found, _ = images(camera, reflections=True, standing=[(0.1, 0.0), (0.3, 0.1)])
-    without, _ = images(camera, reflections=False, standing=[(0.1, 0.0), (0.3, 0.1)])
+    found, _ = images(camera, rendering="mirrors", standing=[(0.1, 0.0), (0.3, 0.1)])
+    without, _ = images(camera, rendering="fast", standing=[(0.1, 0.0), (0.3, 0.1)])
     blue = (without[..., 2] > 2 * without[..., 0]) & (without[..., 2] > 40)
     assert blue.sum() > 50
     np.testing.assert_array_equal(found[blue], without[blue])
@@ -75,6 +75,6 @@ def test_what_stands_before_the_mirror_stays_in_front():
 )
 def test_without_anything_mirrored_the_image_is_as_without_reflections(elevation, options):
     camera = FreeCamera((0.1, 0.0, 0.1), 1.5, 110.0, elevation)
-    found, _ = images(camera, reflections=True, **options)
-    without, _ = images(camera, reflections=False, **options)
+    found, _ = images(camera, rendering="mirrors", **options)
+    without, _ = images(camera, rendering="fast", **options)
     np.testing.assert_array_equal(found, without)

@@ -151,7 +151,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"the configuration file {path} must hold options, one 'name: value' a line")
+        raise ConfigError(f"the configuration file {path} must hold options, one 'name: value' per line")
     return values
 
 

@@ -55,7 +55,7 @@ class EvaluationConfig:
     threads: int = 1  # torch threads of the policy; the environments need the other cores
     videos: int = 1  # per task and setting, of its first episodes
     video_fps: int = 20  # frames per second of simulated time; each more costs a rendering
-    rendering: Rendering = "fast"  # full: what policies trained on a benchmark's own images need
+    rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
     label: str = ""  # the policy's name in tables; its folder's name when empty
 
     def __post_init__(self) -> None:

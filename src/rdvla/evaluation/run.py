@@ -26,8 +26,8 @@ from rdvla.evaluation.results import Results
 from rdvla.evaluation.summaries import summarise
 from rdvla.evaluation.table import print_table, readable
 from rdvla.files import sole_user
+from rdvla.hashing import fingerprint as fingerprint_of
 from rdvla.policy import RDVLAPolicy, choose_device
-from rdvla.policy import fingerprint as fingerprint_of
 from rdvla.progress import Progress
 from rdvla.rollout import (
     Environment,

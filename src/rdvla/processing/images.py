@@ -9,27 +9,15 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from rdvla.inputs import check_cameras
+from rdvla.errors import optional
 
 LANCZOS_LOBES = 3
-
-
-def check_images(images: Mapping[str, Tensor], *, cameras: Sequence[str], image_size: int) -> Tensor:
-    """Stack the cameras in the given order, (B, cameras, H, W, 3) uint8. Nothing is resized or guessed.
-
-    Raises:
-        RDVLAError: a camera is missing, or an image is not `image_size` square.
-    """
-    check_cameras(images, cameras=cameras, image_size=image_size)
-    return torch.stack([images[camera] for camera in cameras], dim=1)
 
 
 def scale_pixels(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
@@ -61,6 +49,9 @@ class ImageTransform:
 
 def jpeg_round_trip(images: Tensor, *, quality: int) -> Tensor:
     """(N, H, W, 3) uint8 -> the same after JPEG compression with halved colour resolution (4:2:0)."""
+    with optional("vlm"):  # only published policies come here
+        from PIL import Image
+
     decoded = torch.empty_like(images, device="cpu")
     for index, image in enumerate(images.cpu()):
         file = io.BytesIO()

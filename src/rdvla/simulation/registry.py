@@ -168,7 +168,7 @@ def make(
         max_steps: time limit in control steps; None: the published limit.
         stop_on_success: end the episode at the first success.
         render_mode: None or "rgb_array", for Gymnasium's wrappers.
-        rendering: "fast", or "full" for policies trained on a benchmark's own images.
+        rendering: see `simulation.rendering`; "full" for policies trained on a benchmark's own images.
 
     Raises:
         ConfigError: an unknown simulator, task or camera, or a size or limit below 1.

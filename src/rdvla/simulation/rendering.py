@@ -20,8 +20,10 @@ from rdvla.simulation.culling import out_of_view
 from rdvla.simulation.level_of_detail import simplify_meshes
 from rdvla.simulation.reflection import Mirror, Rectangle, crop_view, find_mirror
 
-# "full" renders as the simulator itself does; "fast" leaves out what small images hardly show.
-Rendering = Literal["fast", "full"]
+# "full" renders as the simulator itself does. "fast" leaves out what costs most: shadows, reflections,
+# multisampling and small details. "mirrors" is "fast" with the walls reflected in the first reflective box,
+# such as a stove's plate. Files name these: each keeps its meaning, and its images.
+Rendering = Literal["fast", "mirrors", "full"]
 
 _HIDDEN_GROUP = 5  # of MuJoCo's six groups of geometry, the last, which no model here uses and nothing shows
 
@@ -65,9 +67,9 @@ def _can_load(library: str) -> bool:
 class CameraRenderer:
     """Renders a MuJoCo model's cameras through one OpenGL context, created at the first image.
 
-    "fast" omits shadows and multisampling, which in software take ten times the time of the rest, and
-    simplifies meshes below `lost_detail`. The two differ to the eye: a policy must see in evaluations what it
-    was trained on.
+    "fast" and "mirrors" omit shadows and multisampling, which in software take ten times the time of the
+    rest, and simplify meshes below `lost_detail`. Policies notice the difference: they must see in
+    evaluations the rendering that they were trained on.
 
     Args:
         model: MjModel; its visual settings, and with "fast" its meshes, are changed in place.
@@ -75,8 +77,7 @@ class CameraRenderer:
         image_size: height and width in pixels.
         rendering: see `Rendering`.
         geom_group: render only geometry of this group; None renders what MuJoCo does by default.
-        lost_detail: metres, for "fast"; 0 leaves the meshes as they are.
-        reflections: for "fast"; whether the scene's first reflective box mirrors its surroundings.
+        lost_detail: metres, unless "full"; 0 leaves the meshes as they are.
 
     Raises:
         ConfigError: for an unknown `rendering`.
@@ -91,17 +92,16 @@ class CameraRenderer:
         rendering: Rendering = "fast",
         geom_group: int | None = None,
         lost_detail: float = 0.0,
-        reflections: bool = False,
     ) -> None:
         if rendering not in get_args(Rendering):
             raise ConfigError(f"rendering must be one of {', '.join(get_args(Rendering))}, got {rendering!r}")
         self._model = model
         self._image_size = image_size
-        self._fast = rendering == "fast"
+        self._fast = rendering != "full"
         self._options, self._no_sites = _scene_options(geom_group), _scene_options(geom_group)
         self._no_sites.sitegroup[:] = 0
         self._cameras = dict(cameras)
-        self._mirror = self._find_mirror() if self._fast and reflections else None
+        self._mirror = self._find_mirror() if rendering == "mirrors" else None
         self._context: _Context | None = None
         if self._fast:
             model.vis.quality.offsamples = 0

@@ -89,7 +89,6 @@ class LiberoEnv(SimulatedTask):
             rendering=rendering,
             geom_group=_VISUAL_GEOMS,
             lost_detail=_LOST_DETAIL,
-            reflections=True,  # without them the stove's white plate is dark grey
         )
         self._replay_data: Any = None  # a second MjData: rendering the past must leave the present alone
 

@@ -72,7 +72,7 @@ class MetaWorldEnv(SimulatedTask):
             render_mode=render_mode,
         )
         self._simulator = _build_simulator(task)
-        if rendering == "fast":
+        if rendering != "full":
             _hide_bodies(self._simulator.model)
         self._renderer = CameraRenderer(
             model=self._simulator.model,
