@@ -44,9 +44,7 @@ class DemonstrationConfig:
     cameras: tuple[str, ...] = ()  # names; none: all of the simulator's cameras
     image_size: int = 128  # pixels, height and width
     camera_stride: int = 3  # control steps between camera captures; frames between hold the last image
-    rendering: Rendering = (
-        "fast"  # mirrors: with reflections in a stove's plate; full: as the simulator renders
-    )
+    rendering: Rendering = "fast"  # mirrors: a stove's plate reflects; full: as the simulator renders
     seed: int = 0  # determines every random number
     noise_levels: tuple[float, ...] = ()  # std of action noise, drawn per episode; none: the simulator's
     burst_probability: float | None = None  # per step, of a burst of a random action; null: the simulator's
