@@ -80,6 +80,16 @@ assert main(["--help"]) == 0
         ("from rdvla.data import EpisodeDataset", "data"),
         ("from rdvla.training import train", "train"),
         ("from rdvla.evaluation import evaluate", "eval"),
+        ("from rdvla.backbone import HuggingFaceConfig; HuggingFaceConfig(name_or_path='x').make()", "vlm"),
+        (
+            "import torch; from rdvla.processing.images import jpeg_round_trip;"
+            "jpeg_round_trip(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), quality=95)",
+            "vlm",
+        ),
+        (
+            "from rdvla.backbone import CompactConfig; CompactConfig(pretrained_text_encoder='x').make()",
+            "vlm",
+        ),
         ("from rdvla.evaluation import write_report; write_report(['x'], 'y')", "report"),
         ("from rdvla.runtime import OnnxPolicy; from pathlib import Path; OnnxPolicy.load(Path('x'))", None),
     ],
@@ -98,7 +108,22 @@ except RDVLAError as error:
     assert extra is None or f"run pip install -e '.[{extra}]' in {ROOT}" in printed
 
 
-def test_the_outermost_guard_decides_which_extra_is_named():
+def test_extras_that_bring_others_are_as_in_the_project_file():
+    bring = {
+        name: tuple(line[len("rdvla[") : -1] for line in lines if line.startswith("rdvla["))
+        for name, lines in EXTRAS.items()
+        if name != "all"
+    }
+    assert {name: others for name, others in bring.items() if others} == errors.INCLUDED
+
+
+def test_of_nested_guards_the_inner_one_decides():
+    with pytest.raises(MissingExtraError) as caught, optional("vlm"), optional("lora"):
+        import no_such_package  # noqa: F401
+    assert caught.value.extra == "lora"
+
+
+def test_an_extra_that_includes_the_missing_one_is_named_instead():
     with (
         pytest.raises(MissingExtraError, match=r"no_such_package is not .*\[train\]") as caught,
         optional("train"),

@@ -7,6 +7,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Extras of pyproject.toml that bring others.
+INCLUDED = {
+    "train": ("data",),
+    "metaworld": ("eval",),
+    "libero": ("eval",),
+    "lora": ("vlm",),
+    "export": ("runtime",),
+}
+
 
 class RDVLAError(Exception):
     """Base of every error that bad input can cause; the command line prints just its message."""
@@ -25,19 +34,28 @@ class DatasetError(RDVLAError, ValueError):
 
 
 class MissingExtraError(RDVLAError, ImportError):
-    """An optional package is needed and is not installed; the message names the extra that brings it."""
+    """An optional package is needed and is not installed; the message names the extra that brings it.
+
+    Attributes:
+        extra: the extra of rdvla that brings the package, whose name is in `name`.
+    """
+
+    extra: str = ""
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """Return the error for an optional `package` that is missing; `extra` of rdvla brings it."""
-    return MissingExtraError(f"{package} is not installed: {install_command(extra)}", name=package)
+    error = MissingExtraError(f"{package} is not installed: {install_command(extra)}", name=package)
+    error.extra = extra
+    return error
 
 
 @contextmanager
 def optional(extra: str) -> Iterator[None]:
     """Guard imports of optional packages: a missing one names the `extra` of rdvla that brings it.
 
-    Of nested guards the outermost decides: whoever trains needs `train`, not just `data`.
+    Of nested guards the inner one decides, unless the outer extra includes the inner: whoever trains needs
+    `train`, not just `data`.
 
     Raises:
         MissingExtraError: the body imports a package that is not installed.
@@ -50,6 +68,8 @@ def optional(extra: str) -> Iterator[None]:
             raise
         raise missing_extra(package, extra) from error
     except MissingExtraError as error:
+        if error.extra not in INCLUDED.get(extra, ()):
+            raise
         raise missing_extra(error.name or "a package", extra) from error
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from rdvla.errors import optional
 from rdvla.inputs import check_cameras
 
 LANCZOS_LOBES = 3
@@ -61,6 +61,9 @@ class ImageTransform:
 
 def jpeg_round_trip(images: Tensor, *, quality: int) -> Tensor:
     """(N, H, W, 3) uint8 -> the same after JPEG compression with halved colour resolution (4:2:0)."""
+    with optional("vlm"):  # only published policies come here
+        from PIL import Image
+
     decoded = torch.empty_like(images, device="cpu")
     for index, image in enumerate(images.cpu()):
         file = io.BytesIO()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rdvla.backbone.config import BackboneConfig, must_match
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, optional
 
 if TYPE_CHECKING:
     from rdvla.backbone.compact.backbone import CompactBackbone
@@ -71,7 +71,8 @@ class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
         """See `BackboneConfig.make`."""
         from rdvla.backbone.compact.backbone import CompactBackbone
 
-        return CompactBackbone(self)
+        with optional("vlm"):  # of which published encoders are a part
+            return CompactBackbone(self)
 
     def check(self, *, cameras: int, image_size: int, levels: Sequence[Level]) -> None:
         """See `BackboneConfig.check`."""

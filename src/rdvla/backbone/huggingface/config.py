@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from rdvla.backbone.config import BackboneConfig, LoraSettings, Precision, check_head_levels, check_levels
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, optional
 
 if TYPE_CHECKING:
     from rdvla.backbone.huggingface.backbone import HuggingFaceBackbone
@@ -51,9 +51,10 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
 
     def make(self) -> HuggingFaceBackbone:
         """See `BackboneConfig.make`."""
-        from rdvla.backbone.huggingface.backbone import HuggingFaceBackbone
+        with optional("vlm"):
+            from rdvla.backbone.huggingface.backbone import HuggingFaceBackbone
 
-        return HuggingFaceBackbone(self)
+            return HuggingFaceBackbone(self)
 
     def check(self, *, cameras: int, image_size: int, levels: Sequence[Level]) -> None:  # noqa: ARG002
         """See `BackboneConfig.check`; any number of cameras fits, and images are scaled."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rdvla.backbone.config import BackboneConfig, LoraSettings, Precision, check_head_levels, check_levels
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, optional
 
 if TYPE_CHECKING:
     from rdvla.backbone.prismatic.backbone import PrismaticBackbone
@@ -154,9 +154,10 @@ class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
 
     def make(self) -> PrismaticBackbone:
         """See `BackboneConfig.make`."""
-        from rdvla.backbone.prismatic.backbone import PrismaticBackbone
+        with optional("vlm"):
+            from rdvla.backbone.prismatic.backbone import PrismaticBackbone
 
-        return PrismaticBackbone(self)
+            return PrismaticBackbone(self)
 
     def check(self, *, cameras: int, image_size: int, levels: Sequence[Level]) -> None:  # noqa: ARG002
         """See `BackboneConfig.check`; any number of cameras fits, and images are scaled."""
