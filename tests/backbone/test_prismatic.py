@@ -15,7 +15,7 @@ from torch import Tensor
 from rdvla.backbone import LoraSettings, PrismaticBackbone, PrismaticConfig
 from rdvla.backbone.prismatic.prompt import PADDING
 from rdvla.errors import ConfigError
-from rdvla.head import HeadConfig
+from rdvla.heads import RecurrentConfig
 from rdvla.policy import PolicyConfig
 from tests.support import prismatic_reference as reference
 from tests.support.closeness import assert_same_up_to_rounding
@@ -334,7 +334,7 @@ def test_instructions_of_impossible_length_are_refused(tokenizer: Path, sentence
 
 
 def test_a_head_must_read_levels_that_the_backbone_yields() -> None:
-    head = HeadConfig(hidden_dim=WIDTH, num_heads=2, prelude=(1,), core=(2,), coda=())
+    head = RecurrentConfig(hidden_dim=WIDTH, num_heads=2, prelude=(1,), core=(2,), coda=())
     with pytest.raises(ConfigError, match=r"the head reads the level 1, backbone\.levels are \[0, 2, 4\]"):
         PolicyConfig(backbone=BACKBONE, head=head)
 

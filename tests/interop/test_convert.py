@@ -54,7 +54,7 @@ def test_actions_are_those_of_an_independent_computation(
     low, high = (torch.tensor(entry[name]) for name in ("q01", "q99"))
     state = (2 * (observation.state - low) / (high - low + 1e-8) - 1).clamp(-1, 1)
     initial = policy.initial_state(2, torch.Generator().manual_seed(0)).detach()
-    prediction = policy.predict(observation, depth=4, initial_state=initial)
+    prediction = policy.predict(observation, stop=4, initial_state=initial)
     for row in range(2):
         patches = reference.encode_cameras(weights, pixels[row], encoders=(rounded, SIGLIP))
         pairs = reference.context(
@@ -66,7 +66,7 @@ def test_actions_are_those_of_an_independent_computation(
             latents={level: latents[None].float() for level, (_, latents) in enumerate(pairs)},
             proprio=projector(state[row : row + 1]).detach(),
         )
-        expected = head(context, depth=4, initial_state=initial[row : row + 1])
+        expected = head.predict(context, stop=4, initial_state=initial[row : row + 1])
         torch.testing.assert_close(prediction.state[row], expected.state[0], atol=1e-4, rtol=1e-3)
         actions = policy.action_normalizer.unnormalize(expected.actions[0])
         torch.testing.assert_close(prediction.actions[row], actions, atol=1e-3, rtol=1e-3)

@@ -127,7 +127,7 @@ def test_trap_proprioception_is_clipped(converted: tuple[Conversion, Path]) -> N
 def test_trap_gripper_is_an_opening(converted: tuple[Conversion, Path], copy: Path, tmp_path: Path) -> None:
     policy = converted[0].policy
     assert policy.config.unscaled_actions == policy.config.gripper_opening == (6,)
-    taken = policy.predict(observe(), depth=2).actions[..., 6]
+    taken = policy.predict(observe(), stop=2).actions[..., 6]
     assert set(taken.flatten().tolist()) <= {-1.0, 1.0}
     raw = convert(copy, tmp_path, gripper="raw").policy
     assert raw.config.gripper_opening == () and raw.config.unscaled_actions == (6,)

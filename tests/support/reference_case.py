@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rdvla.head import Context, RecurrentDepthHead
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.interop import load_published_head
 
 VECTORS = Path(__file__).parents[1] / "reference_vectors"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rdvla.backbone.config import LoraSettings
 from rdvla.backbone.lora import is_lora
 from rdvla.errors import ConfigError
-from rdvla.head import Level
+from rdvla.heads import Level
 
 PADDING = -1  # among the token ids of `prepare`
 

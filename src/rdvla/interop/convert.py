@@ -83,7 +83,7 @@ def read_published(
     policy.proprio_projector.load_state_dict(published.projector.state_dict())
     backbone = published_layout(policy)
     backbone.load_tokenizer_from(folder)
-    conversion = Conversion(policy.eval(), names, head_names(published.config.head), published.key)
+    conversion = Conversion(policy.eval(), names, head_names(published.head.config), published.key)
     backbone.conversion = _report(source, conversion)
     return conversion
 

@@ -9,7 +9,7 @@ from typing import Literal
 from rdvla.backbone.config import Precision
 from rdvla.backbone.prismatic.config import Attention
 from rdvla.errors import RDVLAError
-from rdvla.head import ProprioProjector, RecurrentDepthHead
+from rdvla.heads import ProprioProjector, RecurrentDepthHead
 from rdvla.interop.published_backbone import Encoders, read_backbone
 from rdvla.interop.published_folder import MergedWeights
 from rdvla.interop.published_head import load_published_head

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rdvla.errors import ConfigError, RDVLAError, nearest
 from rdvla.files import read_object
-from rdvla.head import HeadConfig, ProprioProjector, RecurrentDepthHead
+from rdvla.heads import ProprioProjector, RecurrentConfig, RecurrentDepthHead
 
 # Published configurations of the same head have either name.
 HEAD_TYPES = ("ActionHeadRecurrent", "ActionHeadRecurrentPro")
@@ -120,7 +120,7 @@ def find_published_files(folder: Path) -> PublishedFiles:
     return files
 
 
-def read_published_config(path: Path) -> HeadConfig:
+def read_published_config(path: Path) -> RecurrentConfig:
     """Translate a published head configuration.
 
     Raises:
@@ -149,7 +149,7 @@ def read_published_config(path: Path) -> HeadConfig:
             ) from error
 
     try:
-        config = HeadConfig(
+        config = RecurrentConfig(
             hidden_dim=take("hidden_dim", int),
             num_heads=take("num_heads", int),
             chunk_size=take("action_chunk_len", int),
@@ -171,7 +171,7 @@ def read_published_config(path: Path) -> HeadConfig:
     return config
 
 
-def training_entries(config: HeadConfig) -> dict[str, int]:
+def training_entries(config: RecurrentConfig) -> dict[str, int]:
     """Return the entries of a published configuration that concern training only."""
     return {"mean_recurrence": config.mean_depth, "backprop_depth": config.backprop_depth}
 
@@ -182,12 +182,12 @@ def _layers(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
-def head_names(config: HeadConfig) -> dict[str, tuple[str, ...]]:
+def head_names(config: RecurrentConfig) -> dict[str, tuple[str, ...]]:
     """Map our name of a head's parameter to the published names whose tensors it concatenates."""
     return {ours: (theirs,) for ours, theirs in _OUTSIDE_BLOCKS.items()} | dict(_block_keys(config))
 
 
-def _block_keys(config: HeadConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _block_keys(config: RecurrentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
     for theirs, ours in _MODULES.items():
         for index in range(len(getattr(config, ours))):
             for name, published in _INSIDE_A_BLOCK.items():

@@ -20,8 +20,7 @@ from torch import Tensor
 from rdvla.backbone import PrismaticBackbone
 from rdvla.errors import RDVLAError
 from rdvla.files import new_folder, read_object, write_json
-from rdvla.head import HeadConfig
-from rdvla.head.config import TRAINING_FIELDS
+from rdvla.heads import RecurrentConfig
 from rdvla.interop.merged_names import match_names
 from rdvla.interop.published_backbone import (
     PUBLISHED_ENCODERS,
@@ -83,7 +82,7 @@ def write_published(
 def _check_sizes(ours: PolicyConfig, theirs: PolicyConfig, folder: Path) -> None:
     free = (*_FREE_OF_BACKBONE, *ours.backbone.tuning_fields)
     of_backbone: dict[str, Any] = {name: getattr(ours.backbone, name) for name in free}
-    of_head = {name: getattr(ours.head, name) for name in TRAINING_FIELDS}
+    of_head: dict[str, Any] = {name: getattr(ours.head, name) for name in ours.head.training_fields}
     pairs = {
         "backbone": (ours.backbone, replace(theirs.backbone, **of_backbone)),
         "head": (ours.head, replace(theirs.head, **of_head)),
@@ -124,7 +123,7 @@ def _write_merged(path: Path, output: Path, ours: Mapping[str, Tensor]) -> None:
 
 def _write_heads(policy: RDVLAPolicy, folder: Path, output: Path) -> None:
     files = find_published_files(folder)
-    head = _split(policy.head.state_dict(), policy.config.head)
+    head = _split(policy.head.state_dict(), _recurrent(policy))
     projector = dict(policy.proprio_projector.state_dict())
     for path, prefix, ours in ((files.head, "model.", head), (files.proprio_projector, "", projector)):
         theirs = read_tensors(path)
@@ -133,10 +132,15 @@ def _write_heads(policy: RDVLAPolicy, folder: Path, output: Path) -> None:
             for key, value in theirs.items()
         }
         torch.save(written, output / path.name)
-    write_json(output / files.config.name, read_object(files.config) | training_entries(policy.config.head))
+    write_json(output / files.config.name, read_object(files.config) | training_entries(_recurrent(policy)))
 
 
-def _split(weights: Mapping[str, Tensor], config: HeadConfig) -> dict[str, Tensor]:
+def _recurrent(policy: RDVLAPolicy) -> RecurrentConfig:
+    assert isinstance(policy.config.head, RecurrentConfig)  # as the template's, which was compared with it
+    return policy.config.head
+
+
+def _split(weights: Mapping[str, Tensor], config: RecurrentConfig) -> dict[str, Tensor]:
     """Split our concatenated matrices of a head into the published ones, of equal size."""
     published: dict[str, Tensor] = {}
     for ours, theirs in head_names(config).items():

@@ -11,7 +11,7 @@ from rdvla.errors import ConfigError, optional
 
 if TYPE_CHECKING:
     from rdvla.backbone.compact.backbone import CompactBackbone
-    from rdvla.head import Level
+    from rdvla.heads import Level
 
 LEVELS = ("middle", "late")  # of the context, as the head names them
 TEXT_HEADS = 4  # attention heads of the instruction encoder trained from scratch

@@ -14,7 +14,7 @@ from rdvla.backbone.base import InstructionSteps
 from rdvla.backbone.compact.config import TEXT_HEADS
 from rdvla.backbone.pretrained import describe_tokenizer
 from rdvla.errors import ConfigError
-from rdvla.inputs import instruction_bytes
+from rdvla.processing.text import instruction_bytes
 
 PADDING = 0  # bytes are shifted by 1 to make room for it
 

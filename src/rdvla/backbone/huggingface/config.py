@@ -11,7 +11,7 @@ from rdvla.errors import ConfigError, optional
 
 if TYPE_CHECKING:
     from rdvla.backbone.huggingface.backbone import HuggingFaceBackbone
-    from rdvla.head import Level
+    from rdvla.heads import Level
 
 QUESTION = "What action should the robot take to {instruction}?"
 

@@ -11,7 +11,7 @@ from rdvla.errors import ConfigError, optional
 
 if TYPE_CHECKING:
     from rdvla.backbone.prismatic.backbone import PrismaticBackbone
-    from rdvla.head import Level
+    from rdvla.heads import Level
 
 Attention = Literal["causal", "bidirectional"]
 
