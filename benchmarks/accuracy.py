@@ -9,7 +9,8 @@ from typing import Any
 from benchmarks.baseline import plain_loop
 from benchmarks.head_case import random_query
 from benchmarks.paths import Run
-from rdvla.head import FixedDepth, RecurrentDepthHead
+from rdvla.control import Stop
+from rdvla.heads import RecurrentDepthHead
 
 INPUTS = 8
 DEPTH = 8
@@ -26,7 +27,7 @@ def errors(
         )
         expected = plain_loop(head, context, depth=DEPTH, initial_state=state)
         for name, run in runs.items():
-            actions = run(context, state, FixedDepth(DEPTH)).actions
+            actions = run(context, state, Stop.fixed(DEPTH)).actions
             found[name].append(float((actions - expected).abs().max()))
     paths = {name: {"median": median(values), "max": max(values)} for name, values in found.items()}
     return {"inputs": INPUTS, "depth": DEPTH, "paths": paths}

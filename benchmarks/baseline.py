@@ -12,8 +12,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from rdvla.head import Context, Level, RecurrentDepthHead
+from rdvla.heads import Context, Level, RecurrentDepthHead
 
 
 @torch.no_grad()
@@ -49,7 +50,8 @@ def _prelude(head: RecurrentDepthHead, context: Context) -> Tensor:
 
 
 def _iterate(head: RecurrentDepthHead, context: Context, prelude: Tensor, state: Tensor) -> Tensor:
-    mixed = head.adapter_norm(head.gamma_adapt * head.adapter(torch.cat([state, prelude], dim=-1)))
+    joined = functional.linear(torch.cat([state, prelude], dim=-1), head.adapter.weight)
+    mixed = head.adapter_norm(head.gamma_adapt * joined)
     out: Tensor = head.core_norm(_run(head.core, head.config.core, mixed, context))
     return out
 
@@ -61,8 +63,5 @@ def _decode(head: RecurrentDepthHead, context: Context, state: Tensor) -> Tensor
 
 def _run(blocks: Iterable[nn.Module], levels: tuple[Level, ...], x: Tensor, context: Context) -> Tensor:
     for block, level in zip(blocks, levels, strict=True):
-        keys_values = block.cross_attention.keys_values(
-            vision=context.vision[level], latents=context.latents[level], proprio=context.proprio
-        )
-        x = block(x, keys_values)
+        x = block(x, block.cross_attention.project(context, level))
     return x

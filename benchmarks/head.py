@@ -31,16 +31,11 @@ from benchmarks.harness import (
 )
 from benchmarks.head_case import LATENT_TOKENS, PAPER, VISION_TOKENS, adaptive_rules, build
 from benchmarks.paths import BYTES, PATHS, TOLERANCES, Run, precision_of
+from rdvla.control import Stop
+from rdvla.engine import Engine
 from rdvla.errors import ConfigError, nearest
 from rdvla.files import write_json
-from rdvla.head import (
-    ActionChange,
-    Context,
-    FixedDepth,
-    HeadConfig,
-    RecurrentDepthHead,
-    StopRule,
-)
+from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 
 DEPTHS = (1, 4, 8, 12, 32)
 ADAPTIVE_DEPTH = 8
@@ -53,7 +48,7 @@ def measure(
     context: Context,
     state: Tensor,
     *,
-    rule: StopRule,
+    rule: Stop,
     runs: Mapping[str, Run],
     rounds: int,
 ) -> list[dict[str, Any]]:
@@ -96,15 +91,19 @@ def measure(
 
 
 def _baseline(
-    head: RecurrentDepthHead, context: Context, state: Tensor, rule: StopRule
+    head: RecurrentDepthHead, context: Context, state: Tensor, rule: Stop
 ) -> tuple[Callable[[], Tensor], int]:
-    if isinstance(rule, FixedDepth):
-        return lambda: plain_loop(head, context, depth=rule.depth, initial_state=state), rule.depth
-    assert isinstance(rule, ActionChange)
+    if rule.is_fixed:
+        depth = rule.max_depth
+        return lambda: plain_loop(head, context, depth=depth, initial_state=state), depth
 
     def adaptive() -> tuple[Tensor, int]:
         return plain_adaptive_loop(
-            head, context, threshold=rule.threshold, max_depth=rule.max_depth, initial_state=state
+            head,
+            context,
+            threshold=rule.below["action_change"],
+            max_depth=rule.max_depth,
+            initial_state=state,
         )
 
     return lambda: adaptive()[0], adaptive()[1]
@@ -116,7 +115,7 @@ def measure_iterations(
     """Milliseconds of one iteration by path: what a deeper query takes more, shared among its iterations."""
     few, many = depths
     calls = {
-        f"{name} at {depth}": lambda run=run, depth=depth: run(context, state, FixedDepth(depth))
+        f"{name} at {depth}": lambda run=run, depth=depth: run(context, state, Stop.fixed(depth))
         for name, run in runs.items()
         for depth in depths
     }
@@ -133,12 +132,12 @@ def measure_memory(depth: int) -> float:
     """Peak memory of this process's first query at the paper's size, MiB above weights and features."""
     head, context, initial_state = build(PAPER, vision_tokens=VISION_TOKENS, latent_tokens=LATENT_TOKENS)
     before = reset_peak_memory()
-    head(context, depth=depth, initial_state=initial_state)
+    Engine(head).predict(context, stop=depth, initial_state=initial_state)
     return peak_memory() - before
 
 
 def run(
-    config: HeadConfig,
+    config: RecurrentConfig,
     *,
     vision_tokens: int,
     latent_tokens: int,
@@ -149,7 +148,7 @@ def run(
 ) -> dict[str, Any]:
     """Measure every depth on every path; memory and limits are added by `main`."""
     head, context, state = build(config, vision_tokens=vision_tokens, latent_tokens=latent_tokens)
-    rules: list[StopRule] = [FixedDepth(depth) for depth in depths]
+    rules: list[Stop] = [Stop.fixed(depth) for depth in depths]
     if adaptive_depth is not None:
         rules += adaptive_rules(head, context, state, depth=adaptive_depth)
     runs = {name: PATHS[name](head) for name in paths}

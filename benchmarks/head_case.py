@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rdvla.head import ActionChange, Context, DeferredActionChange, HeadConfig, RecurrentDepthHead
+from rdvla.control import Stop
+from rdvla.engine import Engine
+from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 
-PAPER = HeadConfig()
+PAPER = RecurrentConfig()
 VISION_TOKENS, LATENT_TOKENS = 512, 64  # M, L
 
 
 def build(
-    config: HeadConfig, *, vision_tokens: int, latent_tokens: int
+    config: RecurrentConfig, *, vision_tokens: int, latent_tokens: int
 ) -> tuple[RecurrentDepthHead, Context, Tensor]:
     """Return a head with random weights, a random context of one observation, and an initial state."""
     torch.manual_seed(0)
@@ -40,17 +42,20 @@ def random_query(
 
 def adaptive_rules(
     head: RecurrentDepthHead, context: Context, state: Tensor, *, depth: int
-) -> tuple[ActionChange, DeferredActionChange]:
+) -> tuple[Stop, Stop]:
     """The paper's rule, and the same with the coda deferred, that stop this query at `depth`.
 
     Raises:
         RuntimeError: no threshold does, as the action change does not fall at that depth.
     """
-    trace = head(context, depth=depth, initial_state=state, trace=True).trace
+    trace = Engine(head).predict(context, stop=depth, initial_state=state, trace=True).trace
+    assert trace is not None
     actions, latents = trace.action_change[1:, 0], trace.latent_change[1:, 0]
     lowest_before, there = float(actions[:-1].min()), float(actions[-1])
     if not there < lowest_before:
         raise RuntimeError(f"the action change at depth {depth}, {there}, is not the smallest so far")
     threshold = (there * lowest_before) ** 0.5
     gate = (float(latents[-1]) * float(latents[-2])) ** 0.5  # between the last two iterations
-    return ActionChange(threshold), DeferredActionChange(threshold, coda_below=gate)
+    return Stop("action_change", threshold=threshold), Stop(
+        "deferred_action_change", threshold=threshold, coda_below=gate
+    )

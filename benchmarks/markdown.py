@@ -1,6 +1,6 @@
 """The tables of docs/performance.md from what the benchmarks wrote.
 
-python -m benchmarks.markdown runs/bench/head.json runs/bench/few_rows.json runs/bench/query.json
+python -m benchmarks.markdown runs/bench/head.json runs/bench/gemv.json runs/bench/query.json
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def vision_tables(result: Row) -> Iterator[str]:
         yield _line(row["what"], f"{row['share']:.0%}", _spread(row, digits=0))
 
 
-def few_rows_tables(result: Row) -> Iterator[str]:
+def gemv_tables(result: Row) -> Iterator[str]:
     """An iteration's matrix products: torch's compiled ones and the kernel's."""
     yield from _title("weights", "rows", "torch, ms", "kernel, ms", "ratio (quartiles)")
     for row in result["rows"]:
@@ -76,7 +76,7 @@ def few_rows_tables(result: Row) -> Iterator[str]:
             f"{row['ms'][name]:.1f} ({row['gib_per_second'][name]:.1f} GiB/s)" for name in ("torch", "kernel")
         )
         ratio = f"**{row['ratio']:.2f}×** ({low:.2f}-{high:.2f})"  # noqa: RUF001  # the sign is meant
-        yield _line(row["precision"], str(row["rows"]), *times, ratio)
+        yield _line(row["dtype"], str(row["rows"]), *times, ratio)
 
 
 def tables(result: Row) -> Iterator[str]:
@@ -85,7 +85,7 @@ def tables(result: Row) -> Iterator[str]:
         return head_tables(result)
     if "policies" in result:
         return query_tables(result)
-    return few_rows_tables(result) if "precision" in result["rows"][0] else vision_tables(result)
+    return gemv_tables(result) if "dtype" in result["rows"][0] else vision_tables(result)
 
 
 def _rule(row: Row) -> str:

@@ -24,7 +24,7 @@ from rdvla.backbone import LoraSettings
 from rdvla.backbone.huggingface.families import make_family
 from rdvla.backbone.lora import add_lora
 from rdvla.files import write_json
-from rdvla.head import HeadConfig, RecurrentDepthHead
+from rdvla.heads import RecurrentConfig, RecurrentDepthHead
 
 GIB = 2**30
 TRAINED_BYTES = 4 + 4 + 8 + 4  # float32: weight, gradient, AdamW's two running values, moving average
@@ -62,7 +62,7 @@ def compute(name: str) -> Needs:
         lora = sum(p.numel() for p in body.parameters() if p.requires_grad)
         frozen = sum(p.numel() for p in body.parameters() if not p.requires_grad)
         width = language.config.hidden_size
-        head = RecurrentDepthHead(HeadConfig(context_dim=width, prelude=(1,), core=(2, 2), coda=(2,)))
+        head = RecurrentDepthHead(RecurrentConfig(context_dim=width, prelude=(1,), core=(2, 2), coda=(2,)))
         trained = lora + LATENTS * width + sum(p.numel() for p in head.parameters())
         grid = family.image_size(config) // family.token_pixels(config)
         tokens = CAMERAS * grid**2 + TEXT + LATENTS

@@ -1,8 +1,7 @@
-"""The ways in which a head can run, to be timed side by side: name -> how to make one."""
+"""The ways to run a head, to be timed side by side: name -> how to make it."""
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,53 +10,42 @@ import torch
 from torch import Tensor
 
 from benchmarks.roofline import FLOAT32, Bytes
-from rdvla.export import export_compiled_head, export_head, load_compiled
+from rdvla.control import Stop
+from rdvla.engine import Engine, compile, load_compiled
+from rdvla.export import export_compiled_head, export_head
 from rdvla.export.folder import Precision as OnnxPrecision
 from rdvla.export.observed import features_of
 from rdvla.export.quantize import BLOCK
-from rdvla.export.verify import as_stop
-from rdvla.head import ActionChange, Context, Prediction, RecurrentDepthHead, StopRule
-from rdvla.head.compiled import CompiledSteps, Precision
-from rdvla.head.solver import solve
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.runtime import OnnxHead
+from rdvla.types import Prediction
 
-Run = Callable[[Context, Tensor, StopRule], Prediction]  # features, S_0 (B, K, D), rule
-
-
-def eager(head: RecurrentDepthHead) -> Run:
-    """As it is after loading."""
-    return lambda context, state, rule: head(context, depth=rule, initial_state=state)
+Run = Callable[[Context, Tensor, Stop], Prediction]  # features, S_0 (B, K, D), stop rule
 
 
-def compiled(precision: Precision) -> Callable[[RecurrentDepthHead], Run]:
-    """After `head.optimize(precision=...)`; compiled by the first call."""
-
-    def make(head: RecurrentDepthHead) -> Run:
-        steps = CompiledSteps(head, precision=precision)
-
-        def run(context: Context, state: Tensor, rule: StopRule) -> Prediction:
-            encoded = steps.encode(context, coda_reads=rule.coda_reads)
-            return solve(steps, encoded, rule=rule, initial_state=state)
-
-        return run
-
-    return make
+def of(engine: Engine) -> Run:
+    """Run an engine."""
+    return lambda context, state, stop: engine.predict(context, stop=stop, initial_state=state)
 
 
-def aoti(precision: Precision) -> Callable[[RecurrentDepthHead], Run]:
-    """After `rdvla export --part head --format aoti`; the first call compiles, for its numbers of tokens."""
+def compiled(dtype: torch.dtype) -> Callable[[RecurrentDepthHead], Run]:
+    """Make an engine with compiled code, which the first call compiles."""
+    return lambda head: of(compile(head, dtype=dtype))
+
+
+def aoti(precision: str) -> Callable[[RecurrentDepthHead], Run]:
+    """Export with `--part head --format aoti` and load; the first call compiles, for its token counts."""
 
     def make(head: RecurrentDepthHead) -> Run:
-        loaded = copy.deepcopy(head)
+        loaded: list[Engine] = []
 
-        def run(context: Context, state: Tensor, rule: StopRule) -> Prediction:
-            if not loaded.optimized:
+        def run(context: Context, state: Tensor, stop: Stop) -> Prediction:
+            if not loaded:
                 with tempfile.TemporaryDirectory() as folder:
                     output = Path(folder) / "head"
-                    export_compiled_head(head, output, example=context, stop=rule, precision=precision)
-                    load_compiled(loaded, output)
-            prediction: Prediction = loaded(context, depth=rule, initial_state=state)
-            return prediction
+                    export_compiled_head(head, output, example=context, stop=stop, precision=precision)
+                    loaded.append(load_compiled(head, output))
+            return loaded[0].predict(context, stop=stop, initial_state=state)
 
         return run
 
@@ -65,22 +53,23 @@ def aoti(precision: Precision) -> Callable[[RecurrentDepthHead], Run]:
 
 
 def onnx(precision: OnnxPrecision) -> Callable[[RecurrentDepthHead], Run]:
-    """After `rdvla export --part head`, in onnxruntime, with as many threads as torch has."""
+    """Export with `--part head` and run in onnxruntime, with as many threads as torch has."""
 
     def make(head: RecurrentDepthHead) -> Run:
         with tempfile.TemporaryDirectory() as folder:
             export_head(
-                head, Path(folder) / "head", stop=ActionChange(), execution="fixed:8", precision=precision
+                head,
+                Path(folder) / "head",
+                stop=Stop("action_change"),
+                execution="fixed:8",
+                precision=precision,
             )
             exported = OnnxHead.load(Path(folder) / "head", threads=torch.get_num_threads())
 
-        def run(context: Context, state: Tensor, rule: StopRule) -> Prediction:
-            found = exported(features_of(context), depth=as_stop(rule), initial_state=state.numpy())
+        def run(context: Context, state: Tensor, stop: Stop) -> Prediction:
+            found = exported.predict(features_of(context), stop=stop, initial_state=state.numpy())
             return Prediction(
-                torch.from_numpy(found.actions),
-                torch.from_numpy(found.depth),
-                torch.from_numpy(found.converged),
-                torch.from_numpy(found.state),
+                *map(torch.from_numpy, (found.actions, found.depth, found.converged, found.state))
             )
 
         return run
@@ -89,9 +78,9 @@ def onnx(precision: OnnxPrecision) -> Callable[[RecurrentDepthHead], Run]:
 
 
 PATHS: dict[str, Callable[[RecurrentDepthHead], Run]] = {
-    "eager fp32": eager,
-    "compiled fp32": compiled("fp32"),
-    "compiled bf16": compiled("bf16"),
+    "eager fp32": lambda head: of(Engine(head)),
+    "compiled fp32": compiled(torch.float32),
+    "compiled bf16": compiled(torch.bfloat16),
     "aoti fp32": aoti("fp32"),
     "aoti bf16": aoti("bf16"),
     "onnx fp32": onnx("fp32"),

@@ -4,7 +4,7 @@
 
 Batch 1, under the policy's own stop rule, from the same initial state for all. The baseline is the policy as
 it is after loading. `onnx` is the whole policy after `rdvla export`: its image encoder computes in float32,
-so that it may stop at another depth, which is reported beside the time.
+so that it may stop at another depth, which is reported next to the time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rdvla.export import export_policy
 from rdvla.export.verify import random_observation
 from rdvla.files import write_json
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.runtime import OnnxPolicy
+from rdvla.types import Observation
 
 TIMER = "uint8 frames, proprioception and instruction in memory -> actions in robot units; time.perf_counter"
 WAYS = ("torch", "onnx")
@@ -43,7 +43,7 @@ def measure(folder: str, *, ways: Sequence[str], rounds: int, warmup: int) -> di
                 policy.frozen_inputs(observation), policy.normalize_state(observation.state)
             )
         ),
-        "torch: head": lambda: policy.head(context, depth=policy.stop_rule, initial_state=start),
+        "torch: head": lambda: policy.engine.predict(context, stop=policy.stop, initial_state=start),
     }
     depths = {"torch": policy.predict(observation, initial_state=start).depth.tolist()}
     if "onnx" in ways:
@@ -68,9 +68,8 @@ def _exported(policy: RDVLAPolicy, observation: Observation, start: torch.Tensor
     with tempfile.TemporaryDirectory() as folder:
         export_policy(policy, Path(folder) / "policy")
         exported = OnnxPolicy.load(Path(folder) / "policy", threads=torch.get_num_threads())
-    images = {camera: image.numpy() for camera, image in observation.images.items()}
-    state, first = observation.state.numpy(), start.numpy()
-    return lambda: exported.predict(images, state, observation.instruction, initial_state=first)
+    arrays, first = observation.numpy(), start.numpy()
+    return lambda: exported.predict(arrays, initial_state=first)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -23,8 +23,9 @@ from torch import Tensor
 from benchmarks.harness import Spread, hardware, interleave
 from rdvla.backbone.huggingface.families import Family
 from rdvla.backbone.huggingface.language import LanguageReader, Prompt, Reasoning
+from rdvla.engine import Engine
 from rdvla.files import write_json
-from rdvla.head import Context, HeadConfig, RecurrentDepthHead
+from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 
 TIMER = (
     "text: prompt embeddings ready -> hidden states of the latents; head: those -> normalised action chunk"
@@ -63,7 +64,7 @@ class Query:
     reader: LanguageReader
     prompt: Prompt
     latents: Tensor  # (1, L, D)
-    head: RecurrentDepthHead
+    engine: Engine
     context: Context
     initial_state: Tensor  # (1, K, D)
 
@@ -81,7 +82,10 @@ class Query:
 
     def iterate(self, depth: int) -> Tensor:
         """Return the head's actions after `depth` iterations, (1, K, A)."""
-        return self.head(self.context, depth=depth, initial_state=self.initial_state).actions
+        actions: Tensor = self.engine.predict(
+            self.context, stop=depth, initial_state=self.initial_state
+        ).actions
+        return actions
 
 
 def build(size: Size, dtype: torch.dtype) -> Query:
@@ -89,7 +93,7 @@ def build(size: Size, dtype: torch.dtype) -> Query:
     torch.manual_seed(0)
     reader = make_reader(size, dtype)
     levels = reader.layers
-    config = HeadConfig(
+    config = RecurrentConfig(
         hidden_dim=size.width,
         num_heads=size.head_heads,
         prelude=levels[:1],
@@ -104,7 +108,7 @@ def build(size: Size, dtype: torch.dtype) -> Query:
         reader=reader,
         prompt=Prompt(embeddings, mask=torch.ones_like(is_image), is_image=is_image, features={}),
         latents=torch.randn(1, size.latents, size.width, dtype=dtype) * 0.02,
-        head=head,
+        engine=Engine(head),
         context=head.context(
             vision={level: torch.randn(1, size.images, size.width, dtype=dtype) for level in levels},
             latents={level: torch.randn(1, size.latents, size.width, dtype=dtype) for level in levels},

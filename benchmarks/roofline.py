@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rdvla.head import HeadConfig
+from rdvla.heads import RecurrentConfig
 
 BUFFER = 2**28  # numbers of float32: 1 GiB
 SIDE = 1536  # of the matrices: their product is bound by arithmetic
@@ -58,7 +58,7 @@ class Limits:
         return 1000 * (max(moving, computing) if float32 else moving)
 
 
-def iteration(config: HeadConfig, *, tokens: int, number: Bytes = FLOAT32) -> Work:
+def iteration(config: RecurrentConfig, *, tokens: int, number: Bytes = FLOAT32) -> Work:
     """One iteration of the core for one sample, keys and values at hand: weights, keys and values, once each.
 
     Args:
@@ -73,7 +73,7 @@ def iteration(config: HeadConfig, *, tokens: int, number: Bytes = FLOAT32) -> Wo
     return Work(bytes=number.weight * weights + number.context * attention, multiplications=products)
 
 
-def block_weights(config: HeadConfig) -> int:
+def block_weights(config: RecurrentConfig) -> int:
     """Numbers that one block reads in each iteration: without the context's projections."""
     return (4 + 2 + 3 * config.feedforward_multiple) * config.hidden_dim**2
 
@@ -100,7 +100,7 @@ def _best(run: Callable[[], object], tries: int = 7) -> float:
 
 
 def possible(
-    config: HeadConfig, *, tokens: int, iteration_ms: Mapping[str, float], numbers: Mapping[str, Bytes]
+    config: RecurrentConfig, *, tokens: int, iteration_ms: Mapping[str, float], numbers: Mapping[str, Bytes]
 ) -> dict[str, Any]:
     """What an iteration must move and do, what the machine can, and how near each path comes.
 

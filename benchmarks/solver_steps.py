@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import hardware
+from rdvla.engine import recurrent
 from rdvla.files import write_json
-from rdvla.head import FixedDepth, RecurrentDepthHead
-from rdvla.head.solver import solve
-from rdvla.head.steps import EncodedContext
+from rdvla.heads import RecurrentDepthHead
+from rdvla.heads.recurrent.model import EncodedContext
 from rdvla.policy import RDVLAPolicy
 from rdvla.training.samples import observe, open_samples, spread_frames
 
@@ -100,6 +100,7 @@ def run(
 @torch.no_grad()
 def measure(policy: RDVLAPolicy, dataset: str, *, samples: int, batch: int = 32) -> list[dict[str, Any]]:
     """Every step on the same samples."""
+    head = recurrent(policy.head)
     data = open_samples(policy, dataset, camera_names={}, resize=False)
     rows = spread_frames(data, at_most=samples)
     found: dict[str, list[Tensor]] = {name: [] for name in STEPS}
@@ -109,13 +110,13 @@ def measure(policy: RDVLAPolicy, dataset: str, *, samples: int, batch: int = 32)
         context = policy.context_from(
             policy.frozen_inputs(observation), policy.normalize_state(observation.state)
         )
-        encoded = policy.head.encode(context)
+        encoded = head.encode(context)
         start = policy.initial_state(len(part), torch.Generator().manual_seed(first))
-        final = solve(policy.head, encoded, rule=FixedDepth(FINAL_DEPTH), initial_state=start).actions
+        final = head.predict(context, stop=FINAL_DEPTH, initial_state=start).actions
         target = policy.action_normalizer.normalize(data.actions(part))
         exists = ~data.action_is_pad(part)
         for name, step in STEPS.items():
-            actions, depth = run(policy.head, encoded, start, step)
+            actions, depth = run(head, encoded, start, step)
             away = (actions - final).square().mean(dim=(1, 2)).sqrt()
             wrong = ((actions - target).abs().mean(dim=2) * exists).sum(dim=1) / exists.sum(dim=1)
             found[name].append(torch.stack([depth.float(), away, wrong], dim=1))

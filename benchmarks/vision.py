@@ -11,7 +11,6 @@ has no layer above (published policies read the states after layers 11 and 23 of
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +20,15 @@ from torch import Tensor
 
 from benchmarks.harness import Spread, hardware, interleave, paired_ratio
 from rdvla.backbone import Features, PrismaticBackbone, PrismaticConfig
+from rdvla.engine import Engine, compile
 from rdvla.files import write_json
-from rdvla.head import HeadConfig, RecurrentDepthHead
+from rdvla.heads import RecurrentConfig, RecurrentDepthHead
 
 CAMERAS, PIXELS, PROMPT, DEPTH = 2, 256, 40, 8
 WHOLE = "whole query"
 
 
-def calls(config: PrismaticConfig, head_config: HeadConfig) -> dict[str, Callable[[], object]]:
+def calls(config: PrismaticConfig, head_config: RecurrentConfig) -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
     generator = torch.Generator().manual_seed(0)
     backbone = _random_backbone(config)
@@ -46,17 +46,18 @@ def calls(config: PrismaticConfig, head_config: HeadConfig) -> dict[str, Callabl
     def features(found: Tensor) -> Features:
         return backbone.transform({"patches": found, "prompt": prompt})
 
-    def act(found: Features, by: RecurrentDepthHead = head) -> Tensor:
+    engine = Engine(head)
+
+    def act(found: Features, by: Engine = engine) -> Tensor:
         named = [
             dict(zip(head.config.levels, kind.values(), strict=True))
             for kind in (found.vision, found.latents)
         ]
-        context = by.context(vision=named[0], latents=named[1], proprio=proprio)
-        actions: Tensor = by(context, depth=DEPTH, initial_state=state).actions
+        context = head.context(vision=named[0], latents=named[1], proprio=proprio)
+        actions: Tensor = by.predict(context, stop=DEPTH, initial_state=state).actions
         return actions
 
-    compiled = copy.deepcopy(head)
-    compiled.optimize(precision="bf16")
+    compiled = compile(head, dtype=torch.bfloat16)
     pixels = backbone.image_transform(images)
     given = patches(pixels)
     read = features(given)
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     print(f"a query at the paper's size, batch 1, {CAMERAS} cameras, {options.threads} thread(s)", flush=True)
     with torch.no_grad():
-        samples = interleave(calls(PrismaticConfig(), HeadConfig()), rounds=options.rounds)
+        samples = interleave(calls(PrismaticConfig(), RecurrentConfig()), rounds=options.rounds)
     rows = []
     for name, times in samples.items():
         spread, share = Spread.of(times), paired_ratio(times, samples[WHOLE])

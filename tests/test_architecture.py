@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -15,43 +16,31 @@ ROOT = Path(rdvla.__file__).parent
 
 # A room imports itself and the rooms listed for it, which all lie below it.
 FOUNDATIONS = {"errors", "files", "config", "assets"}
+CORE = FOUNDATIONS | {"types", "control", "hashing"}
 ALLOWED = {
     "errors": set(),
     "lazy": {"errors"},
     "files": {"errors"},
     "assets": {"errors"},
     "config": {"errors", "files", "assets"},
-    "rule_text": {"errors"},
-    "head": {"errors", "rule_text"},
-    "inputs": {"errors"},
-    "backbone": {"errors", "files", "head", "inputs", "processing"},
-    "processing": {"errors", "inputs"},
-    "execution": {"errors"},
-    "action_queue": {"errors"},
-    "warm_start": {"errors"},
+    "hashing": set(),
+    "manifest": {"errors", "files", "hashing"},
     "progress": set(),
-    "policy": FOUNDATIONS
-    | {"head", "backbone", "inputs", "processing", "execution", "action_queue", "warm_start"},
+    "types": {"errors"},
+    "control": {"errors", "types"},
+    "heads": {"errors", "types", "control"},
+    "engine": {"errors", "types", "control", "heads", "hashing", "manifest"},
+    "processing": {"errors"},
+    "backbone": {"errors", "files", "heads", "processing"},
+    "policy": CORE | {"heads", "engine", "backbone", "processing"},
     "data": FOUNDATIONS,
-    "training": FOUNDATIONS
-    | {"head", "backbone", "processing", "execution", "policy", "data", "progress", "warm_start"},
-    "rollout": FOUNDATIONS | {"lazy", "head", "processing", "execution", "warm_start"},
-    "simulation": FOUNDATIONS | {"lazy", "data", "progress", "rollout"},
-    "evaluation": FOUNDATIONS
-    | {
-        "lazy",
-        "head",
-        "processing",
-        "execution",
-        "policy",
-        "rollout",
-        "simulation",
-        "progress",
-        "warm_start",
-    },
-    "interop": FOUNDATIONS | {"head", "backbone", "processing", "policy"},
-    "runtime": {"errors", "files", "inputs", "execution", "action_queue", "rule_text", "warm_start"},
-    "export": FOUNDATIONS | {"head", "backbone", "processing", "execution", "policy", "runtime"},
+    "training": CORE | {"heads", "engine", "backbone", "processing", "policy", "data", "progress"},
+    "rollout": CORE,
+    "simulation": FOUNDATIONS | {"data", "progress", "rollout"},
+    "evaluation": CORE | {"policy", "rollout", "simulation", "progress"},
+    "interop": CORE | {"heads", "backbone", "processing", "policy"},
+    "runtime": {"errors", "files", "types", "control", "processing", "manifest"},
+    "export": CORE | {"manifest", "heads", "engine", "backbone", "processing", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything
 EVERYWHERE = {"lazy"}  # any package's `__init__.py` may use it
@@ -109,15 +98,77 @@ def test_the_order_has_no_circle():
         remaining = {room: below for room, below in remaining.items() if room not in free}
 
 
-def test_the_head_needs_torch_only():
+def module_name(path: Path) -> str:
+    return ".".join(("rdvla", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def homes_of(package: str) -> dict[str, str]:
+    """Name -> module that a package's `__init__.py` loads it from."""
+    return {
+        alias.asname or alias.name: node.module
+        for node in ast.walk(ast.parse(MODULES[package].read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES
+        for alias in node.names
+    }
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules of the package that are imported with a file: not inside functions, not for types alone."""
+    found: set[str] = set()
+    pending: list[ast.AST] = list(ast.parse(path.read_text()).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            homes = homes_of(node.module) if node.module in MODULES else {}
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else homes.get(alias.name, node.module))
+        elif isinstance(node, ast.If):
+            pending += node.orelse if ast.unparse(node.test) == "TYPE_CHECKING" else node.body
+        elif isinstance(node, ast.Try | ast.ClassDef):
+            pending += node.body
+    return found & MODULES.keys()
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """A configuration may import the class that it builds inside `make`, so help texts need no torch."""
+    graph = {name: imported_modules(path) - {name} for name, path in MODULES.items()}
+    try:
+        list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
+
+
+def test_heads_know_nothing_of_the_engine():
+    for path in files_of("heads"):
+        assert not {"engine", "policy"} & imported_rooms(path), path
+
+
+def test_the_paper_is_one_file_that_needs_torch_only():
+    path = ROOT / "heads" / "recurrent" / "model.py"
     outside = set()
-    for path in files_of("head"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                outside |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                outside.add(node.module.split(".")[0])
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            outside |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            outside.add(node.module.split(".")[0])
     assert outside - sys.stdlib_module_names <= {"torch", "rdvla"}
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_what_robots_need_imports_no_torch():
+    code = (
+        "import sys, rdvla, rdvla.types, rdvla.control, rdvla.runtime, rdvla.policy.config, rdvla.heads, "
+        "rdvla.backbone, rdvla.hashing, rdvla.manifest; "
+        "print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout.strip() == "set()", found.stderr
 
 
 def import_without(blocked: tuple[str, ...], modules: list[str]) -> subprocess.CompletedProcess[str]:
@@ -143,9 +194,32 @@ def test_every_module_imports_without_optional_packages():
 def test_a_robot_needs_no_charts_video_or_data_packages():
     finished = import_without(
         (*OPTIONAL, "matplotlib", "jinja2", "av", "pyarrow", "tensorboard", "accelerate", "gymnasium"),
-        ["rdvla", "rdvla.head", "rdvla.policy", "rdvla.interop", "rdvla.cli"],
+        ["rdvla", "rdvla.heads", "rdvla.policy", "rdvla.interop", "rdvla.cli"],
     )
     assert finished.returncode == 0, finished.stderr
+
+
+# What robots' clients, environment workers and the command line's help import.
+TORCH_FREE = (
+    "rdvla.assets", "rdvla.backbone.config", "rdvla.cli", "rdvla.config", "rdvla.errors",
+    "rdvla.files", "rdvla.lazy", "rdvla.progress", "rdvla.rollout.worker", "rdvla.runtime",
+    "rdvla.simulation", "rdvla.simulation.demonstrations", "rdvla.simulation.registry",
+)  # fmt: skip
+
+
+def test_parts_that_need_no_torch_import_none():
+    finished = import_without(("torch",), list(TORCH_FREE))
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_loading_a_policy_imports_no_optional_or_slow_package():
+    unwanted = ("transformers", "matplotlib", "metaworld", "torchvision", "jinja2", "mujoco")
+    code = (
+        "import sys; from rdvla import RDVLAPolicy; RDVLAPolicy.from_pretrained('metaworld');"
+        f"print([name for name in {unwanted} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_no_file_is_read_by_unpickling():

@@ -8,7 +8,7 @@ from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
     from rdvla.policy import PolicyConfig, RDVLAPolicy
-    from rdvla.processing import Observation
+    from rdvla.types import Observation
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 

@@ -15,7 +15,7 @@ from tests.support.tiny_vlms import VOCABULARY, tiny_tokenizer
 
 SENTENCE = "Push  the Red button"
 QUESTION = "What now? To push the red button!"
-PLACES = 4  # image tokens of an image
+IMAGE_TOKENS = 4  # image tokens of an image
 IMAGES = [np.zeros((32, 32, 3), dtype=np.uint8)] * 3
 
 
@@ -26,7 +26,7 @@ def written(name: str, *, images: int, image_token: str) -> list[int]:
         tiny_tokenizer(name),
         question="What now? To {instruction}!",
         image_token=VOCABULARY[image_token],
-        image_places=PLACES,
+        image_tokens=IMAGE_TOKENS,
         max_text_tokens=200,
     )
     row = writer.rows([SENTENCE], images=images)[0]
@@ -50,7 +50,7 @@ def test_idefics3_is_written_as_its_processor_does(images: int) -> None:
     pixels = Idefics3ImageProcessorPil(
         do_image_splitting=False, do_resize=False, max_image_size={"longest_edge": 32}
     )
-    processor = Idefics3Processor(pixels, tiny_tokenizer("idefics3"), image_seq_len=PLACES)
+    processor = Idefics3Processor(pixels, tiny_tokenizer("idefics3"), image_seq_len=IMAGE_TOKENS)
     text = f"<bos>User:{'<image>' * images}{QUESTION}<end_of_utterance>\nAssistant:"
     theirs = processor(images=IMAGES[:images], text=text, add_special_tokens=False)["input_ids"][0]
     assert written("idefics3", images=images, image_token="<image>") == theirs
@@ -70,7 +70,7 @@ def test_smolvlm_is_written_as_its_processor_does(images: int) -> None:
     )
     assert text.startswith("<|im_start|>User:<image>")
     image = get_image_prompt_string(
-        0, 0, PLACES, fake_token_around_image="<fake_token_around_image>", image_token="<image>",
+        0, 0, IMAGE_TOKENS, fake_token_around_image="<fake_token_around_image>", image_token="<image>",
         global_image_token="<global-img>",
     )  # fmt: skip
     # <|im_start|> is the first token (bos_token) of SmolVLM's tokenizer.
@@ -84,7 +84,7 @@ def test_paligemma_is_written_as_its_processor_does(images: int) -> None:
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     pixels = SiglipImageProcessorPil(do_resize=False)
-    pixels.image_seq_length = PLACES
+    pixels.image_seq_length = IMAGE_TOKENS
     processor: Any = PaliGemmaProcessor(pixels, tiny_tokenizer("paligemma"))
     text = "<image>" * images + QUESTION
     theirs = processor(images=[IMAGES[:images]], text=text, add_special_tokens=False)["input_ids"][0]
@@ -109,6 +109,6 @@ QWEN3_PROMPT = (
     [("qwen2_vl", QWEN2_PROMPT), ("qwen2_5_vl", QWEN2_PROMPT), ("qwen3_vl", QWEN3_PROMPT)],
 )
 def test_qwen_is_written_as_its_chat_template_does(name: str, prompt: str, images: int) -> None:
-    image = "<|vision_start|>" + "<|image_pad|>" * PLACES + "<|vision_end|>"
+    image = "<|vision_start|>" + "<|image_pad|>" * IMAGE_TOKENS + "<|vision_end|>"
     expected = read(name, prompt.format(images=image * images))
     assert written(name, images=images, image_token="<|image_pad|>") == expected

@@ -1,4 +1,4 @@
-"""The paper's backbone against an independent computation, and what must hold of its batches."""
+"""The paper's backbone against an independent computation, and its batches against single samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from rdvla.backbone import LoraSettings, PrismaticBackbone, PrismaticConfig
 from rdvla.backbone.prismatic.prompt import PADDING
 from rdvla.errors import ConfigError
-from rdvla.head import HeadConfig
+from rdvla.heads import RecurrentConfig
 from rdvla.policy import PolicyConfig
 from tests.support import prismatic_reference as reference
 from tests.support.closeness import assert_same_up_to_rounding
@@ -188,7 +188,7 @@ def test_lora_starts_from_the_published_model(tokenizer: Path, where: str) -> No
 
 
 def count_forwards(backbone: PrismaticBackbone) -> Counter[str]:
-    """How often the first block of each part runs from now on, in the second forward pass too."""
+    """Count the runs of each module's first block from now on, second forward passes included."""
     calls: Counter[str] = Counter()
     encoders = backbone.published.vision_backbone
     for name, block in (
@@ -249,7 +249,7 @@ def test_encoders_are_transformers_own(tokenizer: Path) -> None:
 
 
 def test_language_model_is_transformers_own(tokenizer: Path) -> None:
-    """Also behind padding on the left, as transformers does it; ours comes last and is seen by nobody."""
+    """Also with padding on the left, as in transformers; ours comes last, and nothing attends to it."""
     from transformers import Qwen2ForCausalLM
 
     backbone = build(tokenizer)
@@ -334,7 +334,7 @@ def test_instructions_of_impossible_length_are_refused(tokenizer: Path, sentence
 
 
 def test_a_head_must_read_levels_that_the_backbone_yields() -> None:
-    head = HeadConfig(hidden_dim=WIDTH, num_heads=2, prelude=(1,), core=(2,), coda=())
+    head = RecurrentConfig(hidden_dim=WIDTH, num_heads=2, prelude=(1,), core=(2,), coda=())
     with pytest.raises(ConfigError, match=r"the head reads the level 1, backbone\.levels are \[0, 2, 4\]"):
         PolicyConfig(backbone=BACKBONE, head=head)
 

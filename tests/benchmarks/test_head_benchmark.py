@@ -11,15 +11,19 @@ import torch
 
 from benchmarks import baseline, harness, markdown, paths, roofline
 from benchmarks import head as benchmark
-from rdvla.head import ActionChange, FixedDepth, HeadConfig
+from rdvla.control import Stop
+from rdvla.engine import Engine
+from rdvla.heads import RecurrentConfig
 
-SMALL = HeadConfig(hidden_dim=32, num_heads=4, prelude=("middle",), core=("late", "middle"), coda=("late",))
+SMALL = RecurrentConfig(
+    hidden_dim=32, num_heads=4, prelude=("middle",), core=("late", "middle"), coda=("late",)
+)
 
 
 @pytest.mark.parametrize("depth", [1, 3, 9])
 def test_plain_loop_gives_the_same_actions(depth: int):
     head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
-    ours = head(context, depth=depth, initial_state=state).actions
+    ours = Engine(head).predict(context, stop=depth, initial_state=state).actions
     plain = baseline.plain_loop(head, context, depth=depth, initial_state=state)
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(plain, baseline.plain_loop(head, context, depth=depth + 1, initial_state=state))
@@ -28,7 +32,9 @@ def test_plain_loop_gives_the_same_actions(depth: int):
 def test_the_plain_adaptive_loop_stops_where_ours_does():
     head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
     for threshold in (1e-2, 1e-3, 1e-5):
-        ours = head(context, depth=ActionChange(threshold), initial_state=state)
+        ours = Engine(head).predict(
+            context, stop=Stop("action_change", threshold=threshold), initial_state=state
+        )
         plain, depth = baseline.plain_adaptive_loop(
             head, context, threshold=threshold, max_depth=32, initial_state=state
         )
@@ -65,13 +71,13 @@ def test_rows(capsys: pytest.CaptureFixture[str]):
 def test_heads_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(benchmark, "plain_loop", lambda head, *_args, **_kwargs: torch.ones(1, 8, 7))
     head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
-    runs = {"eager fp32": paths.eager(head)}
+    runs = {"eager fp32": paths.PATHS["eager fp32"](head)}
     with pytest.raises(RuntimeError, match="disagrees"):
-        benchmark.measure(head, context, state, rule=FixedDepth(1), runs=runs, rounds=1)
+        benchmark.measure(head, context, state, rule=Stop.fixed(1), runs=runs, rounds=1)
 
 
 def test_an_iteration_moves_its_weights_and_keys_once():
-    config = HeadConfig()  # the paper's: 896 wide, two core blocks, 577 tokens
+    config = RecurrentConfig()  # the paper's: 896 wide, two core blocks, 577 tokens
     work = roofline.iteration(config, tokens=577)
     numbers = 2 * (18 * 896**2 + 2 * 577 * 896) + 896**2
     assert work.bytes == 4 * numbers
@@ -85,7 +91,7 @@ def test_an_iteration_moves_its_weights_and_keys_once():
 
 def test_eight_bit_weights_have_scales_and_full_keys():
     weights, context = 2 * 18 * 896**2 + 896**2, 2 * 2 * 577 * 896
-    work = roofline.iteration(HeadConfig(), tokens=577, number=paths.BYTES["int8"])
+    work = roofline.iteration(RecurrentConfig(), tokens=577, number=paths.BYTES["int8"])
     assert work.bytes == (1 + 4 / 32) * weights + 4 * context
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.solver_steps import STEPS, anderson, plain, run
-from rdvla.head import ActionChange
+from rdvla.control import Stop
 from tests.support.heads import make_context, make_head
 
 
@@ -15,7 +15,7 @@ def test_the_plain_step_is_the_heads_iteration() -> None:
     state = head.initial_state(4, torch.Generator().manual_seed(0)).detach()
     with torch.no_grad():
         actions, depth = run(head, head.encode(context), state, plain)
-    expected = head(context, depth=ActionChange(1e-3), initial_state=state)
+    expected = head.predict(context, stop=Stop("action_change", threshold=1e-3), initial_state=state)
     assert depth.tolist() == expected.depth.tolist()
     torch.testing.assert_close(actions, expected.actions, atol=1e-6, rtol=1e-5)
 

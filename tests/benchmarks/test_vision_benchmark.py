@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 
 from benchmarks import vision
-from rdvla.head import HeadConfig
+from rdvla.heads import RecurrentConfig
 from tests.support.published_checkpoint import BACKBONE
 
 
 def test_the_parts_make_up_the_whole() -> None:
     config = replace(BACKBONE, levels=(2, BACKBONE.language.layers))
-    head = HeadConfig(hidden_dim=16, num_heads=2, context_dim=config.language.width)
+    head = RecurrentConfig(hidden_dim=16, num_heads=2, context_dim=config.language.width)
     with torch.no_grad():
         calls = vision.calls(config, head)
         whole = calls[vision.WHOLE]()

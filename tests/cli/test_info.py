@@ -8,7 +8,7 @@ import pytest
 
 from rdvla.backbone import CompactConfig
 from rdvla.cli import main
-from rdvla.head import HeadConfig
+from rdvla.heads import RecurrentConfig
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 from tests.support.tiny_vlms import save_tiny_vlm, vlm_config
 
@@ -22,7 +22,7 @@ STATISTICS = {
 def folder(tmp_path_factory: pytest.TempPathFactory):
     config = PolicyConfig(
         backbone=CompactConfig(num_cameras=1, image_size=32, width=16, slots=2, heads=2),
-        head=HeadConfig(
+        head=RecurrentConfig(
             hidden_dim=8, num_heads=2, action_dim=4, context_dim=16, prelude=(), core=("late",), coda=()
         ),
         cameras=("front",),
@@ -75,7 +75,7 @@ def test_a_folder_without_a_policy_is_named(tmp_path, capsys):
 def test_a_fine_tuned_model_shows_what_is_its_own(tmp_path, capsys):
     pytest.importorskip("peft")
     model = save_tiny_vlm(tmp_path / "model", "smolvlm")
-    head = HeadConfig(
+    head = RecurrentConfig(
         hidden_dim=8, num_heads=2, action_dim=4, context_dim=16, prelude=(1,), core=(2,), coda=()
     )
     config = PolicyConfig(

@@ -224,10 +224,12 @@ def test_results_are_plain_json_with_the_documented_entries(tmp_path):
 
 
 def test_a_real_head_does_not_mind_who_shares_its_batch():
-    from rdvla.head import HeadConfig, RecurrentDepthHead, parse_rule
+    from rdvla.control import parse_stop
+    from rdvla.engine import Engine
+    from rdvla.heads import RecurrentConfig, RecurrentDepthHead
 
     torch.manual_seed(0)
-    config = HeadConfig(
+    config = RecurrentConfig(
         hidden_dim=16, num_heads=2, action_dim=4, context_dim=16, prelude=(), core=("late",), coda=()
     )
     head = RecurrentDepthHead(config).eval()
@@ -241,9 +243,9 @@ def test_a_real_head_does_not_mind_who_shares_its_batch():
     )
     for rule in ("5", "action_change:1e-3"):
         with torch.no_grad():
-            together = head(
+            together = Engine(head).predict(
                 head.context(vision={"late": vision}, latents={"late": latents}, proprio=proprio),
-                depth=parse_rule(rule),
+                stop=parse_stop(rule),
                 initial_state=state,
                 trace=True,
             )
@@ -254,6 +256,6 @@ def test_a_real_head_does_not_mind_who_shares_its_batch():
                 context = head.context(
                     vision={"late": vision[one]}, latents={"late": latents[one]}, proprio=proprio[one]
                 )
-                alone = head(context, depth=parse_rule(rule), initial_state=state[one])
+                alone = Engine(head).predict(context, stop=parse_stop(rule), initial_state=state[one])
                 torch.testing.assert_close(alone.actions[0], together.actions[row], rtol=1e-4, atol=1e-5)
                 assert alone.depth[0] == together.depth[row]

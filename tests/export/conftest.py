@@ -21,7 +21,7 @@ def policy() -> RDVLAPolicy:
         unscaled_actions=(3,),
         gripper_opening=(3,),
         clip_state=True,
-        depth="action_change:0.001:2:12",
+        stop="action_change:0.001:2:12",
         start="final",
     )
     return make_policy(config)

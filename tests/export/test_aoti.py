@@ -12,19 +12,13 @@ import pytest
 import torch
 
 from rdvla.cli import main
+from rdvla.control import Stop
+from rdvla.engine import Engine, load_compiled
 from rdvla.errors import RDVLAError
-from rdvla.export import Report, export_compiled_head, load_compiled
-from rdvla.head import (
-    ActionChange,
-    Context,
-    CosineChange,
-    DeferredActionChange,
-    FixedDepth,
-    LatentChange,
-    RecurrentDepthHead,
-)
+from rdvla.export import Report, export_compiled_head
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.policy import RDVLAPolicy
-from tests.support.heads import make_context, make_head, take
+from tests.support.heads import make_scaled_case, take
 from tests.support.tiny_models import make_observation, make_policy
 
 pytestmark = [
@@ -34,73 +28,72 @@ pytestmark = [
 
 VISION = 60  # tokens, so many that the coda reads them in either form
 RULES = (
-    FixedDepth(1),
-    FixedDepth(9),
-    ActionChange(1e-3),
-    DeferredActionChange(1e-3, coda_below=0.2),
-    LatentChange(0.05),
-    CosineChange(1e-3),
+    Stop.fixed(1),
+    Stop.fixed(9),
+    Stop("action_change", threshold=1e-3),
+    Stop("deferred_action_change", threshold=1e-3, coda_below=0.2),
+    Stop("latent_change", threshold=0.05),
+    Stop("cosine", threshold=1e-3),
 )
 
 
 def make_case() -> tuple[RecurrentDepthHead, Context, torch.Tensor]:
-    head = make_head().eval().requires_grad_(False)
-    start = head.initial_state(3, torch.Generator().manual_seed(0))
-    return head, make_context(head, batch=3, vision=VISION), start * torch.tensor([0.2, 1, 6])[:, None, None]
+    return make_scaled_case(vision=VISION)
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     head, context, _ = make_case()
     return export_compiled_head(
-        head, tmp_path_factory.mktemp("aoti") / "export", example=context, stop=LatentChange()
+        head, tmp_path_factory.mktemp("aoti") / "export", example=context, stop=Stop("latent_change")
     )
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
 def test_every_rule_decides_as_before_in_a_batch_and_alone(report: Report, rule) -> None:
     head, context, start = make_case()
-    expected = head(context, depth=rule, initial_state=start)
-    load_compiled(head, report.folder)
-    found = head(context, depth=rule, initial_state=start)
+    expected = Engine(head).predict(context, stop=rule, initial_state=start)
+    engine = load_compiled(head, report.folder)
+    found = engine.predict(context, stop=rule, initial_state=start)
     assert found.depth.tolist() == expected.depth.tolist()
     torch.testing.assert_close(found.actions, expected.actions, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.state, expected.state, atol=1e-5, rtol=1e-5)
     for row in range(3):
-        alone = head(take(context, row), depth=rule, initial_state=start[row : row + 1])
+        alone = engine.predict(take(context, row), stop=rule, initial_state=start[row : row + 1])
         assert alone.depth.tolist() == expected.depth[row : row + 1].tolist()
         torch.testing.assert_close(alone.actions[0], expected.actions[row], atol=1e-5, rtol=1e-5)
 
 
 def test_the_layout_of_features_does_not_matter(report: Report) -> None:
     head, context, start = make_case()
-    expected = head(context, depth=5, initial_state=start).actions
-    load_compiled(head, report.folder)
+    expected = Engine(head).predict(context, stop=5, initial_state=start).actions
+    engine = load_compiled(head, report.folder)
     turned = Context(
         {level: value.mT.contiguous().mT for level, value in context.vision.items()},
         {level: value.mT.contiguous().mT for level, value in context.latents.items()},
         context.proprio.expand(-1, 2, -1)[:, 1:],
     )
-    found = head(turned, depth=5, initial_state=start.mT.contiguous().mT).actions
+    found = engine.predict(turned, stop=5, initial_state=start.mT.contiguous().mT).actions
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("change", ["train", "move", "load"])
+@pytest.mark.parametrize("change", ["in place", "move", "load"])
 def test_the_code_is_dropped_when_weights_change(report: Report, change: str) -> None:
     head, _, _ = make_case()
-    load_compiled(head, report.folder)
-    assert head.optimized
-    if change == "train":
-        head.train()
+    engine = load_compiled(head, report.folder)
+    assert engine.is_compiled
+    if change == "in place":
+        head.output.bias.add_(1)
     elif change == "move":
         head.to(torch.float64)
     else:
         head.load_state_dict(head.state_dict())
-    assert not head.optimized
+    with pytest.warns(UserWarning, match="compile it again"):
+        assert not engine.is_compiled
 
 
 def test_it_was_checked_under_a_rule_of_each_kind(report: Report) -> None:
-    assert [check.rule.partition(":")[0] for check in report.checks] == [
+    assert [check.stop.partition(":")[0] for check in report.checks] == [
         "fixed", "latent_change", "action_change", "deferred_action_change"
     ]  # fmt: skip
     for check in report.checks:
@@ -111,12 +104,12 @@ def test_it_was_checked_under_a_rule_of_each_kind(report: Report) -> None:
 def test_no_compiler_is_needed_to_run_it(report: Report) -> None:
     code = f"""
 import torch
-from rdvla.export import load_compiled
-from tests.export.test_aoti import make_case
-head, context, start = make_case()
-expected = head(context, depth=4, initial_state=start).actions
-load_compiled(head, {str(report.folder)!r})
-print(float((head(context, depth=4, initial_state=start).actions - expected).abs().max()) < 1e-5)
+from rdvla.engine import Engine, load_compiled
+from tests.support.heads import make_scaled_case
+head, context, start = make_scaled_case(vision={VISION})
+engines = Engine(head), load_compiled(head, {str(report.folder)!r})
+expected, found = (each.predict(context, stop=4, initial_state=start).actions for each in engines)
+print(float((found - expected).abs().max()) < 1e-5)
 """
     bare = os.environ | {"PATH": "", "CXX": "none"}
     finished = subprocess.run(
@@ -136,9 +129,9 @@ def test_the_command_line_compiles_a_policy_s_head(
     assert f"written: {output}, bf16" in capsys.readouterr().out
     policy = RDVLAPolicy.from_pretrained(tmp_path / "policy")
     observation, start = make_observation(3), policy.initial_state(3, torch.Generator().manual_seed(0))
-    expected = policy.predict(observation, depth=4, initial_state=start).actions
-    load_compiled(policy.head, output)
-    found = policy.predict(observation, depth=4, initial_state=start).actions
+    expected = policy.predict(observation, stop=4, initial_state=start).actions
+    policy.engine = load_compiled(policy.head, output)
+    found = policy.predict(observation, stop=4, initial_state=start).actions
     assert found.dtype == torch.float32
     assert not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, atol=3e-2, rtol=3e-2)
@@ -156,5 +149,5 @@ def test_without_a_compiler_the_error_says_what_is_missing(
     head, context, _ = make_case()
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
     with pytest.raises(RDVLAError, match="C\\+\\+ compiler such as g\\+\\+"):
-        export_compiled_head(head, tmp_path / "export", example=context, stop=FixedDepth(1))
+        export_compiled_head(head, tmp_path / "export", example=context, stop=Stop.fixed(1))
     assert not any(tmp_path.iterdir())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,36 +16,30 @@ pytest.importorskip("onnxscript")
 
 import onnx
 
+from rdvla.control import Stop, Stops
+from rdvla.engine import Engine
 from rdvla.errors import InputError, RDVLAError
 from rdvla.export import export_head
 from rdvla.export.observed import features_of
 from rdvla.export.quantize import quantize
-from rdvla.export.verify import as_stop
-from rdvla.head import (
-    ActionChange,
-    Context,
-    CosineChange,
-    DeferredActionChange,
-    FixedDepth,
-    LatentChange,
-    RecurrentDepthHead,
-)
-from rdvla.runtime import OnnxHead, OnnxPolicy, Prediction, Stop
-from rdvla.runtime.description import GRAPH, digest
-from rdvla.runtime.session import Session
+from rdvla.hashing import hash_file
+from rdvla.heads import Context, RecurrentDepthHead
+from rdvla.runtime import OnnxHead, OnnxPolicy
+from rdvla.runtime.description import GRAPH, read_description
+from rdvla.types import Prediction
 from tests.support.reference_case import load_case
 
 RULES = (
-    FixedDepth(1),
-    FixedDepth(7),
-    ActionChange(1e-3),
-    ActionChange(1e-5, min_depth=4, max_depth=9),
-    DeferredActionChange(1e-3, coda_below=0.02),
-    DeferredActionChange(1e-4, coda_below=0.2, min_depth=3),
-    DeferredActionChange(1e-3, coda_below=1e-9, max_depth=6),
-    LatentChange(0.05),
-    LatentChange(1e-9, max_depth=4),
-    CosineChange(1e-3),
+    Stop.fixed(1),
+    Stop.fixed(7),
+    Stop("action_change", threshold=1e-3),
+    Stop("action_change", threshold=1e-5, min_depth=4, max_depth=9),
+    Stop("deferred_action_change", threshold=1e-3, coda_below=0.02),
+    Stop("deferred_action_change", threshold=1e-4, coda_below=0.2, min_depth=3),
+    Stop("deferred_action_change", threshold=1e-3, coda_below=1e-9, max_depth=6),
+    Stop("latent_change", threshold=0.05),
+    Stop("latent_change", threshold=1e-9, max_depth=4),
+    Stop("cosine", threshold=1e-3),
 )
 
 
@@ -61,9 +55,9 @@ class Case:
     def features(self) -> dict[str, np.ndarray]:
         return features_of(self.context)
 
-    def run(self, stop: Stop | int) -> Prediction:
-        return OnnxHead.load(self.folder, threads=1)(
-            self.features, depth=stop, initial_state=self.expected["initial_state"].numpy()
+    def run(self, stop: Stops, **options: object) -> Prediction:
+        return OnnxHead.load(self.folder, threads=1).predict(
+            self.features, stop=stop, initial_state=self.expected["initial_state"].numpy(), **options
         )
 
 
@@ -71,7 +65,7 @@ class Case:
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     head, context, expected, depths = load_case(request.param)
     output = tmp_path_factory.mktemp("head") / "export"
-    export_head(head, output, stop=ActionChange(1e-3), execution="fixed:1")
+    export_head(head, output, stop=Stop("action_change", threshold=1e-3), execution="fixed:1")
     return Case(head, context, expected, depths, output)
 
 
@@ -96,18 +90,33 @@ def test_every_sample_stops_where_the_reference_does(case: Case) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
 def test_every_rule_decides_as_in_torch(case: Case, rule) -> None:
-    expected = case.head(case.context, depth=rule, initial_state=case.expected["initial_state"])
-    prediction = case.run(as_stop(rule))
+    expected = Engine(case.head).predict(
+        case.context, stop=rule, initial_state=case.expected["initial_state"]
+    )
+    prediction = case.run(rule)
     assert prediction.depth.tolist() == expected.depth.tolist()
     assert prediction.converged.tolist() == expected.converged.tolist()
     np.testing.assert_allclose(prediction.actions, expected.actions, atol=1e-4)
     np.testing.assert_allclose(prediction.state, expected.state, atol=1e-4)
 
 
+def test_every_sample_has_its_own_rule_and_limit_as_in_torch(case: Case) -> None:
+    batch = case.context.batch_size
+    stops = [RULES[2], Stop.fixed(7), RULES[4], Stop.fixed(1), RULES[7]][:batch]
+    start = case.expected["initial_state"]
+    for max_depth in (None, 3, [5, 2, 30, 1, 4][:batch]):
+        expected = case.head.predict(case.context, stop=stops, max_depth=max_depth, initial_state=start)
+        found = case.run(stops, max_depth=max_depth)
+        assert found.depth.tolist() == expected.depth.tolist()
+        assert found.converged.tolist() == expected.converged.tolist()
+        np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
+        np.testing.assert_allclose(found.state, expected.state, atol=1e-4)
+
+
 def test_the_default_rule_is_the_one_that_was_exported(case: Case) -> None:
     head = OnnxHead.load(case.folder, threads=1)
-    assert head.description.stop == Stop("action_change", threshold=1e-3)
-    first, second = (head(case.features, generator=np.random.default_rng(5)) for _ in range(2))
+    assert head.description.stop == "action_change:0.001"
+    first, second = (head.predict(case.features, generator=np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(first.actions, second.actions)
     assert first.depth.min() >= 2
 
@@ -119,9 +128,11 @@ def test_eight_bits_reach_the_loop(case: Case, tmp_path: Path) -> None:
     kinds = [node.op_type for node in loop.attribute[0].g.node]
     assert "MatMulNBits" in kinds
     (tmp_path / GRAPH).write_bytes(model.SerializeToString())
-    start = {"initial_state": case.expected["initial_state"].numpy()}
-    found = Session(tmp_path / GRAPH).run({**case.features, **start, **Stop.fixed(8).feeds()})
-    difference = np.abs(found["actions"] - case.expected["actions_depth_8"].numpy()).max()
+    replace(read_description(case.folder), precision="int8").write(tmp_path)
+    found = OnnxHead.load(tmp_path).predict(
+        case.features, stop=8, initial_state=case.expected["initial_state"].numpy()
+    )
+    difference = np.abs(found.actions - case.expected["actions_depth_8"].numpy()).max()
     assert 1e-4 < difference < 0.3
 
 
@@ -134,7 +145,7 @@ from rdvla.runtime import OnnxHead
 head = OnnxHead.load({str(case.folder)!r}, threads=1)
 features = {{name: np.ones((2, 3, {case.head.config.context_width}), np.float32) for name in head.features}}
 features["proprio"] = features["proprio"][:, :1]
-print(head(features, depth=3).depth.tolist())
+print(head.predict(features, stop=3).depth.tolist())
 """
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
@@ -145,13 +156,13 @@ def test_what_is_wrong_is_named(case: Case) -> None:
     head = OnnxHead.load(case.folder)
     features = case.features
     with pytest.raises(InputError, match="features lack 'proprio'"):
-        head({name: value for name, value in features.items() if name != "proprio"})
+        head.predict({name: value for name, value in features.items() if name != "proprio"})
     vision = next(name for name in head.features if name.startswith("vision"))
     for wrong in (features[vision][..., :-1], features[vision][:, 0]):
         with pytest.raises(InputError, match=r"features\['vision\..*'\] must be \(.*, tokens, \d+\), got"):
-            head({**features, vision: wrong})
+            head.predict({**features, vision: wrong})
     with pytest.raises(InputError, match="initial_state must be"):
-        head(features, initial_state=np.zeros((1, 2, 3), np.float32))
+        head.predict(features, initial_state=np.zeros((1, 2, 3), np.float32))
     with pytest.raises(RDVLAError, match="a head alone"):
         OnnxPolicy.load(case.folder)
 
@@ -160,9 +171,9 @@ def test_a_damaged_graph_is_named(case: Case, tmp_path: Path) -> None:
     for path in case.folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     graph = tmp_path / GRAPH
-    before = digest(graph)
+    before = hash_file(graph)
     graph.write_bytes(graph.read_bytes()[:-100])
-    assert digest(graph) != before
+    assert hash_file(graph) != before
     with pytest.raises(RDVLAError, match=r"policy\.onnx is damaged or was changed"):
         OnnxHead.load(tmp_path)
     graph.unlink()

@@ -17,13 +17,13 @@ pytest.importorskip("onnxscript")
 
 from rdvla.cli.export import format_report
 from rdvla.cli.export import run as run_verb
+from rdvla.control import Stop
 from rdvla.errors import ConfigError, InputError, RDVLAError
 from rdvla.export import Report, export_head, export_policy
 from rdvla.export import folder as export_folder
-from rdvla.export.verify import as_stop
-from rdvla.head import ActionChange, FixedDepth, LatentChange
 from rdvla.policy import RDVLAPolicy
-from rdvla.runtime import OnnxHead, OnnxPolicy, Stop
+from rdvla.runtime import OnnxHead, OnnxPolicy
+from rdvla.types import Observation
 from tests.support.heads import make_head
 from tests.support.tiny_models import (
     SENTENCES,
@@ -35,7 +35,11 @@ from tests.support.tiny_models import (
 )
 
 pytestmark = pytest.mark.slow  # an export takes many seconds
-RULES = (FixedDepth(3), ActionChange(1e-3, max_depth=20), LatentChange(0.02))
+RULES = (
+    Stop.fixed(3),
+    Stop("action_change", threshold=1e-3, max_depth=20),
+    Stop("latent_change", threshold=0.02),
+)
 
 
 def in_float32(policy: RDVLAPolicy) -> RDVLAPolicy:
@@ -45,19 +49,14 @@ def in_float32(policy: RDVLAPolicy) -> RDVLAPolicy:
     return copy.eval().requires_grad_(False)
 
 
-def arrays(observation) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
-    images = {camera: image.numpy() for camera, image in observation.images.items()}
-    return images, observation.state.numpy(), list(observation.instruction)
-
-
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
 @pytest.mark.parametrize("batch", [1, 4])
 def test_it_acts_as_the_policy(policy: RDVLAPolicy, exported: Path, rule, batch: int) -> None:
     plain, runtime = in_float32(policy), OnnxPolicy.load(exported, threads=1)
     observation = make_observation(batch, seed=3)
     start = plain.initial_state(batch, torch.Generator().manual_seed(1))
-    expected = plain.predict(observation, depth=rule, initial_state=start)
-    found = runtime.predict(*arrays(observation), depth=as_stop(rule), initial_state=start.numpy())
+    expected = plain.predict(observation, stop=rule, initial_state=start)
+    found = runtime.predict(observation, stop=rule, initial_state=start.numpy())
     np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
     assert found.depth.tolist() == expected.depth.tolist()
     assert found.converged.tolist() == expected.converged.tolist()
@@ -66,7 +65,7 @@ def test_it_acts_as_the_policy(policy: RDVLAPolicy, exported: Path, rule, batch:
 
 def test_the_report_says_how_near_it_is(report: Report) -> None:
     assert set(report.sizes) == {"policy.onnx", "instruction.onnx", "runtime.json"}
-    assert [check.rule for check in report.checks] == ["fixed:8", "action_change:0.001:2:12"]
+    assert [check.stop for check in report.checks] == ["fixed:8", "action_change:0.001:2:12"]
     assert all(check.difference < 1e-4 and check.depths == check.expected for check in report.checks)
     assert report.bfloat16 is not None and 0 < report.bfloat16 < 0.1
     shown = format_report(report)
@@ -82,13 +81,15 @@ import sys
 sys.modules.update(dict.fromkeys({blocked!r}))
 import numpy as np
 from rdvla.runtime import OnnxPolicy
+from rdvla.types import Observation
 policy = OnnxPolicy.load({str(exported)!r}, threads=1)
 images = {{camera: np.zeros((2, 32, 32, 3), np.uint8) for camera in policy.description.cameras}}
 state, instruction = np.zeros((2, 3), np.float32), ["push the puck", "open the drawer"]
-prediction = policy.predict(images, state, instruction)
+observation = Observation(images, state, instruction)
+prediction = policy.predict(observation)
 assert prediction.actions.shape == (2, 4, 4) and np.isfinite(prediction.actions).all()
 policy.reset(seed=0)
-print(policy.select_action(images, state, instruction).shape)
+print(policy.select_action(observation).shape)
 """
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
@@ -97,32 +98,33 @@ print(policy.select_action(images, state, instruction).shape)
 
 def test_chunks_are_executed_as_the_rule_says(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = OnnxPolicy.load(exported, threads=1)
-    observation = arrays(make_observation(2))
+    observation = make_observation(2)
     asked = []
     predict = policy.predict
-    monkeypatch.setattr(policy, "predict", lambda *a, **k: asked.append(len(a[2])) or predict(*a, **k))
+    monkeypatch.setattr(policy, "predict", lambda *a, **k: asked.append(a[0].batch_size) or predict(*a, **k))
     policy.reset(seed=4)
-    first = [policy.select_action(*observation) for _ in range(4)]  # fixed:3
+    first = [policy.select_action(observation) for _ in range(4)]  # fixed:3
     assert asked == [2, 2]
     policy.reset(seed=4)
-    np.testing.assert_array_equal(first, [policy.select_action(*observation) for _ in range(4)])
+    np.testing.assert_array_equal(first, [policy.select_action(observation) for _ in range(4)])
 
 
 def test_a_query_starts_from_the_one_before(exported: Path, policy: RDVLAPolicy) -> None:
     assert policy.config.start == "final"
     found = OnnxPolicy.load(exported, threads=1)
-    observation = arrays(make_observation(2))
+    observation = make_observation(2)
     found.reset(seed=4)
-    taken = [found.select_action(*observation) for _ in range(4)]  # fixed:3
-    first = found.predict(*observation, generator=np.random.default_rng(4))
-    second = found.predict(*observation, initial_state=first.state)
+    taken = [found.select_action(observation) for _ in range(4)]  # fixed:3
+    first = found.predict(observation, generator=np.random.default_rng(4))
+    second = found.predict(observation, initial_state=first.state)
     np.testing.assert_array_equal(taken[:3], first.actions.swapaxes(0, 1)[:3])
     np.testing.assert_array_equal(taken[3], second.actions[:, 0])
 
 
 def test_what_is_wrong_with_an_observation_is_named(exported: Path) -> None:
     policy = OnnxPolicy.load(exported, threads=1)
-    images, state, instruction = arrays(make_observation(2))
+    whole = make_observation(2).numpy()
+    images, state, instruction = whole.images, whole.state, whole.instruction
     without = {"wrist": images["wrist"]}
     small = {camera: image[:, :16] for camera, image in images.items()}
     broken = np.full_like(state, np.nan)
@@ -133,16 +135,16 @@ def test_what_is_wrong_with_an_observation_is_named(exported: Path) -> None:
         ((images, state[:, :2], instruction), "takes 3 numbers of proprioception, got 2"),
         ((images, broken, instruction), "NaN or infinite"),
         ((images, state[:1], instruction), r"state must be \(2, S\)"),
-        ((images, state, "push"), "wrap a single one"),
+        ((images, state, "push"), "a list of instructions"),
         ((images, state, ["a" * 25, "b"]), "1 to 24 bytes"),
     ):
         with pytest.raises(InputError, match=message):
-            policy.predict(*arguments)
-    with pytest.raises(ConfigError, match="a number of iterations, a rule as text"):
-        policy.predict(images, state, instruction, depth=8.5)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="wrap a single one"):
-        policy.select_action(images, state, "push")
-    assert len(policy.select_action(images, state, instruction)) == 2  # nothing is left of the call before
+            policy.predict(Observation(*arguments))
+    with pytest.raises(ConfigError, match="stop must be a number of iterations"):
+        policy.predict(whole, stop=8.5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="lacks the camera 'front'"):
+        policy.select_action(Observation(without, state, instruction))
+    assert len(policy.select_action(whole)) == 2  # nothing is left of the call before
     with pytest.raises(RDVLAError, match="a whole policy"):
         OnnxHead.load(exported)
 
@@ -190,10 +192,10 @@ def test_published_encoders(tmp_path: Path) -> None:
     observation = make_observation(4, instructions=SENTENCES)
     start = policy.initial_state(4, torch.Generator().manual_seed(0))
     expected = policy.predict(observation, initial_state=start)
-    found = runtime.predict(*arrays(observation), initial_state=start.numpy())
+    found = runtime.predict(observation, initial_state=start.numpy())
     np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
     with pytest.raises(InputError, match="at most 10 tokens"):
-        runtime.predict(*arrays(make_observation(1, instructions=["push the puck " * 4])))
+        runtime.predict(make_observation(1, instructions=["push the puck " * 4]))
 
 
 @pytest.mark.parametrize(("part", "loader"), [("policy", OnnxPolicy), ("head", OnnxHead)])
@@ -208,12 +210,15 @@ def test_the_verb_writes_int8(
     assert json.loads((output / "runtime.json").read_text())["files"].keys() >= {"policy.onnx"}
 
 
-def test_a_rule_that_the_loop_lacks_is_refused() -> None:
-    class Own(ActionChange):
-        name = "own"
-
-    with pytest.raises(ConfigError, match=r"'own:0\.001' cannot be exported, only fixed"):
-        as_stop(Own())
+def test_a_single_observation_gives_a_single_prediction(exported: Path) -> None:
+    policy = OnnxPolicy.load(exported, threads=1)
+    batch = make_observation(1)
+    single = Observation({c: x[0] for c, x in batch.images.items()}, batch.state[0], batch.instruction[0])
+    start = policy.initial_state(1, np.random.default_rng(0))
+    one, many = (policy.predict(each, stop=3, initial_state=start) for each in (single, batch))
+    np.testing.assert_array_equal(one.actions, many.actions[0])
+    assert int(one.depth) == 3 and one.state.shape == many.state.shape[1:]
+    assert policy.select_action(single).shape == (4,)
 
 
 @pytest.mark.parametrize(
@@ -223,10 +228,5 @@ def test_an_execution_rule_that_does_not_fit_is_refused_first(
     execution: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        export_head(make_head(), tmp_path / "head", stop=FixedDepth(4), execution=execution)
+        export_head(make_head(), tmp_path / "head", stop=Stop.fixed(4), execution=execution)
     assert not (tmp_path / "head").exists()
-
-
-def test_rules_have_the_same_defaults() -> None:
-    assert as_stop(ActionChange()) == Stop("action_change")
-    assert as_stop(FixedDepth(4)) == Stop.fixed(4)

@@ -1,4 +1,4 @@
-"""Published checkpoints in and out: the whole way, and what becomes of every tensor."""
+"""Published checkpoints in and out, with every tensor accounted for."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_actions_are_those_of_an_independent_computation(
     low, high = (torch.tensor(entry[name]) for name in ("q01", "q99"))
     state = (2 * (observation.state - low) / (high - low + 1e-8) - 1).clamp(-1, 1)
     initial = policy.initial_state(2, torch.Generator().manual_seed(0)).detach()
-    prediction = policy.predict(observation, depth=4, initial_state=initial)
+    prediction = policy.predict(observation, stop=4, initial_state=initial)
     for row in range(2):
         patches = reference.encode_cameras(weights, pixels[row], encoders=(rounded, SIGLIP))
         pairs = reference.context(
@@ -66,7 +66,7 @@ def test_actions_are_those_of_an_independent_computation(
             latents={level: latents[None].float() for level, (_, latents) in enumerate(pairs)},
             proprio=projector(state[row : row + 1]).detach(),
         )
-        expected = head(context, depth=4, initial_state=initial[row : row + 1])
+        expected = head.predict(context, stop=4, initial_state=initial[row : row + 1])
         torch.testing.assert_close(prediction.state[row], expected.state[0], atol=1e-4, rtol=1e-3)
         actions = policy.action_normalizer.unnormalize(expected.actions[0])
         torch.testing.assert_close(prediction.actions[row], actions, atol=1e-3, rtol=1e-3)
@@ -165,7 +165,7 @@ def test_a_template_of_another_model_is_refused(converted: tuple[Conversion, Pat
 def test_a_policy_may_have_been_trained_in_another_way(
     converted: tuple[Conversion, Path], published: Published, tmp_path: Path
 ) -> None:
-    """Weights do not depend on it; the published configuration has a place for a part of it."""
+    """Weights do not depend on training; the published configuration holds a few of its options."""
     base = converted[0].policy
     head = replace(
         base.config.head, mean_depth=16, backprop_depth=4, vision_gate_init=0.5, adapter_init="near_identity"

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rdvla.control import Stop
+from rdvla.engine import Engine
 from rdvla.errors import RDVLAError
-from rdvla.head import ActionChange, Context, RecurrentDepthHead
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.interop import load_published_head
 from tests.support.reference_case import VECTORS, load_case
 
@@ -22,21 +24,26 @@ def case(request: pytest.FixtureRequest) -> Case:
     return load_case(request.param)
 
 
+RUNS = {"the paper's file": lambda head: head, "engine": Engine}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_actions_and_state_at_fixed_depth(case: Case, depth: int) -> None:
+def test_actions_and_state_at_fixed_depth(case: Case, depth: int, run: type) -> None:
     head, context, expected, _ = case
-    prediction = head(context, depth=depth, initial_state=expected["initial_state"])
+    prediction = run(head).predict(context, stop=depth, initial_state=expected["initial_state"])
     torch.testing.assert_close(prediction.actions, expected[f"actions_depth_{depth}"], atol=1e-4, rtol=0)
     torch.testing.assert_close(prediction.state, expected[f"state_depth_{depth}"], atol=1e-4, rtol=0)
     assert prediction.depth.tolist() == [depth] * context.batch_size
 
 
-def test_every_sample_stops_where_the_reference_does(case: Case) -> None:
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_every_sample_stops_where_the_reference_does(case: Case, run: type) -> None:
     head, context, expected, depths = case
     for name, depth in depths.items():
         threshold, _, sample = name.partition("/sample_")
-        rule = ActionChange(threshold=float(threshold))
-        prediction = head(context, depth=rule, initial_state=expected["initial_state"])
+        rule = Stop("action_change", threshold=float(threshold))
+        prediction = run(head).predict(context, stop=rule, initial_state=expected["initial_state"])
         assert int(prediction.depth[int(sample)]) == depth
         assert bool(prediction.converged[int(sample)])
         actions = expected[f"actions_adaptive_{threshold}_sample_{sample}"][0]

@@ -14,7 +14,8 @@ import yaml
 
 from rdvla.cli import main
 from rdvla.errors import RDVLAError
-from rdvla.policy import RESULTS, TRAINING, RDVLAPolicy, fingerprint
+from rdvla.hashing import fingerprint
+from rdvla.policy import RESULTS, TRAINING, RDVLAPolicy
 from rdvla.policy.card import is_hub_id
 from rdvla.policy.records import without_places
 from tests.support.loopback_hub import COMMIT, LoopbackHub, serve_hub

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rdvla.control import Stop
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.head import ActionChange
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
+from rdvla.types import Observation
 from tests.support.closeness import assert_no_close_call
 from tests.support.tiny_models import (
     BACKBONE,
@@ -54,25 +54,25 @@ def test_same_seed_same_actions() -> None:
 def test_a_batch_is_its_samples() -> None:
     policy, observation = make_policy(), make_observation(4)
     state = policy.initial_state(4, seeded()).detach()
-    rule, tolerance = ActionChange(1e-3), 5e-5
-    together = policy.predict(observation, depth=rule, initial_state=state, trace=True)
+    rule, tolerance = Stop("action_change", threshold=1e-3), 5e-5
+    together = policy.predict(observation, stop=rule, initial_state=state, trace=True)
     assert together.trace is not None
     # Real units are at most twice as large as the normalised ones that the rule compares, or half as large.
-    assert_no_close_call(together.trace.action_change, rule.threshold, tolerance=2 * tolerance)
+    assert_no_close_call(together.trace.action_change, rule.below["action_change"], tolerance=2 * tolerance)
     for row in range(4):
-        alone = policy.predict(observation.select([row]), depth=rule, initial_state=state[row : row + 1])
+        alone = policy.predict(observation.select([row]), stop=rule, initial_state=state[row : row + 1])
         torch.testing.assert_close(alone.actions[0], together.actions[row], atol=tolerance, rtol=0)
         assert alone.depth[0] == together.depth[row]
 
 
 def test_actions_are_the_heads_in_real_units() -> None:
     policy, observation = make_policy(), make_observation()
-    prediction = policy.predict(observation, depth=3, generator=seeded(), trace=True)
+    prediction = policy.predict(observation, stop=3, generator=seeded(), trace=True)
     low, high = (torch.tensor(STATISTICS["observation.state"][name]) for name in ("q01", "q99"))
     width = torch.where(high > low, high - low, 2.0)
     normalized = (observation.state - (low + high) / 2) / (width / 2)
     context = policy.context_from(policy.frozen_inputs(observation), normalized)
-    raw = policy.head(context, depth=3, generator=seeded()).actions
+    raw = policy.head.predict(context, stop=3, generator=seeded()).actions
     low, high = (torch.tensor(STATISTICS["action"][name]) for name in ("q01", "q99"))
     expected = low + (raw + 1) / 2 * (high - low)
     expected[..., 3] = raw[..., 3]  # the gripper is not normalised
@@ -84,7 +84,7 @@ def test_actions_are_the_heads_in_real_units() -> None:
 def test_depth_comes_from_the_configuration_unless_given() -> None:
     policy, observation = make_policy(), make_observation()
     assert policy.predict(observation).depth.tolist() == [4, 4, 4]
-    assert policy.predict(observation, depth=2).depth.tolist() == [2, 2, 2]
+    assert policy.predict(observation, stop=2).depth.tolist() == [2, 2, 2]
 
 
 def change(observation: Observation, **parts: Any) -> Observation:
@@ -154,6 +154,7 @@ def test_samples_ask_again_on_their_own(monkeypatch: pytest.MonkeyPatch) -> None
             return self.name
 
     policy.execution = Uneven()
+    policy.reset()
     queries = count_queries(policy, monkeypatch)
     for _ in range(4):  # 1 action for the first sample in every query, 3 for the second
         policy.select_action(observation)
@@ -198,7 +199,7 @@ def test_reset_forgets_and_a_seed_repeats() -> None:
         (lambda: replace(CONFIG, cameras=("front", "front")), "each once"),
         (lambda: replace(CONFIG, image_size=64), "image_size"),
         (lambda: replace(CONFIG, state_dim=0), "state_dim"),
-        (lambda: replace(CONFIG, depth="acton_change"), "action_change"),
+        (lambda: replace(CONFIG, stop="acton_change"), "action_change"),
         (lambda: replace(CONFIG, execution="fixed:0"), "at least 1"),
         (lambda: make_policy(replace(CONFIG, head=replace(HEAD, context_dim=8))), "head.context_dim"),
         (lambda: make_policy(replace(CONFIG, head=replace(HEAD, core=("last",)))), "reads the level 'last'"),

@@ -61,15 +61,15 @@ def test_saved_policies_act_the_same(policy: RDVLAPolicy, tmp_path: Path, where:
     tuned.save_pretrained(tmp_path / "tuned")
     loaded = RDVLAPolicy.from_pretrained(tmp_path / "tuned")
     state = tuned.initial_state(2, torch.Generator().manual_seed(0)).detach()
-    first, second = (p.predict(observe(), depth=3, initial_state=state) for p in (tuned, loaded))
+    first, second = (p.predict(observe(), stop=3, initial_state=state) for p in (tuned, loaded))
     assert torch.equal(first.actions, second.actions) and torch.equal(first.state, second.state)
 
 
 def test_a_batch_is_its_samples(policy: RDVLAPolicy) -> None:
     state = policy.initial_state(2, torch.Generator().manual_seed(0)).detach()
-    together = policy.predict(observe(), depth=3, initial_state=state)
+    together = policy.predict(observe(), stop=3, initial_state=state)
     for row in range(2):
-        alone = policy.predict(observe().select([row]), depth=3, initial_state=state[row : row + 1])
+        alone = policy.predict(observe().select([row]), stop=3, initial_state=state[row : row + 1])
         torch.testing.assert_close(alone.state[0], together.state[row], atol=1e-4, rtol=1e-4)
 
 

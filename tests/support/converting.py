@@ -1,4 +1,4 @@
-"""Converts small published checkpoints, and changes them before."""
+"""Converts small published checkpoints and edits their files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rdvla.interop import Conversion, ConvertOptions, convert_published
-from rdvla.processing import Observation
+from rdvla.types import Observation
 from tests.support.published_checkpoint import ENCODERS
 
 OPTIONS = ConvertOptions(image_size=40)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rdvla.head import Context, HeadConfig, RecurrentDepthHead
+from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 
-SMALL = HeadConfig(
+SMALL = RecurrentConfig(
     hidden_dim=16, num_heads=2, chunk_size=3, action_dim=2, mean_depth=4, backprop_depth=3,
     prelude=("middle",), core=("late",), coda=("late",),
 )  # fmt: skip
 
 
-def make_head(config: HeadConfig = SMALL, *, seed: int = 0) -> RecurrentDepthHead:
+def make_head(config: RecurrentConfig = SMALL, *, seed: int = 0) -> RecurrentDepthHead:
     """A head with weights as they come, but an open vision gate and inner scales that are not 1."""
     torch.manual_seed(seed)
     head = RecurrentDepthHead(config)
@@ -49,3 +49,11 @@ def take(context: Context, row: int) -> Context:
         latents={level: value[rows] for level, value in context.latents.items()},
         proprio=context.proprio[rows],
     )
+
+
+def make_scaled_case(*, vision: int) -> tuple[RecurrentDepthHead, Context, Tensor]:
+    """A frozen head, a context of three samples, and S_0 from which they stop at different depths."""
+    head = make_head().eval().requires_grad_(False)
+    start = head.initial_state(3, torch.Generator().manual_seed(0))
+    scale = torch.tensor([0.2, 1, 6])[:, None, None]
+    return head, make_context(head, batch=3, vision=vision), start * scale

@@ -1,4 +1,4 @@
-"""The heads of tests/reference_vectors with inputs and what an independent implementation made of them."""
+"""The heads of tests/reference_vectors, with inputs and outputs of an independent implementation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rdvla.head import Context, RecurrentDepthHead
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.interop import load_published_head
 
 VECTORS = Path(__file__).parents[1] / "reference_vectors"
 
 
 def load_case(name: str) -> tuple[RecurrentDepthHead, Context, dict[str, Tensor], dict[str, int]]:
-    """A head, the context of its inputs, the expected outputs, and the depths of the adaptive rule."""
+    """Load a head, the context of its inputs, the expected outputs, and the depths of the adaptive rule."""
     folder = VECTORS / name
     head, projector = load_published_head(folder)
     expected = load_file(folder / "expected.safetensors")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from rdvla.head import Prediction
+from rdvla.types import Prediction
 
 
 @dataclass
@@ -19,12 +19,12 @@ class StepPolicy:
     def initial_state(self, batch_size, generator=None):
         return torch.randn(batch_size, 2, 3, generator=generator)
 
-    def predict(self, observation, *, depth=None, initial_state=None):
+    def predict(self, observation, *, stop=None, initial_state=None):
         if self.fail_after is not None and len(self.queries) >= self.fail_after:
             raise KeyboardInterrupt
         self.queries.append((list(observation.instruction), initial_state.clone()))
         batch = observation.batch_size
-        used = depth.max_depth if depth.name == "fixed" else 3
+        used = stop.max_depth if stop.is_fixed else 3
         speed = min(0.4, 0.1 * used)
         actions = torch.full((batch, 8, 1), speed)
         return Prediction(

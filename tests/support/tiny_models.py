@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from rdvla.backbone import CompactConfig
-from rdvla.head import HeadConfig
+from rdvla.heads import RecurrentConfig
 from rdvla.policy import PolicyConfig, RDVLAPolicy
-from rdvla.processing import Observation
+from rdvla.types import Observation
 
 SIZE = 32
 CAMERAS = ("front", "wrist")
@@ -22,7 +22,7 @@ BACKBONE = CompactConfig(
     conv_stem=4, conv_width=8, conv_blocks=1, conv_bfloat16=False,
     text_width=16, max_instruction_bytes=24, environment_state_dim=5,
 )  # fmt: skip
-HEAD = HeadConfig(
+HEAD = RecurrentConfig(
     hidden_dim=16, num_heads=2, chunk_size=4, action_dim=4, context_dim=16, prelude=("middle",),
     core=("late",), coda=(), mean_depth=4, backprop_depth=2,
 )  # fmt: skip
@@ -32,7 +32,7 @@ CONFIG = PolicyConfig(
     cameras=CAMERAS,
     image_size=SIZE,
     state_dim=3,
-    depth="4",
+    stop="4",
     execution="fixed:3",
 )
 STATISTICS = {

@@ -11,10 +11,9 @@ import torch
 
 from rdvla.backbone import CompactConfig
 from rdvla.data import DatasetWriter, Episode
-from rdvla.head import HeadConfig
+from rdvla.heads import RecurrentConfig
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 from rdvla.policy.batch import Batch
-from rdvla.processing import Observation
 from rdvla.training.config import (
     CheckpointConfig,
     DataConfig,
@@ -23,6 +22,7 @@ from rdvla.training.config import (
     TrainConfig,
     ValidationConfig,
 )
+from rdvla.types import Observation
 
 SIZE = 32
 TASKS = ("push the puck", "open the drawer")
@@ -90,7 +90,7 @@ def policy_config(**head: Any) -> PolicyConfig:
             max_instruction_bytes=32,
             environment_state_dim=3,
         ),
-        head=HeadConfig(**(values | head)),
+        head=RecurrentConfig(**(values | head)),
         cameras=("front",),
         image_size=SIZE,
         state_dim=4,

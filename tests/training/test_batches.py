@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rdvla.errors import ConfigError
-from rdvla.head.depth import ConstantDepth, LogNormalPoisson
+from rdvla.heads import ConstantDepth, LogNormalPoisson
 from rdvla.training.batches import Sampler, depth_distribution, shift_images, step_generator
 from rdvla.training.config import DepthConfig
 from rdvla.training.non_finite import non_finite_frames

@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 
 from rdvla.cli import main
+from rdvla.control import Stop, parse_stop
 from rdvla.errors import RDVLAError
 from rdvla.files import read_json
-from rdvla.head import ActionChange, DeferredActionChange, LatentChange, parse_rule
 from rdvla.policy import RDVLAPolicy
 from rdvla.training import train
 from rdvla.training.calibration import Changes, changes_of, deferral, latent_threshold, outcome
@@ -20,7 +20,7 @@ from rdvla.training.samples import observe, open_samples
 from tests.support.tiny_training import train_config, write_dataset
 
 DEPTH = 32
-PAPER = ActionChange(1e-3)
+PAPER = Stop("action_change", threshold=1e-3)
 
 
 def decaying(samples: int, *, seed: int = 0) -> Changes:
@@ -38,10 +38,12 @@ def test_stops_are_those_of_the_rules() -> None:
         action=np.array([[np.nan, np.nan], [0.5, 0.5], [1e-4, 0.5], [1e-4, 0.5]]),
         latent=np.array([[np.nan, np.nan], [0.9, 0.9], [0.5, 0.4], [0.1, 0.4]]),
     )
-    assert changes.stops(ActionChange(1e-3, max_depth=4)).tolist() == [3, 4]
-    assert changes.stops(ActionChange(1.0, min_depth=3, max_depth=4)).tolist() == [3, 3]
-    assert changes.stops(LatentChange(0.45, max_depth=4)).tolist() == [4, 3]
-    assert changes.stops(DeferredActionChange(1e-3, coda_below=0.2, max_depth=4)).tolist() == [4, 4]
+    assert changes.stops(Stop("action_change", threshold=1e-3, max_depth=4)).tolist() == [3, 4]
+    assert changes.stops(Stop("action_change", threshold=1.0, min_depth=3, max_depth=4)).tolist() == [3, 3]
+    assert changes.stops(Stop("latent_change", threshold=0.45, max_depth=4)).tolist() == [4, 3]
+    assert changes.stops(
+        Stop("deferred_action_change", threshold=1e-3, coda_below=0.2, max_depth=4)
+    ).tolist() == [4, 4]
 
 
 @pytest.mark.parametrize("risk", [0.02, 0.1])
@@ -49,7 +51,7 @@ def test_the_share_that_still_moves_is_kept_and_used(risk: float) -> None:
     shares = []
     for seed in range(20):
         known, new = decaying(500, seed=2 * seed), decaying(500, seed=2 * seed + 1)
-        rule = LatentChange(latent_threshold(known, PAPER, risk=risk))
+        rule = Stop("latent_change", threshold=latent_threshold(known, PAPER, risk=risk))
         assert outcome(rule, known, paper=PAPER).moving <= risk
         shares.append(outcome(rule, new, paper=PAPER).moving)
     assert (
@@ -59,7 +61,7 @@ def test_the_share_that_still_moves_is_kept_and_used(risk: float) -> None:
 
 def test_a_deferred_coda_is_read_less_and_stops_where_the_papers_rule_does() -> None:
     known, new = decaying(500), decaying(500, seed=1)
-    rule = DeferredActionChange(1e-3, coda_below=deferral(known, PAPER, risk=0.02))
+    rule = Stop("deferred_action_change", threshold=1e-3, coda_below=deferral(known, PAPER, risk=0.02))
     paper, deferred = (outcome(one, new, paper=PAPER) for one in (PAPER, rule))
     assert deferred.same_depth > 0.95 and deferred.moving == 0
     assert deferred.mean_coda_reads < 0.6 * paper.mean_coda_reads
@@ -68,7 +70,7 @@ def test_a_deferred_coda_is_read_less_and_stops_where_the_papers_rule_does() -> 
 
 def test_where_actions_never_settle_hardly_a_sample_stops() -> None:
     known = Changes(np.ones((DEPTH, 500)), decaying(500).latent)
-    rule = LatentChange(latent_threshold(known, PAPER, risk=0.02))
+    rule = Stop("latent_change", threshold=latent_threshold(known, PAPER, risk=0.02))
     assert (known.stops(rule) < DEPTH).mean() <= 0.02
 
 
@@ -95,8 +97,8 @@ def test_the_command_tests_on_other_episodes_and_writes_rules_that_can_be_read(
     assert main(["calibrate", str(policy), str(dataset), *arguments]) == 0
     found = read_json(report)
     assert found["calibration_samples"] > 0 and found["test_samples"] > 0
-    rules = [parse_rule(one["rule"]) for one in found["outcomes"]]
-    assert [type(rule) for rule in rules] == [ActionChange, LatentChange, DeferredActionChange]
+    rules = [parse_stop(one["rule"]) for one in found["outcomes"]]
+    assert [rule.rule for rule in rules] == ["action_change", "latent_change", "deferred_action_change"]
     printed = capsys.readouterr().out
     assert all(one["rule"] in printed for one in found["outcomes"])
 
@@ -116,9 +118,13 @@ def test_changes_stop_samples_where_the_head_does(trained: tuple[Path, Path]) ->
     data = open_samples(policy, str(dataset), camera_names={}, resize=False)
     frames = data.sample_index[:6]
     changes = changes_of(policy, data, frames, DEPTH)
-    for rule in (ActionChange(0.1), LatentChange(0.6), DeferredActionChange(0.1, coda_below=0.65)):
+    for rule in (
+        Stop("action_change", threshold=0.1),
+        Stop("latent_change", threshold=0.6),
+        Stop("deferred_action_change", threshold=0.1, coda_below=0.65),
+    ):
         generator = torch.Generator().manual_seed(0)
-        prediction = policy.predict(observe(data, frames), depth=rule, generator=generator)
+        prediction = policy.predict(observe(data, frames), stop=rule, generator=generator)
         assert changes.stops(rule).tolist() == prediction.depth.tolist()
         assert int(prediction.depth.min()) < DEPTH
 

@@ -19,10 +19,10 @@ from rdvla.data import EpisodeDataset
 from rdvla.data.mixture import MixtureImages
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.training import TrainConfig, Trainer, train
 from rdvla.training.batches import Draw
 from rdvla.training.config import DataConfig, DepthConfig, LossConfig
+from rdvla.types import Observation
 from tests.support.published_datasets import SIZE, write_published
 from tests.support.tiny_training import policy_config, train_config, write_dataset
 

@@ -18,9 +18,9 @@ from rdvla.config import save_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import PolicyConfig, RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.training import TrainConfig, Trainer, train
 from rdvla.training.config import DataConfig, OptimizerConfig
+from rdvla.types import Observation
 from tests.support.tiny_training import policy_config, train_config
 from tests.support.tiny_vlms import save_tiny_vlm, vlm_config
 

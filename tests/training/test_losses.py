@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from rdvla.control import WarmStart
 from rdvla.errors import ConfigError
+from rdvla.heads import absolute_error
 from rdvla.policy.batch import EarlierQueries
-from rdvla.policy.losses import LossWeights, absolute_error
-from rdvla.warm_start import WarmStart
+from rdvla.policy.losses import LossWeights
 from tests.support.tiny_training import tiny_batch, tiny_policy
 
 PERCEPTION = LossWeights(actions=0.0, perception=1.0)
@@ -67,7 +68,7 @@ def test_validation_reads_every_depth_as_the_head_would_by_itself() -> None:
     scores = policy.errors(batch, depths=(1, 3, 7), generator=torch.Generator().manual_seed(2))
     for depth in (1, 3, 7):
         context = policy.context_from(batch.features, batch.state)
-        alone = policy.head(context, depth=depth, generator=torch.Generator().manual_seed(2)).actions
+        alone = policy.head(context, depth=depth, generator=torch.Generator().manual_seed(2))
         score = scores[depth]
         torch.testing.assert_close(score.total / score.count, (alone - batch.actions).abs().mean())
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rdvla.errors import ConfigError
-from rdvla.head import RecurrentDepthHead
+from rdvla.heads import RecurrentDepthHead
 from rdvla.training.config import OptimizerConfig
 from rdvla.training.optimization import (
     ExponentialMovingAverage,

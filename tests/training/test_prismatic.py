@@ -15,18 +15,18 @@ from rdvla.backbone import LoraSettings, PrismaticBackbone
 from rdvla.config import load_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
-from rdvla.head import HeadConfig
+from rdvla.heads import RecurrentConfig
 from rdvla.interop import ConvertOptions, convert_published
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.training import TrainConfig, train
 from rdvla.training.attention_check import compare_attention, format_comparison
+from rdvla.types import Observation
 from tests.support.published_checkpoint import ENCODERS, WIDTH, make_published
 from tests.support.tiny_models import make_policy
 from tests.support.tiny_training import train_config
 
 QUIET = Console(quiet=True)
-HEAD = HeadConfig(
+HEAD = RecurrentConfig(
     hidden_dim=WIDTH, num_heads=2, chunk_size=4, action_dim=4, prelude=(2,), core=(3,), coda=(),
     mean_depth=4, backprop_depth=2,
 )  # fmt: skip
@@ -77,7 +77,7 @@ def test_a_converted_policy_is_fine_tuned(
     assert any("vision_backbone" in name for name in changed) == (where == "all")
     assert not any("norm" in name or "embed" in name for name in changed)
     data = EpisodeDataset(dataset, chunk_size=4)
-    assert after.predict(observe(data, data.sample_index[:2]), depth=2).actions.shape == (2, 4, 4)
+    assert after.predict(observe(data, data.sample_index[:2]), stop=2).actions.shape == (2, 4, 4)
 
 
 def test_a_converted_policy_brings_the_configuration_to_train_it(converted: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_attention_that_made_the_data_is_found(
         present = backbone.config
         backbone.config = replace(before, attention=truth)  # type: ignore[arg-type]
         initial = fitted.initial_state(len(frames), torch.Generator().manual_seed(0))
-        taken = fitted.predict(observe(data, frames), depth=3, initial_state=initial).actions
+        taken = fitted.predict(observe(data, frames), stop=3, initial_state=initial).actions
         backbone.config = present
         return taken
 
@@ -130,7 +130,7 @@ def test_losses_leave_out_what_lies_past_an_episodes_end(fitted: RDVLAPolicy, da
     start = (len(data) - 1) // 4 * 4  # initial states are drawn by batches of four
     of_batch = data.sample_index[start:]
     initial = fitted.initial_state(len(of_batch), torch.Generator().manual_seed(0))[-1:]
-    taken = fitted.predict(observe(data, frame), depth=2, initial_state=initial).actions
+    taken = fitted.predict(observe(data, frame), stop=2, initial_state=initial).actions
     normal = fitted.action_normalizer.normalize
     expected = (normal(taken) - normal(data.actions(frame))).abs()[0][exists].mean()
     torch.testing.assert_close(losses[-1], expected, atol=1e-5, rtol=1e-4)

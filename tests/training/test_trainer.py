@@ -19,7 +19,6 @@ from rdvla.config import decode_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.training import CheckpointError, NonFiniteLossError, TrainConfig, Trainer, train
 from rdvla.training.batches import Draw
 from rdvla.training.config import (
@@ -31,6 +30,7 @@ from rdvla.training.config import (
     ValidationConfig,
 )
 from rdvla.training.metrics import read_metrics
+from rdvla.types import Observation
 from tests.support.tiny_training import policy_config, train_config
 
 QUIET = Console(quiet=True)
@@ -48,7 +48,7 @@ def test_a_run_leaves_everything_behind(dataset: Path, tmp_path: Path) -> None:
     observation = Observation(
         images=data.images(frames), state=data.state(frames), instruction=data.instructions(frames)
     )
-    assert policy.predict(observation, depth=2).actions.shape == (2, 4, 4)
+    assert policy.predict(observation, stop=2).actions.shape == (2, 4, 4)
     record = json.loads((result.policy_dir / "training.json").read_text())
     assert record["steps"] == 12
     assert record["training_seconds"] > 0

@@ -16,13 +16,13 @@ from torch import Tensor
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.training import Trainer, train
 from rdvla.training.batches import Draw, step_generator
 from rdvla.training.config import DataConfig, LossConfig, WarmStartConfig
 from rdvla.training.metrics import read_metrics
 from rdvla.training.objectives import Objective
 from rdvla.training.warm_starts import NO_FRAME, WarmStarts, earlier_frames
+from rdvla.types import Observation
 from tests.support.tiny_training import policy_config, train_config, write_dataset
 
 QUIET = Console(quiet=True)
@@ -100,7 +100,7 @@ def test_samples_start_where_the_policys_own_query_ended(
     earlier_noise = noise_of(policy, 2, torch.Generator().manual_seed(2))
     policy.eval()
     for sample, earlier, drawn in ((0, 3, earlier_noise[:1]), (2, LENGTH + 6, earlier_noise[1:])):
-        ended = policy.predict(observe(data, [earlier]), depth=3, initial_state=drawn).state[0]
+        ended = policy.predict(observe(data, [earlier]), stop=3, initial_state=drawn).state[0]
         expected = {
             "final": ended,
             "midpoint": (ended + noise[sample]) / 2,
@@ -146,7 +146,7 @@ def test_no_gradient_flows_into_the_earlier_query(dataset: Path, tmp_path: Path)
 
     context = policy.context_from(batch.features, batch.state)
     start = _start_as_in_the_loss(trainer, frames)
-    actions = policy.head.unroll(context, depth=2, initial_state=start).actions
+    actions = policy.head(context, depth=2, initial_state=start)
     kept = (~batch.action_is_pad)[..., None]
     by_hand = ((actions - batch.actions).abs() * kept).sum() / (kept.sum() * actions.shape[-1])
     found, from_noise = gradients(loss_of(trainer.objective)), gradients(loss_of(Objective()))
@@ -271,7 +271,7 @@ def test_validation_reads_both_starts_and_noise_decides(dataset: Path, tmp_path:
     assert earlier is not None
     start = earlier.initial_state(noise)
     context = policy.context_from(batch.features, batch.state)
-    actions = policy.head(context, depth=4, initial_state=start).actions
+    actions = policy.head.predict(context, stop=4, initial_state=start).actions
     kept = (~batch.action_is_pad)[..., None]
     torch.testing.assert_close(warm["warm_l1_depth_4"].total, ((actions - batch.actions).abs() * kept).sum())
 

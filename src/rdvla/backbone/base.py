@@ -1,8 +1,8 @@
-"""What a backbone is to the rest of the house.
+"""The interface of a backbone, which turns images and instructions into context features at a few levels.
 
-A backbone turns images and instructions into context features at a few levels. Its way is cut in two at the
-last point that no trainable parameter has touched: `prepare` comes before, `transform` after. What comes
-before the cut is constant during training and can be cached; freezing the backbone moves the cut to its end.
+The computation is cut in two where the first trainable parameter enters: `prepare` comes before, `transform`
+after. Prepared inputs are constant during training, so they can be cached. Freezing a backbone moves the cut
+to its end.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from rdvla.backbone.config import LoraSettings
 from rdvla.backbone.lora import is_lora
 from rdvla.errors import ConfigError
-from rdvla.head import Level
+from rdvla.heads import Level
 
-PADDING = -1  # in token ids of `prepare`: a place without a token
+PADDING = -1  # among the token ids of `prepare`
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Features:
 
     vision: Mapping[Level, Tensor]  # level -> (B, M, C)
     latents: Mapping[Level, Tensor]  # level -> (B, L, C)
-    attention: Tensor | None = None  # (B, cameras, slots, tokens): where a backbone with slots looks
+    attention: Tensor | None = None  # (B, cameras, slots, tokens), of a backbone with slots
 
     def flatten(self) -> dict[str, Tensor]:
-        """As one flat dictionary, for a cache."""
+        """Return one flat dictionary, for a cache."""
         named = {f"vision/{level}": value for level, value in self.vision.items()}
         return named | {f"latents/{level}": value for level, value in self.latents.items()}
 
@@ -57,16 +57,16 @@ class ExportSteps:
 
 
 class Backbone(nn.Module, ABC):
-    """Images and instructions in, context features out."""
+    """Compute context features from images and instructions."""
 
     context_width: int  # C
-    levels: tuple[Level, ...]  # the levels that `transform` yields
+    levels: tuple[Level, ...]  # of the features that `transform` returns
     frozen: bool = False
-    lora: LoraSettings | None = None  # of a backbone that has such pairs
+    lora: LoraSettings | None = None  # None: there are no low-rank pairs
 
     @abstractmethod
     def prepare(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
-        """Everything before the first trainable parameter.
+        """Compute everything that comes before the first trainable parameter.
 
         Args:
             images: (B, cameras, H, W, 3) uint8.
@@ -78,52 +78,52 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def transform(self, prepared: Mapping[str, Tensor]) -> Features:
-        """The rest of the way, with gradient."""
+        """Compute the features from prepared inputs, with gradient."""
 
     def predict_environment_state(self, features: Features) -> Tensor:
-        """(B, E) standardised environment state, a training signal for perception only.
+        """Predict the standardised environment state, (B, E): a training signal for perception only.
 
         Raises:
-            NotImplementedError: this backbone has no such read-out.
+            NotImplementedError: the backbone has no such output.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot predict the environment's state")
 
     def keypoint_loss(self, features: Features, keypoints: Tensor) -> Tensor:
-        """Scalar: how far this backbone looks from where things are, a training signal for perception only.
+        """Compare attention with the keypoints of things: a scalar loss that trains perception only.
 
         Args:
             features: from `transform`.
             keypoints: (B, cameras, P, 2), x to the right and y down, -1 to 1 inside the image.
 
         Raises:
-            NotImplementedError: this backbone does not look at places.
+            NotImplementedError: the backbone has no attention over the image.
         """
         raise NotImplementedError(f"{type(self).__name__} has no attention to train with keypoints")
 
     def external_prefixes(self) -> tuple[str, ...]:
-        """Starts of the names of published encoders' parameters: a saved policy only names such encoders."""
+        """Return the starts of names of published parameters, which a saved policy does not hold."""
         return ()
 
     def base_models(self) -> tuple[str, ...]:
-        """Hub ids or folders of the published models that it stands on; their licences go with a policy."""
+        """Return hub ids or folders of the published models in use; their licences go with a policy."""
         return ()
 
     def constant_prefixes(self) -> tuple[str, ...]:
-        """Starts of the names of the parameters that `prepare` computes with: a cache depends on them."""
+        """Return the starts of names of parameters that `prepare` uses; a cache depends on them."""
         return self.external_prefixes()
 
     def preparation(self) -> dict[str, Any]:
-        """What `prepare` computes with beside weights and configuration, for JSON: a cache depends on it.
+        """Return what `prepare` uses next to weights and configuration, for JSON; a cache depends on it.
 
         A published model's image processor or tokenizer may change under the same name.
         """
         return {}
 
     def export_steps(self) -> ExportSteps:
-        """Return what an export of a whole policy traces.
+        """Return the functions that an export of a whole policy traces.
 
         Raises:
-            ConfigError: this backbone does more than operations on tensors.
+            ConfigError: the backbone does more than operations on tensors.
         """
         raise ConfigError(
             f"a policy with a {type(self).__name__} cannot be exported as a whole, only one with the "
@@ -131,28 +131,28 @@ class Backbone(nn.Module, ABC):
         )
 
     def save_files(self, folder: Path) -> None:  # most backbones are all weights
-        """Write what else than weights a saved policy needs, such as a tokenizer, into its folder."""
+        """Write the files next to the weights that a saved policy needs, such as a tokenizer."""
 
     def load_files(self, folder: Path) -> None:
-        """Read what `save_files` wrote.
+        """Read the files that `save_files` wrote.
 
         Raises:
             RDVLAError: something is missing or damaged.
         """
 
     def take_over(self, source: Backbone) -> None:
-        """Start from another backbone's weights; one without LoRA may give them to one with it.
+        """Start from another backbone's weights. If it has no LoRA, low-rank pairs stay as they are.
 
-        Pairs that were trained with another alpha are scaled, so that they still add what they did.
+        Pairs that were trained with another alpha are scaled, so they still add the same.
 
         Raises:
-            ConfigError: its parameters do not fit this one's.
+            ConfigError: the parameters do not fit each other.
         """
         own, theirs = self.state_dict(), source.state_dict()
         names = {}  # ours -> theirs
         for name in theirs:
             module, _, parameter = name.rpartition(".")
-            adapted = f"{module}.base_layer.{parameter}"  # what peft calls the weight beside its pair
+            adapted = f"{module}.base_layer.{parameter}"  # peft's name of the weight next to a pair
             names[adapted if name not in own and adapted in own else name] = name
         pairs = {name for name in own.keys() - names.keys() if is_lora(name)}
         other = sorted(own.keys() - names.keys() - pairs | names.keys() - own.keys())
@@ -174,12 +174,12 @@ class Backbone(nn.Module, ABC):
         self.frozen = True
 
     def frozen_inputs(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
-        """What stays constant during training, per sample: prepared inputs; features where all is frozen."""
+        """Return what training keeps constant, per sample: prepared inputs, or features if all is frozen."""
         prepared = self.prepare(images, instructions)
         return self.transform(prepared).flatten() if self.frozen else prepared
 
     def features(self, frozen_inputs: Mapping[str, Tensor]) -> Features:
-        """From what `frozen_inputs` returned to the context features."""
+        """Compute the context features from `frozen_inputs`."""
         if not self.frozen:
             return self.transform(frozen_inputs)
         return Features(

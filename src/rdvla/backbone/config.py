@@ -13,7 +13,7 @@ from rdvla.errors import ConfigError
 
 if TYPE_CHECKING:
     from rdvla.backbone.base import Backbone
-    from rdvla.head import Level
+    from rdvla.heads import Level
 
 Where = Literal["none", "language", "all"]
 Precision = Literal["float32", "bfloat16"]

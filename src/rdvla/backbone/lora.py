@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA, arXiv 2106.09685): small trained matrices beside a published model's own."""
+"""Low-rank adaptation (LoRA, arXiv 2106.09685): small trained matrices next to those of a published model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rdvla.errors import ConfigError, missing_extra
 
 
 def add_lora(module: nn.Module, settings: LoraSettings, *, language: nn.Module) -> None:
-    """Freeze a model in place and put trainable low-rank pairs beside its linear layers.
+    """Freeze a model in place and put trainable low-rank pairs next to its linear layers.
 
-    The pairs are float32 whatever the model's precision, as small updates would be lost in bfloat16. One of
-    each pair starts at zero, so that the model still computes what it did.
+    The pairs are float32 in every model, as bfloat16 would lose small updates. One matrix of each pair starts
+    at zero, so the model still computes the same.
 
     Args:
         module: the whole model.
-        settings: where, and how large.
-        language: the part of `module` that counts as its language model.
+        settings: which layers, and how large.
+        language: the language model inside `module`.
 
     Raises:
         ConfigError: there is no linear layer to adapt.
@@ -46,7 +46,7 @@ def add_lora(module: nn.Module, settings: LoraSettings, *, language: nn.Module) 
 
 @torch.no_grad()
 def merged_pairs(module: nn.Module, settings: LoraSettings) -> dict[str, Tensor]:
-    """What the low-rank pairs add to each weight, (alpha / r) B A, by the weight's name without LoRA."""
+    """Return what the pairs add to each weight, (alpha / r) B A, by the weight's name without LoRA."""
     state = module.state_dict()
     down, up = ".lora_A.default.weight", ".lora_B.default.weight"
     return {
@@ -58,11 +58,13 @@ def merged_pairs(module: nn.Module, settings: LoraSettings) -> dict[str, Tensor]
 
 
 def is_lora(name: str) -> bool:
-    """Whether a parameter's name is one of the matrices that `add_lora` adds."""
+    """Return whether a parameter was added by `add_lora`, by its name."""
     return ".lora_" in name
 
 
 def _linear_layers(module: nn.Module, *, within: nn.Module) -> list[str]:
-    inside = {id(part) for part in within.modules()}
+    inside = {id(layer) for layer in within.modules()}
     # Subclasses of nn.Linear are left out: torch's own attention reads their weights without calling them.
-    return [name for name, part in module.named_modules() if type(part) is nn.Linear and id(part) in inside]
+    return [
+        name for name, layer in module.named_modules() if type(layer) is nn.Linear and id(layer) in inside
+    ]

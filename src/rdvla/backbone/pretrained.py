@@ -1,4 +1,4 @@
-"""What models published for transformers need, whichever backbone reads them."""
+"""What every backbone on models published for transformers needs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import hashlib
 import json
 from typing import Any
 
-PROBE = "pick up the cup"  # an instruction, to see how one is read
+PROBE = "pick up the cup"  # an instruction whose tokens tell tokenizers apart
 
 
 def image_scale(
     name_or_path: str, *, revision: str | None = None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each colour, 0..1, as a published model's image processor is configured.
+    """Return mean and standard deviation per colour, 0..1, from a published image processor's configuration.
 
-    The file is read directly: some versions of transformers make the processor itself only with torchvision.
+    The file is read directly: some versions of transformers make the processor only with torchvision.
 
     Args:
         name_or_path: hub id or folder.
@@ -34,13 +34,13 @@ def image_scale(
 
 
 def checkpoint_activations(model: Any) -> None:
-    """Make a model of transformers compute activations twice in training instead of keeping them."""
+    """Let a model of transformers compute activations twice in training instead of keeping them."""
     # The name changed in transformers 5.2x; without arguments both mean the same.
     new = getattr(model, "activation_checkpointing_enable", None)
     (new or model.gradient_checkpointing_enable)()
 
 
 def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """What decides its tokens: a digest of its vocabulary, and how it splits a sentence."""
+    """Return what decides the tokens: a digest of the vocabulary, and the tokens of a sentence."""
     words = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
     return {"vocabulary": hashlib.sha256(words).hexdigest()[:16], "probe": tokenizer(PROBE)["input_ids"]}

@@ -53,7 +53,8 @@ def run(
     missing = {package: extra for package, extra in NEEDED.items() if find_spec(package) is None}
     if missing:
         extras = ",".join(sorted(set(missing.values())))
-        console.print(f"The closed loop in a simulator needs {', '.join(missing)}: {install_command(extras)}")
+        needed = ", ".join(missing)
+        console.print(f"The closed loop needs {needed}: {install_command(extras)}", soft_wrap=True)
         return
     _play(output, tasks=tasks, episodes=episodes)
 
@@ -67,7 +68,7 @@ def _show_depth(policy: RDVLAPolicy, console: Console) -> None:
     observation = shipped_observations()
     seeded = torch.Generator().manual_seed
     adaptive = policy.predict(observation, generator=seeded(0))
-    deep = policy.predict(observation, depth=DEPTH, generator=seeded(0), trace=True)
+    deep = policy.predict(observation, stop=DEPTH, generator=seeded(0), trace=True)
     assert deep.trace is not None
     depths = adaptive.depth.tolist()
     table = Table(box=SIMPLE_HEAD, caption_justify="left", title_justify="left")
@@ -83,7 +84,7 @@ def _show_depth(policy: RDVLAPolicy, console: Console) -> None:
         ]
         table.add_row(str(iteration), *cells)
     console.print(table)
-    console.print(f"Rule {policy.config.depth}: stops after {', '.join(map(str, depths))} iterations.")
+    console.print(f"Rule {policy.config.stop}: stops after {', '.join(map(str, depths))} iterations.")
     apart = (adaptive.actions - deep.actions).abs().amax(dim=(1, 2)).tolist()
     shown = ", ".join(f"{difference:.3f}" for difference in apart)
     console.print(f"Furthest from the actions at depth {DEPTH}: {shown} (actions lie in [-1, 1]).\n")

@@ -52,6 +52,7 @@ def run(
 
 
 def _export(policy: RDVLAPolicy, output: Path, *, format: str, part: str, precision: Any) -> Report:
+    from rdvla.engine import recurrent
     from rdvla.export import example_context, export_compiled_head, export_head, export_policy
 
     if part == "policy":
@@ -59,10 +60,10 @@ def _export(policy: RDVLAPolicy, output: Path, *, format: str, part: str, precis
     if format == "onnx":
         execution = policy.config.execution
         return export_head(
-            policy.head, output, stop=policy.stop_rule, execution=execution, precision=precision
+            recurrent(policy.head), output, stop=policy.stop, execution=execution, precision=precision
         )
     return export_compiled_head(
-        policy.head, output, example=example_context(policy), stop=policy.stop_rule, precision=precision
+        recurrent(policy.head), output, example=example_context(policy), stop=policy.stop, precision=precision
     )
 
 
@@ -76,7 +77,7 @@ def format_report(report: Report) -> str:
             else f"depths {list(check.depths)} instead of {list(check.expected)}"
         )
         lines.append(
-            f"{check.rule}: actions differ from torch's in float32 by up to {check.difference:.1e}, {depths}"
+            f"{check.stop}: actions differ from torch's in float32 by up to {check.difference:.1e}, {depths}"
         )
     if report.bfloat16 is not None:
         lines.append(f"float32 in place of bfloat16 changes an action by up to {report.bfloat16:.1e}")

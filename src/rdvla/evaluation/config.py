@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rdvla.control import parse_execution, parse_stop, split_start
 from rdvla.errors import ConfigError
-from rdvla.execution import parse_execution
-from rdvla.head import FixedDepth, parse_rule
 from rdvla.policy.device import Device
 from rdvla.rollout.jobs import Setting
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
-from rdvla.warm_start import split_start
 
 
 def parse_setting(rule: str, execution: str) -> Setting:
@@ -23,11 +21,11 @@ def parse_setting(rule: str, execution: str) -> Setting:
         ConfigError: a part is no such thing.
     """
     text, start = split_start(rule)
-    parsed = parse_rule(text)
-    fixed = isinstance(parsed, FixedDepth)
+    parsed = parse_stop(text)
+    fixed = parsed.is_fixed
     behind = "" if start.kind == "noise" else f"@{start.kind}"
     return Setting(
-        rule=(parsed.name if fixed else parsed.describe()) + behind,
+        rule=(parsed.rule if fixed else parsed.describe()) + behind,
         depth=parsed.max_depth if fixed else None,
         execution=parse_execution(execution).describe(),
     )

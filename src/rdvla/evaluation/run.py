@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from rdvla.control import check_fits, parse_execution
 from rdvla.errors import ConfigError
 from rdvla.evaluation.aggregate import summarise
 from rdvla.evaluation.config import EvaluationConfig
@@ -24,10 +25,9 @@ from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.records import Episode, EpisodeError
 from rdvla.evaluation.results import Results
 from rdvla.evaluation.table import print_table, readable
-from rdvla.execution import check_fits, parse_execution
 from rdvla.files import sole_user
+from rdvla.hashing import fingerprint as fingerprint_of
 from rdvla.policy import RDVLAPolicy, choose_device
-from rdvla.policy import fingerprint as fingerprint_of
 from rdvla.progress import Progress
 from rdvla.rollout import (
     Environment,
@@ -142,7 +142,7 @@ def _provenance(config: EvaluationConfig, policy: RDVLAPolicy) -> dict[str, Any]
         "path": Path(config.policy).name,
         "parameters": sum(p.numel() for p in policy.parameters()),
         "head_parameters": sum(p.numel() for p in policy.head.parameters()),
-        "core_blocks": len(policy.config.head.core),
+        "core_blocks": len(policy.config.head.levels_by_part.get("core", ())),
     }
 
 

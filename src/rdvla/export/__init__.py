@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
-    from rdvla.export.aoti.compile import example_context, export_compiled_head
-    from rdvla.export.aoti.load import load_compiled
+    from rdvla.export.aoti import example_context, export_compiled_head
     from rdvla.export.folder import Report, export_head, export_policy
 else:
     __getattr__, __dir__ = load_lazily(__name__, extra="export")
@@ -19,5 +18,4 @@ __all__ = [
     "export_compiled_head",
     "export_head",
     "export_policy",
-    "load_compiled",
 ]

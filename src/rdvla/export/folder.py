@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
+from rdvla.control import Stop, check_fits, parse_execution
+from rdvla.engine import recurrent
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.execution import check_fits, parse_execution
 from rdvla.export.join import alone, join
 from rdvla.export.observed import observe_features, observe_robot
 from rdvla.export.pieces import BATCH, make_pieces
@@ -21,16 +22,16 @@ from rdvla.export.trace import Example, trace
 from rdvla.export.verify import (
     DEPTH,
     Check,
-    as_stop,
     check_head,
     check_policy,
     largest_difference,
     random_observation,
 )
 from rdvla.files import new_folder
-from rdvla.head import RecurrentDepthHead, StopRule
-from rdvla.policy import RDVLAPolicy, fingerprint
-from rdvla.runtime import Description, OnnxHead, OnnxPolicy, Stop
+from rdvla.hashing import fingerprint
+from rdvla.heads import RecurrentDepthHead
+from rdvla.policy import RDVLAPolicy
+from rdvla.runtime import Description, OnnxHead, OnnxPolicy
 from rdvla.runtime.description import GRAPH, INSTRUCTION_GRAPH, NAME
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
             not act as the policy; nothing is written then.
     """
     policy.backbone.export_steps()  # before gigabytes are copied
-    stop = as_stop(policy.stop_rule)
     plain = _in_float32(policy)
     observed, instruction = observe_robot(plain)
-    pieces = make_pieces(plain.head, observed)
+    head = recurrent(plain.head)
+    pieces = make_pieces(head, observed)
     check_precision(precision, get_args(Precision))
     with new_export(output, described_by=NAME) as folder:
         graphs = trace(plain, {**pieces.parts, "instruction": instruction.part})
@@ -77,7 +78,7 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
         instruction.write_tokenizer(folder)
         config = plain.config
         description = replace(
-            _describe_head(plain.head, stop, config.execution, precision),
+            _describe_head(head, policy.stop, config.execution, precision),
             part="policy",
             cameras=config.cameras,
             image_size=config.image_size,
@@ -96,7 +97,7 @@ def export_head(
     head: RecurrentDepthHead,
     output: Path,
     *,
-    stop: StopRule,
+    stop: Stop,
     execution: str,
     precision: Precision = "fp32",
 ) -> Report:
@@ -114,13 +115,12 @@ def export_head(
         ConfigError: the execution rule is none, or runs more actions than a chunk has.
     """
     check_fits(parse_execution(execution), chunk_size=head.config.chunk_size)
-    default = as_stop(stop)  # which may refuse, and does so before anything takes long
     plain = copy.deepcopy(head).cpu().float().eval().requires_grad_(False)
     check_precision(precision, get_args(Precision))
     with new_export(output, described_by=NAME) as folder:
         pieces = make_pieces(plain, observe_features(plain))
         _save(join(pieces, trace(plain, pieces.parts)), folder / GRAPH, precision)
-        replace(_describe_head(plain, default, execution, precision), weights=fingerprint(head)).write(folder)
+        replace(_describe_head(plain, stop, execution, precision), weights=fingerprint(head)).write(folder)
         checks = _checked(precision, lambda: check_head(plain, stop, OnnxHead.load(folder, threads=1)))
     return Report(output, precision, file_sizes(output), checks)
 
@@ -165,7 +165,7 @@ def _describe_head(head: RecurrentDepthHead, stop: Stop, execution: str, precisi
         action_dim=config.action_dim,
         hidden_dim=config.hidden_dim,
         initial_state_std=config.initial_state_std * float(head.gamma_init),
-        stop=stop,
+        stop=stop.describe(),
         execution=execution,
     )
 
@@ -187,7 +187,7 @@ def _bfloat16(policy: RDVLAPolicy, plain: RDVLAPolicy) -> float | None:
     observation = random_observation(plain)
     start = plain.initial_state(observation.batch_size, torch.Generator().manual_seed(0))
     first, second = (
-        one.predict(observation, depth=DEPTH, initial_state=start.to(one.device)).actions.cpu()
+        one.predict(observation, stop=DEPTH, initial_state=start.to(one.device)).actions.cpu()
         for one in (policy, plain)
     )
     return largest_difference(first, second, plain.action_normalizer.normalize) or None

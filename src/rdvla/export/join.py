@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rdvla.export.pieces import CARRIED, GOING, LIMITS, READINGS, Pieces
+from rdvla.export.pieces import CARRIED, GOING, LAST, LIMITS, READINGS, Pieces
 from rdvla.export.trace import OPSET, Example, Graph
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def join(pieces: Pieces, graphs: Mapping[str, Graph]) -> onnx.ModelProto:
     ended = {name: f"ended/{name}" for name in CARRIED}
     loop = helper.make_node(
         "Loop",
-        ["max_depth", "", *(started[name] for name in CARRIED)],
+        [LAST, "", *(started[name] for name in CARRIED)],
         list(ended.values()),
         name="loop",
         body=_body(pieces, graphs, encoded),

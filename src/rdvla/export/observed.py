@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdvla.backbone.base import InstructionSteps
-from rdvla.export.aoti.parts import features_by_name
+from rdvla.engine.aoti.functions import features_by_name
 from rdvla.export.pieces import BATCH, Observed
 from rdvla.export.trace import Example, Part
-from rdvla.head import Context, RecurrentDepthHead
+from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.policy import RDVLAPolicy
 from rdvla.runtime.description import TOKENIZER
 

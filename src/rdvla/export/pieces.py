@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rdvla.control import CHANGES, NO_LIMIT, StopLimits
+from rdvla.engine.steps import HeadSteps
 from rdvla.export.trace import Example, Part
-from rdvla.head import Context, RecurrentDepthHead
-from rdvla.head.stopping import action_change, cosine_change, latent_change
-from rdvla.runtime.stop import KINDS, READING
+from rdvla.heads import Context, RecurrentDepthHead
 
 BATCH = 2  # of the examples
-LIMITS = {  # what the loop runs by, and the type of each
-    "rule": torch.int64,
-    "threshold": torch.float32,
-    "coda_below": torch.float32,
-    "min_depth": torch.int64,
-    "max_depth": torch.int64,
-}
+BELOW = tuple(f"below.{change}" for change in CHANGES)  # upper limits of changes, in the order of the table
+LIMITS = (*BELOW, "min_depth", "max_depth")  # the stop rule of every sample, (B,) each
+LAST = "last_depth"  # at which the last sample ends
 MAY_STOP = "may_stop"  # which samples do, unless their actions forbid it
-READINGS = "readings"  # how many states the coda reads: none, this iteration's, or also the one before
+READINGS = "readings"  # how many states the coda decodes: none, this iteration's, or also the one before
 GOING = "keep_going"  # whether any sample does
 CARRIED = ("running", "converged", "depth", "state", "actions", "known")  # from one iteration to the next
 
@@ -59,17 +55,19 @@ def make_pieces(head: RecurrentDepthHead, observed: Observed) -> Pieces:
     actions = _batch_of(torch.zeros(BATCH, config.chunk_size, config.action_dim))
     flags, counts = (_batch_of(torch.ones(BATCH, dtype=dtype)) for dtype in (torch.bool, torch.int64))
     one, known = Example(torch.tensor(1), {}), Example(torch.tensor(True), {})
+    limit = _batch_of(torch.ones(BATCH))
     carried = dict(zip(CARRIED, (flags, flags, counts, state, actions, known), strict=True))
-    limits = {name: Example(torch.tensor(1, dtype=dtype), {}) for name, dtype in LIMITS.items()}
+    limits = dict.fromkeys(BELOW, limit) | {"min_depth": counts, "max_depth": counts}
+    steps = HeadSteps(head)
     with torch.no_grad():
-        template = head.encode(observed.context(*(example.tensor for example in observed.inputs.values())))
+        template = steps.encode(observed.context(*(example.tensor for example in observed.inputs.values())))
     encoded = {f"encoded.{i}": _batch_of(leaf) for i, leaf in enumerate(_leaves(template))}
 
     def encode(initial_state: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         empty = initial_state.new_zeros(len(initial_state), config.chunk_size, config.action_dim)
         running = torch.ones_like(initial_state[:, 0, 0], dtype=torch.bool)
         start = (running, ~running, running.long() * 0, empty, ~running.any())
-        return (*_leaves(head.encode(observed.context(*inputs))), *start)
+        return (*_leaves(steps.encode(observed.context(*inputs))), *start)
 
     def iterate(state: Tensor, *tensors: Tensor) -> Tensor:
         return head.iterate(state, _fill(template, iter(tensors)))
@@ -78,10 +76,9 @@ def make_pieces(head: RecurrentDepthHead, observed: Observed) -> Pieces:
         number: Tensor, readings: Tensor, state: Tensor, next_state: Tensor, *tensors: Tensor
     ) -> Tensor:
         last = number + 1 == readings  # of two, the one before comes first
-        return head.decode(torch.where(last, next_state, state), _fill(template, iter(tensors)))
+        return steps.decode(torch.where(last, next_state, state), _fill(template, iter(tensors)))
 
     start = tuple(name for name in CARRIED if name != "state")
-    stops = {name: limits[name] for name in ("rule", "threshold")}
     states = {"state": state, "next_state": state}
     read = {MAY_STOP: flags, READINGS: one, "next_state": state, "actions_before": actions}
     return Pieces(
@@ -90,74 +87,61 @@ def make_pieces(head: RecurrentDepthHead, observed: Observed) -> Pieces:
             "iterate": Part(iterate, {"state": state, **encoded}, ("next_state",)),
             "consider": Part(
                 consider,
-                {"iteration": one, **limits, "running": flags, "known": known, **states},
+                {"iteration": one, "running": flags, "known": known, **states, **limits},
                 (MAY_STOP, READINGS),
             ),
             "decode": Part(decode, {"number": one, READINGS: one, **states, **encoded}, ("actions",)),
             "advance": Part(
-                advance, {**stops, **carried, **read, "next_actions": actions}, (GOING, *CARRIED)
+                advance,
+                {"iteration": one, **carried, **read, "next_actions": actions, **limits},
+                (GOING, *CARRIED),
             ),
             "finish": Part(observed.finish, {"normalized": actions}, ("actions",)),
         },
-        inputs={**observed.inputs, "initial_state": state, **limits},
+        inputs={**observed.inputs, "initial_state": state, **limits, LAST: one},
         carried=carried,
         encoded=tuple(encoded),
     )
 
 
 def consider(
-    iteration: Tensor,
-    rule: Tensor,
-    threshold: Tensor,
-    coda_below: Tensor,
-    min_depth: Tensor,
-    max_depth: Tensor,
-    running: Tensor,
-    known: Tensor,
-    state: Tensor,
-    next_state: Tensor,
+    iteration: Tensor, running: Tensor, known: Tensor, state: Tensor, next_state: Tensor, *limits: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Which samples (B,) may stop as far as the states tell, and how many states the coda has to read.
+    """Return the samples (B,) that may stop as far as states tell, and how many states the coda decodes.
 
-    Where the rule reads actions and those before are not `known`, that is two; where nobody can stop, none.
+    None if no sample may or must stop. Two if actions decide and the ones before are not known.
 
     Args:
         iteration: from 0.
-        rule: its place in `KINDS`.
-        threshold: of the rule.
-        coda_below: of the deferred rule.
-        min_depth: of the rule.
-        max_depth: of the rule.
-        running: (B,) which samples do.
-        known: whether the actions of the iteration before are.
+        running: (B,) the samples that have not stopped.
+        known: whether the actions of the iteration before were decoded.
         state: (B, K, D). next_state: (B, K, D).
+        limits: `LIMITS`, (B,) each.
     """
-    latent = latent_change(state, next_state)
-    # In the order of `KINDS`.
-    fixed, always, deferred, by_latent, by_cosine = (rule == place for place in range(len(KINDS)))
-    may_stop = fixed | always | (deferred & (latent < coda_below)) | (by_latent & (latent < threshold))
-    may_stop = may_stop | (by_cosine & (cosine_change(state, next_state) < threshold))
-    may_stop = may_stop & running & (iteration + 1 >= min_depth)
-    anyone = may_stop.any()
-    readings = (anyone | (iteration + 1 >= max_depth)).long() + (anyone & _reads(rule) & ~known).long()
-    return may_stop, readings
+    stop, depth = _limits(limits), iteration + 1
+    may_stop = running & (depth >= stop.min_depth) & stop.satisfied("state", state, next_state)
+    must_stop = running & (depth >= stop.max_depth)
+    asks = torch.zeros_like(running)
+    for change in stop.asks_for("actions"):
+        asks = asks | (stop.below[change] < NO_LIMIT)
+    decoded = (may_stop | must_stop).any().long() + ((may_stop & asks).any() & ~known).long()
+    return may_stop, decoded
 
 
-def advance(rule: Tensor, threshold: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """What `rdvla.head.solver` decides after an iteration: whether any sample goes on, and `CARRIED`.
+def advance(iteration: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """Return the decision of `rdvla.engine.solver` after an iteration: whether any goes on, and `CARRIED`.
 
     Args:
-        rule: its place in `KINDS`.
-        threshold: of the rule.
-        values: `CARRIED` from before, what `consider` found, the next state (B, K, D), the actions before and
-            the next actions (B, K, A) where they were read.
+        iteration: from 0.
+        values: `CARRIED` from before, the results of `consider`, the next state (B, K, D), the actions before
+            and the next actions (B, K, A) if they were decoded, and `LIMITS`.
     """
-    running, converged, depth, state, actions, _, *now = values
-    may_stop, readings, next_state, actions_before, next_actions = now
-    settled = action_change(actions_before, next_actions) < threshold
-    stopped = may_stop & (settled | ~_reads(rule))
-    still = running & ~stopped
-    going = running[:, None, None]  # what has stopped keeps its result
+    running, converged, depth, state, actions, _, *rest = values
+    may_stop, decoded, next_state, actions_before, next_actions, *limits = rest
+    stop = _limits(limits)
+    stopped = may_stop & stop.satisfied("actions", actions_before, next_actions)
+    still = running & ~stopped & (iteration + 1 < stop.max_depth)
+    going = running[:, None, None]  # a sample that has stopped keeps its result
     return (
         still.any(),
         still,
@@ -165,13 +149,21 @@ def advance(rule: Tensor, threshold: Tensor, *values: Tensor) -> tuple[Tensor, .
         depth + running,
         torch.where(going, next_state, state),
         torch.where(going, next_actions, actions),
-        readings > 0,
+        decoded > 0,
     )
 
 
-def _reads(rule: Tensor) -> Tensor:
-    first, second = (KINDS.index(kind) for kind in READING)
-    return (rule == first) | (rule == second)
+def _limits(limits: Sequence[Tensor]) -> StopLimits:
+    *below, min_depth, max_depth = limits
+    return StopLimits(
+        below=dict(zip(CHANGES, below, strict=True)),
+        optional=frozenset(CHANGES),
+        min_depth=min_depth,
+        max_depth=max_depth,
+        first=1,
+        last=1,  # the loop is not run by these two
+        coda_reads=None,
+    )
 
 
 def _batch_of(tensor: Tensor) -> Example:

@@ -1,4 +1,4 @@
-"""A published checkpoint folder becomes a policy folder."""
+"""Converts a published checkpoint folder into a policy folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rdvla.interop.published_head import head_names
 from rdvla.interop.published_statistics import STATISTICS_FILE
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 
-TRAINING_FILE = "train.yaml"  # what `rdvla train --config` needs to go on from the policy
+TRAINING_FILE = "train.yaml"  # for `rdvla train --config`, to train on from the policy
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class _Start:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted policy, and what became of every published tensor."""
+    """A converted policy, with a report on every published tensor."""
 
     policy: RDVLAPolicy
     names: NameReport
@@ -52,7 +52,7 @@ def convert_published(
     options: ConvertOptions | None = None,
     encoders: Encoders = PUBLISHED_ENCODERS,
 ) -> Conversion:
-    """Write a policy folder from a published checkpoint, with a record of every tensor beside it.
+    """Write a policy folder from a published checkpoint, with a record of every tensor.
 
     Args:
         source: a folder in the published layout, or its id on the hub. It is only read.
@@ -73,7 +73,7 @@ def convert_published(
 def read_published(
     source: str | Path, *, options: ConvertOptions, encoders: Encoders = PUBLISHED_ENCODERS
 ) -> Conversion:
-    """The policy of a published checkpoint, in eval mode; see `convert_published`."""
+    """Return the policy of a published checkpoint, in eval mode; see `convert_published`."""
     folder = published_folder(source)
     with MergedWeights(folder) as merged:
         published = describe_published(folder, merged, options=options, encoders=encoders)
@@ -83,13 +83,13 @@ def read_published(
     policy.proprio_projector.load_state_dict(published.projector.state_dict())
     backbone = published_layout(policy)
     backbone.load_tokenizer_from(folder)
-    conversion = Conversion(policy.eval(), names, head_names(published.config.head), published.key)
+    conversion = Conversion(policy.eval(), names, head_names(published.head.config), published.key)
     backbone.conversion = _report(source, conversion)
     return conversion
 
 
 def format_report(conversion: Conversion) -> str:
-    """Lay out what became of the tensors, a line a kind; `conversion.json` names each."""
+    """Return a summary of mapped and left out tensors; `conversion.json` names each."""
     names = conversion.names
     lines = [
         f"mapped      {len(names.mapped):>6} tensors of the merged weights",
@@ -104,7 +104,7 @@ def format_report(conversion: Conversion) -> str:
 
 
 def _untrained(published: Description, folder: Path) -> RDVLAPolicy:
-    """The policy, still without its weights."""
+    """Make the policy with random weights."""
     try:
         return RDVLAPolicy(published.config, published.statistics)
     except RDVLAError as error:  # the statistics are of another size than the weights
@@ -112,10 +112,10 @@ def _untrained(published: Description, folder: Path) -> RDVLAPolicy:
 
 
 def _report(source: str | Path, conversion: Conversion) -> dict[str, Any]:
-    """What `conversion.json` holds."""
+    """Return the content of `conversion.json`."""
     folder = Path(source)
     return {
-        # Where a folder lies is nobody else's business; a relative path alone could be taken for a hub id.
+        # The full path is private; a bare name could be taken for a hub id.
         "source": f"./{folder.resolve().name}" if folder.is_dir() else str(source),
         "rdvla": rdvla.__version__,
         "statistics": conversion.statistics,
@@ -126,7 +126,7 @@ def _report(source: str | Path, conversion: Conversion) -> dict[str, Any]:
 
 
 def _take_weights(policy: RDVLAPolicy, merged: MergedWeights, folder: Path) -> NameReport:
-    """Copy the backbone's weights; every shape is checked before the first copy."""
+    """Copy the backbone's weights, after a check of every shape."""
     own = {f"backbone.{name}": value for name, value in policy.backbone.state_dict().items()}
     config = published_layout(policy).config
     names = match_names(merged.names, wanted=own.keys(), config=config, tied=has_tied_embeddings(folder))

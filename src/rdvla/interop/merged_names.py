@@ -1,4 +1,4 @@
-"""Which tensor of published merged weights becomes which of ours, and which are left out and why.
+"""Names in published merged weights and ours: what is mapped, and what is left out and why.
 
 Published names are those of OpenVLA's Hugging Face layout: timm's for both image encoders, Qwen2's for the
 language model.
@@ -21,15 +21,15 @@ _SHOWN = 12  # names in an error
 
 @dataclass(frozen=True)
 class NameReport:
-    """What became of every tensor."""
+    """Every tensor of both sides: mapped, left out, missing or unexpected."""
 
     mapped: dict[str, str] = field(default_factory=dict)  # ours -> published
     left_out: dict[str, str] = field(default_factory=dict)  # published -> why
     missing: tuple[str, ...] = ()  # published names that were needed
-    unexpected: tuple[str, ...] = ()  # published names that no part takes
+    unexpected: tuple[str, ...] = ()  # published names without a counterpart
 
     def check(self, source: str) -> None:
-        """Raise `RDVLAError` with the names where something is missing or unexpected."""
+        """Raise `RDVLAError` with the names if a tensor is missing or unexpected."""
         problems = [
             f"{len(names)} tensors {what}: {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''}"
             for what, names in (("are missing", self.missing), ("are unexpected", self.unexpected))
@@ -40,13 +40,13 @@ class NameReport:
 
 
 def match_names(published: Set[str], *, wanted: Set[str], config: PrismaticConfig, tied: bool) -> NameReport:
-    """Find the published tensor of every one of ours.
+    """Find the published tensor for each of ours.
 
     Args:
         published: names in the merged weights.
         wanted: our names of the backbone's parameters.
         config: of the backbone.
-        tied: whether embeddings and vocabulary share one matrix, of which a file may name either.
+        tied: whether embeddings and vocabulary share a matrix, which a file may store under either name.
     """
     mapped, missing = {}, []
     for ours in sorted(wanted):
@@ -68,7 +68,7 @@ def match_names(published: Set[str], *, wanted: Set[str], config: PrismaticConfi
 
 
 def _published_names(ours: str, *, tied: bool) -> Iterator[str]:
-    """The names that a published file may have for one of our parameters, the usual one first."""
+    """Yield the possible published names of our parameter, the usual name first."""
     if ours == "backbone.latents":
         yield "action_queries.weight"
         return
@@ -83,7 +83,7 @@ def _published_names(ours: str, *, tied: bool) -> Iterator[str]:
 
 
 def _left_out(config: PrismaticConfig) -> Iterator[tuple[str, str]]:
-    """Patterns of names that are left out knowingly, and why."""
+    """Yield patterns of names to leave out, with the reason."""
     yield re.escape(VOCABULARY), "no vocabulary logits are computed"
     for encoder, sizes in (("featurizer", config.dinov2), ("fused_featurizer", config.siglip)):
         start = rf"vision_backbone\.{encoder}\."

@@ -20,7 +20,7 @@ PUBLISHED_ENCODERS: Encoders = {  # by timm's name
     "vit_large_patch14_reg4_dinov2.lvd142m": dinov2_large(),
     "vit_so400m_patch14_siglip_224": siglip_so400m(),
 }
-JPEG_QUALITY = 95  # TensorFlow's default, with which the published code encodes
+JPEG_QUALITY = 95  # TensorFlow's default, which the published code uses
 _LANGUAGE_SIZES = {  # published name -> ours
     "vocab_size": "vocab_size",
     "hidden_size": "width",
@@ -40,13 +40,13 @@ def read_backbone(
     dtype: Precision,
     encoders: Encoders,
 ) -> PrismaticConfig:
-    """The backbone that `config.json` and `preprocessor_config.json` describe.
+    """Read the backbone's configuration from `config.json` and `preprocessor_config.json`.
 
     Args:
         folder: the checkpoint.
         levels: hidden states that the head reads.
         latents: L.
-        attention: of the language model, which the files do not tell.
+        attention: of the language model, which the files do not say.
         dtype: of the weights.
         encoders: sizes of the image encoders by timm's name.
 
@@ -75,7 +75,7 @@ def read_backbone(
         )
     except ConfigError as error:
         raise RDVLAError(
-            f"{path} and the JSON files beside it describe an impossible model: {error}"
+            f"{path} and the JSON files next to it describe an impossible model: {error}"
         ) from error
 
 
@@ -91,7 +91,7 @@ def published_layout(policy: RDVLAPolicy) -> PrismaticBackbone:
 
 
 def has_tied_embeddings(folder: Path) -> bool:
-    """Whether the language model's vocabulary matrix is that of its embeddings."""
+    """Return whether the language model's embeddings are its vocabulary matrix too."""
     path = folder / "config.json"
     return bool(_text_config(path, read_object(path)).get("tie_word_embeddings"))
 
@@ -124,10 +124,10 @@ def _three(values: list[float]) -> tuple[float, float, float]:
 
 
 def _scales(folder: Path) -> list[tuple[list[float], list[float]]]:
-    """Mean and standard deviation of both encoders' pixels.
+    """Return mean and standard deviation of both encoders' pixels.
 
-    `tvf_normalize_params` counts before `means` and `stds`: it is what the published processor computes with,
-    and holds the same numbers rounded to bfloat16.
+    `tvf_normalize_params` counts before `means` and `stds`: the published processor uses it, and it holds the
+    same numbers rounded to bfloat16.
     """
     path = folder / "preprocessor_config.json"
     processor = read_object(path)

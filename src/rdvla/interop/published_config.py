@@ -1,4 +1,4 @@
-"""Reads what a published checkpoint folder says, and makes a policy's configuration and statistics of it."""
+"""Reads a policy's configuration and statistics from a published checkpoint folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from rdvla.backbone.config import Precision
 from rdvla.backbone.prismatic.config import Attention
 from rdvla.errors import RDVLAError
-from rdvla.head import ProprioProjector, RecurrentDepthHead
+from rdvla.heads import ProprioProjector, RecurrentDepthHead
 from rdvla.interop.published_backbone import Encoders, read_backbone
 from rdvla.interop.published_folder import MergedWeights
 from rdvla.interop.published_head import load_published_head
@@ -30,7 +30,7 @@ Gripper = Literal["opening", "raw"]
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What a published folder does not say."""
+    """Choices that a published folder does not say."""
 
     statistics: str | None = None  # which entry of dataset_statistics.json; None: the only one
     cameras: tuple[str, ...] = ("agentview", "wrist")  # in the order of training: overview first
@@ -41,7 +41,7 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class Description:
-    """All of a published checkpoint but its merged weights."""
+    """A published checkpoint without its merged weights."""
 
     config: PolicyConfig
     statistics: Statistics
@@ -57,8 +57,8 @@ def describe_published(
 
     Args:
         folder: the checkpoint.
-        merged: its merged weights, of which only shapes are looked at.
-        options: what the folder does not say.
+        merged: its merged weights; only their shapes are used.
+        options: choices that the folder does not say.
         encoders: sizes of the image encoders by timm's name.
 
     Raises:
@@ -90,22 +90,24 @@ def describe_published(
 
 
 def _latents(folder: Path, merged: MergedWeights) -> int:
-    """How many latent tokens the merged weights hold."""
+    """Return the number of latent tokens in the merged weights."""
     if _LATENTS not in merged.names:
         raise RDVLAError(f"{folder}: the merged weights lack {_LATENTS!r}, the learned latent tokens")
     shape = merged.shape(_LATENTS)
     if len(shape) != 2:
-        raise RDVLAError(f"{folder}: {_LATENTS} must be a matrix, a row a latent token; its shape is {shape}")
+        raise RDVLAError(
+            f"{folder}: {_LATENTS} must be a matrix with a row per latent token; its shape is {shape}"
+        )
     return shape[0]
 
 
 def _precision(merged: MergedWeights) -> Precision:
-    """The smaller of our precisions that holds every published number exactly."""
+    """Return the smaller dtype that holds every published number exactly."""
     return "bfloat16" if merged.dtypes() == {"BF16"} else "float32"
 
 
 def _openings(kept: tuple[int, ...], gripper: Gripper | None, *, key: str, path: Path) -> tuple[int, ...]:
-    """Those of the unscaled actions that are a gripper's opening: all or none."""
+    """Return the unscaled actions that are a gripper's opening: all or none."""
     meaning = gripper or ("opening" if "libero" in key.lower() else None)
     if kept and meaning is None:
         raise RDVLAError(

@@ -1,4 +1,4 @@
-"""A published checkpoint folder: where it is, and what its merged weights are called."""
+"""A published checkpoint folder: its location, its merged weights, and checks of values in its JSON files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from rdvla.errors import RDVLAError
 from rdvla.interop.published_head import find_published_files
 from rdvla.policy.files import local_folder
 
-NEEDED = ("*.json", "*.safetensors", "*.pt", "*.txt")  # to convert: code in the folder is not even downloaded
+NEEDED = ("*.json", "*.safetensors", "*.pt", "*.txt")  # to convert; code is not even downloaded
 COPIED = (".json", ".txt", ".py", ".model", ".jinja", ".md")  # from a template, never run
 
 
 def published_folder(name_or_path: str | Path, *, template: bool = False) -> Path:
-    """The folder itself, or where the hub's copy of it was put; never written to.
+    """Return the folder itself, or the local copy of a hub repository; it is never written to.
 
     Args:
         name_or_path: a folder, or an id on the hub ("user/name" or "user/name@revision").
-        template: its files are to be copied, so that code is downloaded too.
+        template: download its code too, as its files will be copied.
 
     Raises:
-        RDVLAError: neither the one nor the other, or the folder holds weights that this package cannot place.
+        RDVLAError: there is no such folder or id, or the folder holds weights of unknown modules.
     """
     copied = [f"*{suffix}" for suffix in COPIED] if template else []
     folder = local_folder(name_or_path, kind="checkpoint", files=(*NEEDED, *copied))
@@ -43,7 +43,7 @@ def published_folder(name_or_path: str | Path, *, template: bool = False) -> Pat
 
 
 class MergedWeights:
-    """The `model*.safetensors` of a checkpoint, opened together and read one tensor at a time.
+    """The `model*.safetensors` of a checkpoint, opened together and read tensor by tensor.
 
     Raises:
         RDVLAError: there is none, one is damaged, or two hold a tensor of the same name.
@@ -77,33 +77,33 @@ class MergedWeights:
 
     @property
     def names(self) -> set[str]:
-        """Of all tensors."""
+        """Names of all tensors."""
         return set(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of one tensor, without reading it."""
+        """Return a tensor's shape without reading the tensor."""
         return tuple(self._file_of[name].get_slice(name).get_shape())
 
     def dtypes(self) -> set[str]:
-        """Which number formats occur, such as BF16."""
+        """Return the number formats that occur, such as BF16."""
         return {self._file_of[name].get_slice(name).get_dtype() for name in self._file_of}
 
     def tensor(self, name: str) -> Tensor:
-        """Read one tensor."""
+        """Read a tensor."""
         value: Tensor = self._file_of[name].get_tensor(name)
         return value
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is a whole number; true and false are none."""
+    """Return whether a value is a whole number; true and false are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number; true and false are none."""
+    """Return whether a value is a finite number; true and false are not."""
     return (is_whole(value) or isinstance(value, float)) and abs(value) <= sys.float_info.max
 
 
 def are_numbers(values: object) -> TypeGuard[list[float]]:
-    """Whether a value is a list of finite numbers."""
+    """Return whether a value is a list of finite numbers."""
     return isinstance(values, list) and all(is_number(value) for value in values)

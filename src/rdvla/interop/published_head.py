@@ -18,12 +18,12 @@ from torch import Tensor
 
 from rdvla.errors import ConfigError, RDVLAError, nearest
 from rdvla.files import read_object
-from rdvla.head import HeadConfig, ProprioProjector, RecurrentDepthHead
+from rdvla.heads import ProprioProjector, RecurrentConfig, RecurrentDepthHead
 
-# Published configurations of one and the same head carry either name.
+# Published configurations of the same head have either name.
 HEAD_TYPES = ("ActionHeadRecurrent", "ActionHeadRecurrentPro")
 _HEAD_FILE = re.compile(r"action_head--(\d+|latest)_checkpoint\.pt")
-_PARTS = {"prelude": "prelude", "recurrent": "core", "coda": "coda"}  # published name -> ours
+_MODULES = {"prelude": "prelude", "recurrent": "core", "coda": "coda"}  # published name -> ours
 _OUTSIDE_BLOCKS = {
     "action_queries": "action_queries",
     "gamma_init": "gamma_init",
@@ -35,7 +35,7 @@ _OUTSIDE_BLOCKS = {
     "output.weight": "output_proj.weight",
     "output.bias": "output_proj.bias",
 }
-_INSIDE_A_BLOCK: dict[str, tuple[str, ...]] = {  # ours -> published, concatenated along the rows
+_INSIDE_A_BLOCK: dict[str, tuple[str, ...]] = {  # ours -> published, concatenated along the first dimension
     "self_norm.weight": ("norm1.weight",),
     "self_attention.qkv.weight": ("q_self.weight", "k_self.weight", "v_self.weight"),
     "self_attention.output.weight": ("o_self.weight",),
@@ -63,8 +63,8 @@ class PublishedFiles:
 def load_published_head(folder: str | Path) -> tuple[RecurrentDepthHead, ProprioProjector]:
     """Load the action head and the proprio projector of a published checkpoint, in float32 and eval mode.
 
-    Context levels of the head are the layer numbers of the published configuration: they index the language
-    model's ``hidden_states`` list, whose entry 0 is the embeddings.
+    The head's context levels are the layer numbers of the published configuration. They count from 0, but
+    index a list of hidden states whose entry 0 is the embeddings: level n is the state after n layers.
 
     Args:
         folder: a local folder in the published layout.
@@ -82,7 +82,8 @@ def load_published_head(folder: str | Path) -> tuple[RecurrentDepthHead, Proprio
     key_map = head_names(config)
     shapes = {name: value.shape for name, value in head.state_dict().items()}
     ours = {
-        name: _joined(published, names, files.head, shape=shapes[name]) for name, names in key_map.items()
+        name: _concatenate(published, names, files.head, shape=shapes[name])
+        for name, names in key_map.items()
     }
     unexpected = published.keys() - {name for names in key_map.values() for name in names}
     if unexpected:
@@ -93,7 +94,7 @@ def load_published_head(folder: str | Path) -> tuple[RecurrentDepthHead, Proprio
 
 
 def find_published_files(folder: Path) -> PublishedFiles:
-    """The head's files in a checkpoint folder.
+    """Find the head's files in a checkpoint folder.
 
     Raises:
         RDVLAError: the folder or a file is missing, or the folder holds several checkpoints.
@@ -119,7 +120,7 @@ def find_published_files(folder: Path) -> PublishedFiles:
     return files
 
 
-def read_published_config(path: Path) -> HeadConfig:
+def read_published_config(path: Path) -> RecurrentConfig:
     """Translate a published head configuration.
 
     Raises:
@@ -148,7 +149,7 @@ def read_published_config(path: Path) -> HeadConfig:
             ) from error
 
     try:
-        config = HeadConfig(
+        config = RecurrentConfig(
             hidden_dim=take("hidden_dim", int),
             num_heads=take("num_heads", int),
             chunk_size=take("action_chunk_len", int),
@@ -170,8 +171,8 @@ def read_published_config(path: Path) -> HeadConfig:
     return config
 
 
-def training_entries(config: HeadConfig) -> dict[str, int]:
-    """What a published configuration says of training; its other entries are sizes."""
+def training_entries(config: RecurrentConfig) -> dict[str, int]:
+    """Return the entries of a published configuration that concern training only."""
     return {"mean_recurrence": config.mean_depth, "backprop_depth": config.backprop_depth}
 
 
@@ -181,27 +182,27 @@ def _layers(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
-def head_names(config: HeadConfig) -> dict[str, tuple[str, ...]]:
-    """Our name of a head's parameter -> the published ones that make it up, one below the other."""
+def head_names(config: RecurrentConfig) -> dict[str, tuple[str, ...]]:
+    """Map our name of a head's parameter to the published names whose tensors it concatenates."""
     return {ours: (theirs,) for ours, theirs in _OUTSIDE_BLOCKS.items()} | dict(_block_keys(config))
 
 
-def _block_keys(config: HeadConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for theirs, ours in _PARTS.items():
+def _block_keys(config: RecurrentConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for theirs, ours in _MODULES.items():
         for index in range(len(getattr(config, ours))):
-            for name, parts in _INSIDE_A_BLOCK.items():
-                yield f"{ours}.{index}.{name}", tuple(f"{theirs}.{index}.{part}" for part in parts)
+            for name, published in _INSIDE_A_BLOCK.items():
+                yield f"{ours}.{index}.{name}", tuple(f"{theirs}.{index}.{each}" for each in published)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a `.pt` file as it is; no code in it is ever run.
+    """Read a `.pt` file; no code in it is ever run.
 
     Raises:
         RDVLAError: it is damaged, or holds something else than named tensors.
     """
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle fails wherever its reader happens to stumble
+    except Exception as error:  # a damaged pickle may raise anything
         raise RDVLAError(
             f"{path} cannot be read as weights (no code in it is ever run): {error!r}"
         ) from error
@@ -220,17 +221,20 @@ def _read_weights(path: Path, *, prefix: str = "") -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in named.items()}
 
 
-def _joined(published: dict[str, Tensor], names: tuple[str, ...], path: Path, *, shape: torch.Size) -> Tensor:
-    """A parameter of ours from its published pieces, which have equally many of its rows."""
+def _concatenate(
+    published: dict[str, Tensor], names: tuple[str, ...], path: Path, *, shape: torch.Size
+) -> Tensor:
+    """Concatenate our parameter from its published tensors, which are of equal size."""
     missing = [name for name in names if name not in published]
     if missing:
-        raise RDVLAError(f"{path} lacks {missing}; the configuration beside it asks for them")
+        raise RDVLAError(f"{path} lacks {missing}; the configuration next to it asks for them")
     wanted = (shape[0] // len(names), *shape[1:])
     for name in names:
         found = tuple(published[name].shape)
         if found != wanted:
             raise RDVLAError(
-                f"{path} does not fit the configuration beside it: {name} has the shape {found}, not {wanted}"
+                f"{path} does not fit the configuration next to it: {name} has the shape {found}, "
+                f"not {wanted}"
             )
     return torch.cat([published[name] for name in names])
 
@@ -239,7 +243,7 @@ def _load(module: torch.nn.Module, weights: dict[str, Tensor], path: Path) -> No
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        raise RDVLAError(f"{path} does not fit the configuration beside it: {error}") from error
+        raise RDVLAError(f"{path} does not fit the configuration next to it: {error}") from error
 
 
 def _load_projector(path: Path, *, width: int) -> ProprioProjector:

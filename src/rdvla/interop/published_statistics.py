@@ -1,4 +1,4 @@
-"""Reads one entry of a published checkpoint's `dataset_statistics.json`."""
+"""Reads an entry of a published checkpoint's `dataset_statistics.json`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from rdvla.processing import Statistics
 
 STATISTICS_FILE = "dataset_statistics.json"
 FEATURES = {"action": "action", "proprio": "observation.state"}  # published statistics -> ours
-_CONSTANT = 1e-6  # below this width of the percentiles the published code and ours normalise differently
+_CONSTANT = 1e-6  # narrower percentiles are normalised differently by the published code
 
 
 def read_statistics(folder: Path, chosen: str | None) -> tuple[str, dict[str, Any]]:
-    """One entry of `dataset_statistics.json`, by feature, and its name; None: the only one.
+    """Return the name of an entry of `dataset_statistics.json`, and the entry by feature.
+
+    Args:
+        folder: the checkpoint.
+        chosen: name of the entry; None: the only entry.
 
     Raises:
-        RDVLAError: the choice is not there, or there are several and none was chosen; or it is damaged.
+        RDVLAError: there is no such entry, there are several and none is chosen, or it is damaged.
     """
     path = folder / STATISTICS_FILE
     entries = read_object(path)
@@ -39,7 +43,7 @@ def read_statistics(folder: Path, chosen: str | None) -> tuple[str, dict[str, An
 
 
 def our_statistics(published: Mapping[str, Any]) -> Statistics:
-    """The statistics of a policy: every list of numbers, under our names of the features."""
+    """Return a policy's statistics: every list of numbers, under our names of the features."""
     return {
         ours: {name: values for name, values in published[theirs].items() if are_numbers(values)}
         for theirs, ours in FEATURES.items()
@@ -47,12 +51,12 @@ def our_statistics(published: Mapping[str, Any]) -> Statistics:
 
 
 def unscaled_actions(published: Mapping[str, Any]) -> tuple[int, ...]:
-    """Action dimensions that are left as they are."""
-    return tuple(place for place, scaled in enumerate(_mask(published["action"])) if not scaled)
+    """Return the action dimensions that are not scaled."""
+    return tuple(dimension for dimension, scaled in enumerate(_mask(published["action"])) if not scaled)
 
 
 def _check_feature(feature: str, entry: Mapping[str, Any], *, where: str) -> None:
-    """Raise `RDVLAError` where quantiles or mask are damaged, or cannot be reproduced."""
+    """Raise `RDVLAError` if quantiles or mask are damaged, or cannot be reproduced."""
     low, high = entry.get("q01"), entry.get("q99")
     if not are_numbers(low) or not are_numbers(high) or len(low) != len(high):
         raise RDVLAError(f"{where} must hold 'q01' and 'q99', equally many finite numbers; got {low}, {high}")
@@ -61,14 +65,14 @@ def _check_feature(feature: str, entry: Mapping[str, Any], *, where: str) -> Non
         raise RDVLAError(f"{where} must hold a 'mask' of {len(low)} times true or false, or none; got {mask}")
     if feature == "proprio" and not all(mask):
         raise RDVLAError(f"{where}: 'mask' leaves a part unscaled, which is not supported for proprioception")
-    for place, (scaled, first, last) in enumerate(zip(mask, low, high, strict=True)):
+    for dimension, (scaled, first, last) in enumerate(zip(mask, low, high, strict=True)):
         if scaled and last - first < _CONSTANT:
             raise RDVLAError(
-                f"{where}: dimension {place} never changed in the data; published policies divide by its "
+                f"{where}: dimension {dimension} never changed in the data; published policies divide by its "
                 "width, and what they saw cannot be reproduced"
             )
 
 
 def _mask(entry: Mapping[str, Any]) -> Any:
-    """Which dimensions are scaled; all where the file does not say."""
+    """Return which dimensions are scaled; all, if the file does not say."""
     return entry.get("mask", [True] * len(entry["q01"]))

@@ -1,7 +1,7 @@
-"""A policy becomes a folder in the published layout again.
+"""Writes a policy into a folder in the published layout.
 
-That layout holds more than a policy of ours: the vocabulary matrix, layers that nobody reads, code and
-processor files. They come from a template, any published checkpoint of the same sizes.
+The layout holds more than our policies: the vocabulary matrix, layers that are not used, code and processor
+files. They come from a template, any published checkpoint of the same sizes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from torch import Tensor
 from rdvla.backbone import PrismaticBackbone
 from rdvla.errors import RDVLAError
 from rdvla.files import new_folder, read_object, write_json
-from rdvla.head import HeadConfig
-from rdvla.head.config import TRAINING_FIELDS
+from rdvla.heads import RecurrentConfig
 from rdvla.interop.merged_names import match_names
 from rdvla.interop.published_backbone import (
     PUBLISHED_ENCODERS,
@@ -35,7 +34,7 @@ from rdvla.interop.published_head import find_published_files, head_names, read_
 from rdvla.interop.published_statistics import FEATURES, STATISTICS_FILE, read_statistics
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 
-# Choices of ours that published weights do not depend on.
+# Our choices that published weights do not depend on.
 _FREE_OF_BACKBONE = ("attention", "dtype", "crop_area", "jpeg_quality", "max_prompt_tokens")
 
 
@@ -83,7 +82,7 @@ def write_published(
 def _check_sizes(ours: PolicyConfig, theirs: PolicyConfig, folder: Path) -> None:
     free = (*_FREE_OF_BACKBONE, *ours.backbone.tuning_fields)
     of_backbone: dict[str, Any] = {name: getattr(ours.backbone, name) for name in free}
-    of_head = {name: getattr(ours.head, name) for name in TRAINING_FIELDS}
+    of_head: dict[str, Any] = {name: getattr(ours.head, name) for name in ours.head.training_fields}
     pairs = {
         "backbone": (ours.backbone, replace(theirs.backbone, **of_backbone)),
         "head": (ours.head, replace(theirs.head, **of_head)),
@@ -101,7 +100,7 @@ def _check_sizes(ours: PolicyConfig, theirs: PolicyConfig, folder: Path) -> None
 
 
 def _names(backbone: PrismaticBackbone, merged: MergedWeights, folder: Path) -> dict[str, Tensor]:
-    """Published name -> our tensor."""
+    """Map published names to our tensors."""
     own = {f"backbone.{name}": value for name, value in backbone.plain_weights().items()}
     report = match_names(
         merged.names, wanted=own.keys(), config=backbone.config, tied=has_tied_embeddings(folder)
@@ -111,7 +110,7 @@ def _names(backbone: PrismaticBackbone, merged: MergedWeights, folder: Path) -> 
 
 
 def _write_merged(path: Path, output: Path, ours: Mapping[str, Tensor]) -> None:
-    """One file of the template, with our numbers in the template's format."""
+    """Write a file of the template with our numbers, in the template's dtypes."""
     weights = {}
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -124,7 +123,7 @@ def _write_merged(path: Path, output: Path, ours: Mapping[str, Tensor]) -> None:
 
 def _write_heads(policy: RDVLAPolicy, folder: Path, output: Path) -> None:
     files = find_published_files(folder)
-    head = _split(policy.head.state_dict(), policy.config.head)
+    head = _split(policy.head.state_dict(), _recurrent(policy))
     projector = dict(policy.proprio_projector.state_dict())
     for path, prefix, ours in ((files.head, "model.", head), (files.proprio_projector, "", projector)):
         theirs = read_tensors(path)
@@ -133,16 +132,21 @@ def _write_heads(policy: RDVLAPolicy, folder: Path, output: Path) -> None:
             for key, value in theirs.items()
         }
         torch.save(written, output / path.name)
-    write_json(output / files.config.name, read_object(files.config) | training_entries(policy.config.head))
+    write_json(output / files.config.name, read_object(files.config) | training_entries(_recurrent(policy)))
 
 
-def _split(weights: Mapping[str, Tensor], config: HeadConfig) -> dict[str, Tensor]:
-    """Our joined matrices of a head -> the published ones, all of which have equally many rows."""
-    parts: dict[str, Tensor] = {}
+def _recurrent(policy: RDVLAPolicy) -> RecurrentConfig:
+    assert isinstance(policy.config.head, RecurrentConfig)  # as the template's, which was compared with it
+    return policy.config.head
+
+
+def _split(weights: Mapping[str, Tensor], config: RecurrentConfig) -> dict[str, Tensor]:
+    """Split our concatenated matrices of a head into the published ones, of equal size."""
+    published: dict[str, Tensor] = {}
     for ours, theirs in head_names(config).items():
-        pieces = weights[ours].chunk(len(theirs))
-        parts |= {name: piece.clone() for name, piece in zip(theirs, pieces, strict=True)}
-    return parts
+        chunks = weights[ours].chunk(len(theirs))
+        published |= {name: chunk.clone() for name, chunk in zip(theirs, chunks, strict=True)}
+    return published
 
 
 def _write_statistics(policy: RDVLAPolicy, folder: Path, output: Path, *, key: str) -> None:

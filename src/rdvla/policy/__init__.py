@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
+    from rdvla.hashing import fingerprint
     from rdvla.policy.config import PolicyConfig, compact_head
     from rdvla.policy.device import choose_device
     from rdvla.policy.facts import describe
-    from rdvla.policy.parameters import fingerprint
     from rdvla.policy.policy import RDVLAPolicy
     from rdvla.policy.records import RESULTS, TRAINING
 else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rdvla.warm_start import WarmStart
+from rdvla.control import WarmStart
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -88,17 +88,15 @@ def is_hub_id(name: str) -> bool:
 
 def _configuration(config: PolicyConfig, parameters: Mapping[str, int]) -> str:
     head = config.head
-    levels = {
-        part: ", ".join(map(str, getattr(head, part))) or "none" for part in ("prelude", "core", "coda")
-    }
+    levels = head.levels_by_part
+    shown = [", ".join(map(str, each)) or "none" for each in levels.values()]
     rows = {
         "cameras, in order": f"{', '.join(config.cameras)}, {config.image_size} x {config.image_size} pixels",
         "proprioception": f"{config.state_dim} numbers",
         "actions": f"chunks of {head.chunk_size}, {head.action_dim} numbers each",
-        "width of the latent state": head.hidden_dim,
-        "levels read by prelude / core / coda": " / ".join(levels.values()),
-        "mean depth in training": head.mean_depth,
-        "default stop rule, start, execution": f"`{config.depth}`, `{config.start}`, `{config.execution}`",
+        f"levels read by {' / '.join(levels)}": " / ".join(shown),
+        **head.facts,
+        "default stop rule, start, execution": f"`{config.stop}`, `{config.start}`, `{config.execution}`",
         "parameters": ", ".join(f"{count:,} {kind}" for kind, count in parameters.items()),
     }
     return _table(("what", "value"), list(rows.items()))

@@ -1,26 +1,25 @@
-"""What defines a policy but its weights and statistics."""
+"""Everything that defines a policy except its weights and statistics. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from rdvla.backbone import BackboneConfig, CompactConfig
+from rdvla.control import WarmStart, check_fits, parse_execution, parse_stop
 from rdvla.errors import ConfigError
-from rdvla.execution import check_fits, parse_execution
-from rdvla.head import HeadConfig, parse_rule
-from rdvla.warm_start import WarmStart
+from rdvla.heads import HeadConfig, RecurrentConfig
 
 
-def compact_head() -> HeadConfig:
-    """The head that goes with the compact backbone: a small core that has to iterate."""
-    return HeadConfig(
+def compact_head() -> RecurrentConfig:
+    """Return the head that goes with the compact backbone: a small core that has to iterate."""
+    return RecurrentConfig(
         hidden_dim=64, num_heads=4, action_dim=4, context_dim=96, prelude=(), core=("late",), coda=()
     )
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Everything that defines a policy but its weights and statistics."""
+    """Everything that defines a policy except its weights and statistics."""
 
     backbone: BackboneConfig = field(default_factory=CompactConfig)
     head: HeadConfig = field(default_factory=compact_head)
@@ -30,7 +29,9 @@ class PolicyConfig:
     unscaled_actions: tuple[int, ...] = (3,)  # action dimensions that are not normalised: the gripper
     gripper_opening: tuple[int, ...] = ()  # those of them that the head gives as 1 open, 0 closed (LIBERO)
     clip_state: bool = False  # cut normalised proprioception to [-1, 1], as published policies do
-    depth: str = "action_change:0.001"  # stop rule of predict() where none is given
+    stop: str = field(  # stop rule of predict() if none is given
+        default="action_change:0.001", metadata={"was": "depth"}
+    )
     execution: str = "fixed:8"  # how many actions select_action() runs before the next query
     start: str = "noise"  # of select_action()'s queries: noise, or from the last: final, midpoint, shifted
 
@@ -46,7 +47,7 @@ class PolicyConfig:
                 f"policy.gripper_opening names {sorted(strays)}, which must be among policy.unscaled_actions "
                 f"{self.unscaled_actions}"
             )
-        parse_rule(self.depth)
+        parse_stop(self.stop)
         WarmStart(self.start)  # type: ignore[arg-type]  # checked by the class
         check_fits(parse_execution(self.execution), chunk_size=self.head.chunk_size)
         self.backbone.check(cameras=len(self.cameras), image_size=self.image_size, levels=self.head.levels)

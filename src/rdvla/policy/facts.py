@@ -1,4 +1,4 @@
-"""What is worth knowing of a policy, as plain values: for `rdvla info` and for its model card."""
+"""Facts about a policy as plain values, for `rdvla info`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rdvla.backbone.pretrained import PROBE
 from rdvla.config import encode_config
-from rdvla.policy.parameters import count_parameters
 from rdvla.policy.policy import RDVLAPolicy
-from rdvla.processing import Observation
+from rdvla.policy.trainable import count_parameters
+from rdvla.types import Observation
 
 MIB = 2**20
 
@@ -28,15 +28,15 @@ def describe(policy: RDVLAPolicy) -> dict[str, Any]:
         | {"total": count_parameters(policy)},
         "head": {name: count_parameters(part) for name, part in policy.head.named_children()},
         "base_models": list(policy.backbone.base_models()),
-        "levels": {part: list(getattr(head, part)) for part in ("prelude", "core", "coda")},
+        "levels": head.levels_by_part,
         "sizes": {
-            "hidden_dim (D)": head.hidden_dim,
+            "hidden_dim (D)": policy.initial_state(1).shape[2],
             "chunk_size (K)": head.chunk_size,
             "action_dim (A)": head.action_dim,
             "context_dim": head.context_width,
         },
         "running": {
-            "depth": policy.config.depth,
+            "stop": policy.config.stop,
             "start": policy.config.start,
             "execution": policy.config.execution,
         },
@@ -62,8 +62,7 @@ def _of_one_query(policy: RDVLAPolicy) -> dict[str, Any]:
     state = torch.zeros(1, config.state_dim, device=policy.device)
     observation = Observation(images=dict.fromkeys(config.cameras, blank), state=state, instruction=[PROBE])
     context = policy.context_from(policy.frozen_inputs(observation), state)
-    encoded = policy.head.encode(context)
-    keys_values = [tensor for each in (*encoded.core, *encoded.coda) for tensor in each]
+    kept = policy.head.kept_per_query(context)
     level = config.head.levels[0]
     return {
         "tokens": {
@@ -74,7 +73,7 @@ def _of_one_query(policy: RDVLAPolicy) -> dict[str, Any]:
         "memory_mib": {
             "weights": _mib(policy.parameters()),
             "context of a query": _mib([*context.vision.values(), *context.latents.values()]),
-            "keys and values of a query": _mib(keys_values),
+            "keys and values of a query": _mib(kept),
             "state, at any depth": _mib([policy.initial_state(1)]),
         },
     }

@@ -12,10 +12,11 @@ from torch import nn
 from rdvla.backbone import Backbone
 from rdvla.errors import RDVLAError
 from rdvla.files import write_atomically
+from rdvla.hashing import fingerprint
 from rdvla.policy.card import is_hub_id, write_card
 from rdvla.policy.config import PolicyConfig
-from rdvla.policy.parameters import count_parameters, fingerprint
 from rdvla.policy.records import RESULTS, Records, results_summary, without_places
+from rdvla.policy.trainable import count_parameters
 
 README = "README.md"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,42 +18,6 @@ class LossWeights:
     actions: float = 1.0  # the head's loss on the demonstrated chunk
     perception: float = 0.0  # L1 on the environment state that the backbone reads off the images
     keypoints: float = 0.0  # within the perception loss: cross-entropy of the attention with keypoints
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss to differentiate, and the figures to log with it."""
-
-    total: Tensor  # ()
-    scalars: Mapping[str, Tensor]  # name -> (), without gradient
-
-
-@dataclass(frozen=True)
-class Score:
-    """A sum over a batch and its divisor, so batches of unequal size add up."""
-
-    total: Tensor  # ()
-    count: Tensor  # ()
-
-    @property
-    def mean(self) -> Tensor:
-        """Sum over divisor, ()."""
-        return self.total / self.count
-
-
-def absolute_error(predicted: Tensor, target: Tensor, *, is_pad: Tensor) -> Score:
-    """Sum |predicted - target| over the steps that exist.
-
-    A chunk that starts near the end of an episode reaches past it. Those steps are left out, not trained
-    towards a repeated last action: nothing was demonstrated there, and with delta actions a repetition would
-    be wrong.
-
-    Args:
-        predicted, target: (B, K, A).
-        is_pad: (B, K), True past the episode's end.
-    """
-    kept = (~is_pad).unsqueeze(-1).to(predicted.dtype)
-    return Score(total=((predicted - target).abs() * kept).sum(), count=kept.sum() * predicted.shape[-1])
 
 
 def perception_loss(

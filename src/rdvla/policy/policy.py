@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rdvla.action_queue import ActionQueue
 from rdvla.assets import find_policy
 from rdvla.backbone.config import must_match
 from rdvla.config import encode_config
+from rdvla.control import ExecutionRule, Session, Stop, Stops, WarmStart, parse_execution, parse_stop
+from rdvla.engine import Engine, Predictor, engine_for
 from rdvla.errors import RDVLAError
-from rdvla.execution import ExecutionRule, parse_execution
-from rdvla.head import Context, Prediction, ProprioProjector, RecurrentDepthHead, StopRule, parse_rule
-from rdvla.inputs import check_state
+from rdvla.hashing import hash_tensors
+from rdvla.heads import Context, ProprioProjector
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.files import (
     CONFIG_FILE,
@@ -29,11 +28,10 @@ from rdvla.policy.files import (
     write_policy_files,
 )
 from rdvla.policy.hub import HubPolicy
-from rdvla.policy.parameters import hash_tensors
 from rdvla.policy.records import read_records, write_records
 from rdvla.policy.trainable import Trainable
-from rdvla.processing import Normalizer, Observation, Statistics, check_images
-from rdvla.warm_start import LastStates, WarmStart
+from rdvla.processing import Normalizer, Statistics
+from rdvla.types import Array, Observation, Prediction, check_state, stack
 
 
 class RDVLAPolicy(Trainable, HubPolicy):
@@ -63,21 +61,41 @@ class RDVLAPolicy(Trainable, HubPolicy):
             statistics, "observation.state", size=config.state_dim, clip=config.clip_state
         )
         self.backbone = config.backbone.make()
-        self.head = RecurrentDepthHead(config.head)
+        self.head = config.head.make()
         must_match(
             "head.context_dim", config.head.context_width, "the backbone's width", self.backbone.context_width
         )
         self.proprio_projector = ProprioProjector(config.state_dim, config.head.context_width)
-        self.stop_rule = parse_rule(config.depth)
+        self.stop: Stop = parse_stop(config.stop)
         self.execution: ExecutionRule = parse_execution(config.execution)
         self.warm_start = WarmStart(config.start)  # type: ignore[arg-type]  # checked by the class
+        self.engine = engine_for(self.head)
         self.records = {}
+        self.session: Session
         self.reset()
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.head.gamma_init.device
+        return next(self.head.parameters()).device
+
+    @property
+    def engine(self) -> Predictor:
+        """What runs the head, such as `rdvla.engine.compile(policy.head)`.
+
+        Raises:
+            RDVLAError: it is set to an engine of another head.
+        """
+        engine: Predictor = vars(self)["_engine"]
+        return engine
+
+    @engine.setter
+    def engine(self, engine: Predictor) -> None:
+        own = engine.head if isinstance(engine, Engine) else engine
+        if own is not self.head:
+            raise RDVLAError("the engine runs another head: make one for this policy's head")
+        # Not as an attribute of the module, which would take a head in it for a second part of the policy.
+        object.__setattr__(self, "_engine", engine)
 
     # --- acting ---
 
@@ -86,72 +104,85 @@ class RDVLAPolicy(Trainable, HubPolicy):
         self,
         observation: Observation,
         *,
-        depth: int | StopRule | None = None,
+        stop: Stops | None = None,
+        max_depth: int | Sequence[int] | None = None,
         initial_state: Tensor | None = None,
         generator: torch.Generator | None = None,
         trace: bool = False,
     ) -> Prediction:
-        """One action chunk a sample, in real units.
+        """Return one action chunk per sample, in the robot's units.
 
         Args:
-            observation: a batch of B observations.
-            depth: iterations or a stop rule; the configuration's if not given.
+            observation: a batch of B observations, or a single one.
+            stop: iterations, a stop rule, its text, or one of these per sample; the configuration's if not
+                given.
+            max_depth: a depth at which samples end whatever their rule says; one, or one per sample.
             initial_state: S_0, (B, K, D); drawn if not given.
-            generator: where S_0 is drawn from.
+            generator: source of S_0.
             trace: also return what every iteration would have done.
+
+        Returns:
+            The prediction; without the batch dimension for a single observation.
 
         Raises:
             RDVLAError: a camera is missing, or an image or the state has the wrong size.
         """
-        inputs = self.frozen_inputs(observation)
-        context = self.context_from(inputs, self.normalize_state(observation.state.to(self.device)))
-        rule = self.stop_rule if depth is None else depth
-        prediction = self.head(
-            context, depth=rule, initial_state=initial_state, generator=generator, trace=trace
-        )
-        return self._in_real_units(prediction)
+        batch = observation.torch().batched()
+        inputs = self.frozen_inputs(batch)
+        context = self.context_from(inputs, self.normalize_state(batch.state.to(self.device)))
+        traced = {"trace": True} if trace else {}
+        prediction = self.engine.predict(
+            context,
+            stop=self.stop if stop is None else stop,
+            max_depth=max_depth,
+            initial_state=initial_state,
+            generator=generator,
+            **traced,
+        ).with_actions(self.action_normalizer.unnormalize)
+        return prediction if observation.is_batch else prediction.sample(0)
 
-    def select_action(self, observation: Observation) -> Tensor:
-        """The next action of every sample, (B, A), real units; predicts only where a chunk has run out."""
-        empty = self._queue.empty_rows(observation.batch_size)
-        if empty:
-            noise = self.initial_state(len(empty), self._generator)
-            start = self._last_states.initial_state(empty, noise)
-            prediction = self.predict(observation.select(empty), initial_state=start)
-            horizon = self.execution.horizon(prediction.depth).tolist()
-            self._queue.refill(empty, prediction.actions, horizon)
-            self._last_states.keep(empty, prediction.state, horizon)
-        return torch.stack(self._queue.pop())
+    def select_action(self, observation: Observation) -> Array:
+        """Return the next action of every robot, (B, A), or (A,) for a single observation, in its units.
 
-    def reset(self, seed: int | None = None) -> None:
-        """Forget actions and states, between episodes. A seed makes the initial states repeatable."""
-        self._queue = ActionQueue[Tensor]()
-        self._last_states = LastStates[Tensor](self.warm_start)
+        The policy is queried only for robots that have executed the last chunk. Call `reset` between
+        episodes.
+
+        Raises:
+            RDVLAError: as `predict`; or the batch has another size than before.
+        """
+        batch = observation.torch().batched()
+        actions = stack(self.session.act(self, batch, generator=self._generator))
+        return actions if observation.is_batch else actions[0]
+
+    def reset(self, seed: int | None = None, *, robots: Sequence[int] | None = None) -> None:
+        """Forget actions and states, between episodes.
+
+        Args:
+            seed: makes the initial states repeatable.
+            robots: those of a batch whose episodes begin anew, while the others go on; all if not given.
+        """
+        if robots is not None:
+            self.session.reset(robots)
+            return
+        self.session = Session(self.execution, self.warm_start)
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """S_0 for `predict`, (B, K, D)."""
+        """Draw S_0 for `predict`, (B, K, D)."""
         return self.head.initial_state(batch_size, generator)
-
-    def _in_real_units(self, prediction: Prediction) -> Prediction:
-        real = self.action_normalizer.unnormalize
-        traced = prediction.trace
-        if traced is not None:
-            traced = dataclasses.replace(traced, actions=real(traced.actions))
-        return dataclasses.replace(prediction, actions=real(prediction.actions), trace=traced)
 
     # --- the road in two halves, for training ---
 
     def frozen_inputs(self, observation: Observation) -> dict[str, Tensor]:
-        """What no trainable parameter touches, (B, ...) each: a cache may store it under `cache_key`."""
-        images = check_images(
-            observation.images, cameras=self.config.cameras, image_size=self.config.image_size
-        )
+        """Compute what no trainable parameter touches, (B, ...) each; a cache may store it by `cache_key`."""
+        config = self.config
+        observation.check(cameras=config.cameras, image_size=config.image_size, state_dim=config.state_dim)
+        images = stack([observation.images[camera] for camera in config.cameras], axis=1)
         with torch.no_grad():
             return self.backbone.frozen_inputs(images.to(self.device), observation.instruction)
 
     def context_from(self, frozen_inputs: Mapping[str, Tensor], state: Tensor) -> Context:
-        """The rest of the way to the head's context, with gradient.
+        """Compute the head's context from there, with gradient.
 
         Args:
             frozen_inputs: from `frozen_inputs`, or from a cache.
@@ -163,7 +194,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         )
 
     def normalize_state(self, state: Tensor) -> Tensor:
-        """(B, S) real units -> normalised.
+        """Normalise (B, S) proprioception.
 
         Raises:
             RDVLAError: the state has another size, or is not finite.
@@ -172,7 +203,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         return self.state_normalizer.normalize(state.float())
 
     def cache_key(self) -> str:
-        """Changes whenever `frozen_inputs` would return something else."""
+        """Return a hash that changes whenever `frozen_inputs` would return something else."""
         description = [
             encode_config(self.config.backbone),
             list(self.config.cameras),
@@ -230,7 +261,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         try:
             policy = cls(config, statistics)
         except RDVLAError as error:
-            raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} beside it: {error}") from error
+            raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} next to it: {error}") from error
         load_weights(policy, folder, wanted=policy._own_weights())
         policy.backbone.load_files(folder)
         policy.records = read_records(folder)

@@ -8,17 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rdvla.backbone import Backbone, Features
-from rdvla.head import Context, LogNormalPoisson, Prediction, ProprioProjector, RecurrentDepthHead, StopRule
+from rdvla.backbone import Backbone, Features, is_lora
+from rdvla.control import Stops
+from rdvla.engine import Predictor
+from rdvla.heads import ActionHead, Context, Loss, ProprioProjector, Score
 from rdvla.policy.batch import Batch
-from rdvla.policy.losses import (
-    Loss,
-    LossWeights,
-    Score,
-    absolute_error,
-    environment_state_error,
-    perception_loss,
-)
+from rdvla.policy.losses import LossWeights, environment_state_error, perception_loss
+from rdvla.types import Prediction
 
 CLONING = LossWeights()
 
@@ -31,7 +27,8 @@ class Trainable(nn.Module):
     """
 
     backbone: Backbone
-    head: RecurrentDepthHead
+    head: ActionHead
+    engine: Predictor
     proprio_projector: ProprioProjector
 
     def forward(
@@ -65,8 +62,13 @@ class Trainable(nn.Module):
             return Loss(total=losses.perception * seen, scalars={"loss": seen.detach()})
         if initial_state is None:
             initial_state = self._continued(batch, generator)
-        loss = self._action_loss(
-            self._context(features, batch.state), batch, generator, depth=depth, initial_state=initial_state
+        loss = self.head.loss(
+            self._context(features, batch.state),
+            batch.actions,
+            is_pad=batch.action_is_pad,
+            generator=generator,
+            depth=depth,
+            initial_state=initial_state,
         )
         total, scalars = losses.actions * loss.total, dict(loss.scalars)
         if losses.perception > 0:
@@ -120,16 +122,14 @@ class Trainable(nn.Module):
             depths: iterations; a head that does not iterate gives the same error for all.
             generator: for the draws of the head.
         """
-        encoded = self.head.encode(self._context(self.backbone.features(batch.features), batch.state))
-        state = self._continued(batch, generator)
-        state = self.head.initial_state(batch.size, generator) if state is None else state
-        found = {}
-        for depth in range(1, max(depths) + 1):
-            state = self.head.iterate(state, encoded)
-            if depth in depths:
-                actions = self.head.decode(state, encoded).float()
-                found[depth] = absolute_error(actions, batch.actions, is_pad=batch.action_is_pad)
-        return {depth: found[depth] for depth in depths}
+        return self.head.errors(
+            self._context(self.backbone.features(batch.features), batch.state),
+            batch.actions,
+            is_pad=batch.action_is_pad,
+            depths=depths,
+            generator=generator,
+            initial_state=self._continued(batch, generator),
+        )
 
     @torch.no_grad()
     def perception_error(self, batch: Batch) -> Score:
@@ -147,7 +147,7 @@ class Trainable(nn.Module):
         self,
         batch: Batch,
         *,
-        stop: int | StopRule,
+        stop: Stops,
         initial_state: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Prediction:
@@ -160,10 +160,7 @@ class Trainable(nn.Module):
             generator: for S_0.
         """
         context = self._context(self.backbone.features(batch.features), batch.state)
-        prediction: Prediction = self.head(
-            context, depth=stop, initial_state=initial_state, generator=generator
-        )
-        return prediction
+        return self.engine.predict(context, stop=stop, initial_state=initial_state, generator=generator)
 
     def _continued(self, batch: Batch, generator: torch.Generator | None) -> Tensor | None:
         """S_0 of a batch with samples that go on from an earlier query; None: the head draws it."""
@@ -171,24 +168,16 @@ class Trainable(nn.Module):
             return None
         return batch.earlier.initial_state(self.head.initial_state(batch.size, generator))
 
-    def _action_loss(
-        self,
-        context: Context,
-        batch: Batch,
-        generator: torch.Generator | None,
-        *,
-        depth: int | None,
-        initial_state: Tensor | None,
-    ) -> Loss:
-        if depth is None:
-            depth = LogNormalPoisson(mean=self.head.config.mean_depth).sample(generator)
-        actions = self.head.unroll(
-            context, depth=depth, initial_state=initial_state, generator=generator
-        ).actions
-        error = absolute_error(actions.float(), batch.actions, is_pad=batch.action_is_pad)
-        loss = error.total / error.count
-        return Loss(total=loss, scalars={"loss": loss.detach()})
-
     def _context(self, features: Features, state: Tensor) -> Context:
         proprio = self.proprio_projector(state)
         return self.head.context(vision=features.vision, latents=features.latents, proprio=proprio)
+
+
+def count_parameters(module: nn.Module) -> dict[str, int]:
+    """Return numbers of parameters: all, frozen, in low-rank pairs, and trained as they are."""
+    sizes = {"all": 0, "frozen": 0, "lora": 0, "trained": 0}
+    for name, parameter in module.named_parameters():
+        kind = "lora" if is_lora(name) else "trained" if parameter.requires_grad else "frozen"
+        sizes["all"] += parameter.numel()
+        sizes[kind] += parameter.numel()
+    return sizes

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,19 +16,8 @@ import torch
 from torch import Tensor
 
 from rdvla.errors import optional
-from rdvla.inputs import check_cameras
 
 LANCZOS_LOBES = 3
-
-
-def check_images(images: Mapping[str, Tensor], *, cameras: Sequence[str], image_size: int) -> Tensor:
-    """Stack the cameras in the given order, (B, cameras, H, W, 3) uint8. Nothing is resized or guessed.
-
-    Raises:
-        RDVLAError: a camera is missing, or an image is not `image_size` square.
-    """
-    check_cameras(images, cameras=cameras, image_size=image_size)
-    return torch.stack([images[camera] for camera in cameras], dim=1)
 
 
 def scale_pixels(images: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:

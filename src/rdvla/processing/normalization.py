@@ -11,7 +11,7 @@ from torch import Tensor
 from rdvla.errors import RDVLAError, nearest
 
 Statistics = Mapping[str, Mapping[str, Sequence[float]]]
-"""Feature -> statistic -> one number a dimension, as in a LeRobot dataset's stats.json."""
+"""Feature -> statistic -> a number per dimension, as in a LeRobot dataset's stats.json."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Normalizer:
     """Maps the 1st..99th percentile of each dimension linearly to [-1, 1] and back (paper, training section).
 
     Dimensions in `keep` (a gripper command) are left as they are. A dimension that never changed in the data
-    is only shifted, so that it maps to 0 and back to its constant.
+    is only shifted: it maps to 0 and back to its constant.
 
-    Published LIBERO policies see a gripper command as its opening: 1 is open, 0 closed. Dimensions in
-    `opening` are such: -1 (open) to 1 (close) outside, and what comes back is decided, -1 or 1.
+    Published LIBERO policies see a gripper command as its opening: 1 is open, 0 closed. A dimension in
+    `opening` is -1 (open) to 1 (close) outside, and `unnormalize` rounds it to -1 or 1.
     """
 
     low: Tensor  # (N,) 1st percentile
@@ -86,7 +86,7 @@ class Normalizer:
         return normalized.clamp(-1, 1) if self.clip else normalized
 
     def unnormalize(self, values: Tensor) -> Tensor:
-        """(..., N) normalised -> (..., N) real units: undoes `normalize`; -sign(2 g - 1) where `opening`."""
+        """(..., N) normalised -> (..., N) real units: inverse of `normalize`; -sign(2 g - 1) if `opening`."""
         centre, scale = self._centre_and_scale(values)
         real = values * scale + centre
         if self.opening:
@@ -105,7 +105,7 @@ class Normalizer:
 def _finite(values: Sequence[float], *, size: int, name: str) -> Tensor:
     try:
         numbers = torch.tensor(values, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):  # what torch says of texts, nulls, ragged lists
+    except (TypeError, ValueError, RuntimeError):  # for texts, nulls, ragged lists
         numbers = torch.empty(0)
     if numbers.shape != (size,) or not numbers.isfinite().all():
         raise RDVLAError(f"{name} must be {size} finite numbers, got {values}")

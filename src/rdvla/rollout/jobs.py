@@ -20,7 +20,7 @@ class Setting:
 
     @property
     def rule_text(self) -> str:
-        """The stop rule and the start as `rdvla.head.split_start` reads them."""
+        """The stop rule and the start as `rdvla.control.split_start` reads them."""
         return self.rule if self.depth is None else str(self.depth) + self._start
 
     @property

@@ -15,16 +15,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rdvla.execution import parse_execution
-from rdvla.head import Prediction, StopRule, parse_rule
-from rdvla.processing import Observation
+from rdvla.control import Session, Stops, parse_execution, parse_stop, split_start
 from rdvla.rollout.episode import Environment, MakeEnvironment
 from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting
 from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
 from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.transport import Transport
 from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Query, Reply
-from rdvla.warm_start import LastStates, split_start
+from rdvla.types import Observation, Prediction, stack
 
 
 class Policy(Protocol):
@@ -38,7 +36,7 @@ class Policy(Protocol):
         self,
         observation: Observation,
         *,
-        depth: int | StopRule | None = None,
+        stop: Stops | None = None,
         initial_state: Tensor | None = None,
     ) -> Prediction:
         """Action chunks in real units."""
@@ -58,7 +56,7 @@ class Outcome:
 class _Episode:
     """An episode in progress."""
 
-    last_state: LastStates[Tensor]
+    session: Session  # of the one robot
     depths: list[int] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
 
@@ -113,8 +111,7 @@ class _Answers:
         for index, question in enumerate(questions):
             groups.setdefault(question.job.setting, []).append(index)
             if question.number == 0:
-                _, start = split_start(question.job.setting.rule_text)
-                self._episodes[question.job] = _Episode(LastStates(start))
+                self._episodes[question.job] = _Episode(_session(question.job.setting))
         replies: dict[int, Reply] = {}
         for setting, group in groups.items():
             replies |= zip(group, self._answer(setting, [questions[index] for index in group]), strict=True)
@@ -133,28 +130,34 @@ class _Answers:
         rule, _ = split_start(setting.rule_text)
         prediction = self._policy.predict(
             Observation.collate([_observation(question.content) for question in group]),
-            depth=parse_rule(rule),
+            stop=parse_stop(rule),
             initial_state=torch.cat([self._initial_state(question) for question in group]),
         )
         spent = 1000 * (time.perf_counter() - start) / len(group)
-        actions = prediction.actions.float().cpu().numpy()
         depths: list[int] = prediction.depth.tolist()
-        horizons = parse_execution(setting.execution).horizon(prediction.depth).tolist()
+        replies = []
         for sample, question in enumerate(group):
             episode = self._episodes[question.job]
             episode.depths.append(depths[sample])
             episode.milliseconds.append(spent)
-            episode.last_state.keep([0], prediction.state[sample : sample + 1], [horizons[sample]])
-        return [
-            Reply(chunk[:horizon], depth)
-            for chunk, horizon, depth in zip(actions, horizons, depths, strict=True)
-        ]
+            episode.session.accept([0], prediction.select([sample]))
+            actions = stack(episode.session.take(0)).float().cpu().numpy()
+            replies.append(Reply(actions, depths[sample]))
+        return replies
 
     def _initial_state(self, question: Question[EpisodeJob]) -> Tensor:
         """S_0 of one query, (1, K, D)."""
         seed = starting_seed(question.job.task, question.job.seed, question.number)
         noise = self._policy.initial_state(1, generator=torch.Generator().manual_seed(seed))
-        return self._episodes[question.job].last_state.initial_state([0], noise)
+        state: Tensor = self._episodes[question.job].session.initial_state([0], noise)
+        return state
+
+
+def _session(setting: Setting) -> Session:
+    _, start = split_start(setting.rule_text)
+    session = Session(parse_execution(setting.execution), start)
+    session.due(1)
+    return session
 
 
 def _observation(query: Query) -> Observation:

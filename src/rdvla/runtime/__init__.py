@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from rdvla.runtime.description import Description
     from rdvla.runtime.head import OnnxHead
     from rdvla.runtime.policy import OnnxPolicy
-    from rdvla.runtime.prediction import Prediction
-    from rdvla.runtime.stop import Stop
 else:
     __getattr__, __dir__ = load_lazily(__name__, extra="runtime")
 
-__all__ = ["Description", "OnnxHead", "OnnxPolicy", "Prediction", "Stop"]
+__all__ = ["Description", "OnnxHead", "OnnxPolicy"]

@@ -1,4 +1,4 @@
-"""Instructions to what the policy's graph takes of them, once for each distinct sentence."""
+"""Encodes instructions for the policy's graph, each distinct sentence once."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import InputError, RDVLAError, missing_extra
-from rdvla.inputs import instruction_bytes
+from rdvla.processing.text import instruction_bytes
 from rdvla.runtime.description import INSTRUCTION_GRAPH, TOKENIZER, Description
-from rdvla.runtime.session import Session
+from rdvla.runtime.graph import Graph
 
 Tokenize = Callable[[str], list[int]]
 
 
 class Instructions:
-    """Reads sentences; a robot gets the same one in every query."""
+    """Encodes sentences and keeps the results: a robot gets the same sentence in every query."""
 
     def __init__(self, folder: Path, description: Description, *, threads: int | None) -> None:
         self._tokenize = _tokenizer(folder, description)
-        self._session = Session(folder / INSTRUCTION_GRAPH, threads=threads)
+        self._graph = Graph(folder / INSTRUCTION_GRAPH, threads=threads)
         self._known: dict[str, NDArray[np.float32]] = {}
 
-    def read(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """B sentences -> (B, width).
+    def encode(self, sentences: Sequence[str]) -> NDArray[np.float32]:
+        """Encode B sentences, (B, width).
 
         Raises:
-            InputError: a sentence is empty or longer than the encoder reads.
+            InputError: a sentence is empty or too long for the encoder.
         """
         for sentence in {*sentences} - self._known.keys():
             tokens = np.array([self._tokenize(sentence)], dtype=np.int64)
-            self._known[sentence] = self._session.run({"tokens": tokens})["text"][0]
+            self._known[sentence] = self._graph.run({"tokens": tokens})["text"][0]
         return np.stack([self._known[sentence] for sentence in sentences])
 
 

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.action_queue import ActionQueue
+from rdvla.control import Session, Stops, WarmStart, parse_execution
 from rdvla.errors import RDVLAError
-from rdvla.execution import parse_execution
-from rdvla.inputs import check_batch, check_cameras, check_state
 from rdvla.runtime.description import read_description
+from rdvla.runtime.graph import Array
 from rdvla.runtime.head import Solver
 from rdvla.runtime.instruction import Instructions
-from rdvla.runtime.prediction import Prediction
-from rdvla.runtime.session import Array
-from rdvla.runtime.stop import Stop
-from rdvla.warm_start import LastStates, WarmStart
-
-Images = Mapping[str, NDArray[np.uint8]]
-State = NDArray[np.float32]
+from rdvla.types import Observation, Prediction
 
 
 class OnnxPolicy:
@@ -29,16 +22,17 @@ class OnnxPolicy:
 
     Example:
         >>> policy = OnnxPolicy.load("exported")
-        >>> prediction = policy.predict({"front": image}, state, ["push the puck"])
+        >>> prediction = policy.predict(Observation({"front": image}, state, "push the puck"))
         >>> prediction.actions, prediction.depth
     """
 
     def __init__(self, solver: Solver, instructions: Instructions) -> None:
         self.description = solver.description
         self.execution = parse_execution(self.description.execution)
-        self._warm_start = WarmStart(self.description.start)  # type: ignore[arg-type]  # checked by the class
+        self.warm_start = WarmStart(self.description.start)  # type: ignore[arg-type]  # checked by the class
         self._solver = solver
         self._instructions = instructions
+        self.session: Session
         self.reset()
 
     @classmethod
@@ -46,7 +40,7 @@ class OnnxPolicy:
         """Open an export.
 
         Args:
-            folder: that `rdvla export` wrote.
+            folder: written by `rdvla export`.
             threads: that share one operator; onnxruntime's choice if not given.
 
         Raises:
@@ -63,64 +57,78 @@ class OnnxPolicy:
 
     def predict(
         self,
-        images: Images,
-        state: State,
-        instruction: Sequence[str],
+        observation: Observation,
         *,
-        depth: int | str | Stop | None = None,
+        stop: Stops | None = None,
+        max_depth: int | Sequence[int] | None = None,
         initial_state: NDArray[np.float32] | None = None,
         generator: np.random.Generator | None = None,
     ) -> Prediction:
-        """One action chunk a sample, in the robot's units.
+        """Return one action chunk per sample, in the robot's units, as numpy arrays.
 
         Args:
-            images: camera -> (B, H, W, 3) uint8, RGB, the right way up.
-            state: (B, S) proprioception in the robot's units.
-            instruction: B sentences.
-            depth: number of iterations, a rule, or its text; the policy's if not given.
-            initial_state: S_0, (B, K, D), such as the state of the prediction before; drawn if not given.
-            generator: where S_0 is drawn from.
+            observation: a batch of B observations, or a single one.
+            stop: iterations, a stop rule, its text, or one of these per sample; the policy's if not given.
+            max_depth: a depth at which samples end whatever their rule says; one, or one per sample.
+            initial_state: S_0, (B, K, D), such as the state of the last prediction; drawn if not given.
+            generator: source of S_0.
+
+        Returns:
+            The prediction; without the batch dimension for a single observation.
 
         Raises:
             InputError: a camera is missing, an image, the state or the initial state has the wrong size or
                 type, the state is not finite, or an instruction is too long.
         """
         description = self.description
-        check_batch(images, state, instruction)
-        check_cameras(images, cameras=description.cameras, image_size=description.image_size)
-        check_state(state, state_dim=description.state_dim)
-        inputs: dict[str, Array] = {
-            "images": np.stack([images[camera] for camera in description.cameras], axis=1),
-            "text": self._instructions.read(instruction),
-            "proprioception": state.astype(np.float32, copy=False),
-        }
-        return self._solver(
-            inputs, batch=len(instruction), depth=depth, initial_state=initial_state, generator=generator
+        batch = observation.numpy().batched()
+        batch.check(
+            cameras=description.cameras,
+            image_size=description.image_size,
+            state_dim=description.state_dim,
         )
+        inputs: dict[str, Array] = {
+            "images": np.stack([batch.images[camera] for camera in description.cameras], axis=1),
+            "text": self._instructions.encode(batch.instruction),
+            "proprioception": batch.state.astype(np.float32, copy=False),
+        }
+        prediction = self._solver(
+            inputs,
+            batch=batch.batch_size,
+            stop=stop,
+            max_depth=max_depth,
+            initial_state=initial_state,
+            generator=generator,
+        )
+        return prediction if observation.is_batch else prediction.sample(0)
 
-    def select_action(self, images: Images, state: State, instruction: Sequence[str]) -> NDArray[np.float32]:
-        """The next action of every sample, (B, A), real units; predicts only where a chunk has run out.
+    def select_action(self, observation: Observation) -> NDArray[np.float32]:
+        """Return the next action of every robot, (B, A), or (A,) for a single observation, in its units.
+
+        The policy is queried only for robots that have executed the last chunk.
 
         Raises:
             InputError: see `predict`; no action is used up then.
         """
-        check_batch(images, state, instruction)
-        empty = self._queue.empty_rows(len(instruction))
-        if empty:
-            noise = self._solver.initial_state(len(empty), self._generator)
-            prediction = self.predict(
-                {camera: image[empty] for camera, image in images.items()},
-                state[empty],
-                [instruction[row] for row in empty],
-                initial_state=self._last_states.initial_state(empty, noise),
-            )
-            horizon = self.execution.horizon(prediction.depth).tolist()
-            self._queue.refill(empty, prediction.actions, horizon)
-            self._last_states.keep(empty, prediction.state, horizon)
-        return np.stack(self._queue.pop())
+        batch = observation.numpy().batched()
+        actions = np.stack(self.session.act(self, batch, generator=self._generator))
+        return actions if observation.is_batch else actions[0]
 
-    def reset(self, seed: int | None = None) -> None:
-        """Forget actions and states, between episodes. A seed makes the initial states repeatable."""
-        self._queue = ActionQueue[NDArray[np.float32]]()
-        self._last_states = LastStates[NDArray[np.float32]](self._warm_start)
+    def initial_state(
+        self, batch_size: int, generator: np.random.Generator | None = None
+    ) -> NDArray[np.float32]:
+        """Draw S_0 for `predict`, (B, K, D)."""
+        return self._solver.initial_state(batch_size, generator)
+
+    def reset(self, seed: int | None = None, *, robots: Sequence[int] | None = None) -> None:
+        """Forget actions and states, between episodes.
+
+        Args:
+            seed: makes the initial states repeatable.
+            robots: those of a batch whose episodes begin anew, while the others go on; all if not given.
+        """
+        if robots is not None:
+            self.session.reset(robots)
+            return
+        self.session = Session(self.execution, self.warm_start)
         self._generator = np.random.default_rng(seed)

@@ -13,7 +13,7 @@ from torch import Tensor
 from rdvla.data import EpisodeDataset
 from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
-from rdvla.head.depth import ConstantDepth, DepthDistribution, LogNormalPoisson
+from rdvla.heads import ConstantDepth, DepthDistribution, LogNormalPoisson
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy.batch import Batch
 from rdvla.training.config import DepthConfig

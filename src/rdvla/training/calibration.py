@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
+from rdvla.control import Stop
 from rdvla.data import EpisodeDataset, split_episodes
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.head import ActionChange, DeferredActionChange, LatentChange, StopRule
 from rdvla.policy import RDVLAPolicy
 from rdvla.progress import Progress
 from rdvla.training.samples import observe, spread_frames
@@ -48,16 +48,11 @@ class Changes:
         """How many samples, n."""
         return int(self.action.shape[1])
 
-    def stops(self, rule: StopRule) -> NDArray[np.int64]:
+    def stops(self, rule: Stop) -> NDArray[np.int64]:
         """(n,) the depth at which each sample stops under a rule, its limits included."""
-        if isinstance(rule, DeferredActionChange):
-            satisfied = (self.action < rule.threshold) & (self.latent < rule.coda_below)
-        elif isinstance(rule, ActionChange):
-            satisfied = self.action < rule.threshold
-        else:
-            assert isinstance(rule, LatentChange)
-            satisfied = self.latent < rule.threshold
-        satisfied = satisfied[: rule.max_depth].copy()
+        changes = {"action_change": self.action, "latent_change": self.latent}
+        satisfied = np.all([changes[name] < limit for name, limit in rule.below.items()], axis=0)
+        satisfied = satisfied[: rule.max_depth]
         satisfied[: rule.min_depth - 1] = False
         satisfied[-1] = True
         depths: NDArray[np.int64] = satisfied.argmax(axis=0) + 1
@@ -150,57 +145,64 @@ def calibrate(
         raise RDVLAError("the policy's states or actions are not finite on these samples: train it anew")
     known = Changes(changes.action[:, : len(fitting)], changes.latent[:, : len(fitting)])
     new = Changes(changes.action[:, len(fitting) :], changes.latent[:, len(fitting) :])
-    paper = ActionChange(delta, max_depth=max_depth)
+    paper = Stop("action_change", threshold=delta, max_depth=max_depth)
     rules = (
         paper,
-        LatentChange(latent_threshold(known, paper, risk=risk), max_depth=max_depth),
-        DeferredActionChange(delta, coda_below=deferral(known, paper, risk=risk), max_depth=max_depth),
+        Stop("latent_change", threshold=latent_threshold(known, paper, risk=risk), max_depth=max_depth),
+        Stop(
+            "deferred_action_change",
+            threshold=delta,
+            coda_below=deferral(known, paper, risk=risk),
+            max_depth=max_depth,
+        ),
     )
     outcomes = tuple(outcome(rule, new, paper=paper) for rule in rules)
     return Calibration(delta, risk, known.samples, new.samples, outcomes)
 
 
-def latent_threshold(changes: Changes, paper: ActionChange, *, risk: float) -> float:
+def latent_threshold(changes: Changes, paper: Stop, *, risk: float) -> float:
     """The largest threshold of `latent_change` up to which all keep the risk.
 
     Where actions move on while the state hardly does, that is one below which hardly any sample ever comes.
     """
-    latents = changes.latent[1 : paper.max_depth]
+    latents, delta = changes.latent[1 : paper.max_depth], paper.below["action_change"]
     candidates = np.unique(np.quantile(latents[latents > 0], np.linspace(0, 1, 401)))
     chosen = candidates[0]  # the strictest: no sample's change is below it
     for candidate in candidates[1:]:
-        stops = changes.stops(LatentChange(float(candidate), max_depth=paper.max_depth))
-        moving = (changes.at(changes.action, stops) >= paper.threshold) & (stops < paper.max_depth)
+        stops = changes.stops(Stop("latent_change", threshold=float(candidate), max_depth=paper.max_depth))
+        moving = changes.at(changes.action, stops) >= delta
+        moving &= stops < paper.max_depth
         if (moving.sum() + 1) / (changes.samples + 1) > risk:
             break
         chosen = candidate
     return float(chosen)
 
 
-def deferral(changes: Changes, paper: ActionChange, *, risk: float) -> float:
+def deferral(changes: Changes, paper: Stop, *, risk: float) -> float:
     """The latent change below which all but a share `risk` of the samples are when the paper's rule stops.
 
     Raises:
         RDVLAError: too few samples ever satisfy the paper's rule.
     """
     stops = changes.stops(paper)
-    satisfied = changes.at(changes.action, stops) < paper.threshold
+    delta = paper.below["action_change"]
+    satisfied = changes.at(changes.action, stops) < delta
     latents = np.sort(changes.at(changes.latent, stops)[satisfied])
     rank = int(np.ceil((len(latents) + 1) * (1 - risk)))  # split-conformal quantile
     if rank > len(latents):
         raise RDVLAError(
-            f"only {len(latents)} samples stop by action_change:{paper.threshold:g} within {paper.max_depth} "
+            f"only {len(latents)} samples stop by action_change:{delta:g} within {paper.max_depth} "
             f"iterations, too few for a risk of {risk:g}: take more samples, or a larger delta or risk"
         )
     # A threshold is compared by "less than": the next number up lets the sample at the quantile pass.
     return float(np.nextafter(np.float32(latents[rank - 1]), np.float32(np.inf)))
 
 
-def outcome(rule: StopRule, changes: Changes, *, paper: ActionChange) -> Outcome:
+def outcome(rule: Stop, changes: Changes, *, paper: Stop) -> Outcome:
     """What a rule does on samples."""
     stops = changes.stops(rule)
     stopped_by_itself = stops < rule.max_depth
-    moving = (changes.at(changes.action, stops) >= paper.threshold) & stopped_by_itself
+    moving = (changes.at(changes.action, stops) >= paper.below["action_change"]) & stopped_by_itself
     return Outcome(
         rule=rule.describe(),
         mean_depth=float(stops.mean()),
@@ -210,14 +212,18 @@ def outcome(rule: StopRule, changes: Changes, *, paper: ActionChange) -> Outcome
     )
 
 
-def _coda_reads(rule: StopRule, changes: Changes, stops: NDArray[np.int64]) -> Floats:
-    if not rule.reads_actions:
+def _coda_reads(rule: Stop, changes: Changes, stops: NDArray[np.int64]) -> Floats:
+    if "action_change" not in rule.below:
         return np.ones(changes.samples)
-    if not isinstance(rule, DeferredActionChange):
+    if "latent_change" not in rule.below:
         every: Floats = stops.astype(np.float64)
         return every
     iterations = np.arange(1, len(changes.latent) + 1)[:, None]
-    asked = (changes.latent < rule.coda_below) & (iterations >= rule.min_depth) & (iterations <= stops)
+    asked = (
+        (changes.latent < rule.below["latent_change"])
+        & (iterations >= rule.min_depth)
+        & (iterations <= stops)
+    )
     at_limit = (stops == rule.max_depth) & ~changes.at(asked.astype(np.float64), stops).astype(bool)
     reads: Floats = (asked.sum(axis=0) + at_limit).astype(np.float64)
     return reads
@@ -239,7 +245,7 @@ def changes_of(
             of_batch = frames[start : start + _AT_ONCE]
             observation = observe(dataset, of_batch)
             generator = torch.Generator().manual_seed(_SEED + start)
-            trace = policy.predict(observation, depth=depth, generator=generator, trace=True).trace
+            trace = policy.predict(observation, stop=depth, generator=generator, trace=True).trace
             assert trace is not None
             parts.append((_numpy(trace.action_change), _numpy(trace.latent_change)))
             progress.update(bar, advance=len(of_batch))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from rdvla.control.start import KINDS
 from rdvla.errors import ConfigError, nearest
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.device import Device
-from rdvla.warm_start import KINDS
 
 OBJECTIVES = ("actions", "perception")
 COMPONENTS = ("backbone", "head")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rdvla.data import EpisodeDataset, FeatureCache, ImageCache
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
 from rdvla.progress import Progress
+from rdvla.types import Observation
 
 
 def is_image(value: Tensor) -> bool:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset
+from rdvla.heads import Loss, Score
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy.batch import Batch
-from rdvla.policy.losses import Loss, LossWeights, Score
+from rdvla.policy.losses import LossWeights
 from rdvla.training.batches import BatchSource, Draw, step_generator
 from rdvla.training.config import TrainConfig
 from rdvla.training.non_finite import NonFiniteLossError

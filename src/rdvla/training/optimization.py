@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.errors import ConfigError
-from rdvla.policy.parameters import hash_tensors
+from rdvla.hashing import hash_tensors
 from rdvla.training.checkpoints import Best, Checkpoint, CheckpointError
 from rdvla.training.config import OptimizerConfig, TrainConfig
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.processing import Observation
+from rdvla.types import Observation
 
 
 def open_samples(

@@ -13,7 +13,6 @@ from rdvla.config import encode_config
 from rdvla.data import EpisodeDataset
 from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
-from rdvla.head.config import TRAINING_FIELDS
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 from rdvla.training.config import TrainConfig
 from rdvla.training.run_directory import differences
@@ -142,6 +141,6 @@ def _describe(component: str, config: PolicyConfig) -> dict[str, Any]:
         tuning = config.backbone.tuning_fields
         backbone = {name: value for name, value in encoded["backbone"].items() if name not in tuning}
         return {"backbone": backbone, "cameras": encoded["cameras"], "image_size": encoded["image_size"]}
-    head = {name: value for name, value in encoded["head"].items() if name not in TRAINING_FIELDS}
+    head = {name: value for name, value in encoded["head"].items() if name not in config.head.training_fields}
     units = ("state_dim", "unscaled_actions", "gripper_opening", "clip_state")
     return {"head": head, **{name: encoded[name] for name in units}}

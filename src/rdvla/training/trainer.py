@@ -75,7 +75,7 @@ class Trainer:
             self._frames(training),
             batch_size=config.batch_size,
             seed=config.seed,
-            depth=depth_distribution(config.depth, head_mean=config.policy.head.mean_depth),
+            depth=depth_distribution(config.depth, head_mean=config.policy.head.mean_training_depth),
         )
         self.validation_frames = evenly_spread(self._frames(held_out), at_most=config.validation.max_samples)
         features = frozen_features(

@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rdvla.control import WarmStart
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy.batch import EarlierQueries
 from rdvla.training.batches import BatchSource
 from rdvla.training.config import WarmStartConfig
-from rdvla.warm_start import WarmStart
 
 NO_FRAME = -1
 
@@ -107,6 +107,7 @@ class WarmStarts:
         policy.eval()  # dropout would give another answer than the one that a robot goes on from
         try:
             batch = self._source.batch(frames)
-            return policy.predict_batch(batch, stop=self._config.depth, generator=generator).state
+            ended: Tensor = policy.predict_batch(batch, stop=self._config.depth, generator=generator).state
+            return ended
         finally:
             policy.train(was_training)

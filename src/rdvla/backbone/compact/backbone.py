@@ -1,10 +1,10 @@
 """A backbone that trains and runs on two CPU cores.
 
-It stands where the paper has a vision-language model, and yields what the method asks of one: vision tokens,
-and learned latent tokens that have read image and instruction, at a middle and at a late layer.
+It takes the paper's vision-language model's place and returns the same: vision tokens, and learned latent
+tokens that attend to image and instruction, at a middle and at a late layer.
 
     image tokens --(slots ask by instruction: what is where)--> vision tokens (B, cameras x slots, C)
-    [learned latents ; instruction] --layer 1..n, reading the vision tokens--> latents, middle and late
+    [learned latents ; instruction] --layers 1..n attend to vision tokens--> latents, middle and late
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rdvla.errors import ConfigError
 
 
 class CompactBackbone(Backbone):
-    """See the module's description."""
+    """See the top of this file."""
 
     levels = LEVELS
 
@@ -65,14 +65,14 @@ class CompactBackbone(Backbone):
         return self.image_encoder.prepare(images) | self.text_encoder.prepare(instructions, images.device)
 
     def transform(self, prepared: Mapping[str, Tensor]) -> Features:
-        """Image tokens -> slots -> latent tokens at the middle and the late layer."""
+        """Compute slots from image tokens, and latents at the middle and the late layer from slots."""
         tokens, text = self._image_tokens(prepared), self._text(prepared)
         vision, attention = self.slots(tokens, text)  # (B, M, C), (B, cameras, slots, tokens)
         x = torch.cat([self.latents.expand(len(text), -1, -1), self.text_token(text).unsqueeze(1)], dim=1)
         outputs = []
         for layer in self.layers:
             x = layer(x, vision)
-            outputs.append(x)  # with the instruction's token: it says which task this is
+            outputs.append(x)  # with the instruction's token, which names the task
         return Features(
             vision={"middle": vision, "late": vision},
             latents={"middle": outputs[len(outputs) // 2 - 1], "late": outputs[-1]},
@@ -80,7 +80,7 @@ class CompactBackbone(Backbone):
         )
 
     def predict_environment_state(self, features: Features) -> Tensor:
-        """(B, E) from the late learned latents."""
+        """See `Backbone.predict_environment_state`: from the late learned latents."""
         if self.readout is None:
             raise ConfigError(
                 "backbone.environment_state_dim is 0: this backbone has no read-out to train perception"
@@ -89,10 +89,10 @@ class CompactBackbone(Backbone):
         return out
 
     def keypoint_loss(self, features: Features, keypoints: Tensor) -> Tensor:
-        """Cross-entropy of the first P slots' attention with where the P points are in each camera's image.
+        """Return the cross-entropy between the first P slots' attention and the P points per camera.
 
-        It tells a slot where to look long before the read-out's error could. Points outside the image are
-        left out; the other slots stay free.
+        It guides a slot long before the read-out's error could. Points outside the image are left out; the
+        other slots stay free.
         """
         if features.attention is None:
             raise ConfigError("the backbone is frozen: there is no attention left to train with keypoints")
@@ -108,11 +108,11 @@ class CompactBackbone(Backbone):
         return (entropy * inside).sum() / inside.sum().clamp(min=1)
 
     def preparation(self) -> dict[str, Any]:
-        """See `Backbone.preparation`: the published encoders' scale of pixels and tokens."""
+        """See `Backbone.preparation`: pixel scale and tokenizer of published encoders."""
         return self.image_encoder.preparation() | self.text_encoder.preparation()
 
     def external_prefixes(self) -> tuple[str, ...]:
-        """Published encoders are loaded by name, not saved again."""
+        """See `Backbone.external_prefixes`: the published encoders, which are loaded by name."""
         return tuple(
             f"{name}."
             for name, encoder in (("image_encoder", self.image_encoder), ("text_encoder", self.text_encoder))
@@ -120,7 +120,7 @@ class CompactBackbone(Backbone):
         )
 
     def base_models(self) -> tuple[str, ...]:
-        """The published encoders."""
+        """See `Backbone.base_models`: the published encoders."""
         named = (self.config.pretrained_image_encoder, self.config.pretrained_text_encoder)
         return tuple(name for name in named if name is not None)
 

@@ -11,7 +11,7 @@ from rdvla.errors import ConfigError, optional
 
 if TYPE_CHECKING:
     from rdvla.backbone.compact.backbone import CompactBackbone
-    from rdvla.head import Level
+    from rdvla.heads import Level
 
 LEVELS = ("middle", "late")  # of the context, as the head names them
 TEXT_HEADS = 4  # attention heads of the instruction encoder trained from scratch
@@ -20,25 +20,25 @@ TEXT_HEADS = 4  # attention heads of the instruction encoder trained from scratc
 @BackboneConfig.register_subclass("compact")
 @dataclass(frozen=True)
 class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
-    """Configuration of `CompactBackbone`. The default needs no pretrained weights."""
+    """Sizes and choices of `CompactBackbone`. The default needs no pretrained weights."""
 
     num_cameras: int = 3
     image_size: int = 128  # pixels, square
     width: int = 96  # C, context width
-    slots: int = 12  # vision tokens a camera
+    slots: int = 12  # vision tokens per camera
     slot_dim: int = 48  # width of a slot's query against the image tokens
-    latents: int = 8  # learned latent tokens; the instruction's token joins them, so that L is one more
-    layers: int = 2  # layers of the latent transformer; the middle level is read after half of them
+    latents: int = 8  # learned latent tokens; with the instruction's token, L is one more
+    layers: int = 2  # layers of the latent transformer; the middle level comes after half of them
     heads: int = 4  # attention heads of the latent transformer
     conv_stem: int = 32  # channels of the image encoder at stride 4
-    conv_width: int = 64  # channels of the image encoder at stride 8: the width of its tokens
+    conv_width: int = 64  # channels of the image encoder at stride 8, the width of its tokens
     conv_blocks: int = 2  # its residual convolutions at stride 8
-    conv_bfloat16: bool = True  # run the image encoder in bfloat16
-    text_width: int = 64  # of the instruction encoder trained from scratch
-    max_instruction_bytes: int = 96  # longest instruction for the encoder trained from scratch
-    environment_state_dim: int = 9  # E, read-out that trains perception; 0: none
+    conv_bfloat16: bool = True  # run the image encoder trained from scratch in bfloat16
+    text_width: int = 64  # width of the instruction encoder trained from scratch
+    max_instruction_bytes: int = 96  # longest instruction for the same encoder
+    environment_state_dim: int = 9  # E, numbers of the read-out that trains perception; 0: no read-out
     pretrained_image_encoder: str | None = None  # hub id or folder of a vision model, kept frozen
-    pretrained_image_layer: int = -3  # which of its hidden states to read
+    pretrained_image_layer: int = -3  # hidden state to take; 0: embeddings, -1: the last layer
     pretrained_text_encoder: str | None = None  # hub id or folder of a sentence encoder, kept frozen
 
     def __post_init__(self) -> None:

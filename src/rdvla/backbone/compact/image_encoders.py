@@ -1,4 +1,4 @@
-"""Camera images to a grid of tokens."""
+"""Encoders of camera images: small convolutions per camera, or a frozen published model."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class ImageEncoder(nn.Module, ABC):
 
 
 class ConvEncoder(nn.Module):
-    """A small ConvNet for one camera, trained from scratch: tokens at an eighth of the resolution.
+    """A small ConvNet for a single camera, trained from scratch: tokens at an eighth of the resolution.
 
-    Residual 3x3 convolutions at stride 8, and what a coarser stride 16 saw added back. Dense convolutions
-    without normalisation are what a CPU runs fastest.
+    Residual 3x3 convolutions at stride 8, with a coarser branch at stride 16 added. Dense convolutions
+    without normalisation run fastest on a CPU.
     """
 
     def __init__(self, *, stem: int, width: int, blocks: int) -> None:
@@ -70,10 +70,10 @@ class ConvEncoder(nn.Module):
 
 
 class ConvEncoders(ImageEncoder):
-    """One `ConvEncoder` a camera: each camera sees another world.
+    """A `ConvEncoder` per camera, as each camera sees another world.
 
-    They run in bfloat16 where asked: 2-3 times faster on a processor that has it, at no cost in accuracy
-    (weights stay in float32).
+    In bfloat16 they run 2-3 times faster on a processor that has it, at no cost in accuracy. Weights stay in
+    float32.
     """
 
     published = False
@@ -86,7 +86,7 @@ class ConvEncoders(ImageEncoder):
         self.encoders = nn.ModuleList(
             ConvEncoder(stem=stem, width=width, blocks=blocks) for _ in range(cameras)
         )
-        self.encoders.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks this one
+        self.encoders.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no such overload
         self.norm = nn.RMSNorm(width)
         self.use_bfloat16 = bfloat16
 
@@ -107,7 +107,7 @@ class ConvEncoders(ImageEncoder):
 
 
 class PretrainedImageEncoder(ImageEncoder):
-    """Frozen patch features of a transformers vision model (DINOv2, SigLIP, ...), a hub id or a folder."""
+    """Frozen patch features of a vision model of transformers (DINOv2, SigLIP, ...), a hub id or a folder."""
 
     published = True
 
@@ -135,7 +135,7 @@ class PretrainedImageEncoder(ImageEncoder):
         self.image_size = image_size // config.patch_size * config.patch_size
         self.grid = self.image_size // config.patch_size
         self.width = config.hidden_size
-        # Each family was trained on a scale of its own.
+        # Each family was trained on its own scale.
         mean, std = (torch.tensor(values) for values in scale)
         self.register_buffer("mean", mean[:, None, None], persistent=False)
         self.register_buffer("std", std[:, None, None], persistent=False)
@@ -144,7 +144,7 @@ class PretrainedImageEncoder(ImageEncoder):
     std: Tensor
 
     def train(self, mode: bool = True) -> PretrainedImageEncoder:  # noqa: FBT001
-        """Its dropout stays off: a frozen encoder always says the same."""
+        """Keep dropout off: a frozen encoder always returns the same."""
         super().train(mode)
         self.model.eval()
         return self
@@ -159,7 +159,7 @@ class PretrainedImageEncoder(ImageEncoder):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """(B, cameras, H, W, 3) uint8 -> (B, cameras, tokens, width); fitted to a whole number of patches."""
+        """(B, cameras, H, W, 3) uint8 -> (B, cameras, tokens, width); scaled to a whole number of patches."""
         pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
         if pixels.shape[-1] != self.image_size:
             pixels = functional.interpolate(pixels, size=self.image_size, mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""Spatial attention: slots that ask, by the instruction, what is where in an image."""
+"""Attention over the image: slots that ask, by the instruction, for things and their positions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rdvla.backbone.compact.config import CompactConfig
 
 
 class InstructedSlots(nn.Module):
-    """Spatial soft-attention: every slot asks, by the instruction, for one thing: what is it, and where?"""
+    """Soft attention over the image: every slot asks, by the instruction, for a thing and its position."""
 
     grid_points: Tensor
 
@@ -35,7 +35,7 @@ class InstructedSlots(nn.Module):
         self.register_buffer("grid_points", points.flatten(0, 1), persistent=False)
 
     def forward(self, tokens: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """What the slots report, (B, cameras x slots, C), and their attention, (B, cameras, slots, tokens).
+        """Return vision tokens, (B, cameras x slots, C), and attention, (B, cameras, slots, tokens).
 
         Args:
             tokens: (B, cameras, tokens, token_width).
@@ -44,7 +44,7 @@ class InstructedSlots(nn.Module):
         asked = self.query_from_text(text).unflatten(-1, (self.cameras, self.slots, self.dim))
         queries, keys = self.query + asked, self.key(tokens) + self.key_positions
         attention = torch.softmax(queries @ keys.transpose(-1, -2) * (2 / math.sqrt(self.dim)), dim=-1)
-        position = fourier_features(attention @ self.grid_points)  # the expected place of what was asked for
+        position = fourier_features(attention @ self.grid_points)  # expected position
         x = (self.value(attention @ tokens) + 2 * self.where(position)).flatten(1, 2) + self.identity
         return self.norm(x + self.mix(x)), attention
 
@@ -56,8 +56,8 @@ def fourier_features(points: Tensor) -> Tensor:
 
 
 def bilinear_weights(points: Tensor, grid: int) -> Tensor:
-    """(..., 2) in [-1, 1] -> (..., grid x grid): how much of a point each cell holds; sums to 1."""
-    place = (points + 1) / 2 * grid - 0.5  # in cells, from the centre of the first one
+    """(..., 2) in [-1, 1] -> (..., grid x grid): share of a point in each cell; sums to 1."""
+    position = (points + 1) / 2 * grid - 0.5  # in cells, from the centre of the first cell
     cells = torch.arange(grid, device=points.device)
-    near = (1 - (place.clamp(0, grid - 1).unsqueeze(-1) - cells).abs()).clamp(min=0)  # (..., 2, grid) x, y
+    near = (1 - (position.clamp(0, grid - 1).unsqueeze(-1) - cells).abs()).clamp(min=0)  # (..., 2, grid) x, y
     return (near[..., 1, :, None] * near[..., 0, None, :]).flatten(-2)

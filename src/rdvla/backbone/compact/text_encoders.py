@@ -1,4 +1,4 @@
-"""Instructions to one vector each."""
+"""Encoders of instructions, a vector each: trained from scratch over bytes, or a frozen published model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rdvla.backbone.base import InstructionSteps
 from rdvla.backbone.compact.config import TEXT_HEADS
 from rdvla.backbone.pretrained import describe_tokenizer
 from rdvla.errors import ConfigError
-from rdvla.inputs import instruction_bytes
+from rdvla.processing.text import instruction_bytes
 
-PADDING = 0  # bytes are shifted by one to make room for it
+PADDING = 0  # bytes are shifted by 1 to make room for it
 
 
 class TextEncoder(nn.Module, ABC):
@@ -39,7 +39,7 @@ class TextEncoder(nn.Module, ABC):
 
 
 class ByteEncoder(TextEncoder):
-    """A small transformer over UTF-8 bytes, trained from scratch: it knows only the words it was shown."""
+    """A small transformer over UTF-8 bytes, trained from scratch; it knows only the words of its training."""
 
     published = False
 
@@ -74,12 +74,12 @@ class ByteEncoder(TextEncoder):
         return InstructionSteps(self.read, self.width, tokens=self.max_bytes, longest=self.max_bytes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, max_bytes) -> (B, width). A batch holds few different sentences, and each is read once."""
+        """(B, max_bytes) -> (B, width). A batch holds few different sentences; encode each once."""
         sentences, which = torch.unique(tokens, dim=0, return_inverse=True)
         return self.read(sentences)[which]
 
     def read(self, tokens: Tensor) -> Tensor:
-        """(B, max_bytes) -> (B, width), every row by itself."""
+        """(B, max_bytes) -> (B, width), without the search for equal sentences."""
         padded = tokens == PADDING
         read = self.norm(self.layer(self.embedding(tokens) + self.positions, src_key_padding_mask=padded))
         weights = (~padded).to(read.dtype).unsqueeze(-1)
@@ -88,9 +88,9 @@ class ByteEncoder(TextEncoder):
 
 
 class PretrainedTextEncoder(TextEncoder):
-    """Frozen sentence embedding of a transformers text model (MiniLM, ...), from a hub id or a folder.
+    """Frozen sentence embedding of a text model of transformers (MiniLM, ...), a hub id or a folder.
 
-    Mean-pooled and scaled to one length, as the sentence-transformers models were trained.
+    Mean-pooled and scaled to one length, as sentence-transformers models were trained.
     """
 
     published = True
@@ -106,9 +106,9 @@ class PretrainedTextEncoder(TextEncoder):
             raise ConfigError(f"backbone.pretrained_text_encoder: {name_or_path}: {error}") from error
         self.model = model.eval().requires_grad_(False)
         self.width = self.model.config.hidden_size
-        # Tokens that the model was made for; None: it has no limit.
+        # Tokens that the model takes; None: no limit.
         self.longest: int | None = getattr(self.model.config, "max_position_embeddings", None)
-        self._known: dict[str, Tensor] = {}  # a robot gets the same sentence in every query
+        self._known: dict[str, Tensor] = {}  # a robot sends the same sentence in every query
 
     def prepare(self, sentences: Sequence[str], device: torch.device) -> dict[str, Tensor]:  # noqa: ARG002
         """Embed, on the model's device."""
@@ -131,16 +131,16 @@ class PretrainedTextEncoder(TextEncoder):
         """B sentences -> (B, width).
 
         Raises:
-            ValueError: a sentence has more tokens than the model was made for.
+            ValueError: a sentence is too long for the model.
         """
-        # Read sentence by sentence: a batch would pad them, and rounding would depend on who shares it.
+        # Sentence by sentence: a batch would pad them, and rounding would depend on who shares it.
         for sentence in sentences:
             if sentence not in self._known:
                 self._known[sentence] = self._read(sentence)
         return torch.stack([self._known[sentence].to(self.model.device) for sentence in sentences])
 
     def train(self, mode: bool = True) -> PretrainedTextEncoder:  # noqa: FBT001
-        """Its dropout stays off: a frozen encoder always says the same."""
+        """Keep dropout off: a frozen encoder always returns the same."""
         super().train(mode)
         self.model.eval()
         return self
@@ -153,8 +153,8 @@ class PretrainedTextEncoder(TextEncoder):
         return self.read(tokens["input_ids"], tokens["attention_mask"])[0]
 
     def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Token ids (B, T), and 1 where there is a token -> (B, width)."""
+        """Token ids (B, T) and their mask, 0 for padding -> (B, width)."""
         states: Tensor = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
         weights = mask.unsqueeze(-1).to(states.dtype)
         direction = nn.functional.normalize((states * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
-        return direction * math.sqrt(self.width)  # entries of size 1, as the layers that follow expect
+        return direction * math.sqrt(self.width)  # the next layers expect entries of size 1

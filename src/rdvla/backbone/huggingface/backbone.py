@@ -2,8 +2,8 @@
 
     [prompt with image tokens ; (reasoning) ; learned latent tokens] -> chosen hidden states
 
-The published model stays as it is; trained are the latent tokens and, with LoRA, small matrices beside its
-linear layers. It is named in the configuration and never saved again.
+The published model stays as it is: training changes the latent tokens and, with LoRA, small matrices next to
+its linear layers. The configuration names the model, and a saved policy does not hold it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rdvla.errors import ConfigError
 
 
 class HuggingFaceBackbone(Backbone):
-    """See the module's description.
+    """See the top of this file.
 
     Raises:
         ConfigError: there is no such model, its family is not supported, or a setting does not fit it.
@@ -56,7 +56,7 @@ class HuggingFaceBackbone(Backbone):
             checkpoint_activations(self.model)
         self.context_width = width = self.published.width
         self.latents = nn.Parameter(torch.randn(config.latents, width) * scale)
-        # Where reasoning ends early the head's context keeps its size: this stands in the empty places.
+        # Fills the positions after reasoning that ends early, so the head's context keeps its size.
         self.silence = nn.Parameter(torch.zeros(len(config.levels), width)) if self.vocabulary else None
         self.reader = self.published.reader(config.levels)
         self.prompts = PromptWriter(
@@ -64,17 +64,17 @@ class HuggingFaceBackbone(Backbone):
             self.published.tokenizer,
             question=config.question,
             image_token=self.published.image_token,
-            image_places=self.published.grid**2,
+            image_tokens=self.published.grid**2,
             max_text_tokens=config.max_text_tokens,
         )
 
     def prepare(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids, and the images' features; the images themselves where their encoder is trained."""
+        """Return token ids, and image features, or the images if their encoder is trained."""
         tokens = self.prompts.rows(instructions, images=images.shape[1]).to(images.device)
-        return {"tokens": tokens} | ({"images": images} if self._trains_vision else self._look(images))
+        return {"tokens": tokens} | ({"images": images} if self._trains_vision else self._encode(images))
 
     def transform(self, prepared: Mapping[str, Tensor]) -> Features:
-        """Prompt, reasoning and latents through the language model."""
+        """Run prompt, reasoning and latents through the language model."""
         prompt = self.embed_prompt(prepared)
         latents = self.latents.to(prompt.embeddings.dtype).expand(len(prompt.mask), -1, -1)
         tokens, states = self._read(prompt, latents)
@@ -88,7 +88,7 @@ class HuggingFaceBackbone(Backbone):
         return Features(vision=vision, latents=thoughts)
 
     def reasoning(self, images: Tensor, instructions: Sequence[str]) -> list[str]:
-        """What the model says before it acts, one text a sample.
+        """Generate what the model says before it acts, a text per sample.
 
         Raises:
             ConfigError: `reasoning_tokens` is 0.
@@ -102,7 +102,7 @@ class HuggingFaceBackbone(Backbone):
             return self.prompts.text(self._reason(prompt).tokens)
 
     def preparation(self) -> dict[str, Any]:
-        """See `Backbone.preparation`: the scale of the pixels, the tokens of a prompt, the end of a text."""
+        """See `Backbone.preparation`: pixel scale, tokenizer, the tokens of a prompt, the ends of a text."""
         published = self.published
         return {
             "pixels": [list(published.mean), list(published.std)],
@@ -112,17 +112,17 @@ class HuggingFaceBackbone(Backbone):
         }
 
     def external_prefixes(self) -> tuple[str, ...]:
-        """Every weight of the published model: only what was trained is saved."""
+        """See `Backbone.external_prefixes`: every weight of the published model."""
         published = ("model.", "vocabulary.")
         return tuple(name for name in self.state_dict() if name.startswith(published) and not is_lora(name))
 
     def base_models(self) -> tuple[str, ...]:
-        """The published vision-language model."""
+        """See `Backbone.base_models`: the published vision-language model."""
         at = f"@{self.config.revision}" if self.config.revision else ""
         return (self.config.name_or_path + at,)
 
     def train(self, mode: bool = True) -> HuggingFaceBackbone:  # noqa: FBT001
-        """What is frozen always says the same: its dropout stays off."""
+        """Keep the dropout of frozen modules off, so they always return the same."""
         super().train(mode and not self.frozen)
         if not self._trains_vision:
             self.model.eval()
@@ -138,23 +138,25 @@ class HuggingFaceBackbone(Backbone):
     def _trains_vision(self) -> bool:
         return self.config.lora.where == "all"
 
-    def _look(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, cameras, H, W, 3) uint8 -> the images' features by name, (B, cameras x tokens, D)."""
+    def _encode(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, cameras, H, W, 3) uint8 -> name -> (B, cameras x tokens, D)."""
         published = self.published
         features = published.family.encode(self.model, published.fit(images.flatten(0, 1)))
         return {name: value.reshape(len(images), -1, value.shape[-1]) for name, value in features.items()}
 
     def embed_prompt(self, prepared: Mapping[str, Tensor]) -> Prompt:
-        """Return what the language model reads before reasoning and latents.
+        """Embed images and question, which come before reasoning and latents.
 
         Args:
             prepared: from `prepare`.
         """
         features = {name: value for name, value in prepared.items() if name not in ("tokens", "images")}
         if "images" in prepared:
-            features = self._look(prepared["images"])
+            features = self._encode(prepared["images"])
         tokens = prepared["tokens"]
-        tokens = tokens[:, int((tokens == PADDING).sum(dim=1).min()) :]  # what is padding in every sample
+        tokens = tokens[
+            :, int((tokens == PADDING).sum(dim=1).min()) :
+        ]  # without the padding that all samples share
         is_image = tokens == self.published.image_token
         embeddings = self.reader.embed(tokens)
         seen = features[IMAGE].to(embeddings.dtype)
@@ -166,12 +168,12 @@ class HuggingFaceBackbone(Backbone):
         )
 
     def _read(self, prompt: Prompt, latents: Tensor) -> tuple[Tensor, States]:
-        """Generated tokens, (B, N), and the states of everything."""
+        """Return generated tokens, (B, N), and the states of prompt, reasoning and latents."""
         if self.vocabulary is None:
             tokens = prompt.mask.new_zeros((len(prompt.mask), 0), dtype=torch.int64)
             return tokens, self.reader.read(prompt, tokens=tokens, latents=latents)
         reasoning = self._reason(prompt)
-        if torch.is_grad_enabled():  # the choice of words has no gradient; what is made of them has
+        if torch.is_grad_enabled():  # choosing words has no gradient, their states have
             return reasoning.tokens, self.reader.read(prompt, tokens=reasoning.tokens, latents=latents)
         return reasoning.tokens, self.reader.finish(prompt, reasoning, latents)
 
@@ -186,6 +188,6 @@ class HuggingFaceBackbone(Backbone):
 
     @staticmethod
     def _fill(states: Tensor, tokens: Tensor, silence: Tensor) -> Tensor:
-        """(B, N + L, D) states of reasoning and latents, with `silence` where there is no token."""
+        """(B, N + L, D) states of reasoning and latents, with `silence` in place of padding."""
         empty = nn.functional.pad(tokens == PADDING, (0, states.shape[1] - tokens.shape[1]))
         return torch.where(empty.unsqueeze(-1), silence, states)

@@ -11,7 +11,7 @@ from rdvla.errors import ConfigError, optional
 
 if TYPE_CHECKING:
     from rdvla.backbone.huggingface.backbone import HuggingFaceBackbone
-    from rdvla.head import Level
+    from rdvla.heads import Level
 
 QUESTION = "What action should the robot take to {instruction}?"
 
@@ -19,7 +19,7 @@ QUESTION = "What action should the robot take to {instruction}?"
 @BackboneConfig.register_subclass("huggingface")
 @dataclass(frozen=True)
 class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
-    """Configuration of `HuggingFaceBackbone`."""
+    """Sizes and choices of `HuggingFaceBackbone`."""
 
     tuning_fields: ClassVar[tuple[str, ...]] = ("lora", "gradient_checkpointing")
 
@@ -28,11 +28,11 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     revision: str | None = None  # commit, branch or tag on the hub; null: its newest
     levels: tuple[int, ...] = (12, 24)  # hidden states the head may read; 0: embeddings, n: after n layers
     latents: int = 64  # L, learned latent tokens
-    image_size: int | None = None  # pixels, square, that images are scaled to; null: as the model was trained
+    image_size: int | None = None  # pixels, square, that images are scaled to; null: the model's own size
     question: str = QUESTION  # {instruction} stands for the instruction in lower case
-    max_text_tokens: int = 96  # longest prompt, its image tokens aside
+    max_text_tokens: int = 96  # longest prompt, without its image tokens
     reasoning_tokens: int = 0  # N, text generated before the latents; the head reads it too
-    dtype: Precision = "bfloat16"  # of the published weights; what is trained is float32
+    dtype: Precision = "bfloat16"  # of published weights; latents and LoRA are float32
     gradient_checkpointing: bool = False  # in training, compute activations twice instead of keeping them
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """What differs between transformers' families of vision-language models, one small class each.
 
-A family knows how its prompt is written around the images, how pixels are laid out for its image encoder,
-where its tokens stand (positions) and who may look at whom (attention). Everything else is common.
+A family knows how to write its prompt around the images, how its image encoder takes pixels, the positions of
+its tokens, and which token may attend to which. Everything else is common.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ class Family:
     # The prompt as the family was trained to read it; {bos} stands for the tokenizer's first token.
     before: ClassVar[str] = ""  # opens the prompt
     image_before: ClassVar[str] = ""  # in front of every image's tokens
-    image_after: ClassVar[str] = ""  # behind them
+    image_after: ClassVar[str] = ""  # after them
     text_before: ClassVar[str] = ""  # in front of the question
-    after: ClassVar[str] = ""  # behind the question, where the answer begins
-    special: ClassVar[tuple[str, ...]] = ()  # tokens of the above that the tokenizer must know as one
+    after: ClassVar[str] = ""  # after the question, before the answer
+    special: ClassVar[tuple[str, ...]] = ()  # tokens in these texts that the tokenizer must not split
 
     @property
     def uses_bos(self) -> bool:
-        """Whether the prompt holds the tokenizer's first token."""
+        """Return whether the prompt holds the tokenizer's first token."""
         return "{bos}" in self.before + self.text_before
 
-    def pieces(self, question: str, *, images: int, bos: str) -> list[str]:
-        """The prompt's text in images + 1 pieces; between two of them stand one image's tokens."""
+    def texts(self, question: str, *, images: int, bos: str) -> list[str]:
+        """Return the images + 1 texts of the prompt; the tokens of an image stand between two of them."""
         first = self.before + self.image_before
         between = [self.image_after + self.image_before] * (images - 1)
         last = self.image_after + self.text_before.replace("{bos}", bos) + question + self.after
         return [first.replace("{bos}", bos), *between, last]
 
     def image_size(self, config: Any) -> int:
-        """Pixels along one side of the square image that the encoder was trained with."""
+        """Return the pixels along one side of the square images of the encoder's training."""
         return int(config.vision_config.image_size)
 
     def check_image_size(self, config: Any, size: int) -> None:
-        """Raise `ConfigError` where the image encoder cannot take a square image of `size` pixels."""
+        """Raise `ConfigError` if the image encoder cannot take a square image of `size` pixels."""
         unit = self.token_pixels(config)
         if size % unit:
             raise ConfigError(
@@ -54,11 +54,11 @@ class Family:
             )
 
     def token_pixels(self, config: Any) -> int:
-        """Pixels along one side of the square that one image token stands for."""
+        """Return the pixels along one side of the square that an image token stands for."""
         return int(config.vision_config.patch_size)
 
     def cut(self, model: Any, last: int) -> None:
-        """Drop the layers behind hidden state `last`, and the norm that belongs behind all of them."""
+        """Drop the layers after hidden state `last`, and the norm that follows the published last layer."""
         language = getattr(model, self.language)
         language.layers = language.layers[:last]
         language.norm = nn.Identity()
@@ -69,23 +69,23 @@ class Family:
         return {IMAGE: stack_images(features, len(pixels))}
 
     def positions(self, mask: Tensor, is_image: Tensor, grid: int) -> Tensor:
-        """Positions of a sequence's tokens, (B, T) or (3, B, T), as if padding were not there.
+        """Return the positions of a sequence's tokens, (B, T) or (3, B, T), as if there were no padding.
 
         Args:
-            mask: (B, T) bool, False where there is padding.
+            mask: (B, T) bool, False for padding.
             is_image: (B, T) bool.
             grid: image tokens along one side of an image.
         """
-        del is_image, grid  # here an image's tokens stand in one row with the text
+        del is_image, grid  # here image tokens count like text
         return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
     def attention(self, mask: Tensor, *, prefix: int, queries: int, language: Any, dtype: torch.dtype) -> Any:
-        """The attention mask that the language model takes.
+        """Make the attention mask that the language model takes.
 
         Args:
-            mask: (B, T) bool, False where there is padding.
+            mask: (B, T) bool, False for padding.
             prefix: tokens of the prompt, padding included.
-            queries: the last tokens of the sequence, that are read now.
+            queries: the last tokens of the sequence, which run now.
             language: the language model.
             dtype: of its activations.
         """
@@ -93,7 +93,7 @@ class Family:
         return mask.long()
 
     def inputs(self, features: Mapping[str, Tensor], is_image: Tensor) -> dict[str, Any]:
-        """What else the language model takes with a prompt of which (B, T) `is_image` are image tokens."""
+        """Return further inputs of the language model; `is_image`, (B, T), marks the image tokens."""
         del features, is_image
         return {}
 
@@ -106,11 +106,11 @@ class Idefics3(Family):
     image_before = "<fake_token_around_image><global-img>"
     image_after = "<fake_token_around_image>"
     after = "<end_of_utterance>\nAssistant:"
-    # <global-img> is not among them: to Idefics3-8B and the first SmolVLM it is a word like others.
+    # Not <global-img>: for Idefics3-8B and the first SmolVLM it is ordinary text.
     special = ("<fake_token_around_image>", "<end_of_utterance>")
 
     def check_image_size(self, config: Any, size: int) -> None:
-        """Pixels behind the last whole patch are left out, as in the published models (384 = 27 x 14 + 6)."""
+        """Allow pixels after the last whole patch; published models leave them out (384 = 27 x 14 + 6)."""
         patch, scale = config.vision_config.patch_size, config.scale_factor
         patches = size // patch
         if patches == 0 or patches % scale:
@@ -120,11 +120,11 @@ class Idefics3(Family):
             )
 
     def token_pixels(self, config: Any) -> int:
-        """Patches are joined scale_factor by scale_factor."""
+        """A token stands for scale_factor x scale_factor patches."""
         return int(config.vision_config.patch_size * config.scale_factor)
 
     def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
-        """One image a sample: the encoder's batch is (N, images, 3, S, S)."""
+        """See `Family.encode`; the encoder takes (N, images, 3, S, S), here with a single image each."""
         return super().encode(model, pixels.unsqueeze(1))
 
 
@@ -138,12 +138,12 @@ class Qwen2VL(Family):
     special = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 
     def image_size(self, config: Any) -> int:
-        """It takes any size; this one gives 8 x 8 tokens with patches of 14 pixels."""
+        """Return 224 of any size: 8 x 8 tokens with patches of 14 pixels."""
         del config
         return 224
 
     def token_pixels(self, config: Any) -> int:
-        """Patches are joined spatial_merge_size by spatial_merge_size."""
+        """A token stands for spatial_merge_size x spatial_merge_size patches."""
         return int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
 
     def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
@@ -152,13 +152,13 @@ class Qwen2VL(Family):
         return {IMAGE: stack_images(output.pooler_output, len(pixels))}
 
     def positions(self, mask: Tensor, is_image: Tensor, grid: int) -> Tensor:
-        """(3, B, T): time, row and column. Text counts on along all three; an image takes `grid` numbers."""
-        place = is_image.cumsum(dim=1) - 1  # of an image token among the image tokens
-        place = torch.where(is_image, place % grid**2, 0)
-        ends_image = is_image & (place == grid**2 - 1)
+        """(3, B, T): time, row and column. Text counts on along all three; an image uses `grid` numbers."""
+        index = is_image.cumsum(dim=1) - 1  # among the image tokens
+        index = torch.where(is_image, index % grid**2, 0)
+        ends_image = is_image & (index == grid**2 - 1)
         taken = torch.where(is_image, ends_image * grid, mask.long())  # numbers used up after a token
         start = taken.cumsum(dim=1) - taken
-        return torch.stack([start, start + place // grid, start + place % grid])
+        return torch.stack([start, start + index // grid, start + index % grid])
 
     def _encoded(self, model: Any, pixels: Tensor) -> Any:
         vision = model.config.vision_config
@@ -174,24 +174,24 @@ class Qwen2VL(Family):
 
 
 class Qwen3VL(Qwen2VL):
-    """Qwen3-VL: image features of several depths are added behind the first layers (DeepStack)."""
+    """Qwen3-VL: image features of several depths are added after the first layers (DeepStack)."""
 
     before = "<|im_start|>user\n"
 
     def image_size(self, config: Any) -> int:
-        """The smallest that its processor makes (65,536 pixels): 8 x 8 tokens with patches of 16 pixels."""
+        """Return the smallest size of its processor (65,536 pixels): 8 x 8 tokens, patches of 16 pixels."""
         del config
         return 256
 
     def cut(self, model: Any, last: int) -> None:
-        """See `Family.cut`. A hidden state is a layer's output before image features are added behind it."""
+        """See `Family.cut`. A hidden state is a layer's output before image features are added."""
         super().cut(model, last)
         vision = model.visual
         vision.deepstack_visual_indexes = vision.deepstack_visual_indexes[: last - 1]
         vision.deepstack_merger_list = vision.deepstack_merger_list[: last - 1]
 
     def encode(self, model: Any, pixels: Tensor) -> dict[str, Tensor]:
-        """See `Family.encode`; ``deepstack/<i>`` goes in behind layer i."""
+        """See `Family.encode`; ``deepstack/<i>`` is added after layer i."""
         output = self._encoded(model, pixels)
         deep = {
             f"deepstack/{layer}": stack_images(features, len(pixels))
@@ -206,29 +206,29 @@ class Qwen3VL(Qwen2VL):
 
 
 class PaliGemma(Family):
-    """PaliGemma 1 and 2: images and question see each other both ways, what follows is causal."""
+    """PaliGemma 1 and 2: images and question attend both ways, causal attention after."""
 
     text_before = "{bos}"
     after = "\n"
 
     def check_image_size(self, config: Any, size: int) -> None:
-        """Its position embeddings are of one size."""
+        """Allow only the trained size, as the position embeddings have one size."""
         if size != self.image_size(config):
             raise ConfigError(
                 f"backbone.image_size must be {self.image_size(config)} for this PaliGemma, got {size}"
             )
 
     def positions(self, mask: Tensor, is_image: Tensor, grid: int) -> Tensor:
-        """They count from 1."""
+        """See `Family.positions`; they count from 1."""
         return super().positions(mask, is_image, grid) + 1
 
     def attention(self, mask: Tensor, *, prefix: int, queries: int, language: Any, dtype: torch.dtype) -> Any:
-        """(B, 1, queries, T), 0 where a token may look and the smallest number where it may not."""
+        """(B, 1, queries, T), 0 if a token may attend to another, else the smallest number."""
         length = mask.shape[1]
         key = torch.arange(length, device=mask.device)
         query = key[length - queries :, None]
         allowed = (key <= query) | ((key < prefix) & (query < prefix))
-        # Padding looks at itself: a row in which nothing may be looked at would not be a number.
+        # Padding attends to itself: softmax over nothing would be NaN.
         allowed = (allowed & mask[:, None, None, :]) | (key == query)
         additive = torch.zeros(allowed.shape, dtype=dtype, device=mask.device)
         additive = additive.masked_fill(~allowed, torch.finfo(dtype).min)
@@ -251,10 +251,10 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def make_family(model_type: str) -> Family:
-    """The family of a published model's ``model_type``.
+    """Make the family of a published model's ``model_type``.
 
     Raises:
-        ConfigError: it is none that is known here.
+        ConfigError: the family is not supported.
     """
     if model_type not in FAMILIES:
         raise ConfigError(
@@ -265,15 +265,15 @@ def make_family(model_type: str) -> Family:
 
 
 def stack_images(features: Any, images: int) -> Tensor:
-    """Image features as (N, tokens, D), whether they come image by image or in one tensor."""
+    """Return image features as (N, tokens, D), from one tensor or a list with one per image."""
     joined = features if isinstance(features, Tensor) else torch.cat(list(features))
     return joined.reshape(images, -1, joined.shape[-1])
 
 
 def to_patches(pixels: Tensor, *, size: int, merge: int, frames: int) -> Tensor:
-    """(N, 3, S, S) -> (N x patches, 3 x frames x size x size), the patches of one image token side by side.
+    """(N, 3, S, S) -> (N x patches, 3 x frames x size x size), patches of a token in sequence.
 
-    A still image is a film of `frames` equal frames.
+    A still image counts as a film of `frames` equal frames.
     """
     count = pixels.shape[-1] // (size * merge)
     x = pixels.reshape(len(pixels), 3, count, merge, size, count, merge, size)

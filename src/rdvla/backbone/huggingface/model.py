@@ -1,4 +1,4 @@
-"""Loads a vision-language model of transformers, cut down to what a backbone needs of it."""
+"""Loads a vision-language model of transformers and drops what a backbone does not need."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SAMPLED_TOKENS = 1024  # embeddings whose spread sets the size of new ones
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """A model and what belongs to it."""
+    """A published model with its tokenizer and its scale of pixels."""
 
     model: Any  # image encoder and language model, without the vocabulary's logits
-    vocabulary: nn.Module | None  # hidden states -> logits of the next token, where text is wanted
+    vocabulary: nn.Module | None  # hidden states -> logits of the next token; None: no text is generated
     tokenizer: Any
     family: Family
-    image_size: int  # pixels, square, that its image encoder gets
-    mean: tuple[float, ...]  # of each colour, 0..1, subtracted from the pixels
-    std: tuple[float, ...]  # that they are divided by then
+    image_size: int  # pixels, square, that the image encoder takes
+    mean: tuple[float, ...]  # per colour, 0..1, subtracted from the pixels
+    std: tuple[float, ...]  # per colour, that they are divided by then
     ends: tuple[int, ...]  # token ids that end a text
 
     @property
@@ -39,7 +39,7 @@ class PublishedModel:
 
     @property
     def width(self) -> int:
-        """D, of its hidden states."""
+        """D, width of the hidden states."""
         return int(self.language.config.hidden_size)
 
     @property
@@ -54,7 +54,7 @@ class PublishedModel:
 
     @torch.no_grad()
     def embedding_scale(self) -> float:
-        """Standard deviation of the embeddings' entries, as the first layer reads them."""
+        """Return the standard deviation of the embeddings that enter the first layer."""
         embedding = self.language.get_input_embeddings()
         some = torch.arange(min(SAMPLED_TOKENS, embedding.num_embeddings), device=embedding.weight.device)
         return float(embedding(some).float().std())
@@ -72,7 +72,7 @@ class PublishedModel:
         return ((pixels - mean) / std).to(weight.dtype)
 
     def reader(self, layers: tuple[int, ...]) -> LanguageReader:
-        """What reads `layers` of the language model."""
+        """Make the reader of some hidden states of the language model."""
         return LanguageReader(
             self.language, self.vocabulary, family=self.family, layers=layers, grid=self.grid, ends=self.ends
         )
@@ -87,13 +87,13 @@ def load_published(
     image_size: int | None,
     text: bool,
 ) -> PublishedModel:
-    """Load a model from the hub or a folder; nothing of its code is run, and only safetensors are read.
+    """Load a model from the hub or a folder; its code is never run, and only safetensors are read.
 
     Args:
         name_or_path: hub id or folder.
         revision: on the hub.
         dtype: of its weights.
-        layers: hidden states that will be read; layers behind the last of them are dropped.
+        layers: hidden states that the head may read; layers above the last of them are dropped.
         image_size: pixels, square; None: as the model was trained.
         text: keep all layers and the vocabulary's logits, to generate text.
 
@@ -104,7 +104,7 @@ def load_published(
 
     if not name_or_path:
         raise ConfigError("backbone.name_or_path is empty; name a vision-language model, or its folder")
-    at = {"revision": revision, "trust_remote_code": False}  # left open, transformers asks on the terminal
+    at = {"revision": revision, "trust_remote_code": False}  # by default transformers asks on the terminal
     try:
         config = AutoConfig.from_pretrained(name_or_path, **at)
         family = make_family(config.model_type)
@@ -139,7 +139,7 @@ def load_published(
 
 
 def _check_complete(found: Mapping[str, Any], name: str) -> None:
-    """What a file lacks would be drawn at random."""
+    """Refuse files that lack weights: transformers would draw them at random."""
     lacking = sorted(map(str, (*found["missing_keys"], *found["mismatched_keys"])))
     if lacking:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Instructions to rows of token ids, with room for the images' features."""
+"""Prompts as token ids, with positions for the images' features."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rdvla.errors import ConfigError
 
 
 class PromptWriter:
-    """Writes a family's prompt around an instruction, in rows of one length so that they can be cached.
+    """Writes a family's prompt around an instruction, padded to one length, so a cache can hold it.
 
     Args:
         family: how the prompt is written.
         tokenizer: of the published model.
         question: the text; {instruction} stands for the instruction in lower case.
-        image_token: token id of an image's places.
-        image_places: image tokens of one image.
-        max_text_tokens: longest prompt, image tokens aside.
+        image_token: token id that image features replace.
+        image_tokens: their number per image.
+        max_text_tokens: longest prompt, without image tokens.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class PromptWriter:
         *,
         question: str,
         image_token: int,
-        image_places: int,
+        image_tokens: int,
         max_text_tokens: int,
     ) -> None:
         self._family, self._tokenizer, self._question = family, tokenizer, question
-        self._image = [image_token] * image_places
+        self._image = [image_token] * image_tokens
         self._max_text_tokens = max_text_tokens
-        self._known: dict[tuple[str, int], Tensor] = {}  # a robot gets the same sentence in every query
+        self._known: dict[tuple[str, int], Tensor] = {}  # a robot sends the same sentence in every query
 
     def rows(self, instructions: Sequence[str], *, images: int) -> Tensor:
         """B instructions -> (B, max_text_tokens + image tokens) int64, `PADDING` on the left.
@@ -59,19 +59,17 @@ class PromptWriter:
 
     def _write(self, instruction: str, images: int) -> Tensor:
         question = self._question.replace("{instruction}", " ".join(instruction.lower().split()))
-        pieces = self._family.pieces(question, images=images, bos=self._tokenizer.bos_token or "")
-        ids = [
-            self._tokenizer(piece, add_special_tokens=False).input_ids if piece else [] for piece in pieces
-        ]
-        text = sum(len(piece) for piece in ids)
-        if text > self._max_text_tokens:
+        texts = self._family.texts(question, images=images, bos=self._tokenizer.bos_token or "")
+        ids = [self._tokenizer(text, add_special_tokens=False).input_ids if text else [] for text in texts]
+        length = sum(len(tokens) for tokens in ids)
+        if length > self._max_text_tokens:
             raise ConfigError(
-                f"the prompt has {text} tokens of text, backbone.max_text_tokens is {self._max_text_tokens}: "
-                f"{question!r}"
+                f"the prompt has {length} tokens of text, backbone.max_text_tokens is "
+                f"{self._max_text_tokens}: {question!r}"
             )
-        if any(self._image[0] in piece for piece in ids):
+        if any(self._image[0] in tokens for tokens in ids):
             raise ConfigError(f"the prompt must not hold the model's own token for images: {question!r}")
         row = list(ids[0])
-        for piece in ids[1:]:
-            row += [*self._image, *piece]
-        return torch.tensor([PADDING] * (self._max_text_tokens - text) + row)
+        for tokens in ids[1:]:
+            row += [*self._image, *tokens]
+        return torch.tensor([PADDING] * (self._max_text_tokens - length) + row)

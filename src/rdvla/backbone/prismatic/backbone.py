@@ -3,10 +3,10 @@
     images --DINOv2, SigLIP--> patches (B, cameras x 256, 2176) --projector--> (B, M, D)
     [first prompt token ; M patches ; rest of the prompt ; L latents ; stop] --Qwen2--> hidden states
 
-What the head reads are two slices of chosen hidden states, cut as when published weights were trained:
-*vision* is positions 0 to M - 1, the first prompt token and all patches but the last; *latents* are L
-positions that start one before the first latent token. No vocabulary logits are computed, and no layer above
-the last one that is read exists.
+The head gets two slices of the chosen hidden states, cut as in the training of published weights. *Vision* is
+positions 0 to M - 1: the first prompt token and all patches but the last. *Latents* is L positions that start
+one before the first latent token. No vocabulary logits are computed, and layers above the last level do not
+exist.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ CONVERSION_FILE = "conversion.json"  # of `rdvla convert`
 
 
 class PrismaticBackbone(Backbone):
-    """See the module's description. Parameters keep the names of the published weights.
+    """See the top of this file. Parameters keep the names of the published weights.
 
-    Trained are the latent tokens and, where `config.lora` asks for it, low-rank pairs; everything else is
-    frozen. The precision of the published part is the configuration's: do not cast it with `.to(dtype)`,
-    which would round the rotary frequencies too.
+    Training changes the latent tokens and, if `config.lora` asks for them, low-rank pairs. Everything else is
+    frozen. Set the dtype of published weights in the configuration: `.to(dtype)` would round the rotary
+    frequencies too.
     """
 
     def __init__(self, config: PrismaticConfig) -> None:
@@ -50,18 +50,18 @@ class PrismaticBackbone(Backbone):
         add_lora(published, config.lora, language=published.language_model)
         published.checkpoint_gradients(config.gradient_checkpointing)
         self.published = published
-        # As large as embeddings are: a token that stands out would be all that the others see.
+        # As large as embeddings: a token that stands out would take all of the attention.
         self.latents = nn.Parameter(torch.randn(config.latents, config.language.width) * 0.02)
         self.image_transform = ImageTransform(
             size=config.dinov2.image_size, crop_area=config.crop_area, jpeg_quality=config.jpeg_quality
         )
         self.prompt_tokenizer: PromptTokenizer | None = None
-        self.conversion: dict[str, Any] = {}  # how published weights became these; empty: they did not
+        self.conversion: dict[str, Any] = {}  # record of `rdvla convert`; empty: not converted
 
-    # --- before anything that is trained ---
+    # --- before the first trainable parameter ---
 
     def prepare(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
-        """Projected patches where the image encoders are frozen, the images where not; and prompt tokens."""
+        """Return prompt tokens, and projected patches, or the images if their encoders are trained."""
         if self.prompt_tokenizer is None:
             raise ConfigError(
                 "the prismatic backbone has no tokenizer: load a policy folder that holds one "
@@ -73,10 +73,10 @@ class PrismaticBackbone(Backbone):
         return prepared | {"patches": self._encode(images)}
 
     def load_tokenizer_from(self, folder: Path) -> None:
-        """Take the tokenizer whose files lie in a folder.
+        """Load the tokenizer from a folder.
 
         Raises:
-            ConfigError: there is none, or it is not one of this language model.
+            ConfigError: there is none, or it belongs to another language model.
         """
         self.prompt_tokenizer = PromptTokenizer(
             load_tokenizer(folder),
@@ -85,25 +85,25 @@ class PrismaticBackbone(Backbone):
         )
 
     def constant_prefixes(self) -> tuple[str, ...]:
-        """`prepare` computes with these parameters."""
+        """See `Backbone.constant_prefixes`."""
         if self._encoders_are_trained():
             return ()
         return ("published.vision_backbone.", "published.projector.")
 
     def _encoders_are_trained(self) -> bool:
-        parts = (self.published.vision_backbone, self.published.projector)
-        return any(parameter.requires_grad for part in parts for parameter in part.parameters())
+        encoders = (self.published.vision_backbone, self.published.projector)
+        return any(parameter.requires_grad for module in encoders for parameter in module.parameters())
 
     def _encode(self, images: Tensor) -> Tensor:
-        """(B, cameras, H, W, 3) uint8 -> (B, M, D), camera by camera."""
+        """(B, cameras, H, W, 3) uint8 -> (B, M, D), ordered by camera."""
         pixels = self.image_transform(images.flatten(0, 1))
         patches: Tensor = self.published.projector(self.published.vision_backbone(pixels))
         return patches.reshape(len(images), -1, self.context_width)
 
-    # --- the rest of the way ---
+    # --- from the first trainable parameter on ---
 
     def transform(self, prepared: Mapping[str, Tensor]) -> Features:
-        """See `Backbone`; prompts of different lengths do not disturb each other."""
+        """See `Backbone.transform`; prompts of different lengths do not disturb each other."""
         patches = prepared["patches"] if "patches" in prepared else self._encode(prepared["images"])
         prompt = prepared["prompt"]
         lengths = (prompt != PADDING).sum(dim=1)
@@ -111,32 +111,32 @@ class PrismaticBackbone(Backbone):
         sequence = self._sequence(prompt, lengths, patches)
         hidden_states = self.published.hidden_states(sequence, self._mask(sequence, patches, lengths))
         first_latent = patches.shape[1] + lengths
-        places = first_latent[:, None] - 1 + torch.arange(len(self.latents), device=lengths.device)
+        positions = first_latent[:, None] - 1 + torch.arange(len(self.latents), device=lengths.device)
         chosen = {level: hidden_states[level].to(self.latents.dtype) for level in self.config.levels}
         return Features(
             vision={level: states[:, : patches.shape[1]] for level, states in chosen.items()},
-            latents={level: _rows(states, places) for level, states in chosen.items()},
+            latents={level: _gather(states, positions) for level, states in chosen.items()},
         )
 
     def _sequence(self, prompt: Tensor, lengths: Tensor, patches: Tensor) -> Tensor:
-        """(B, S, D) embeddings, in the order of the module's description; padding comes last."""
+        """(B, S, D) embeddings, in the order at the top of this file; padding comes last."""
         embed = self.published.language_model.embed_tokens
         batch, width = prompt.shape
         count, latents = patches.shape[1], len(self.latents)
         words = embed(prompt.clamp(min=0))
         stop = embed(prompt.new_full((batch, 1), STOP_TOKEN))
         learned = self.latents.to(words.dtype).expand(batch, -1, -1)
-        parts = torch.cat([words, patches.to(words.dtype), learned, stop], dim=1)
-        place = torch.arange(parts.shape[1], device=prompt.device).expand(batch, -1)
+        found = torch.cat([words, patches.to(words.dtype), learned, stop], dim=1)
+        position = torch.arange(found.shape[1], device=prompt.device).expand(batch, -1)
         rest, first_latent = lengths[:, None], count + lengths[:, None]
-        # Where in `parts` each place of the sequence is found; nobody looks at what follows the stop token.
-        source = torch.where(place <= count, width + place - 1, place - count)
-        source = torch.where(place >= first_latent, width + place - rest, source)
-        source = torch.where(place == 0, 0, source).clamp(max=width + count + latents)
-        return _rows(parts, source)
+        # Index into `found` per position of the sequence. Nothing attends to what follows the stop token.
+        source = torch.where(position <= count, width + position - 1, position - count)
+        source = torch.where(position >= first_latent, width + position - rest, source)
+        source = torch.where(position == 0, 0, source).clamp(max=width + count + latents)
+        return _gather(found, source)
 
     def _mask(self, sequence: Tensor, patches: Tensor, lengths: Tensor) -> Tensor | None:
-        """(B, 1, 1, S) bool, what may be seen; None: every place sees those before it.
+        """(B, 1, 1, S) bool, True for the positions that may be attended to; None: causal attention.
 
         Padding comes last, so that causal attention cannot see it.
         """
@@ -148,13 +148,13 @@ class PrismaticBackbone(Backbone):
     # --- files ---
 
     def take_over(self, source: Backbone) -> None:
-        """Start from another prismatic backbone: from its weights, its tokenizer and where they come from."""
+        """Start from another prismatic backbone: weights, tokenizer and the record of their conversion."""
         super().take_over(source)
         assert isinstance(source, PrismaticBackbone)
         self.prompt_tokenizer, self.conversion = source.prompt_tokenizer, source.conversion
 
     def plain_weights(self) -> dict[str, Tensor]:
-        """All weights as if there were no LoRA: what the pairs add is part of the matrices beside them."""
+        """Return all weights without LoRA: the low-rank pairs are added to the matrices next to them."""
         weights = {
             name.replace(".base_layer.", "."): value
             for name, value in self.state_dict().items()
@@ -174,21 +174,21 @@ class PrismaticBackbone(Backbone):
         }
 
     def base_models(self) -> tuple[str, ...]:
-        """The published checkpoint that the weights come from, where they do."""
+        """See `Backbone.base_models`: the converted checkpoint, if there is one."""
         return (self.conversion["source"],) if self.conversion else ()
 
     def save_files(self, folder: Path) -> None:
-        """Write the tokenizer, and the record of the conversion that the weights come from."""
+        """Write the tokenizer, and the record of the conversion if there is one."""
         if self.prompt_tokenizer is not None:
             with new_folder(folder / TOKENIZER_FOLDER, replace=True) as temporary:
                 self.prompt_tokenizer.tokenizer.save_pretrained(temporary)
         if self.conversion:
             write_json(folder / CONVERSION_FILE, self.conversion)
-        else:  # that of a policy which lay here before
+        else:  # of an older policy in the same folder
             (folder / CONVERSION_FILE).unlink(missing_ok=True)
 
     def load_files(self, folder: Path) -> None:
-        """Read the tokenizer and, if there is one, the record."""
+        """Read the tokenizer, and the record of the conversion if there is one."""
         self.load_tokenizer_from(folder / TOKENIZER_FOLDER)
         path = folder / CONVERSION_FILE
         self.conversion = _read_conversion(path) if path.is_file() else {}
@@ -201,6 +201,6 @@ def _read_conversion(path: Path) -> dict[str, Any]:
     return record
 
 
-def _rows(values: Tensor, places: Tensor) -> Tensor:
+def _gather(values: Tensor, positions: Tensor) -> Tensor:
     """(B, S, D), (B, n) -> (B, n, D)."""
-    return values.gather(1, places.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+    return values.gather(1, positions.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

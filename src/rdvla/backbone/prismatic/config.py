@@ -11,24 +11,24 @@ from rdvla.errors import ConfigError, optional
 
 if TYPE_CHECKING:
     from rdvla.backbone.prismatic.backbone import PrismaticBackbone
-    from rdvla.head import Level
+    from rdvla.heads import Level
 
 Attention = Literal["causal", "bidirectional"]
 
 
 @dataclass(frozen=True)
 class VisionTransformerConfig:
-    """Sizes of one image encoder."""
+    """Sizes of an image encoder."""
 
     width: int  # of its tokens
-    depth: int  # blocks of the published encoder; the last one is not part of ours, as it is never read
+    depth: int  # blocks of the published encoder; its last block is not built, as its output is not used
     heads: int  # attention heads
     mlp_width: int  # inner width of the feed-forward part
-    mean: tuple[float, float, float]  # of the red, green and blue values (0..1) that it was trained with
-    std: tuple[float, float, float]  # their standard deviations
+    mean: tuple[float, float, float]  # of red, green and blue (0..1), subtracted from pixels
+    std: tuple[float, float, float]  # that pixels are divided by then
     patch_size: int = 14  # pixels, square
     image_size: int = 224  # pixels, square
-    class_token: bool = False  # one learned token goes before the patches
+    class_token: bool = False  # a learned token in front of the patches
     registers: int = 0  # learned tokens after the class token
     layer_scale: bool = False  # the output of each branch is multiplied by a learned vector
 
@@ -60,7 +60,7 @@ class VisionTransformerConfig:
 
     @property
     def patches(self) -> int:
-        """Number of patches of an image."""
+        """Number of patches per image."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -86,9 +86,9 @@ class LanguageConfig:
     vocab_size: int = 151_936  # tokens
     width: int = 896  # D, of the hidden states
     mlp_width: int = 4864  # inner width of the feed-forward part
-    layers: int = 24  # of the published model; those above the last level that is read are not part of ours
+    layers: int = 24  # of the published model; layers above the last level are not built
     heads: int = 14  # attention heads
-    key_value_heads: int = 2  # heads that keys and values have
+    key_value_heads: int = 2  # heads of keys and values
     rotary_base: float = 1_000_000.0
     norm_eps: float = 1e-6
 
@@ -111,7 +111,7 @@ class LanguageConfig:
 @BackboneConfig.register_subclass("prismatic")
 @dataclass(frozen=True)
 class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
-    """Configuration of `PrismaticBackbone`; the defaults are the paper's (1.19 B parameters)."""
+    """Sizes and choices of `PrismaticBackbone`; the defaults are the paper's (1.19 B parameters)."""
 
     tuning_fields: ClassVar[tuple[str, ...]] = ("lora", "gradient_checkpointing")
 
@@ -123,8 +123,8 @@ class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     levels: tuple[int, ...] = (11, 23)  # hidden states the head may read; 0: embeddings, n: after n layers
     latents: int = 64  # L, learned latent tokens after the prompt
     attention: Attention = "causal"  # over the sequence; bidirectional: every token sees every other
-    dtype: Precision = "bfloat16"  # of published weights; latents and LoRA are kept in float32
-    crop_area: float = 0.9  # share of each image's area that is kept around its centre; 1: all of it
+    dtype: Precision = "bfloat16"  # of published weights; latents and LoRA are float32
+    crop_area: float = 0.9  # share of each image's area that the centre crop keeps; 1: no crop
     jpeg_quality: int | None = None  # of a JPEG round trip before images are resized, 1..100; null: none
     max_prompt_tokens: int = 128  # longest prompt, of which the chat template takes about 40
     lora: LoraSettings = field(default_factory=lambda: LoraSettings(where="none"))
@@ -148,7 +148,7 @@ class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
             of_dinov2, of_siglip = getattr(self.dinov2, name), getattr(self.siglip, name)
             if of_dinov2 != of_siglip:
                 raise ConfigError(
-                    f"both image encoders must have the same {name}, as their features are put side by side; "
+                    f"both image encoders must have the same {name}, as their features are concatenated; "
                     f"got {of_dinov2} and {of_siglip}"
                 )
 

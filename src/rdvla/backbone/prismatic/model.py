@@ -1,4 +1,4 @@
-"""The published part of the paper's backbone: two image encoders, a projector, a language model."""
+"""The modules of the paper's backbone that are published: two image encoders, projector, language model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rdvla.backbone.prismatic.vision_transformer import VisionTransformer
 
 
 class PublishedModel(nn.Module):
-    """What published weights hold, under their names."""
+    """Image encoders, projector and language model, with parameters under their published names."""
 
     def __init__(self, config: PrismaticConfig) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class PublishedModel(nn.Module):
             self.language_model = _language_model(config.language, last=max(config.levels))
 
     def hidden_states(self, embeddings: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        """(B, S, D) -> one (B, S, D) a level, the embeddings first."""
+        """(B, S, D) embeddings -> the embeddings and the state after each layer, each (B, S, D)."""
         output = self.language_model(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": mask},
@@ -37,7 +37,7 @@ class PublishedModel(nn.Module):
         return states
 
     def checkpoint_gradients(self, active: bool) -> None:  # noqa: FBT001
-        """Compute activations twice in training, or keep them."""
+        """Set whether training computes activations twice instead of keeping them."""
         for encoder in (self.vision_backbone.featurizer, self.vision_backbone.fused_featurizer):
             encoder.gradient_checkpointing = active
         if active:
@@ -69,7 +69,7 @@ class _Projector(nn.Module):
 
 
 def _language_model(config: LanguageConfig, *, last: int) -> Any:
-    """Qwen2 up to the last layer that is read."""
+    """Qwen2 up to layer `last`."""
     from transformers import Qwen2Config, Qwen2Model
 
     sizes: dict[str, Any] = {
@@ -85,13 +85,13 @@ def _language_model(config: LanguageConfig, *, last: int) -> Any:
     }
     model: Any = Qwen2Model(Qwen2Config(**sizes))
     if last < config.layers:
-        model.norm = nn.Identity()  # the published model normalises what its own last layer yields
+        model.norm = nn.Identity()  # only the output of the published last layer is normalised
     return model
 
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make new weights in a precision; a later cast would round constants too, and take memory for both."""
+    """Make new weights in a dtype; a later cast would round constants too and need memory for both."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

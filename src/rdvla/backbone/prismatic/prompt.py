@@ -1,4 +1,4 @@
-"""Instructions to the tokens of the prompt that published policies were trained with."""
+"""The prompt that published policies were trained with, and its tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STOP_TOKEN = 2  # closes the sequence of published policies
 
 
 class PromptTokenizer:
-    """Instructions to prompt tokens, padded on the right to one length so that a cache can hold them.
+    """Turns instructions into prompt tokens, padded on the right to one length, so a cache can hold them.
 
     Args:
         tokenizer: of transformers; it must know the chat tokens.
@@ -30,13 +30,13 @@ class PromptTokenizer:
         vocab_size: of the language model.
 
     Raises:
-        ConfigError: the tokenizer splits a chat token, or is not one of this language model.
+        ConfigError: the tokenizer splits a chat token, or belongs to another language model.
     """
 
     def __init__(self, tokenizer: Any, *, max_tokens: int, vocab_size: int) -> None:
         self.tokenizer = tokenizer
         self._max_tokens = max_tokens
-        self._known: dict[str, Tensor] = {}  # a robot gets the same sentence in every query
+        self._known: dict[str, Tensor] = {}  # a robot sends the same sentence in every query
         for token in CHAT_TOKENS:
             ids = tokenizer(token)["input_ids"]
             if len(ids) != 1:
@@ -72,7 +72,7 @@ class PromptTokenizer:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer whose files lie in a folder; code in the folder is never run.
+    """Load the tokenizer from a folder; code in the folder is never run.
 
     Raises:
         ConfigError: there is none, it is damaged, or transformers would split texts in another way.
@@ -87,17 +87,17 @@ def load_tokenizer(folder: Path) -> Any:
         )
     stored = folder / "tokenizer.json"
     try:
-        # The folder's own config.json is of no kind that transformers knows.
+        # transformers does not know the model type in the folder's config.json.
         tokenizer = AutoTokenizer.from_pretrained(
             folder, config=Qwen2Config(), local_files_only=True, trust_remote_code=False
         )
         original = Tokenizer.from_file(str(stored)) if stored.is_file() else None
-    except Exception as error:  # nothing narrower is raised for a damaged tokenizer.json
+    except Exception as error:  # a damaged tokenizer.json raises a bare Exception
         raise ConfigError(f"the tokenizer in {folder} cannot be read: {error}") from error
     if original is not None:
         original.no_padding()
         original.no_truncation()
-        # transformers keeps the vocabulary of that file, but may build rules for splitting texts of its own.
+        # transformers keeps the vocabulary of the file, but may split texts by its own rules.
         if original.encode(PROMPT).ids != tokenizer(PROMPT)["input_ids"]:
             raise ConfigError(f"transformers reads {stored} as a tokenizer that splits texts in another way")
     return tokenizer

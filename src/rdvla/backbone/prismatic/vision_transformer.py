@@ -1,4 +1,4 @@
-"""A vision transformer whose parameters carry timm's names: published image encoders load as they are.
+"""A vision transformer with timm's parameter names, so published image encoders load unchanged.
 
 Parameter names of transformers' own encoders change from one of its versions to the next, and a saved policy
 must outlive them. Source of the names and of the order of operations: timm 0.9, `vision_transformer.py`.
@@ -18,7 +18,7 @@ NORM_EPS = 1e-6
 
 
 class VisionTransformer(nn.Module):
-    """Images to the patch tokens of the second-to-last block, before any final norm."""
+    """Computes patch tokens: the output of the second-to-last block, before the final norm."""
 
     mean: Tensor
     std: Tensor

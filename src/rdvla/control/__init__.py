@@ -1,0 +1,51 @@
+"""How a policy is run: when to stop iterating, how much of a chunk to execute, a robot's state. No torch."""
+
+from rdvla.control.execution import (
+    EXECUTION_RULES,
+    BinaryHorizon,
+    ExecutionRule,
+    FixedHorizon,
+    LinearDecay,
+    check_fits,
+    parse_execution,
+)
+from rdvla.control.session import Session
+from rdvla.control.start import StartKind, WarmStart, split_start
+from rdvla.control.stop import (
+    CHANGES,
+    FIXED,
+    NO_LIMIT,
+    STOP_RULES,
+    Stop,
+    StopLimits,
+    Stops,
+    as_stop,
+    limits_of,
+    parse_stop,
+    stop_help,
+)
+
+__all__ = [
+    "CHANGES",
+    "EXECUTION_RULES",
+    "FIXED",
+    "NO_LIMIT",
+    "STOP_RULES",
+    "BinaryHorizon",
+    "ExecutionRule",
+    "FixedHorizon",
+    "LinearDecay",
+    "Session",
+    "StartKind",
+    "Stop",
+    "StopLimits",
+    "Stops",
+    "WarmStart",
+    "as_stop",
+    "check_fits",
+    "limits_of",
+    "parse_execution",
+    "parse_stop",
+    "split_start",
+    "stop_help",
+]

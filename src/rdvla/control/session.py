@@ -1,0 +1,138 @@
+"""What robots carry from one query to the next: actions still to be executed, and the last latent state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rdvla.control.execution import ExecutionRule
+from rdvla.control.start import WarmStart
+from rdvla.errors import InputError
+from rdvla.types import Array, Observation, Prediction
+
+
+class Policy(Protocol):
+    """What a session asks of a policy, of torch or numpy."""
+
+    def initial_state(self, batch_size: int, generator: Any = None) -> Array:
+        """Draw S_0, (B, K, D)."""
+        ...
+
+    def predict(self, observation: Observation, *, initial_state: Array | None = None) -> Prediction:
+        """Return action chunks in the robot's units."""
+        ...
+
+
+@dataclass
+class _Robot:
+    actions: list[Array] = field(default_factory=list)  # (A,) each, still to be executed
+    executed: int = 0  # actions taken since the last query
+    state: Array = None  # (K, D), how the last query ended; None before the first
+
+
+class Session:
+    """The state of B robots between queries: of one robot, or of the copies of a vector environment.
+
+    `act` does all of a control step: `due` names the robots that need a query, `initial_state` gives the
+    queries' S_0, `accept` takes the prediction, `next_actions` gives every robot's action. A caller that
+    executes whole chunks uses `take` for the last. `reset` forgets robots whose episode begins anew.
+
+    Args:
+        execution: how many actions of a chunk are executed before the next query.
+        start: where a query's iterations start.
+    """
+
+    def __init__(self, execution: ExecutionRule, start: WarmStart | None = None) -> None:
+        self.execution = execution
+        self.start = start or WarmStart()
+        self._robots: list[_Robot] = []
+
+    def due(self, batch_size: int) -> list[int]:
+        """Return the robots that have no action left, of `batch_size` in all.
+
+        Raises:
+            InputError: there were other numbers of robots before.
+        """
+        if not self._robots:
+            self._robots = [_Robot() for _ in range(batch_size)]
+        if len(self._robots) != batch_size:
+            raise InputError(
+                f"the batch had {len(self._robots)} samples and now has {batch_size}: reset() in between"
+            )
+        return [number for number, robot in enumerate(self._robots) if not robot.actions]
+
+    def initial_state(self, robots: Sequence[int], noise: Array) -> Array:
+        """Return S_0 of some robots' queries, (n, K, D); noise for a robot's first query.
+
+        Args:
+            robots: n robots.
+            noise: (n, K, D), drawn.
+        """
+        states = noise + 0  # a copy
+        for place, number in enumerate(robots):
+            robot = self._robots[number]
+            if robot.state is not None:
+                sample = slice(place, place + 1)
+                states[sample] = self.start.start(noise[sample], robot.state[None], [robot.executed])
+        return states
+
+    def accept(self, robots: Sequence[int], prediction: Prediction) -> list[int]:
+        """Take a prediction for some robots; return how many actions each will execute before its next query.
+
+        Args:
+            robots: n robots.
+            prediction: a batch of n.
+        """
+        counts: list[int] = self.execution.horizon(prediction.depth).tolist()
+        for number, chunk, state, count in zip(
+            robots, prediction.actions, prediction.state, counts, strict=True
+        ):
+            self._robots[number] = _Robot(actions=list(chunk[:count]), state=state)
+        return counts
+
+    def next_actions(self) -> list[Array]:
+        """Return the next action of every robot, B of (A,).
+
+        Raises:
+            InputError: a robot has none left: it needs a query first.
+        """
+        waiting = [number for number, robot in enumerate(self._robots) if not robot.actions]
+        if waiting:
+            raise InputError(f"robot {waiting[0]} has no action left: query the policy first")
+        return [self.take(number, 1)[0] for number in range(len(self._robots))]
+
+    def act(self, policy: Policy, observation: Observation, *, generator: Any = None) -> list[Array]:
+        """Return the next action of every robot, B of (A,); query the policy for those that need it.
+
+        Args:
+            policy: as of the arrays of `observation`.
+            observation: a batch of B.
+            generator: source of the queries' noise.
+
+        Raises:
+            InputError: the batch has another size than before.
+        """
+        due = self.due(observation.batch_size)
+        if due:
+            start = self.initial_state(due, policy.initial_state(len(due), generator))
+            self.accept(due, policy.predict(observation.select(due), initial_state=start))
+        return self.next_actions()
+
+    def take(self, robot: int, count: int | None = None) -> list[Array]:
+        """Return the next `count` actions of one robot, (A,) each; all that it is to execute if not given."""
+        state = self._robots[robot]
+        count = len(state.actions) if count is None else count
+        taken, state.actions = state.actions[:count], state.actions[count:]
+        state.executed += len(taken)
+        return taken
+
+    def reset(self, robots: Sequence[int] | None = None) -> None:
+        """Forget actions and states of some robots, or of all if not given; their episodes begin anew."""
+        if robots is None:
+            self._robots = []
+            return
+        for number in robots:
+            if not 0 <= number < len(self._robots):
+                raise InputError(f"there is no robot {number}, only {len(self._robots)}")
+            self._robots[number] = _Robot()

@@ -1,0 +1,169 @@
+"""Runs a head fast: its own steps, or compiled ones that can never be older than its weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rdvla.control import Stops
+from rdvla.engine.compiled import CompiledSteps, check_dtype
+from rdvla.engine.solver import solve
+from rdvla.engine.steps import HeadSteps, Steps
+from rdvla.errors import RDVLAError
+from rdvla.heads import ActionHead, Context
+from rdvla.heads.recurrent.model import RecurrentDepthHead
+from rdvla.heads.recurrent.stopping import limits_on
+from rdvla.types import Prediction
+
+SAMPLES_PER_TENSOR = 64  # numbers of every weight that are compared before compiled code runs
+
+
+class Predictor(Protocol):
+    """Context features to action chunks: an `Engine`, or a head that needs none."""
+
+    def predict(
+        self,
+        context: Context,
+        *,
+        stop: Stops,
+        max_depth: int | Sequence[int] | None = None,
+        initial_state: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Prediction:
+        """See `ActionHead.predict`."""
+        ...
+
+
+class Engine:
+    """Predicts with a recurrent-depth head: the results of `RecurrentDepthHead.predict`, faster.
+
+    Samples that have stopped leave the batch, the coda decodes no state that no rule asks for, and blocks
+    that read the context once leave it unprojected. Copies and pickles of an engine hold no compiled code.
+
+    Args:
+        head: predicts with its weights of the moment.
+        compiled: faster steps that hold the head's weights as they are now. They are dropped, with a
+            warning, once the head has other weights.
+    """
+
+    def __init__(self, head: RecurrentDepthHead, compiled: Steps | None = None) -> None:
+        self.head = head
+        self._compiled = compiled
+        self._weights = None if compiled is None else _Weights(head)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether compiled code will run the next query."""
+        return self._current() is not None
+
+    @torch.no_grad()
+    def predict(
+        self,
+        context: Context,
+        *,
+        stop: Stops,
+        max_depth: int | Sequence[int] | None = None,
+        initial_state: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        trace: bool = False,
+    ) -> Prediction:
+        """Iterate until every sample's own stop rule is satisfied; memory does not grow with depth.
+
+        Args:
+            context: features of B observations.
+            stop: a depth, a stop rule, its text, or one of these per sample.
+            max_depth: a depth at which samples end whatever their rule says; one, or one per sample.
+            initial_state: S_0, (B, K, D); drawn if not given.
+            generator: source of S_0.
+            trace: also return the actions and changes of every iteration; runs the coda in all of them.
+        """
+        state = self.head.checked_state(context, initial_state, generator)
+        limits = limits_on(state.device, stop, batch_size=len(state), max_depth=max_depth)
+        steps = self._current() or HeadSteps(self.head)
+        encoded = steps.encode(context, coda_reads=None if trace else limits.coda_reads)
+        return solve(steps, encoded, limits=limits, initial_state=state, trace=trace)
+
+    def _current(self) -> Steps | None:
+        if self._weights is not None and not self._weights.unchanged():
+            warnings.warn(
+                "the head's weights have changed since it was compiled: its compiled code is dropped and the "
+                "head runs as it is; compile it again",
+                stacklevel=3,
+            )
+            self._compiled = self._weights = None
+        return self._compiled
+
+    def __reduce__(self) -> tuple[type[Engine], tuple[RecurrentDepthHead]]:
+        """Copy and pickle without compiled code: the copy has weights of its own."""
+        return type(self), (self.head,)
+
+
+def compile(head: RecurrentDepthHead, *, dtype: torch.dtype = torch.float32) -> Engine:
+    """Return an engine that runs a head as compiled code, its weights packed for this processor.
+
+    Compiling takes up to a minute, at the first prediction with one sample and again with several.
+
+    Args:
+        head: in eval mode.
+        dtype: of the matrix products. bfloat16 is faster and moves normalised actions by 5e-3 to 1e-2.
+
+    Raises:
+        ConfigError: there is no such dtype.
+        RDVLAError: the head is being trained.
+    """
+    check_dtype(dtype)
+    if head.training:
+        raise RDVLAError("compiled code is for weights that do not change any more: call eval() first")
+    return Engine(head, CompiledSteps(head, dtype=dtype))
+
+
+def engine_for(head: ActionHead) -> Predictor:
+    """Return what predicts with a head: an `Engine` for a recurrent one, other heads themselves."""
+    return Engine(head) if isinstance(head, RecurrentDepthHead) else head
+
+
+def recurrent(head: ActionHead) -> RecurrentDepthHead:
+    """Return the head, if it is a recurrent one.
+
+    Raises:
+        RDVLAError: it is another; compiled code and exports are for recurrent heads.
+    """
+    if not isinstance(head, RecurrentDepthHead):
+        raise RDVLAError(f"this needs a recurrent-depth head; the policy has a {type(head).__name__}")
+    return head
+
+
+class _Weights:
+    """A module's parameters and buffers as they were, to tell cheaply whether they still are.
+
+    Replaced tensors, moved storage and in-place operations show in identities, addresses and versions. Writes
+    that torch does not count, such as those through `.data` or numpy, show in a sample of the numbers.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._seen = self._identities()
+        self._tensors = [tensor.detach() for tensor in _tensors(module)]
+        self._numbers = self._sample()
+
+    def unchanged(self) -> bool:
+        """Return whether they are the same tensors with the same content."""
+        return self._identities() == self._seen and torch.equal(self._sample(), self._numbers)
+
+    def _identities(self) -> list[tuple[int, int, int]]:
+        return [(id(tensor), tensor.data_ptr(), tensor._version) for tensor in _tensors(self._module)]
+
+    def _sample(self) -> Tensor:
+        samples = [
+            tensor.flatten()[:: max(1, tensor.numel() // SAMPLES_PER_TENSOR)].float()
+            for tensor in self._tensors
+        ]
+        return torch.cat(samples)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

@@ -1,0 +1,166 @@
+"""Runs the iterations: every sample to its own depth, the context in its final form beforehand.
+
+The loop synchronises with the device only every `sync_interval` iterations. In between, samples that have
+stopped are computed on and their results left alone, so the interval changes nothing but the time taken.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rdvla.control import CHANGES, StopLimits
+from rdvla.engine.coda import Decoder
+from rdvla.engine.context import select
+from rdvla.engine.schedule import Schedule
+from rdvla.engine.steps import Steps
+from rdvla.heads.recurrent.model import EncodedContext
+from rdvla.heads.recurrent.stopping import Iteration, satisfied
+from rdvla.types import Prediction, Trace
+
+
+def solve(
+    steps: Steps,
+    encoded: EncodedContext,
+    *,
+    limits: StopLimits,
+    initial_state: Tensor,
+    trace: bool = False,
+    schedule: Schedule | None = None,
+) -> Prediction:
+    """Iterate from `initial_state` (B, K, D) until every sample's stop rule has stopped it.
+
+    A sample's result is the one it would get alone, synchronised in every iteration. `limits` lie on the
+    state's device.
+    """
+    schedule = schedule or Schedule.for_device(initial_state.device)
+    running = _Running(initial_state, encoded, limits)
+    outcome = _Outcome(initial_state)
+    tracer = _Tracer(initial_state) if trace else None
+    decoder = Decoder(steps, trace=trace, sync_interval=schedule.sync_interval)
+    for depths in schedule.intervals(limits):
+        states = [running.last.state]
+        for _ in depths:
+            states.append(steps.iterate(states[-1], running.encoded))
+        previous, reached = decoder.decode(
+            running.last, states[1:], running.encoded, running.limits, alive=running.alive, depths=depths
+        )
+        for k, current in zip(depths, reached, strict=True):
+            if tracer is not None:
+                tracer.record(running, previous, current)
+            if k >= limits.first:
+                _stop(running, outcome, previous, current, depth=k)
+            previous = current
+        running.last = reached[-1]
+        may_end = limits.first <= depths[-1] < limits.last
+        if may_end and not running.any_left(shrink_below=schedule.shrink_below):
+            break
+    return outcome.prediction(steps, encoded, tracer.trace() if tracer is not None else None)
+
+
+def _stop(
+    running: _Running, outcome: _Outcome, previous: Iteration, current: Iteration, *, depth: int
+) -> None:
+    """Stop the samples that may, or must, and keep their results."""
+    limits = running.limits
+    if current.actions is None and limits.asks_for("actions"):
+        return  # nobody may stop, or its actions would have been decoded
+    if previous.actions is None and current.actions is not None:
+        previous = Iteration(previous.state, torch.full_like(current.actions, torch.nan))  # satisfies nothing
+    converged = satisfied(limits, previous, current) & (depth >= limits.min_depth)
+    ended = running.end(converged | (depth >= limits.max_depth))
+    if ended.device.type == "cpu" and not bool(ended.any()):  # elsewhere this would wait for the device
+        return
+    outcome.record(running.samples, ended, depth=depth, converged=converged, current=current)
+
+
+class _Running:
+    """The samples that are being computed, some of which may have stopped already."""
+
+    def __init__(self, initial_state: Tensor, encoded: EncodedContext, limits: StopLimits) -> None:
+        self.samples = torch.arange(len(initial_state), device=initial_state.device)  # numbers in the batch
+        self.alive = torch.ones_like(self.samples, dtype=torch.bool)
+        self.encoded = encoded
+        self.limits = limits
+        self.last = Iteration(initial_state)
+
+    def end(self, stopped: Tensor) -> Tensor:
+        """Take out the samples that stop now; return them, (n,) bool, each sample once."""
+        ended = self.alive & stopped
+        self.alive = self.alive & ~stopped
+        return ended
+
+    def any_left(self, *, shrink_below: float) -> bool:
+        """Return whether any sample still runs; cut the batch if their share is below `shrink_below`."""
+        left = int(self.alive.sum())  # waits for the device
+        if 0 < left < shrink_below * len(self.samples):
+            self._shrink()
+        return left > 0
+
+    def _shrink(self) -> None:
+        going = self.alive.nonzero().flatten()
+        self.samples, self.alive = self.samples[going], self.alive[going]
+        self.encoded = select(self.encoded, going)
+        self.limits = self.limits.map(lambda limit: limit[going])
+        self.last = self.last.select(going)
+
+
+class _Outcome:
+    """The result of every sample, filled in as samples stop."""
+
+    def __init__(self, initial_state: Tensor) -> None:
+        self.state = torch.empty_like(initial_state)
+        self.actions: Tensor | None = None
+        self.depth = torch.zeros(len(initial_state), dtype=torch.int64, device=initial_state.device)
+        self.converged = torch.zeros_like(self.depth, dtype=torch.bool)
+
+    def record(
+        self, samples: Tensor, ended: Tensor, *, depth: int, converged: Tensor, current: Iteration
+    ) -> None:
+        """Keep the results of the samples that ended, (n,) bool; `samples` (n,) are their batch numbers."""
+        self.state[samples] = _where(ended, current.state, self.state[samples])
+        self.depth[samples] = _where(ended, torch.full_like(samples, depth), self.depth[samples])
+        self.converged[samples] = _where(ended, converged, self.converged[samples])
+        if current.actions is not None:
+            if self.actions is None:
+                self.actions = current.actions.new_empty((len(self.depth), *current.actions.shape[1:]))
+            self.actions[samples] = _where(ended, current.actions, self.actions[samples])
+
+    def prediction(self, steps: Steps, encoded: EncodedContext, trace: Trace | None) -> Prediction:
+        """Return the whole; decode the final states if no state was decoded in the loop."""
+        actions = self.actions if self.actions is not None else steps.decode(self.state, encoded)
+        return Prediction(actions, self.depth, self.converged, self.state, trace)
+
+
+def _where(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    return torch.where(mask.view(-1, *[1] * (chosen.ndim - 1)), chosen, other)
+
+
+class _Tracer:
+    """Collects a `Trace`, with NaN for samples that have stopped."""
+
+    def __init__(self, initial_state: Tensor) -> None:
+        self.like = initial_state
+        self.actions: list[Tensor] = []
+        self.changes: dict[str, list[Tensor]] = {name: [] for name in CHANGES}  # (B,) each
+
+    def record(self, running: _Running, previous: Iteration, current: Iteration) -> None:
+        assert current.actions is not None
+        samples, alive, batch = running.samples, running.alive, len(self.like)
+        actions = self.like.new_full((batch, *current.actions.shape[1:]), torch.nan)
+        actions[samples] = _where(alive, current.actions.to(actions.dtype), actions[samples])
+        self.actions.append(actions)
+        for name, change in CHANGES.items():
+            found = self.like.new_full((batch,), torch.nan)
+            before, after = (
+                (previous.actions, current.actions)
+                if change.of == "actions"
+                else (previous.state, current.state)
+            )
+            if previous.actions is not None:  # the first iteration has no change
+                found[samples] = change.measure(before, after).to(found.dtype).where(alive, torch.nan)
+            self.changes[name].append(found)
+
+    def trace(self) -> Trace:
+        changes = {name: torch.stack(values) for name, values in self.changes.items()}
+        return Trace(torch.stack(self.actions), changes)

@@ -1,0 +1,222 @@
+"""What an action head is to the rest of the house: context features in, a chunk of actions out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rdvla.control import Stops
+from rdvla.heads.config import HeadConfig, Level
+from rdvla.types import Prediction
+
+
+@dataclass(frozen=True)
+class Context:
+    """Backbone features of a batch of B observations; C is the width of the context."""
+
+    vision: Mapping[Level, Tensor]  # h_vis by level, each (B, M, C)
+    latents: Mapping[Level, Tensor]  # h_lat by level, each (B, L, C)
+    proprio: Tensor  # p, (B, 1, C)
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.proprio.shape[0]
+
+    def select(self, samples: slice | Tensor) -> Context:
+        """Return some samples of the batch."""
+        return Context(
+            {level: value[samples] for level, value in self.vision.items()},
+            {level: value[samples] for level, value in self.latents.items()},
+            self.proprio[samples],
+        )
+
+    def to(self, *, device: torch.device | str, dtype: torch.dtype) -> Context:
+        """Return the same features without gradient on a device, in a dtype."""
+
+        def moved(value: Tensor) -> Tensor:
+            return value.detach().to(device=device, dtype=dtype)
+
+        return Context(
+            {level: moved(value) for level, value in self.vision.items()},
+            {level: moved(value) for level, value in self.latents.items()},
+            moved(self.proprio),
+        )
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss to differentiate, and the figures to log with it."""
+
+    total: Tensor  # ()
+    scalars: Mapping[str, Tensor]  # name -> (), without gradient
+
+
+@dataclass(frozen=True)
+class Score:
+    """A sum over a batch and its divisor, so batches of unequal size add up."""
+
+    total: Tensor  # ()
+    count: Tensor  # ()
+
+    @property
+    def mean(self) -> Tensor:
+        """Sum over divisor, ()."""
+        return self.total / self.count
+
+
+class ActionHead(nn.Module, ABC):
+    """Features of an observation in, a chunk of K actions out, in normalised units."""
+
+    config: HeadConfig
+
+    @abstractmethod
+    def loss(
+        self,
+        context: Context,
+        actions: Tensor,
+        *,
+        is_pad: Tensor,
+        generator: torch.Generator | None = None,
+        depth: int | None = None,
+        initial_state: Tensor | None = None,
+    ) -> Loss:
+        """Return the training loss of a batch.
+
+        Args:
+            context: features of B observations.
+            actions: (B, K, A) demonstrated chunks, normalised.
+            is_pad: (B, K) bool, True past the end of the episode.
+            generator: source of all random numbers.
+            depth: iterations of a head that iterates; drawn by the head if not given. Others ignore it.
+            initial_state: (B, K, D), where the iterations start; drawn if not given. Others ignore it.
+        """
+
+    @abstractmethod
+    def errors(
+        self,
+        context: Context,
+        actions: Tensor,
+        *,
+        is_pad: Tensor,
+        depths: Sequence[int],
+        generator: torch.Generator | None = None,
+        initial_state: Tensor | None = None,
+    ) -> dict[int, Score]:
+        """Return the L1 of the predicted chunk by depth, for validation; arguments as in `loss`."""
+
+    @abstractmethod
+    def predict(
+        self,
+        context: Context,
+        *,
+        stop: Stops,
+        max_depth: int | Sequence[int] | None = None,
+        initial_state: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Prediction:
+        """Return one action chunk per sample, without gradient.
+
+        Args:
+            context: features of B observations.
+            stop: a depth, a stop rule, its text, or one of these per sample. Heads that do not iterate
+                ignore it.
+            max_depth: a depth at which samples end whatever their rule says; one, or one per sample.
+            initial_state: (B, K, D), where the iterations start; drawn if not given.
+            generator: source of random numbers.
+        """
+
+    @abstractmethod
+    def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw where a prediction starts, (B, K, D)."""
+
+    @property
+    @abstractmethod
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's initial state, such as (K, D)."""
+
+    def checked_state(
+        self, context: Context, initial_state: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """Return the initial state as given, or drawn.
+
+        Raises:
+            ValueError: its shape does not fit the context.
+        """
+        if initial_state is None:
+            return self.initial_state(context.batch_size, generator)
+        expected = (context.batch_size, *self.state_shape)
+        if tuple(initial_state.shape) != expected:
+            raise ValueError(f"initial_state must be {expected}, got {tuple(initial_state.shape)}")
+        return initial_state
+
+    def kept_per_query(self, context: Context) -> list[Tensor]:
+        """Return the tensors that a query keeps while it runs, for an account of memory."""
+        del context
+        return []
+
+    def context(
+        self, *, vision: Mapping[Level, Tensor], latents: Mapping[Level, Tensor], proprio: Tensor
+    ) -> Context:
+        """Collect a backbone's features into the context of a query, and keep the levels that are read.
+
+        Args:
+            vision: level -> (B, M, C).
+            latents: level -> (B, L, C).
+            proprio: (B, 1, C).
+
+        Raises:
+            ValueError: a level that the head reads is missing, or a shape does not fit.
+        """
+        width, levels = self.config.context_width, self.config.levels
+        if proprio.ndim != 3 or proprio.shape[1:] != (1, width):
+            raise ValueError(f"proprio must be (B, 1, {width}), got {tuple(proprio.shape)}")
+        for kind, features in (("vision", vision), ("latents", latents)):
+            for level in levels:
+                if level not in features:
+                    raise ValueError(
+                        f"{kind} lacks the context level {level!r}; it has {sorted(map(str, features))}"
+                    )
+                shape = tuple(features[level].shape)
+                if len(shape) != 3 or shape[0] != proprio.shape[0] or shape[2] != width:
+                    raise ValueError(
+                        f"{kind}[{level!r}] must be ({proprio.shape[0]}, tokens, {width}), got {shape}"
+                    )
+        return Context(
+            vision={level: vision[level] for level in levels},
+            latents={level: latents[level] for level in levels},
+            proprio=proprio,
+        )
+
+
+class ProprioProjector(nn.Module):
+    """Two-layer MLP from normalised proprioception (B, S) to one context token p (B, 1, C)."""
+
+    def __init__(self, state_dim: int, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(state_dim, width)
+        self.fc2 = nn.Linear(width, width)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """(B, S) -> (B, 1, C)."""
+        token: Tensor = self.fc2(nn.functional.gelu(self.fc1(state)))
+        return token.unsqueeze(1)
+
+
+def absolute_error(predicted: Tensor, target: Tensor, *, is_pad: Tensor) -> Score:
+    """Sum |predicted - target| over the steps that exist.
+
+    A chunk that starts near the end of an episode reaches past it. Those steps are left out, not trained
+    towards a repeated last action: nothing was demonstrated there, and with delta actions a repetition would
+    be wrong.
+
+    Args:
+        predicted, target: (B, K, A).
+        is_pad: (B, K), True past the episode's end.
+    """
+    kept = (~is_pad).unsqueeze(-1).to(predicted.dtype)
+    return Score(total=((predicted - target).abs() * kept).sum(), count=kept.sum() * predicted.shape[-1])

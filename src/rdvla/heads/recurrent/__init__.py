@@ -1,0 +1,1 @@
+"""The paper's head. Read model.py first."""

@@ -1,0 +1,114 @@
+"""Sizes and choices of the recurrent-depth head. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from rdvla.errors import ConfigError
+from rdvla.heads.config import HeadConfig, Level
+
+if TYPE_CHECKING:
+    from rdvla.heads.recurrent.model import RecurrentDepthHead
+
+RotaryForm = Literal["standard", "neighbour_pairs"]
+AdapterInit = Literal["truncated_normal", "near_identity"]
+
+
+@HeadConfig.register_subclass("recurrent")
+@dataclass(frozen=True)
+class RecurrentConfig(HeadConfig):  # type: ignore[no-untyped-call]
+    """Configuration of `RecurrentDepthHead`; the defaults are the paper's (72.3 M parameters).
+
+    Each entry of `prelude`, `core` and `coda` is one block and names the context level that it reads, so the
+    number of entries is the number of blocks. Prelude and coda may be empty. A single-pass head is trained
+    at depth 1; an untied head of n blocks is n entries of `core`, also at depth 1.
+    """
+
+    hidden_dim: int = 896  # D, width of the latent state
+    num_heads: int = 8  # attention heads; each must have an even width for the rotary embedding
+    context_dim: int | None = None  # width of vision, latent, proprio tokens; None: hidden_dim (paper)
+    prelude: tuple[Level, ...] = ("middle",)  # P, run once
+    core: tuple[Level, ...] = ("late", "late")  # R, weight-tied, run r times
+    coda: tuple[Level, ...] = ("late",)  # C, run once on the final state
+    feedforward_multiple: int = 4  # inner width of SwiGLU over D
+    rotary: RotaryForm = "standard"  # neighbour_pairs: the form that published weights were trained with
+    rotary_base: float = 10_000.0
+    norm_eps: float = 1e-6
+    initial_state_std: float = 0.632  # sqrt(2/5), standard deviation of S_0 before gamma_init
+    vision_gate_init: float = 0.0  # g: vision logits are multiplied by tanh(g)
+    adapter_init: AdapterInit = "truncated_normal"  # near_identity: x_1 starts close to a mix of S_0, S_pre
+    mean_depth: int = 32  # m of the training depth distribution; also scales the output projections
+    backprop_depth: int = 8  # d, the last iterations that gradient flows through
+
+    training_fields: ClassVar[tuple[str, ...]] = (
+        "mean_depth", "backprop_depth", "vision_gate_init", "adapter_init"
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for field in (
+            "hidden_dim", "num_heads", "chunk_size", "action_dim", "feedforward_multiple", "mean_depth",
+            "backprop_depth",
+        ):  # fmt: skip
+            if getattr(self, field) < 1:
+                raise ConfigError(f"head.{field} must be at least 1, got {getattr(self, field)}")
+        if self.context_dim is not None and self.context_dim < 1:
+            raise ConfigError(f"head.context_dim must be at least 1 or null, got {self.context_dim}")
+        if self.hidden_dim % self.num_heads:
+            raise ConfigError(
+                f"head.hidden_dim ({self.hidden_dim}) must be a multiple of head.num_heads ({self.num_heads})"
+            )
+        if self.head_dim % 2:
+            raise ConfigError(
+                f"the width of one attention head, hidden_dim / num_heads = {self.head_dim}, "
+                "must be even for the rotary embedding"
+            )
+        if not self.core:
+            raise ConfigError(
+                "head.core needs at least one block; name the context level that it reads, e.g. [late]"
+            )
+        if self.rotary not in ("standard", "neighbour_pairs"):
+            raise ConfigError(f"head.rotary must be 'standard' or 'neighbour_pairs', got {self.rotary!r}")
+        if self.adapter_init not in ("truncated_normal", "near_identity"):
+            raise ConfigError(
+                f"head.adapter_init must be 'truncated_normal' or 'near_identity', got {self.adapter_init!r}"
+            )
+
+    def make(self) -> RecurrentDepthHead:
+        """Build the head with fresh weights."""
+        from rdvla.heads.recurrent.model import RecurrentDepthHead
+
+        return RecurrentDepthHead(self)
+
+    @property
+    def head_dim(self) -> int:
+        """D / h, the width of one attention head."""
+        return self.hidden_dim // self.num_heads
+
+    @property
+    def context_width(self) -> int:
+        """C, the width of the context tokens: `context_dim`, or `hidden_dim` if that is not set."""
+        return self.hidden_dim if self.context_dim is None else self.context_dim
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The context levels that some block reads, each once, in order of first use."""
+        return tuple(dict.fromkeys((*self.prelude, *self.core, *self.coda)))
+
+    @property
+    def levels_by_part(self) -> dict[str, list[Level]]:
+        """The context levels that prelude, core and coda read, one per block."""
+        return {"prelude": list(self.prelude), "core": list(self.core), "coda": list(self.coda)}
+
+    @property
+    def mean_training_depth(self) -> int:
+        """Iterations of an update on average."""
+        return self.mean_depth
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What else a model card says about the head, by title."""
+        return {
+            "width of the latent state": str(self.hidden_dim),
+            "mean depth in training": str(self.mean_depth),
+        }
