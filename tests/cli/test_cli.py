@@ -177,7 +177,7 @@ def test_report_of_a_missing_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("given", ["folder", "file"])
-def test_report_goes_beside_the_results(tmp_path, monkeypatch, capsys, given):
+def test_report_goes_next_to_the_results(tmp_path, monkeypatch, capsys, given):
     (tmp_path / "results.json").write_text("{}")
     written: list[Path] = []
     monkeypatch.setattr(
