@@ -1,8 +1,8 @@
 """Time a control step, a reset and an image of LIBERO: `python -m benchmarks.libero`.
 
 It compares, interleaved in a process: a control step of this package and of the benchmark's own environment
-without cameras, under the same actions; a reset of each; two camera images at 128 pixels, "full" and "mirrors"
-against "fast". Needs 8 GB of memory. Prints medians with quartiles and paired ratios.
+without cameras, under the same actions; a reset of each; two camera images at 128 pixels, "full" and
+"mirrors" against "fast". Needs 8 GB of memory. Prints medians with quartiles and paired ratios.
 """
 
 from __future__ import annotations
