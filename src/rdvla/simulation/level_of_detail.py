@@ -1,7 +1,7 @@
 """Fewer triangles in a MuJoCo model's meshes, for rendering small images in software.
 
-Simulators' meshes have up to 60,000 triangles each. Most are far smaller than a pixel of a policy's images, yet
-a software renderer spends its time on them. Here all vertices in a cell of a grid become the same vertex
+Simulators' meshes have up to 60,000 triangles each. Most are far smaller than a pixel of a policy's images,
+yet a software renderer spends its time on them. Here all vertices in a cell of a grid become the same vertex
 (Rossignac and Borrel, 1993), and triangles that vanish or coincide are dropped. Collision shapes and physics
 use other arrays of the model, which stay unchanged.
 """
