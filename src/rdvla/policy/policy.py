@@ -69,7 +69,8 @@ class RDVLAPolicy(Trainable, HubPolicy):
         self.stop: Stop = parse_stop(config.stop)
         self.execution: ExecutionRule = parse_execution(config.execution)
         self.warm_start = WarmStart(config.start)  # type: ignore[arg-type]  # checked by the class
-        self.engine = engine_for(self.head)
+        # A head may be its own engine, and assigning a module would make it a second part of the policy.
+        object.__setattr__(self, "_engine", engine_for(self.head))
         self.records = {}
         self.session: Session
         self.reset()
