@@ -150,7 +150,7 @@ def test_verbs_list_their_options(verb, capsys):
     shown = capsys.readouterr().out
     assert f"rdvla {verb}" in shown
     assert "--config FILE.yaml" in shown
-    assert {"demos": "--episodes_per_task", "train": "--policy.head.hidden_dim", "eval": "--rules"}[
+    assert {"demos": "--episodes_per_task", "train": "--policy.head.hidden_dim", "eval": "--stops"}[
         verb
     ] in shown
 

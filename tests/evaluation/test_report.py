@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rdvla.evaluation import Interval, PairedTest, ResultsError, write_report
-from rdvla.evaluation.comparisons import Comparison
+from rdvla.evaluation.comparison import Comparison
 from rdvla.evaluation.report.content import comparison_sentence
 from rdvla.rollout.video import SIZE, Frame, draw_frame, read_frames, write_video
 from tests.support.results_sample import META, make_results
@@ -96,7 +96,7 @@ def test_a_page_holds_a_limited_number_of_videos(tmp_path, monkeypatch):
     text = write_report([tmp_path], tmp_path / "report.html").read_text()
     assert text.count("data:video/mp4;base64,") == 4
     for task in ("push", "reach"):  # the first and the last setting's are among them
-        last = next(one for one in results.episodes if one.task == task and one.depth is None)
+        last = next(one for one in results.episodes if one.task == task and one.setting.depth is None)
         assert f"action_change:0.001 · {np.mean(last.depths):.1f} iterations" in text
 
 
