@@ -13,9 +13,9 @@ from benchmarks.roofline import FLOAT32, Bytes
 from rdvla.control import Stop
 from rdvla.engine import Engine, compile, load_compiled
 from rdvla.export import export_compiled_head, export_head
-from rdvla.export.folder import Precision as OnnxPrecision
-from rdvla.export.observed import features_of
-from rdvla.export.quantize import BLOCK
+from rdvla.export.interface import features_of
+from rdvla.export.to_onnx import INT8_BLOCK
+from rdvla.export.to_onnx import Precision as OnnxPrecision
 from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.runtime import OnnxHead
 from rdvla.types import Prediction
@@ -90,7 +90,7 @@ TOLERANCES = {"fp32": 1e-4, "bf16": 1e-2, "int8": 3e-2}  # largest difference of
 BYTES = {
     "fp32": FLOAT32,
     "bf16": Bytes(weight=2, context=2),
-    "int8": Bytes(weight=1 + 4 / BLOCK, context=4),  # a scale in float32 for each block of weights
+    "int8": Bytes(weight=1 + 4 / INT8_BLOCK, context=4),  # a scale in float32 for each block of weights
 }
 
 

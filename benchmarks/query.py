@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.harness import Spread, hardware, interleave, paired_ratio
 from rdvla.export import export_policy
-from rdvla.export.verify import random_observation
+from rdvla.export.comparison import random_observation
 from rdvla.files import write_json
 from rdvla.policy import RDVLAPolicy
 from rdvla.runtime import OnnxPolicy
