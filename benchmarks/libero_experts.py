@@ -1,8 +1,7 @@
-"""How often the scripted LIBERO experts succeed: `python -m benchmarks.libero_experts --env libero_goal`.
+"""Count successes of the scripted LIBERO experts: `python -m benchmarks.libero_experts --env libero_goal`.
 
-Runs every task of the suites on random layouts, with the disturbance that demonstrations have, and writes for
-each task the successes, control steps and seconds as JSON. An interrupted measurement goes on with the same
-command.
+Run every task of the suites on random layouts, under the noise of demonstrations, and write successes,
+control steps and seconds per task as JSON. The same command continues an interrupted measurement.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.files import read_json, write_json
-from rdvla.rollout import play
+from rdvla.rollout import run_episode
 from rdvla.simulation import make, make_expert, step_limit, tasks
 from rdvla.simulation.demonstrations.recording import ActionNoise, AttemptSeeds, NoiseConfig, NoisyExpert
 from rdvla.simulation.environment import Expert, SimulatedTask
@@ -29,16 +28,16 @@ SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero
 
 @dataclass
 class TaskResult:
-    """One task's episodes.
+    """The episodes of a task.
 
     Attributes:
         env: the suite.
         task: the task's name.
         max_steps: after how many control steps an episode ended.
-        steps: control steps until the first success, one number for each solved episode.
+        steps: control steps until the first success, per solved episode.
         failed: scene seeds of the episodes that were not solved.
         seconds: time for all episodes with their resets, without opening the simulator.
-        planning_seconds: the part of it that the expert took.
+        planning_seconds: the share of it that the expert took.
     """
 
     env: str
@@ -65,11 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", nargs="+", default=list(SUITES[:4]), choices=SUITES)
     parser.add_argument("--tasks", nargs="+", help="numbers of the tasks within their suite; all by default")
-    parser.add_argument("--episodes", type=int, default=10, help="random layouts a task")
+    parser.add_argument("--episodes", type=int, default=10, help="random layouts per task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.1, help="standard deviation in action units")
-    parser.add_argument("--bursts", type=float, default=0.01, help="chance a step that a burst starts")
-    parser.add_argument("--max-steps", type=int, help="of an episode; by default what each suite publishes")
+    parser.add_argument("--bursts", type=float, default=0.01, help="probability per step that a burst starts")
+    parser.add_argument("--max-steps", type=int, help="of an episode; by default the suite's published limit")
     parser.add_argument("--output", type=Path, default=Path("runs/bench/libero_experts.json"))
     options = parser.parse_args(arguments)
     noise = NoiseConfig(levels=(options.noise,), burst_probability=options.bursts)
@@ -94,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measured(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the tasks that a file holds already, none where there is no file."""
+    """Return the rows of the tasks that a file already holds; none if there is no file."""
     if not path.exists():
         return []
     written = read_json(path)
@@ -116,7 +115,7 @@ def measure(
         expert = _TimedExpert(make_expert(env, task, seed=seeds.expert))
         actor = NoisyExpert(expert, disturbance)
         started = time.perf_counter()
-        end = play(simulator, actor, seed=seeds.scene)
+        end = run_episode(simulator, actor, seed=seeds.scene)
         result.seconds += time.perf_counter() - started
         result.planning_seconds += expert.seconds
         if end.success:

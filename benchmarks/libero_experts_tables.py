@@ -1,4 +1,4 @@
-"""Tables of what `benchmarks.libero_experts` measured, as Markdown, and its files as one compact one.
+"""Print what `benchmarks.libero_experts` measured as Markdown tables, and merge its files.
 
 `python -m benchmarks.libero_experts_tables runs/bench/*.json --output docs/experts/libero_seed_1.json`
 """
@@ -20,7 +20,7 @@ KEPT = ("env", "task", "max_steps", "steps", "failed")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables; write the merged file where one is asked for."""
+    """Print the tables; write the merged file if asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, help="outputs of benchmarks.libero_experts")
     parser.add_argument("--output", type=Path, help="merged file")

@@ -199,6 +199,29 @@ def test_a_robot_needs_no_charts_video_or_data_packages():
     assert finished.returncode == 0, finished.stderr
 
 
+# What robots' clients, environment workers and the command line's help import.
+TORCH_FREE = (
+    "rdvla.assets", "rdvla.backbone.config", "rdvla.cli", "rdvla.config", "rdvla.errors",
+    "rdvla.files", "rdvla.lazy", "rdvla.progress", "rdvla.rollout.worker", "rdvla.runtime",
+    "rdvla.simulation", "rdvla.simulation.demonstrations", "rdvla.simulation.registry",
+)  # fmt: skip
+
+
+def test_parts_that_need_no_torch_import_none():
+    finished = import_without(("torch",), list(TORCH_FREE))
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_loading_a_policy_imports_no_optional_or_slow_package():
+    unwanted = ("transformers", "matplotlib", "metaworld", "torchvision", "jinja2", "mujoco")
+    code = (
+        "import sys; from rdvla import RDVLAPolicy; RDVLAPolicy.from_pretrained('metaworld');"
+        f"print([name for name in {unwanted} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_no_file_is_read_by_unpickling():
     """Only safetensors, JSON, parquet, YAML and MP4 are read; published `.pt` files with weights_only."""
     for path in sorted(ROOT.rglob("*.py")):

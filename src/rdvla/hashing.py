@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Return a short hash of a module's weights: two policies with the same one act the same."""
+    """Return a short hash of a module's weights.
+
+    Policies with equal hashes act the same on one kind of processor, and up to rounding on different ones.
+    """
     return hash_tensors(sorted(module.state_dict().items()))
 
 

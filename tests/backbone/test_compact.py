@@ -1,4 +1,4 @@
-"""Properties of the compact backbone: what its features must and must not depend on."""
+"""The compact backbone: what its features depend on, and what they do not depend on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rdvla.errors import ConfigError
 from tests.support.closeness import assert_same_up_to_rounding
 from tests.support.tiny_models import BACKBONE, SENTENCES, SIZE, make_images
 
-LONGEST_SUM = 4 * BACKBONE.width  # of the second product of a layer's feed-forward part
+LONGEST_SUM = 4 * BACKBONE.width  # of the second product of a layer's feed-forward layers
 # Products that follow each other in a layer: four of each attention (queries and keys, scores, values,
-# output), two of the feed-forward part.
+# output), two of the feed-forward layers.
 PRODUCTS = 10 * BACKBONE.layers
 
 
@@ -107,7 +107,7 @@ def test_case_and_spaces_do_not_matter() -> None:
         assert_same_up_to_rounding(value[0], value[1], terms=LONGEST_SUM, products=PRODUCTS)
 
 
-def test_the_place_of_a_thing_matters_in_every_camera() -> None:
+def test_the_position_of_a_thing_matters_in_every_camera() -> None:
     backbone = make_backbone_of()
     images = torch.zeros(5, 2, SIZE, SIZE, 3, dtype=torch.uint8)
     for row, (camera, y, x) in enumerate([(0, 2, 2), (0, 2, 20), (0, 20, 2), (1, 2, 2)]):

@@ -1,4 +1,4 @@
-"""A model from elsewhere is data: none of its code is run, and nothing of it is unpickled."""
+"""A model from elsewhere is data: its code is never run, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def compact(**changes: Any) -> CompactBackbone:
 
 @pytest.fixture
 def questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was asked on the terminal; every answer is yes."""
+    """Questions on the terminal; every answer is yes."""
     asked: list[str] = []
 
     def answer(question: str = "") -> str:
@@ -49,7 +49,7 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def save_with_code(folder: Path, kind: str, *, ran: Path) -> str:
-    """A model of a type that is its own code's, which leaves the file `ran` behind when it is run."""
+    """A model whose type its own code defines; the code writes the file `ran` if it is run."""
     folder.mkdir()
     SAVERS[kind](folder)
     (folder / "foreign.py").write_text(f"open({str(ran)!r}, 'w').close()\n")

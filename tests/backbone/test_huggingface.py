@@ -52,7 +52,7 @@ def published(folder: str) -> Any:
 def own_inputs(
     backbone: HuggingFaceBackbone, images: Tensor, sentence: str, suffix: Tensor
 ) -> dict[str, Any]:
-    """What the published model's own forward takes for one sample: [prompt ; suffix], no padding."""
+    """Inputs of the published model's own forward for a sample: [prompt ; suffix], no padding."""
     tokens = backbone.prompts.rows([sentence], images=images.shape[1])
     tokens = tokens[tokens >= 0]
     ids = torch.cat([tokens, suffix]).unsqueeze(0)
@@ -92,7 +92,7 @@ def qwen_processor() -> Any:
 def test_states_are_the_published_models_own(
     folders: dict[str, str], name: str, levels: tuple[int, ...]
 ) -> None:
-    """With embeddings of known words as latents, the sequence is one that the model itself can read."""
+    """With embeddings of known words as latents, the model itself can run the sequence."""
     backbone = build(folders[name], levels=levels)
     suffix = torch.tensor([VOCABULARY[letter] for letter in "grab"])
     with torch.no_grad():
@@ -247,7 +247,7 @@ def gradients(backbone: HuggingFaceBackbone, prepared: dict[str, Tensor]) -> dic
 
 
 def awake(backbone: HuggingFaceBackbone) -> HuggingFaceBackbone:
-    """A low-rank pair starts at zero, and half of it without gradient: give it something."""
+    """Draw the matrices of low-rank pairs that start at zero, so both get a gradient."""
     torch.manual_seed(1)
     for name, parameter in backbone.named_parameters():
         if ".lora_B" in name:
@@ -343,7 +343,7 @@ def test_freezing_yields_constant_features(folders: dict[str, str]) -> None:
         found = backbone.frozen_inputs(make_images(2), SENTENCES)
     assert found.keys() == {"vision/1", "vision/2", "latents/1", "latents/2"}
     # A weight without gradient lets torch group the same products in another way. Six follow each other in
-    # each layer (queries and keys, scores, values, output, two of the feed-forward part), and LoRA adds two
+    # each layer (queries and keys, scores, values, output, two of the feed-forward layers), and LoRA adds two
     # to four of them. The longest sum is attention over the sequence.
     longest = backbone.config.max_text_tokens + sum(
         expected[f"{kind}/2"].shape[1] for kind in ("vision", "latents")
@@ -354,7 +354,7 @@ def test_freezing_yields_constant_features(folders: dict[str, str]) -> None:
 
 
 def test_new_tokens_are_of_the_size_of_words(folders: dict[str, str]) -> None:
-    """Gemma scales its embeddings, others do not: both must find latents of the size that they know."""
+    """Gemma scales its embeddings, others do not: both must get latents of the size of their words."""
     for name in ("paligemma", "smolvlm"):
         backbone = build(folders[name], latents=200)
         words = backbone.reader.embed(torch.arange(len(VOCABULARY)).unsqueeze(0)).detach()

@@ -16,7 +16,7 @@ pytest.importorskip("peft")
 
 
 class Model(nn.Module):
-    """Two parts with layers of the same names, and one that must not be adapted."""
+    """Two modules with layers of the same names, and a layer that must not be adapted."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The paper's backbone against an independent computation, and what must hold of its batches."""
+"""The paper's backbone against an independent computation, and its batches against single samples."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SENTENCES = (
     "push it",
 )
 # Products that follow each other: six in each block of the image encoders and of the language model (queries
-# and keys, scores, values, output, two of the feed-forward part), three of the projector. The longest sums
+# and keys, scores, values, output, two of the feed-forward layers), three of the projector. The longest sums
 # are the projector's, over four times the width of both encoders, and attention over the sequence.
 PRODUCTS = 6 * (max(DINOV2.depth, SIGLIP.depth) - 1 + LAYERS) + 3
 LONGEST_SUM = max(
@@ -188,7 +188,7 @@ def test_lora_starts_from_the_published_model(tokenizer: Path, where: str) -> No
 
 
 def count_forwards(backbone: PrismaticBackbone) -> Counter[str]:
-    """How often the first block of each part runs from now on, in the second forward pass too."""
+    """Count the runs of each module's first block from now on, second forward passes included."""
     calls: Counter[str] = Counter()
     encoders = backbone.published.vision_backbone
     for name, block in (
@@ -249,7 +249,7 @@ def test_encoders_are_transformers_own(tokenizer: Path) -> None:
 
 
 def test_language_model_is_transformers_own(tokenizer: Path) -> None:
-    """Also behind padding on the left, as transformers does it; ours comes last and is seen by nobody."""
+    """Also with padding on the left, as in transformers; ours comes last, and nothing attends to it."""
     from transformers import Qwen2ForCausalLM
 
     backbone = build(tokenizer)

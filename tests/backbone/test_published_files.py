@@ -1,4 +1,4 @@
-"""What of a published model lies beside its weights, and what a backbone takes over from another."""
+"""Files next to a published model's weights, and the weights that a backbone takes from another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def edit(path: Path, change: dict[str, Any]) -> None:
 
 
 def swap_two_letters(folder: Path) -> None:
-    """Another tokenizer under the same name: p and u change places."""
+    """Another tokenizer under the same name: p and u are exchanged."""
     content = json.loads((folder / "tokenizer.json").read_text())
     words = content["model"]["vocab"]
     words["p"], words["u"] = words["u"], words["p"]

@@ -150,7 +150,7 @@ def test_verbs_list_their_options(verb, capsys):
     shown = capsys.readouterr().out
     assert f"rdvla {verb}" in shown
     assert "--config FILE.yaml" in shown
-    assert {"demos": "--episodes_per_task", "train": "--policy.head.hidden_dim", "eval": "--rules"}[
+    assert {"demos": "--episodes_per_task", "train": "--policy.head.hidden_dim", "eval": "--stops"}[
         verb
     ] in shown
 
@@ -177,7 +177,7 @@ def test_report_of_a_missing_file(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("given", ["folder", "file"])
-def test_report_goes_beside_the_results(tmp_path, monkeypatch, capsys, given):
+def test_report_goes_next_to_the_results(tmp_path, monkeypatch, capsys, given):
     (tmp_path / "results.json").write_text("{}")
     written: list[Path] = []
     monkeypatch.setattr(

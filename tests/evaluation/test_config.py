@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rdvla.config import load_config
 from rdvla.errors import ConfigError
-from rdvla.evaluation import EvaluationConfig, Setting, find_setting, parse_setting, run
+from rdvla.evaluation import EvaluationConfig, Setting, find_setting, run
 from rdvla.policy import choose_device
 from tests.support.tiny_models import CONFIG, make_policy
 
@@ -13,14 +14,14 @@ def test_settings_are_the_product_of_rules():
     config = EvaluationConfig(
         policy="a/b",
         output="o",
-        rules=("1", "fixed:8", "action_change:1e-3"),
+        stops=("1", "fixed:8", "action_change:1e-3"),
         execution=("8", "binary:8,4,6"),
     )
     assert len(config.settings) == 6
-    assert config.settings[1] == Setting(rule="fixed", depth=8, execution="fixed:8")
-    assert config.settings[2] == Setting(rule="action_change:0.001", depth=None, execution="fixed:8")
+    assert config.settings[1] == Setting(stop="fixed:8", execution="fixed:8")
+    assert config.settings[2] == Setting(stop="action_change:0.001", execution="fixed:8")
     assert config.settings[2].describe() == "action_change:0.001"
-    assert config.settings[1].rule_text == "8"
+    assert config.settings[1].short_stop == "8"
     assert config.policy_label == "b"
 
 
@@ -29,9 +30,9 @@ def test_settings_are_the_product_of_rules():
     [
         ({"episodes": 0}, "episodes must be at least 1"),
         ({"seed": 5}, "belong to demonstrations"),
-        ({"rules": ("acton_change",)}, "Did you mean 'action_change'"),
-        ({"rules": ()}, "rules is empty"),
-        ({"rules": ("8", "fixed:8")}, "named twice"),
+        ({"stops": ("acton_change",)}, "Did you mean 'action_change'"),
+        ({"stops": ()}, "stops is empty"),
+        ({"stops": ("8", "fixed:8")}, "named twice"),
         ({"execution": ("sometimes",)}, "execution rule"),
         ({"execution": ("8", "fixed:8")}, "named twice"),
         ({"videos": -1}, "videos"),
@@ -52,9 +53,9 @@ def test_environments_are_listed_with_commas():
     assert config.envs == ("libero_spatial", "libero_10")
 
 
-def test_a_setting_is_found_by_its_rule():
-    eight, other = (Setting(rule="fixed", depth=8, execution=one) for one in ("fixed:8", "fixed:4"))
-    adaptive = Setting(rule="action_change:0.001", depth=None, execution="fixed:8")
+def test_a_setting_is_found_by_its_stop():
+    eight, other = (Setting(stop="fixed:8", execution=one) for one in ("fixed:8", "fixed:4"))
+    adaptive = Setting(stop="action_change:0.001", execution="fixed:8")
     known = [eight, adaptive, adaptive]
     assert find_setting("8", known) == eight
     assert find_setting("action_change:1e-3", known) == adaptive
@@ -63,10 +64,10 @@ def test_a_setting_is_found_by_its_rule():
         find_setting("8", [*known, other])
     with pytest.raises(ConfigError, match="0 settings are called '12'"):
         find_setting("12", known)
-    warm = [parse_setting(rule, "8") for rule in ("8@final", "action_change:1e-3@shifted")]
-    assert [one.rule for one in warm] == ["fixed@final", "action_change:0.001@shifted"]
+    warm = [Setting.parse(stop, "8") for stop in ("8@final", "action_change:1e-3@shifted")]
+    assert [one.stop for one in warm] == ["fixed:8@final", "action_change:0.001@shifted"]
     assert [find_setting(one.name, [*known, *warm]) for one in warm] == warm
-    assert parse_setting("8@noise", "8") == eight
+    assert Setting.parse("8@noise", "8") == eight
 
 
 def test_the_execution_is_the_policys_where_none_is_given(tmp_path, monkeypatch):
@@ -86,3 +87,9 @@ def test_the_device_is_one_that_is_there(found, monkeypatch):
     assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="device must be one of auto, cpu, got 'gpu'"):
         choose_device("gpu")
+
+
+def test_a_file_with_the_old_name_of_stops_is_read(tmp_path):
+    (tmp_path / "eval.yaml").write_text("policy: p\noutput: o\nrules: ['1', '8']\n")
+    config = load_config(EvaluationConfig, ["--config", str(tmp_path / "eval.yaml")], prog="rdvla eval")
+    assert config.stops == ("1", "8")

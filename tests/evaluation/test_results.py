@@ -7,11 +7,12 @@ import pytest
 from rich.console import Console
 
 from rdvla.errors import RDVLAError
-from rdvla.evaluation import ResultsError, Row, load_results, print_table
-from rdvla.evaluation.aggregate import best_fixed, suite_summaries, summaries, summarise
-from rdvla.evaluation.comparisons import standard_comparisons
+from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_table
+from rdvla.evaluation.comparison import standard_comparisons
 from rdvla.evaluation.results import merge
 from rdvla.evaluation.statistics import wilson_interval
+from rdvla.evaluation.summaries import best_fixed, suite_summaries, summaries, summarise
+from rdvla.evaluation.upgrade import upgrade_entry
 from tests.support.results_sample import make_results
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
@@ -51,7 +52,8 @@ def set_in(place, name, value):
         (lambda content: content.update(rows={}), "'rows' must be a list"),
         (lambda content: content["rows"].insert(0, 3), r"rows\[0\] must be a mapping"),
         (lambda content: content["rows"][1].pop("task"), r"rows\[1\] lacks 'task'"),
-        (set_in("rows", "depth", "8"), r"rows\[0\].depth must be int \| None, got '8'"),
+        (set_in("rows", "mean_depth", "8"), r"rows\[0\].mean_depth must be float \| None, got '8'"),
+        (set_in("rows", "stop", 8), r"rows\[0\].stop must be str, got 8"),
         (set_in("rows", "episodes", True), r"rows\[0\].episodes must be int"),
         (set_in("rows", "successes", 99), "counts 99 successes in"),
         (set_in("rows", "colour", "red"), "unknown entry 'colour'"),
@@ -85,8 +87,7 @@ def uneven_row(task, *, env="metaworld", episodes, successes, errors=0, depth=4.
         env=env,
         task=task,
         policy="p",
-        rule="action_change:0.001",
-        depth=None,
+        stop="action_change:0.001",
         execution="fixed:8",
         episodes=episodes,
         successes=successes,
@@ -146,23 +147,74 @@ def test_the_table_names_every_setting_and_task(results):
     out = io.StringIO()
     print_table(results, console=Console(file=out, width=160))
     text = out.getvalue()
-    for word in ("depth 1", "depth 8", "action change 0.001", "push", "reach", "ms a query", "exceptions"):
+    for word in ("depth 1", "depth 8", "action change 0.001", "push", "reach", "ms per query", "exceptions"):
         assert word in text
 
 
-def test_files_of_the_first_schema_are_read(results, tmp_path):
-    def age(content):
-        content["schema_version"] = 1
-        del content["summary"], content["meta"]["protocol"]
-        content["meta"]["config"] |= {"env": "metaworld", "max_steps": 200}
-        for episode in content["episodes"]:
-            del episode["video_stride"]
-        content["episodes"][0]["video"] = "videos/a.mp4"
+def with_rules(entry):
+    """An entry as schemas 1 and 2 had it: rule and depth in place of stop."""
+    stop = entry.pop("stop")
+    kind, _, depth = stop.partition("@")[0].partition(":")
+    start = stop[stop.index("@") :] if "@" in stop else ""
+    fixed = kind == "fixed"
+    return entry | {"rule": f"fixed{start}" if fixed else stop, "depth": int(depth) if fixed else None}
 
-    old = load_results(damaged(results, tmp_path, age))
+
+def second_schema(content):
+    content["schema_version"] = 2
+    for name in ("summary", "rows", "episodes"):
+        content[name] = [with_rules(entry) for entry in content[name]]
+    content["meta"]["config"]["rules"] = ["1", "8"]
+
+
+def first_schema(content):
+    second_schema(content)
+    content["schema_version"] = 1
+    del content["summary"], content["meta"]["protocol"]
+    content["meta"]["config"] |= {"env": "metaworld", "max_steps": 200}
+    for episode in content["episodes"]:
+        del episode["video_stride"]
+    content["episodes"][0]["video"] = "videos/a.mp4"
+
+
+def test_files_of_the_first_schema_are_read(results, tmp_path):
+    old = load_results(damaged(results, tmp_path, first_schema))
     assert old.rows == results.rows
     assert old.step_limits == {"metaworld": 200}
     assert [episode.video_stride for episode in old.episodes[:2]] == [4, None]
+
+
+def test_files_of_the_second_schema_are_read(results, tmp_path):
+    old = load_results(damaged(results, tmp_path, second_schema))
+    assert (old.rows, old.episodes) == (results.rows, results.episodes)
+    assert old.conditions == results.conditions
+    assert old.meta["config"].pop("stops") == ["1", "8"]
+    assert old.meta == results.meta
+
+
+@pytest.mark.parametrize(
+    ("rule", "depth", "stop"),
+    [
+        ("fixed", 8, "fixed:8"),
+        ("fixed@final", 8, "fixed:8@final"),
+        ("action_change:0.001", None, "action_change:0.001"),
+        ("action_change:0.001@shifted", None, "action_change:0.001@shifted"),
+    ],
+)
+def test_an_old_setting_becomes_its_stop(rule, depth, stop):
+    entry = upgrade_entry({"rule": rule, "depth": depth, "execution": "fixed:8"})
+    assert entry == {"stop": stop, "execution": "fixed:8"}
+    assert Setting.parse(stop, "8") == Setting(stop, "fixed:8")  # it is the canonical text
+    assert upgrade_entry(entry) == entry
+
+
+def test_damage_in_an_old_file_is_named(results, tmp_path):
+    def damage(content):
+        second_schema(content)
+        del content["rows"][1]["rule"]
+
+    with pytest.raises(ResultsError, match=r"rows\[1\] has an unknown entry 'depth'"):
+        load_results(damaged(results, tmp_path, damage))
 
 
 @pytest.mark.parametrize("path", sorted(PUBLISHED.glob("*.json")), ids=lambda path: path.stem)
@@ -193,10 +245,10 @@ def test_suites_pool_their_tasks_and_count_alike_in_the_average(suites):
 
 def test_the_file_holds_the_summary(suites):
     content = json.loads((suites.folder / "results.json").read_text())
-    found = {(one["env"], one["rule"], one["depth"]): one for one in content["summary"]}
+    found = {(one["env"], one["stop"]): one for one in content["summary"]}
     assert len(found) == len(content["summary"]) == 3 * 3  # settings x (two environments and their average)
     for one in suite_summaries(suites.rows):
-        entry = found[one.env, one.setting.rule, one.setting.depth]
+        entry = found[one.env, one.setting.stop]
         assert (entry["success"], entry["tasks"], entry["episodes"]) == (one.success, 2, 12)
 
 

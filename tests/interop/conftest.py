@@ -1,4 +1,4 @@
-"""A published checkpoint and what it was converted to, made once a file."""
+"""A published checkpoint and its conversion, made once per file."""
 
 from __future__ import annotations
 

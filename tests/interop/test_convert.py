@@ -1,4 +1,4 @@
-"""Published checkpoints in and out: the whole way, and what becomes of every tensor."""
+"""Published checkpoints in and out, with every tensor accounted for."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_template_of_another_model_is_refused(converted: tuple[Conversion, Pat
 def test_a_policy_may_have_been_trained_in_another_way(
     converted: tuple[Conversion, Path], published: Published, tmp_path: Path
 ) -> None:
-    """Weights do not depend on it; the published configuration has a place for a part of it."""
+    """Weights do not depend on training; the published configuration holds a few of its options."""
     base = converted[0].policy
     head = replace(
         base.config.head, mean_depth=16, backprop_depth=4, vision_gate_init=0.5, adapter_init="near_identity"

@@ -1,4 +1,4 @@
-"""What is easily got wrong with published checkpoints, a test for each."""
+"""Mistakes that published checkpoints invite, a test for each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_trap_keys_may_carry_a_prefix_and_a_step_may_be_latest(
 
 
 def test_trap_levels_count_the_embeddings(tmp_path: Path) -> None:
-    """Level n is what layer n - 1 (from 0) yields; the model's own last layer is normalised, no other one."""
+    """Level n is the state after n layers; only the output of the model's own last layer is normalised."""
     middle = convert(make_published(tmp_path / "a", levels=(1, 3)).folder, tmp_path / "m").policy
     late = convert(make_published(tmp_path / "b", levels=(1, LAYERS)).folder, tmp_path / "l").policy
     layers = [len(policy.backbone.published.language_model.layers) for policy in (middle, late)]  # type: ignore[union-attr]
@@ -52,8 +52,8 @@ def test_trap_levels_count_the_embeddings(tmp_path: Path) -> None:
     assert [len(found) for found in names] == [0, 1]
 
 
-def test_trap_slices_are_one_place_early(converted: tuple[Conversion, Path]) -> None:
-    """At level 0, the embeddings, what the slices hold can be read off."""
+def test_trap_slices_start_one_position_early(converted: tuple[Conversion, Path]) -> None:
+    """At level 0, the embeddings, the slices hold known tokens."""
     policy = converted[0].policy
     backbone = policy.backbone
     assert isinstance(backbone, PrismaticBackbone) and isinstance(policy.config.backbone, PrismaticConfig)
@@ -100,7 +100,7 @@ def test_trap_prompt_is_qwens_chat_in_lower_case(converted: tuple[Conversion, Pa
 def test_trap_image_scale_is_the_processors_own(
     converted: tuple[Conversion, Path], copy: Path, tmp_path: Path
 ) -> None:
-    """Not ImageNet's exact numbers: the published processor computes with what lies beside them, rounded."""
+    """Not ImageNet's exact numbers: the published processor uses the rounded ones next to them."""
     config = converted[0].policy.config.backbone
     assert isinstance(config, PrismaticConfig)
     assert list(config.dinov2.mean) == DINOV2_SCALE["mean"] and list(config.dinov2.std) == DINOV2_SCALE["std"]

@@ -21,7 +21,7 @@ NEEDED_MEMORY = 8e9  # bytes
 
 
 class Float32Weights(Mapping[str, Tensor]):
-    """Reads one tensor at a time, so that the reference needs little memory beside the policy."""
+    """Reads tensor by tensor, so the reference needs little memory next to the policy."""
 
     def __init__(self, path: Path) -> None:
         self._file = safe_open(path, framework="pt")
@@ -39,7 +39,7 @@ class Float32Weights(Mapping[str, Tensor]):
 
 
 def free_memory() -> float:
-    """Bytes that can be taken without swapping or crossing a container's limit; infinite if nothing tells."""
+    """Bytes that are free without swapping or crossing a container's limit; infinite if unknown."""
     found = [float("inf")]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

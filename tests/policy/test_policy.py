@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rdvla.control import Stop
+from rdvla.engine import Engine
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.policy import RDVLAPolicy
 from rdvla.types import Observation
@@ -351,3 +353,54 @@ def test_published_encoders_are_named_and_not_saved(tmp_path: Path) -> None:
 def test_a_compact_backbone_must_have_its_cameras() -> None:
     with pytest.raises(ConfigError, match="num_cameras"):
         replace(CONFIG, backbone=replace(BACKBONE, num_cameras=3))
+
+
+def test_the_policys_engine_runs_its_own_head() -> None:
+    policy, other, observation = make_policy(), make_policy(), make_observation()
+    policy.engine = Engine(policy.head)
+    with pytest.raises(RDVLAError, match="runs another head"):
+        policy.engine = Engine(other.head)
+    before = policy.predict(observation, stop=3, generator=seeded()).actions
+    policy.head = copy.deepcopy(policy.head)
+    with torch.no_grad():
+        policy.head.output.bias.add_(1)
+    after = policy.predict(observation, stop=3, generator=seeded()).actions
+    assert policy.engine.head is policy.head and not torch.allclose(before, after)
+    assert set(dict(policy.named_children())) == {"backbone", "head", "proprio_projector"}
+    twin = copy.deepcopy(policy)
+    assert twin.engine.head is twin.head and twin.head is not policy.head
+
+
+def test_every_sample_may_have_its_own_rule_and_limit() -> None:
+    policy, observation = make_policy(), make_observation(3)
+    start = policy.initial_state(3, seeded())
+    mixed = policy.predict(observation, stop=[2, "fixed:5", 7], max_depth=[9, 9, 4], initial_state=start)
+    assert mixed.depth.tolist() == [2, 5, 4] and mixed.converged.tolist() == [True, True, False]
+
+
+def test_a_single_observation_gives_a_single_prediction() -> None:
+    policy, batch = make_policy(), make_observation(1)
+    single = Observation({c: x[0] for c, x in batch.images.items()}, batch.state[0], batch.instruction[0])
+    one, many = (policy.predict(each, stop=3, generator=seeded()) for each in (single.numpy(), batch))
+    assert torch.equal(one.actions, many.actions[0]) and one.state.shape == many.state.shape[1:]
+    policy.reset(seed=1)
+    assert policy.select_action(single).shape == (4,)
+
+
+def test_a_robot_whose_episode_begins_anew_drops_its_old_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, observation = make_policy(), make_observation(2)
+    queries = count_queries(policy, monkeypatch)
+    policy.select_action(observation)
+    policy.reset(robots=[1])
+    policy.select_action(observation)
+    assert queries == [2, 1]
+
+
+def test_files_from_before_the_option_was_called_stop_load(tmp_path: Path) -> None:
+    make_policy().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    older = json.loads(path.read_text())
+    older["depth"] = older.pop("stop")
+    del older["head"]["type"]
+    path.write_text(json.dumps(older))
+    assert RDVLAPolicy.from_pretrained(tmp_path).config == CONFIG

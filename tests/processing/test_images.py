@@ -61,12 +61,12 @@ def test_centre_crop_is_pillows() -> None:
 
 
 def test_centre_crop_cuts_grey_levels_as_tensorflow_does() -> None:
-    """A ramp is scaled by hand: pixel i comes from place first + i * step and is cut, not rounded."""
+    """A ramp scaled by hand: pixel i comes from position first + i * step and is cut, not rounded."""
     size = 224
     ramp = torch.arange(size, dtype=torch.uint8).expand(1, 3, size, size).permute(0, 2, 3, 1)
     side = math.sqrt(0.9)
-    places = [(1 - side) / 2 * (size - 1) + i * side for i in range(size)]
-    expected = [math.floor(place / 255 * 255.5) for place in places]
+    positions = [(1 - side) / 2 * (size - 1) + i * side for i in range(size)]
+    expected = [math.floor(position / 255 * 255.5) for position in positions]
     assert centre_crop(ramp.contiguous(), 0.9)[0, 5, :, 1].tolist() == expected
 
 
@@ -87,7 +87,7 @@ def test_steps_in_the_published_order() -> None:
 
 @pytest.mark.parametrize("size", [224, 256])
 def test_mixed_precision_changes_no_pixel(size: int) -> None:
-    """Images come through here inside autocast where the image encoders are trained."""
+    """Images pass through inside autocast if the image encoders are trained."""
     image = photograph(size)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = PUBLISHED(image)

@@ -87,7 +87,7 @@ def test_only_dimensions_that_exist_are_kept(dimension: int) -> None:
 
 
 def test_a_grippers_opening_is_what_published_policies_see() -> None:
-    """Outside -1 opens and 1 closes; the policy sees 1 open, 0 closed, and its answer is decided."""
+    """Outside -1 opens and 1 closes; the policy sees 1 open, 0 closed; the answer is -1 or 1."""
     statistics = {"action": {"q01": [-2.0, 0.0], "q99": [2.0, 1.0]}}
     normalizer = Normalizer.from_statistics(statistics, "action", size=2, keep=(1,), opening=(1,))
     seen = normalizer.normalize(torch.tensor([[1.0, -1.0], [-1.0, 1.0], [0.0, 0.25]]))

@@ -4,7 +4,8 @@ import av
 import numpy as np
 import pytest
 
-from rdvla.rollout import EpisodeJob, Reply, Setting, play_job
+from rdvla.errors import RDVLAError
+from rdvla.rollout import Decision, EpisodeJob, Reply, Setting, run_episode, run_episode_job
 from tests.support.line_task import LineTask
 
 
@@ -17,12 +18,12 @@ class CountingTask(LineTask):
 
 
 def episode(environment, *, speed=0.1, actions=8, max_steps=20, video=None, fps=20):
-    setting = Setting("fixed", 8, f"fixed:{actions}")
+    setting = Setting("fixed:8", f"fixed:{actions}")
     job = EpisodeJob(
         env="line", task="near", setting=setting, seed=3, max_steps=max_steps, video=video, video_fps=fps
     )
     reply = Reply(np.full((actions, 1), speed, dtype=np.float32), depth=8)
-    return play_job(job, environment, lambda query: reply)
+    return run_episode_job(job, environment, lambda observation: reply)
 
 
 def test_images_are_rendered_for_queries_only():
@@ -54,3 +55,44 @@ def test_a_video_runs_at_the_speed_of_simulated_time(tmp_path, control_hz, fps, 
         # A frame at the moment of a query is the query's image.
         queries_between_frames = sum(step % stride != 0 for step in (0, 8, 16))
         assert environment.renderings == stream.frames + queries_between_frames
+
+
+class Idler:
+    def act(self, now):
+        return Decision(np.zeros((0, 1), dtype=np.float32))
+
+
+class Walker:
+    """Intends to walk and stumbles; switches to another speed on its way."""
+
+    def act(self, now):
+        speed = 0.5 if now.step < 4 else 1.0
+        return Decision(np.array([[speed / 2], [speed / 2]]), intended=np.array([[speed], [speed]]))
+
+
+class Notes:
+    def __init__(self):
+        self.before, self.after = [], []
+
+    def before_step(self, now, decision, index):
+        self.before.append((now.step, float(decision.intended[index, 0])))
+
+    def after_step(self, now, *, ended):
+        self.after.append((now.step, now.success, ended))
+
+
+def test_recorders_see_every_step_and_some_after_success():
+    notes = Notes()
+    end = run_episode(LineTask("near"), Walker(), seed=0, steps_after_success=3, recorders=[notes])
+    first = next(step for step, success, _ in notes.after if success)
+    assert (end.success, end.steps) == (True, first + 3)
+    assert [step for step, _ in notes.before] == list(range(end.steps))
+    assert [step for step, *_ in notes.after] == list(range(1, end.steps + 1))
+    assert [intended for _, intended in notes.before] == [0.5] * 4 + [1.0] * (end.steps - 4)
+    assert [ended for *_, ended in notes.after] == [False] * (end.steps - 1) + [True]
+    assert sum(end.executed) == end.steps
+
+
+def test_an_actor_without_an_action_is_named():
+    with pytest.raises(RDVLAError, match="Idler gave no action"):
+        run_episode(LineTask("near"), Idler(), seed=0)

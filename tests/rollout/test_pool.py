@@ -144,7 +144,7 @@ def test_a_worker_is_asked_for_with_its_last_job_and_results_may_bring_new_ones(
 
 def test_a_rollout_takes_another_transport():
     jobs = [
-        EpisodeJob(env="line", task=task, setting=Setting("fixed", 4, "fixed:8"), seed=seed, max_steps=30)
+        EpisodeJob(env="line", task=task, setting=Setting("fixed:4", "fixed:8"), seed=seed, max_steps=30)
         for task in ("near", "far")
         for seed in range(2)
     ]
@@ -207,5 +207,6 @@ def test_workers_end_with_a_parent_that_is_killed():
 
 
 def test_a_workers_process_imports_no_torch():
-    code = "import sys, rdvla.rollout.worker, rdvla.rollout.processes; assert 'torch' not in sys.modules"
+    modules = "rdvla.rollout.worker, rdvla.rollout.processes, rdvla.evaluation.protocol"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

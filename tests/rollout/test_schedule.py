@@ -8,7 +8,7 @@ from rdvla.rollout import EpisodeJob, Schedule, Setting
 
 def jobs(counts):
     return [
-        EpisodeJob(env=env, task=task, setting=Setting("fixed", depth, "fixed:8"), seed=seed, max_steps=9)
+        EpisodeJob(env=env, task=task, setting=Setting(f"fixed:{depth}", "fixed:8"), seed=seed, max_steps=9)
         for depth in (1, 8)
         for (env, task), count in counts.items()
         for seed in range(count)
@@ -18,11 +18,11 @@ def jobs(counts):
 def test_a_worker_plays_its_task_under_all_settings_first():
     schedule = Schedule(jobs({("a", "x"): 2, ("b", "x"): 1}))
     first = schedule.next_job(None)
-    assert (first.place, first.setting.depth) == (("a", "x"), 1)
+    assert (first.task_key, first.setting.depth) == (("a", "x"), 1)
     own = [schedule.next_job(first) for _ in range(3)]
-    assert [job.place for job in own] == [("a", "x")] * 3
+    assert [job.task_key for job in own] == [("a", "x")] * 3
     assert [job.setting.depth for job in own] == [1, 8, 8]
-    assert schedule.next_job(own[-1]).place == ("b", "x")
+    assert schedule.next_job(own[-1]).task_key == ("b", "x")
 
 
 def test_then_a_fresh_task_and_then_the_one_with_most_left():
@@ -53,7 +53,7 @@ def test_every_episode_is_given_out_once_and_environments_are_rarely_opened(coun
         worker = turn % workers
         job = schedule.next_job(last[worker])
         if job is not None:
-            opened += last[worker] is None or job.place != last[worker].place
+            opened += last[worker] is None or job.task_key != last[worker].task_key
             last[worker] = job
             given_out.append(job)
     for job in iter(lambda: schedule.next_job(None), None):

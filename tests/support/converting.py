@@ -1,4 +1,4 @@
-"""Converts small published checkpoints, and changes them before."""
+"""Converts small published checkpoints and edits their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hub on this machine: what the hub's own client asks of it over HTTP, answered from folders.
+"""A hub on this machine, which answers the hub's own client over HTTP from folders.
 
 Large files go the way of Git LFS, as where the client lacks `hf_xet`.
 """
@@ -59,7 +59,7 @@ class LoopbackHub:
 
 @contextmanager
 def serve_hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    """Serve a hub, and make the client of this process talk to it with a token and an empty cache."""
+    """Serve a hub, and point this process's client to it, with a token and an empty cache."""
     with LoopbackHub(root / "hub") as hub:
         constants = "huggingface_hub.constants."
         monkeypatch.setattr(constants + "ENDPOINT", hub.address)

@@ -1,4 +1,4 @@
-"""The paper's backbone computed plainly from published weights: no modules, no padding, one sample at a time.
+"""The paper's backbone computed plainly from published weights: no modules, no padding, no batches.
 
 Written from timm's and Qwen2's published descriptions, attention spelled out, in the weights' own precision.
 """
@@ -71,9 +71,9 @@ def _vision_block(w: Weights, x: Tensor, *, heads: int) -> Tensor:
     size = width // heads
     seen = []
     for head in range(heads):
-        part = slice(head * size, (head + 1) * size)
-        scores = query[:, part] @ key[:, part].T / math.sqrt(size)
-        seen.append(scores.softmax(dim=-1) @ value[:, part])
+        mine = slice(head * size, (head + 1) * size)
+        scores = query[:, mine] @ key[:, mine].T / math.sqrt(size)
+        seen.append(scores.softmax(dim=-1) @ value[:, mine])
     branch = torch.cat(seen, dim=-1) @ w["attn.proj.weight"].T + w["attn.proj.bias"]
     x = x + branch * w.get("ls1.scale_factor", torch.ones((), dtype=x.dtype))
     normed = layer_norm(x, (width,), w["norm2.weight"], w["norm2.bias"], eps=1e-6)
@@ -139,7 +139,7 @@ def _rms_norm(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _rotate(x: Tensor, base: float = 1_000_000.0) -> Tensor:
-    """Turn entry i and entry i + half of place t by the angle t / base ** (i / half)."""
+    """Turn entry i and entry i + half of position t by the angle t / base ** (i / half)."""
     half = x.shape[-1] // 2
     speeds = base ** (-torch.arange(half, dtype=x.dtype) / half)
     angles = torch.arange(len(x), dtype=x.dtype)[:, None] * speeds
@@ -158,7 +158,7 @@ def context(
     key_value_heads: int,
     bidirectional: bool = False,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Vision (M, D) and latents (L, D) at every hidden state, for one sample with M projected patches."""
+    """Vision (M, D) and latents (L, D) at every hidden state, for a sample with M projected patches."""
     words = weights["language_model.model.embed_tokens.weight"][[*prompt, 2]]
     learned = weights["action_queries.weight"]
     sequence = torch.cat([words[:1], patches, words[1:-1], learned, words[-1:]])

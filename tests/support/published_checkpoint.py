@@ -41,7 +41,7 @@ STATISTICS_KEY = "libero_spatial_no_noops"
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a checkpoint."""
+    """Sizes of a checkpoint."""
 
     dinov2: VisionTransformerConfig
     siglip: VisionTransformerConfig
@@ -59,7 +59,7 @@ PAPER = Sizes(
 
 @dataclass(frozen=True)
 class Published:
-    """The folder, and what went into it."""
+    """A folder and the weights in it."""
 
     folder: Path
     weights: dict[str, Tensor]
@@ -72,7 +72,7 @@ def make_published(
     dtype: torch.dtype = torch.float32,
     sizes: Sizes = TINY,
 ) -> Published:
-    """Write a checkpoint of one prelude, two core and one coda block."""
+    """Write a checkpoint with a prelude block, two core blocks and a coda block."""
     folder.mkdir(parents=True)
     generator, width = torch.Generator().manual_seed(0), sizes.language.width
     weights = {name: _draw(shape, generator).to(dtype) for name, shape in merged_shapes(sizes)}
@@ -94,7 +94,7 @@ def make_published(
 
 
 def merged_shapes(sizes: Sizes = TINY) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the merged weights, those that no policy reads included."""
+    """Names and shapes of the merged weights, with those that no policy uses."""
     language = sizes.language
     yield from _encoder_shapes("vision_backbone.featurizer", sizes.dinov2)
     yield from _encoder_shapes("vision_backbone.fused_featurizer", sizes.siglip)
@@ -247,7 +247,7 @@ def _head_config(levels: tuple[int, int], *, width: int) -> dict[str, Any]:
 
 
 def save_qwen_tokenizer(folder: Path) -> None:
-    """A byte-level tokenizer with Qwen's chat tokens, in the files that a published folder has."""
+    """Write a byte-level tokenizer with Qwen's chat tokens, in the files of a published folder."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""The heads of tests/reference_vectors with inputs and what an independent implementation made of them."""
+"""The heads of tests/reference_vectors, with inputs and outputs of an independent implementation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VECTORS = Path(__file__).parents[1] / "reference_vectors"
 
 
 def load_case(name: str) -> tuple[RecurrentDepthHead, Context, dict[str, Tensor], dict[str, int]]:
-    """A head, the context of its inputs, the expected outputs, and the depths of the adaptive rule."""
+    """Load a head, the context of its inputs, the expected outputs, and the depths of the adaptive rule."""
     folder = VECTORS / name
     head, projector = load_published_head(folder)
     expected = load_file(folder / "expected.safetensors")

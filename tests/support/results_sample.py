@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rdvla.evaluation import Episode, EpisodeError, Results
-from rdvla.evaluation.aggregate import summarise
+from rdvla.evaluation.summaries import summarise
 from rdvla.rollout.video import Frame, write_video
 
 VIDEO_STRIDE = 4
@@ -47,9 +47,10 @@ def make_results(
 ) -> Results:
     """Results whose success rises with depth; written with their videos under `folder`."""
     random = np.random.default_rng(seed)
-    rules = [("fixed", depth) for depth in depths] + ([("action_change:0.001", None)] if adaptive else [])
+    stops = [(f"fixed:{depth}", depth) for depth in depths]
+    stops += [("action_change:0.001", None)] if adaptive else []
     made = []
-    for rule, depth in rules:
+    for stop, depth in stops:
         for env, (index, task) in itertools.product(envs, enumerate(tasks)):
             for number in range(episodes):
                 used = random.integers(2, 9, 12).tolist() if depth is None else [depth] * 12
@@ -58,7 +59,7 @@ def make_results(
                 count = int(random.integers(7, 12)) if success else 12
                 steps = count * 8 - (3 if success else 0)
                 video = (
-                    f"videos/{policy}-{env}-{task}-{rule.split(':')[0]}-{depth}-{number}.mp4"
+                    f"videos/{policy}-{env}-{task}-{stop.split(':')[0]}-{depth}-{number}.mp4"
                     if number < videos
                     else None
                 )
@@ -70,8 +71,7 @@ def make_results(
                         env=env,
                         task=task,
                         policy=policy,
-                        rule=rule,
-                        depth=depth,
+                        stop=stop,
                         execution="fixed:8",
                         seed=1_000_000 + number,
                         success=None if broken else success,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from rdvla.control import as_stop
 from rdvla.types import Prediction
 
 
@@ -24,7 +25,8 @@ class StepPolicy:
             raise KeyboardInterrupt
         self.queries.append((list(observation.instruction), initial_state.clone()))
         batch = observation.batch_size
-        used = stop.max_depth if stop.is_fixed else 3
+        rule = as_stop(stop)
+        used = rule.max_depth if rule.is_fixed else 3
         speed = min(0.4, 0.1 * used)
         actions = torch.full((batch, 8, 1), speed)
         return Prediction(

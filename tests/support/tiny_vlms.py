@@ -1,4 +1,4 @@
-"""Vision-language models of every supported family, random and small enough to be made in every test."""
+"""Vision-language models of every supported family, random and small enough for every test."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
 
 
 def tiny_tokenizer(name: str) -> Any:
-    """A family's tokenizer that reads letter by letter; Idefics3's reads ``<global-img>`` so too."""
+    """A family's tokenizer over single letters, which Idefics3's splits ``<global-img>`` into too."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -142,7 +142,7 @@ def tiny_tokenizer(name: str) -> Any:
 
 
 def save_tiny_vlm(folder: Path, name: str, *, seed: int = 0) -> str:
-    """A folder with a random model of a family and its tokenizer."""
+    """Write a random model of a family and its tokenizer."""
     tiny_tokenizer(name).save_pretrained(folder)
     scale = {"image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
     processor = {"image_processor_type": "SiglipImageProcessor", **scale}

@@ -48,7 +48,7 @@ def dinov2_features(encoder: VisionTransformer, images: Tensor) -> Tensor:
 
 
 def siglip_features(encoder: VisionTransformer, images: Tensor) -> Tensor:
-    """As `dinov2_features`."""
+    """See `dinov2_features`."""
     c = encoder.config
     config = SiglipVisionConfig(
         hidden_size=c.width, intermediate_size=c.mlp_width, num_hidden_layers=c.depth,

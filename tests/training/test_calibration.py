@@ -10,12 +10,20 @@ import torch
 from rich.console import Console
 
 from rdvla.cli import main
-from rdvla.control import Stop, parse_stop
+from rdvla.control import STOP_RULES, Stop, parse_stop
+from rdvla.control.stop import Limit, StopRule
 from rdvla.errors import RDVLAError
 from rdvla.files import read_json
 from rdvla.policy import RDVLAPolicy
 from rdvla.training import train
-from rdvla.training.calibration import Changes, changes_of, deferral, latent_threshold, outcome
+from rdvla.training.calibration import (
+    Changes,
+    before_actions,
+    calibrated,
+    calibrated_rules,
+    changes_of,
+    outcome,
+)
 from rdvla.training.samples import observe, open_samples
 from tests.support.tiny_training import train_config, write_dataset
 
@@ -30,14 +38,18 @@ def decaying(samples: int, *, seed: int = 0) -> Changes:
     latent = rate ** np.arange(DEPTH)[:, None]
     action = latent**2 * np.exp(rng.normal(0, 0.3, (DEPTH, samples)))
     latent[0] = action[0] = np.nan
-    return Changes(action, latent)
+    return Changes({"action_change": action, "latent_change": latent})
+
+
+def unsettled(changes: Changes) -> Changes:
+    """The same, but the actions change by 1 in every iteration."""
+    return Changes({**changes.by_name, "action_change": np.ones_like(changes["action_change"])})
 
 
 def test_stops_are_those_of_the_rules() -> None:
-    changes = Changes(
-        action=np.array([[np.nan, np.nan], [0.5, 0.5], [1e-4, 0.5], [1e-4, 0.5]]),
-        latent=np.array([[np.nan, np.nan], [0.9, 0.9], [0.5, 0.4], [0.1, 0.4]]),
-    )
+    action = np.array([[np.nan, np.nan], [0.5, 0.5], [1e-4, 0.5], [1e-4, 0.5]])
+    latent = np.array([[np.nan, np.nan], [0.9, 0.9], [0.5, 0.4], [0.1, 0.4]])
+    changes = Changes({"action_change": action, "latent_change": latent})
     assert changes.stops(Stop("action_change", threshold=1e-3, max_depth=4)).tolist() == [3, 4]
     assert changes.stops(Stop("action_change", threshold=1.0, min_depth=3, max_depth=4)).tolist() == [3, 3]
     assert changes.stops(Stop("latent_change", threshold=0.45, max_depth=4)).tolist() == [4, 3]
@@ -51,7 +63,7 @@ def test_the_share_that_still_moves_is_kept_and_used(risk: float) -> None:
     shares = []
     for seed in range(20):
         known, new = decaying(500, seed=2 * seed), decaying(500, seed=2 * seed + 1)
-        rule = Stop("latent_change", threshold=latent_threshold(known, PAPER, risk=risk))
+        rule = calibrated("latent_change", known, PAPER, risk=risk)
         assert outcome(rule, known, paper=PAPER).moving <= risk
         shares.append(outcome(rule, new, paper=PAPER).moving)
     assert (
@@ -61,23 +73,36 @@ def test_the_share_that_still_moves_is_kept_and_used(risk: float) -> None:
 
 def test_a_deferred_coda_is_read_less_and_stops_where_the_papers_rule_does() -> None:
     known, new = decaying(500), decaying(500, seed=1)
-    rule = Stop("deferred_action_change", threshold=1e-3, coda_below=deferral(known, PAPER, risk=0.02))
-    paper, deferred = (outcome(one, new, paper=PAPER) for one in (PAPER, rule))
+    rule = calibrated("deferred_action_change", known, PAPER, risk=0.02)
+    paper, deferred = (outcome(stop, new, paper=PAPER) for stop in (PAPER, rule))
     assert deferred.same_depth > 0.95 and deferred.moving == 0
     assert deferred.mean_coda_reads < 0.6 * paper.mean_coda_reads
     assert paper.same_depth == 1
 
 
+def test_a_new_rule_of_the_table_is_calibrated_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = (Limit("threshold", "action_change", 1e-3), Limit("angle", "cosine_change", 0.1))
+    monkeypatch.setitem(STOP_RULES, "once_aligned", StopRule(limits, "a rule of tomorrow"))
+    known, new = (
+        Changes({**changes.by_name, "cosine_change": changes["latent_change"] ** 2 / 2})
+        for changes in (decaying(500), decaying(500, seed=1))
+    )
+    assert "once_aligned" in calibrated_rules()
+    found = outcome(calibrated("once_aligned", known, PAPER, risk=0.02), new, paper=PAPER)
+    assert found.same_depth > 0.95 and found.moving == 0
+    assert found.mean_coda_reads < 0.6 * outcome(PAPER, new, paper=PAPER).mean_coda_reads
+
+
 def test_where_actions_never_settle_hardly_a_sample_stops() -> None:
-    known = Changes(np.ones((DEPTH, 500)), decaying(500).latent)
-    rule = Stop("latent_change", threshold=latent_threshold(known, PAPER, risk=0.02))
+    known = unsettled(decaying(500))
+    rule = calibrated("latent_change", known, PAPER, risk=0.02)
     assert (known.stops(rule) < DEPTH).mean() <= 0.02
 
 
 def test_what_cannot_be_calibrated_is_said() -> None:
     changes = decaying(100)
     with pytest.raises(RDVLAError, match="only 0 samples stop by action_change"):
-        deferral(Changes(np.ones_like(changes.action), changes.latent), PAPER, risk=0.02)
+        before_actions("latent_change", unsettled(changes), PAPER, risk=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +122,15 @@ def test_the_command_tests_on_other_episodes_and_writes_rules_that_can_be_read(
     assert main(["calibrate", str(policy), str(dataset), *arguments]) == 0
     found = read_json(report)
     assert found["calibration_samples"] > 0 and found["test_samples"] > 0
-    rules = [parse_stop(one["rule"]) for one in found["outcomes"]]
-    assert [rule.rule for rule in rules] == ["action_change", "latent_change", "deferred_action_change"]
+    rules = [parse_stop(outcome["rule"]) for outcome in found["outcomes"]]
+    assert [rule.rule for rule in rules] == [
+        "action_change",
+        "deferred_action_change",
+        "latent_change",
+        "cosine",
+    ]
     printed = capsys.readouterr().out
-    assert all(one["rule"] in printed for one in found["outcomes"])
+    assert all(outcome["rule"] in printed for outcome in found["outcomes"])
 
 
 @pytest.mark.parametrize("pair", ["image", "image=", "=front"])

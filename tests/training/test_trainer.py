@@ -30,6 +30,7 @@ from rdvla.training.config import (
     ValidationConfig,
 )
 from rdvla.training.metrics import read_metrics
+from rdvla.training.optimization import fixed_weights
 from rdvla.types import Observation
 from tests.support.tiny_training import policy_config, train_config
 
@@ -117,6 +118,30 @@ def test_perception_trains_the_backbone_only(dataset: Path, tmp_path: Path) -> N
     assert "backbone.readout.0.weight" in changed
     assert not any(name.startswith(("head.", "proprio_projector.")) for name in changed)
     assert "l1" in read_metrics(tmp_path / "run/metrics.jsonl", kind="validation")[0]
+
+
+def test_a_head_that_perception_leaves_out_may_differ(dataset: Path, tmp_path: Path) -> None:
+    """Its random weights differ in their last bits between kinds of processors."""
+    trainer = Trainer(train_config(dataset, tmp_path / "run", objective="perception"), console=QUIET)
+    head = trainer.policy.head
+    before = (fixed_weights(trainer.policy), fixed_weights(trainer.policy, used=("",)))
+    with torch.no_grad():
+        next(head.parameters()).add_(1e-7)
+    after = (fixed_weights(trainer.policy), fixed_weights(trainer.policy, used=("",)))
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+def test_a_run_of_an_older_version_goes_on(dataset: Path, tmp_path: Path) -> None:
+    """It recorded a fingerprint of all weights that are not trained."""
+    config = train_config(dataset, tmp_path / "run", objective="perception")
+    trainer = Trainer(config, console=QUIET)
+    record = tmp_path / "run/run.json"
+    began_with = json.loads(record.read_text())
+    record.write_text(json.dumps(began_with | {"fixed weights": fixed_weights(trainer.policy, used=("",))}))
+    Trainer(replace(config, resume=True), console=QUIET)
+    record.write_text(json.dumps(began_with | {"fixed weights": "0" * 16}))
+    with pytest.raises(ConfigError, match="fixed weights changed since it began"):
+        Trainer(replace(config, resume=True), console=QUIET)
 
 
 def test_a_policy_is_fine_tuned_in_the_units_it_was_trained_in(dataset: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ ORDER = (
     "eval",
     "report",
     "compare",
-    "moments",
+    "profile",
     "calibrate",
     "convert",
     "export",

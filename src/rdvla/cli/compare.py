@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rdvla.evaluation import Results
-    from rdvla.evaluation.paired_runs import PairedRuns
+    from rdvla.evaluation.comparison import PairedRuns
     from rdvla.evaluation.statistics import PairedTest
 
 
@@ -26,7 +26,7 @@ def run(
         first: results.json, or the run directory that holds it; or several of one policy, such as one for
             each environment: runs/a_goal,runs/a_object.
         second: what it is compared with, named likewise.
-        a_setting: setting of the first: RULE or RULE/EXECUTION, such as 8 or action_change:1e-3/fixed:8.
+        a_setting: setting of the first: STOP or STOP/EXECUTION, such as 8 or action_change:1e-3/fixed:8.
         b_setting: setting of the second (default: the same; without either: all).
         json: print the same as JSON.
     """
@@ -50,12 +50,12 @@ def run(
 
 def _load(text: str) -> Results:
     """Load one run, or several with commas between (a path that exists wins)."""
-    from rdvla.evaluation import ResultsError, join, load_results
+    from rdvla.evaluation import ResultsError, combine, load_results
 
     paths = [text] if Path(text).exists() else [part.strip() for part in text.split(",")]
     if "" in paths:
         raise ResultsError(f"{text!r}: name one or several runs, with commas between")
-    return join([load_results(path) for path in paths])
+    return combine([load_results(path) for path in paths])
 
 
 def _show(pair: PairedRuns) -> None:

@@ -53,7 +53,8 @@ def run(
     missing = {package: extra for package, extra in NEEDED.items() if find_spec(package) is None}
     if missing:
         extras = ",".join(sorted(set(missing.values())))
-        console.print(f"The closed loop in a simulator needs {', '.join(missing)}: {install_command(extras)}")
+        needed = ", ".join(missing)
+        console.print(f"The closed loop needs {needed}: {install_command(extras)}", soft_wrap=True)
         return
     _play(output, tasks=tasks, episodes=episodes)
 

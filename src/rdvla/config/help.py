@@ -17,6 +17,8 @@ from typing import Any
 
 from draccus.utils import is_choice_type
 
+MORE = "more"  # key of a field's metadata: text that follows its comment, such as a table of choices
+
 
 def option_help(cls: type[Any], prefix: str = "", *, is_choice: bool = False) -> dict[str, str]:
     """Return what is known of every option of the dataclass `cls`: dotted name -> text, groups left out.
@@ -31,6 +33,9 @@ def option_help(cls: type[Any], prefix: str = "", *, is_choice: bool = False) ->
     }
     if not dataclasses.is_dataclass(cls):
         return texts
+    for field in dataclasses.fields(cls):
+        if MORE in field.metadata:
+            texts[start + field.name] = f"{texts.get(start + field.name, '')} {field.metadata[MORE]}".strip()
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         for kind in (hints[field.name], *typing.get_args(hints[field.name])):

@@ -7,8 +7,10 @@ from rdvla.control.execution import (
     FixedHorizon,
     LinearDecay,
     check_fits,
+    execution_help,
     parse_execution,
 )
+from rdvla.control.limits import StopLimits, Stops, limits_of
 from rdvla.control.session import Session
 from rdvla.control.start import StartKind, WarmStart, split_start
 from rdvla.control.stop import (
@@ -17,10 +19,7 @@ from rdvla.control.stop import (
     NO_LIMIT,
     STOP_RULES,
     Stop,
-    StopLimits,
-    Stops,
     as_stop,
-    limits_of,
     parse_stop,
     stop_help,
 )
@@ -43,6 +42,7 @@ __all__ = [
     "WarmStart",
     "as_stop",
     "check_fits",
+    "execution_help",
     "limits_of",
     "parse_execution",
     "parse_stop",

@@ -110,6 +110,18 @@ EXECUTION_RULES: dict[str, type[ExecutionRule]] = {
 """Name -> rule, a frozen dataclass whose fields are its numbers. Another rule is another entry."""
 
 
+def execution_help() -> str:
+    """Explain how every rule is written, for help texts."""
+    return "; ".join(
+        f"{name}:{','.join(number.name.upper() for number in fields(rule))}: {_summary(rule)}"  # type: ignore[arg-type]
+        for name, rule in EXECUTION_RULES.items()
+    )
+
+
+def _summary(rule: type[ExecutionRule]) -> str:
+    return (rule.__doc__ or "").split("\n")[0].rstrip(".")
+
+
 def parse_execution(text: str) -> ExecutionRule:
     """Read a rule from text: ``5`` or ``fixed:5``, ``binary:long,short,tau``, ``linear:max,min,tau``.
 

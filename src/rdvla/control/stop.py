@@ -1,4 +1,4 @@
-"""When a sample has iterated enough: one table of stop rules for torch, numpy, exported graphs and the help.
+"""When a sample has iterated enough: one table of stop rules for torch, numpy, exported graphs and help.
 
 A rule is a set of upper limits on changes from one iteration to the next. A sample stops at the first depth
 k >= min_depth at which every change that its rule asks for is below its limit, and at max_depth in any case.
@@ -6,13 +6,11 @@ k >= min_depth at which every change that its rule asks for is below its limit, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
-from rdvla.errors import ConfigError, InputError, nearest
+from rdvla.errors import ConfigError, nearest
 from rdvla.types import Array
 
 FIXED = "fixed"
@@ -180,107 +178,6 @@ class Stop:
         return ":".join(written)
 
 
-@dataclass(frozen=True)
-class StopLimits:
-    """The stop rules of B samples as arrays, numpy's or torch's."""
-
-    below: Mapping[str, Array]  # change -> (B,) upper limit, `NO_LIMIT` for samples that do not ask for it
-    optional: frozenset[str]  # the changes that some sample does not ask for
-    min_depth: Array  # (B,) int64
-    max_depth: Array  # (B,) int64
-    first: int  # the smallest depth at which a sample may stop
-    last: int  # the depth at which the last sample stops
-    coda_reads: int | None  # how often about the coda decodes a state; None: in every iteration
-
-    def asks_for(self, of: Literal["actions", "state"]) -> tuple[str, ...]:
-        """Return the changes of actions, or of the state, that some sample's rule asks for."""
-        return tuple(name for name in self.below if CHANGES[name].of == of)
-
-    def satisfied(self, of: Literal["actions", "state"], previous: Array, current: Array) -> Array:
-        """Return (B,) bool: all changes of actions, or of the state, are below their limits.
-
-        Depths are not looked at. A change that is NaN satisfies no limit.
-
-        Args:
-            of: which changes.
-            previous: actions (B, K, A) or states (B, K, D) of the iteration before.
-            current: the same of this iteration.
-        """
-        result = None
-        for name in self.asks_for(of):
-            limit = self.below[name]
-            settled = CHANGES[name].measure(previous, current) < limit
-            if name in self.optional:
-                settled = settled | (limit == NO_LIMIT)
-            result = settled if result is None else result & settled
-        return self.min_depth > 0 if result is None else result  # nobody asks: all
-
-    def map(self, convert: Callable[[Array], Array]) -> StopLimits:
-        """Return the same with every array converted, such as moved to a device or cut to some samples."""
-        return replace(
-            self,
-            below={name: convert(limit) for name, limit in self.below.items()},
-            min_depth=convert(self.min_depth),
-            max_depth=convert(self.max_depth),
-        )
-
-
-Stops = int | str | Stop | Sequence[int | str | Stop]
-"""How a stop rule is given: a depth, a rule, its text, or one of these per sample."""
-
-
-def limits_of(stop: Stops, *, batch_size: int, max_depth: int | Sequence[int] | None = None) -> StopLimits:
-    """Bring the stop rules of a batch into arrays.
-
-    Args:
-        stop: one rule for all samples, or one per sample.
-        batch_size: B.
-        max_depth: a depth at which a sample ends whatever its rule says, such as a deadline leaves time
-            for; for all samples or one per sample.
-
-    Raises:
-        ConfigError: a rule cannot be read.
-        InputError: there are other numbers of rules or depths than samples.
-    """
-    if isinstance(stop, Sequence) and not isinstance(stop, str):
-        stops = [as_stop(each) for each in stop]
-    else:
-        stops = [as_stop(stop)] * batch_size
-    caps = [max_depth] * batch_size if max_depth is None or isinstance(max_depth, int) else list(max_depth)
-    for name, found in (("stop rules", stops), ("maximum depths", caps)):
-        if len(found) != batch_size:
-            raise InputError(f"there are {len(found)} {name} for {batch_size} samples: give one, or one each")
-    last = [
-        each.max_depth if cap is None else min(each.max_depth, cap)
-        for each, cap in zip(stops, caps, strict=True)
-    ]
-    if last and min(last) < 1:
-        raise InputError(f"the maximum depth must be at least 1, got {min(last)}")
-    kinds = set(stops)
-    asked = [name for name in CHANGES if any(name in kind.below for kind in kinds)]
-    return StopLimits(
-        below={name: np.array([each.below.get(name, NO_LIMIT) for each in stops]) for name in asked},
-        optional=frozenset(name for name in asked if any(name not in kind.below for kind in kinds)),
-        min_depth=np.array([each.min_depth for each in stops], dtype=np.int64),
-        max_depth=np.array(last, dtype=np.int64),
-        first=min((min(each.min_depth, end) for each, end in zip(stops, last, strict=True)), default=1),
-        last=max(last, default=1),
-        coda_reads=_coda_reads(kinds),
-    )
-
-
-def _coda_reads(stops: set[Stop]) -> int | None:
-    """Most of all rules: an action change that no change of the state goes before is read every time."""
-    reads: int | None = 1
-    for stop in stops:
-        of = {CHANGES[name].of for name in stop.below}
-        if of == {"actions"}:
-            return None
-        if "actions" in of:
-            reads = 4  # as measured: a gated rule decodes in the last few iterations only
-    return reads
-
-
 def as_stop(stop: int | str | Stop) -> Stop:
     """Return a rule: a number is a fixed depth, a text what it says.
 
@@ -333,10 +230,11 @@ def _how_to_write() -> str:
 
 
 def stop_help() -> str:
-    """Explain every rule, one a line, for help texts."""
-    lines = ["N or fixed:N: " + STOP_RULES[FIXED].help]
+    """Explain how every rule is written, for help texts."""
+    forms = [f"N or {FIXED}:N: {STOP_RULES[FIXED].help}"]
     for name, rule in STOP_RULES.items():
         if rule.limits:
-            form = ":".join([name, *(f"{limit.parameter}={limit.default:g}" for limit in rule.limits)])
-            lines.append(f"{form}: {rule.help}")
-    return "\n".join(lines)
+            form = ":".join([name, *(limit.parameter.upper() for limit in rule.limits)])
+            defaults = ", ".join(f"{limit.default:g}" for limit in rule.limits)
+            forms.append(f"{form} ({defaults}): {rule.help}")
+    return "; ".join(forms)

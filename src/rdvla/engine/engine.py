@@ -23,7 +23,12 @@ SAMPLES_PER_TENSOR = 64  # numbers of every weight that are compared before comp
 
 
 class Predictor(Protocol):
-    """Context features to action chunks: an `Engine`, or a head that needs none."""
+    """Runs a head: an `Engine`, or `Unaided` for heads that have none."""
+
+    @property
+    def head(self) -> ActionHead:
+        """The head that is run."""
+        ...
 
     def predict(
         self,
@@ -102,6 +107,27 @@ class Engine:
         return type(self), (self.head,)
 
 
+class Unaided:
+    """Predicts with a head as it is."""
+
+    def __init__(self, head: ActionHead) -> None:
+        self.head = head
+
+    def predict(
+        self,
+        context: Context,
+        *,
+        stop: Stops,
+        max_depth: int | Sequence[int] | None = None,
+        initial_state: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Prediction:
+        """See `ActionHead.predict`."""
+        return self.head.predict(
+            context, stop=stop, max_depth=max_depth, initial_state=initial_state, generator=generator
+        )
+
+
 def compile(head: RecurrentDepthHead, *, dtype: torch.dtype = torch.float32) -> Engine:
     """Return an engine that runs a head as compiled code, its weights packed for this processor.
 
@@ -122,8 +148,8 @@ def compile(head: RecurrentDepthHead, *, dtype: torch.dtype = torch.float32) -> 
 
 
 def engine_for(head: ActionHead) -> Predictor:
-    """Return what predicts with a head: an `Engine` for a recurrent one, other heads themselves."""
-    return Engine(head) if isinstance(head, RecurrentDepthHead) else head
+    """Return a predictor for a head: an `Engine` for a recurrent one, the head as it is for others."""
+    return Engine(head) if isinstance(head, RecurrentDepthHead) else Unaided(head)
 
 
 def recurrent(head: ActionHead) -> RecurrentDepthHead:

@@ -1,8 +1,4 @@
-"""Closed-loop evaluation: rollouts, depth sweeps, statistics, tables and the report.
-
-Names are imported when they are first used: environment workers import this package too, and would otherwise
-each spend seconds and memory on torch and transformers.
-"""
+"""Closed-loop evaluation: every setting on the same episodes, statistics, tables and the report."""
 
 from __future__ import annotations
 
@@ -11,13 +7,13 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
-    from rdvla.evaluation.config import EvaluationConfig, find_setting, parse_setting
-    from rdvla.evaluation.moments import write_moments
-    from rdvla.evaluation.paired_runs import compare_runs
+    from rdvla.evaluation.comparison import compare_runs
+    from rdvla.evaluation.config import EvaluationConfig, find_setting
+    from rdvla.evaluation.profile_picture import draw_profiles
     from rdvla.evaluation.protocol import Suite, resolve_suites
     from rdvla.evaluation.records import Episode, EpisodeError, ResultsError, Row
     from rdvla.evaluation.report import write_report
-    from rdvla.evaluation.results import Results, join, load_results
+    from rdvla.evaluation.results import Results, combine, load_results
     from rdvla.evaluation.run import evaluate, evaluate_policy
     from rdvla.evaluation.statistics import (
         Interval,
@@ -42,18 +38,17 @@ __all__ = [
     "Row",
     "Setting",
     "Suite",
+    "combine",
     "compare_runs",
+    "draw_profiles",
     "evaluate",
     "evaluate_policy",
     "find_setting",
-    "join",
     "load_results",
     "mcnemar_exact",
     "paired_test",
-    "parse_setting",
     "print_table",
     "resolve_suites",
     "wilson_interval",
-    "write_moments",
     "write_report",
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rdvla.control import parse_execution, parse_stop, split_start
+from rdvla.config.check import WAS
+from rdvla.control import parse_execution
 from rdvla.errors import ConfigError
 from rdvla.policy.device import Device
 from rdvla.rollout.jobs import Setting
@@ -14,35 +15,18 @@ from rdvla.simulation.environment import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 
 
-def parse_setting(rule: str, execution: str) -> Setting:
-    """Read a stop rule, ``@start`` behind it or not, and an execution rule.
-
-    Raises:
-        ConfigError: a part is no such thing.
-    """
-    text, start = split_start(rule)
-    parsed = parse_stop(text)
-    fixed = parsed.is_fixed
-    behind = "" if start.kind == "noise" else f"@{start.kind}"
-    return Setting(
-        rule=(parsed.rule if fixed else parsed.describe()) + behind,
-        depth=parsed.max_depth if fixed else None,
-        execution=parse_execution(execution).describe(),
-    )
-
-
 def find_setting(text: str, known: Sequence[Setting]) -> Setting:
-    """Read one of the `known` settings from `RULE` or `RULE/EXECUTION`, such as `8` or `8/fixed:4`.
+    """Return one of the `known` settings from `STOP` or `STOP/EXECUTION`, such as `8` or `8/fixed:4`.
 
     Raises:
         ConfigError: none of them, or several (with different execution rules), are meant.
     """
-    rule, _, execution = text.partition("/")
-    executions = [execution] if execution else list(dict.fromkeys(one.execution for one in known))
-    meant = [parse_setting(rule, one) for one in executions]
-    found = [one for one in dict.fromkeys(known) if one in meant]
+    stop, _, execution = text.partition("/")
+    executions = [execution] if execution else list(dict.fromkeys(setting.execution for setting in known))
+    meant = [Setting.parse(stop, each) for each in executions]
+    found = [setting for setting in dict.fromkeys(known) if setting in meant]
     if len(found) != 1:
-        names = ", ".join(one.name for one in dict.fromkeys(known))
+        names = ", ".join(setting.name for setting in dict.fromkeys(known))
         raise ConfigError(f"{len(found)} settings are called {text!r}; name one of: {names or 'none'}")
     return found[0]
 
@@ -58,18 +42,20 @@ class EvaluationConfig:
     output: str  # run directory: config, episodes.jsonl, results.json, videos
     env: str = "metaworld"  # environment, or several: libero_spatial,libero_object
     tasks: tuple[str, ...] = ()  # tasks or sets of them; none: each environment's own choice (MT10, all)
-    episodes: int = 25  # per task and setting; LIBERO has 50 official initial states a task
+    episodes: int = 25  # per task and setting; LIBERO has 50 official initial states per task
     seed: int = FIRST_EVALUATION_SEED  # episode i of every task and setting plays seed + i
-    rules: tuple[str, ...] = ("1", "2", "4", "8", "12", "action_change:1e-3")  # depths, adaptive rules
+    stops: tuple[str, ...] = field(
+        default=("1", "2", "4", "8", "12", "action_change:1e-3"), metadata={WAS: "rules"}
+    )  # stop rules: depths and adaptive rules, with @final, @midpoint or @shifted behind to start warm
     execution: tuple[str, ...] = ()  # how many actions of a chunk to run; none: as the policy says
-    max_steps: int | None = None  # an episode without success ends here; null: as step_limits say
+    max_steps: int | None = None  # an episode without success ends here; null: as step_limits says
     step_limits: str | None = None  # limits by name: published, lerobot, short; null: the environment's own
     workers: int = 2  # environment processes
-    device: Device = "auto"  # of the policy; auto: an accelerator where there is one
+    device: Device = "auto"  # of the policy; auto: an accelerator if there is one
     threads: int = 1  # torch threads of the policy; the environments need the other cores
     videos: int = 1  # per task and setting, of its first episodes
-    video_fps: int = 20  # frames a second of simulated time; each one more costs a rendering
-    rendering: Rendering = "fast"  # full: what policies trained on a benchmark's own images need
+    video_fps: int = 20  # frames per second of simulated time; each more costs a rendering
+    rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
     label: str = ""  # the policy's name in tables; its folder's name when empty
 
     def __post_init__(self) -> None:
@@ -84,12 +70,12 @@ class EvaluationConfig:
                 "lower seeds belong to demonstrations, which a policy must not be tested on"
             )
         self._check_steps()
-        if not self.rules:
-            raise ConfigError("rules is empty; name at least one")
-        rules = {parse_setting(rule, "1").rule_text for rule in self.rules}
+        if not self.stops:
+            raise ConfigError("stops is empty; name at least one")
+        stops = {Setting.parse(stop, "1").stop for stop in self.stops}
         executions = {parse_execution(rule).describe() for rule in self.execution}
-        if len(rules) < len(self.rules) or len(executions) < len(self.execution):
-            raise ConfigError(f"a setting is named twice in rules {self.rules} x execution {self.execution}")
+        if len(stops) < len(self.stops) or len(executions) < len(self.execution):
+            raise ConfigError(f"a setting is named twice in stops {self.stops} x execution {self.execution}")
         if not all(self.envs) or len(set(self.envs)) < len(self.envs):
             raise ConfigError(f"env must name different environments, separated by commas, got {self.env!r}")
 
@@ -106,8 +92,8 @@ class EvaluationConfig:
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """Every stop rule with every execution rule; none where the execution is left to the policy."""
-        return tuple(parse_setting(rule, execution) for execution in self.execution for rule in self.rules)
+        """Every stop rule with every execution rule; none if the execution is left to the policy."""
+        return tuple(Setting.parse(stop, execution) for execution in self.execution for stop in self.stops)
 
     @property
     def policy_label(self) -> str:

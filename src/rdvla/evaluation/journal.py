@@ -1,4 +1,4 @@
-"""`episodes.jsonl`: every finished episode as one line, so that a killed evaluation can go on."""
+"""`episodes.jsonl`: every finished episode as a line, so a killed evaluation can continue."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from rdvla.errors import ConfigError
 from rdvla.evaluation.config import EvaluationConfig
-from rdvla.evaluation.records import Episode, ResultsError
-from rdvla.evaluation.schema import episode_from_dict
+from rdvla.evaluation.records import Episode, ResultsError, build
+from rdvla.evaluation.upgrade import upgrade_entry
 from rdvla.files import read_json, write_json
 from rdvla.rollout.jobs import Setting
 
 Key = tuple[str, str, Setting, int]  # environment, task, setting, seed
 
-# What may change when an evaluation goes on: more of the same, and how fast it is done. Step limits are
-# compared by what they come to in each environment.
+# Options that may change when an evaluation continues: more of the same, and how fast it is done. Step limits
+# are compared by their values in each environment.
 EXTENDABLE = {
-    *("env", "tasks", "episodes", "rules", "execution", "workers", "threads", "videos", "output", "policy"),
+    *("env", "tasks", "episodes", "stops", "execution", "workers", "threads", "videos", "output", "policy"),
     *("max_steps", "step_limits"),
 }
 
@@ -29,7 +29,7 @@ class Journal:
     """The finished episodes of a run directory."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create; a last line that was cut off by a kill is dropped."""
+        """Open or create; a last line that a kill cut off is dropped."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.episodes: dict[Key, Episode] = {}
@@ -47,7 +47,7 @@ class Journal:
         self._file.flush()
 
     def finished(self, key: Key) -> bool:
-        """Whether an episode has an outcome; one that an exception ended is played again."""
+        """Whether an episode has an outcome; an exception is none: the episode is played again."""
         return key in self.episodes and self.episodes[key].error is None
 
     def close(self) -> None:
@@ -61,13 +61,13 @@ class Journal:
 def check_same_run(
     folder: Path, config: EvaluationConfig, *, limits: Mapping[str, int], fingerprint: str
 ) -> None:
-    """Write what the run is, or check that a run directory that is there already holds the same.
+    """Write what the run is, or check that an existing run directory holds the same.
 
-    Environments, tasks, settings and episodes may be added or left out, as long as one environment stays.
+    Environments, tasks, settings and episodes may be added or left out; at least one environment must stay.
 
     Args:
         folder: the run directory.
-        config: what is to be evaluated.
+        config: the evaluation.
         limits: steps after which an episode ends, by environment.
         fingerprint: of the policy's weights.
 
@@ -83,12 +83,12 @@ def check_same_run(
     if path.exists():
         before = read_json(path)
         _check_options(folder, before, now)
-        now["limits"] = _joined_limits(folder, before, limits)
+        now["limits"] = _all_limits(folder, before, limits)
     write_json(path, now)
 
 
 def _check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    defaults = {one.name: one.default for one in dataclasses.fields(EvaluationConfig)}
+    defaults = {option.name: option.default for option in dataclasses.fields(EvaluationConfig)}
     for name in now.keys() - EXTENDABLE - {"limits"}:
         was = before.get(name, defaults.get(name))  # an option may be younger than the folder
         if was != now[name]:
@@ -98,8 +98,8 @@ def _check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
             )
 
 
-def _joined_limits(folder: Path, before: Mapping[str, Any], limits: Mapping[str, int]) -> dict[str, int]:
-    """The step limits of a folder's environments and the new ones, which have to agree."""
+def _all_limits(folder: Path, before: Mapping[str, Any], limits: Mapping[str, int]) -> dict[str, int]:
+    """The step limits of a folder's environments and the new limits, which have to agree."""
     # Folders of the first version have one environment and always name its limit.
     known: dict[str, int] = before.get("limits") or {before["env"]: before["max_steps"]}
     if not known.keys() & limits.keys():
@@ -117,11 +117,11 @@ def _joined_limits(folder: Path, before: Mapping[str, Any], limits: Mapping[str,
     return {**known, **limits}
 
 
-def _parse(line: str, place: str) -> Episode:
+def _parse(line: str, where: str) -> Episode:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
         raise ResultsError(
-            f"{place} is damaged ({error.msg}): remove the line to play that episode again"
+            f"{where} is damaged ({error.msg}): remove the line to play that episode again"
         ) from None
-    return episode_from_dict(values, place)
+    return build(Episode, upgrade_entry(values), where)

@@ -14,7 +14,7 @@ from rdvla.simulation.rendering import Rendering
 
 @dataclass(frozen=True)
 class Suite:
-    """The part of an evaluation that plays in one environment."""
+    """What an evaluation plays in one environment."""
 
     env: str
     tasks: tuple[str, ...]
@@ -50,7 +50,7 @@ def make_environment(
     max_steps: Mapping[str, int],
     rendering: Rendering,
 ) -> SimulatedTask:
-    """Build a simulated task, in the worker that plays it; `max_steps` are the limits by environment."""
+    """Build a simulated task, in the worker that runs it; `max_steps` are the limits by environment."""
     return simulation.make(
         env,
         task,
@@ -98,6 +98,6 @@ def _check_states(env: str, config: EvaluationConfig) -> None:
     first = config.seed - FIRST_EVALUATION_SEED
     if states is not None and first + config.episodes > states:
         raise ConfigError(
-            f"{env} has {states} official initial states a task, and {config.episodes} episodes from seed "
+            f"{env} has {states} official initial states per task, and {config.episodes} episodes from seed "
             f"{config.seed} on ask for number {first + config.episodes}: choose fewer episodes"
         )

@@ -1,4 +1,4 @@
-"""`evaluate(config)`: plays every task under every setting and writes the run directory."""
+"""`evaluate(config)`: run every task under every setting and write the run directory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rich.console import Console
 
 from rdvla.control import check_fits, parse_execution
 from rdvla.errors import ConfigError
-from rdvla.evaluation.aggregate import summarise
 from rdvla.evaluation.config import EvaluationConfig
-from rdvla.evaluation.hardware import command_line, describe_hardware
 from rdvla.evaluation.journal import Journal, check_same_run
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
+from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
 from rdvla.evaluation.records import Episode, EpisodeError
 from rdvla.evaluation.results import Results
+from rdvla.evaluation.summaries import summarise
 from rdvla.evaluation.table import print_table, readable
 from rdvla.files import sole_user
 from rdvla.hashing import fingerprint as fingerprint_of
@@ -41,11 +41,11 @@ from rdvla.rollout import (
 )
 
 DESCRIPTION_WIDTH = 48  # of the progress line; LIBERO's tasks have long names
-SPEED_PERIOD = 900.0  # seconds that the time left is estimated from: episodes may take minutes
+SPEED_PERIOD = 900.0  # seconds of progress that the time left is estimated from: episodes may take minutes
 
 
 def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Path:
-    """Evaluate a saved policy in one or several simulators; returns the path of `results.json`.
+    """Evaluate a saved policy in one or several simulators; return the path of `results.json`.
 
     A run directory that already holds finished episodes of the same evaluation is continued.
 
@@ -70,7 +70,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
         config,
         suites=suites,
         make=make,
-        provenance=_provenance(config, policy),
+        provenance=describe_policy(policy, config.policy),
         fingerprint=fingerprint_of(policy),
         console=console,
     )
@@ -86,9 +86,9 @@ def evaluate_policy(
     fingerprint: str,
     console: Console | None = None,
 ) -> Path:
-    """Like `evaluate`, with a policy and an environment factory (which has to pickle) of the caller's own.
+    """Evaluate a policy of the caller's own, in environments that `make` builds; see `evaluate`.
 
-    The configuration has to name an execution rule.
+    `make` has to pickle. The configuration has to name an execution rule.
     """
     if not config.execution:
         raise ConfigError("execution is empty; name at least one rule")
@@ -109,7 +109,7 @@ def evaluate_policy(
         "hardware": describe_hardware(),
         "command": command_line(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - start, 1),  # a continued run counts its last part
+        "seconds": round(time.perf_counter() - start, 1),  # a continued run counts from its continuation
     }
     results = Results(rows=summarise(episodes), episodes=episodes, meta=meta)
     results.write(output / "results.json")
@@ -125,31 +125,21 @@ def _episodes(
     make: MakeEnvironment[Environment],
     console: Console,
 ) -> list[Episode]:
-    """Play what the run directory lacks; all episodes, in the order of the results."""
+    """Play the episodes that the run directory lacks; return all, in the order of the results."""
     journal = Journal(Path(config.output) / "episodes.jsonl")
     try:
         jobs = _jobs(config, suites)
         missing = [job for job in jobs if not journal.finished(job.key)]
-        _play(policy, config, missing, journal=journal, make=make, console=console)
+        _run_jobs(policy, config, missing, journal=journal, make=make, console=console)
         return [journal.episodes[job.key] for job in jobs]
     finally:
         journal.close()
 
 
-def _provenance(config: EvaluationConfig, policy: RDVLAPolicy) -> dict[str, Any]:
-    """Where the policy came from, and its sizes (parameters)."""
-    return {
-        "path": Path(config.policy).name,
-        "parameters": sum(p.numel() for p in policy.parameters()),
-        "head_parameters": sum(p.numel() for p in policy.head.parameters()),
-        "core_blocks": len(policy.config.head.levels_by_part.get("core", ())),
-    }
-
-
 def _jobs(config: EvaluationConfig, suites: Sequence[Suite]) -> list[EpisodeJob]:
-    """Setting by setting, environment by environment, task by task, the same seeds for all.
+    """Every setting, environment and task with the same seeds, in the order of the results.
 
-    This is the order of the results; `Schedule` chooses the order of playing.
+    `Schedule` chooses in which order they are played.
     """
     return [
         EpisodeJob(
@@ -174,7 +164,7 @@ def _video_path(config: EvaluationConfig, env: str, task: str, setting: Setting,
     return Path(config.output) / "videos" / f"{name}.mp4"
 
 
-def _play(
+def _run_jobs(
     policy: Policy,
     config: EvaluationConfig,
     jobs: Sequence[EpisodeJob],
@@ -208,8 +198,7 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
         "env": job.env,
         "task": job.task,
         "policy": config.policy_label,
-        "rule": job.setting.rule,
-        "depth": job.setting.depth,
+        "stop": job.setting.stop,
         "execution": job.setting.execution,
         "seed": job.seed,
         "depths": outcome.depths,

@@ -20,7 +20,7 @@ Outcomes = Mapping[tuple[str, str, int], bool]  # (environment, task, seed) -> s
 
 @dataclass(frozen=True)
 class Interval:
-    """A range of plausible values, in the unit of what it is an interval of."""
+    """A range of plausible values, in the unit of the estimate."""
 
     low: float
     high: float
@@ -34,17 +34,17 @@ class PairedTest:
     """Two settings compared on the episodes that both played (same environment, task and seed)."""
 
     pairs: int
-    first_success: float  # fraction of the pairs; over several environments the mean of theirs
+    first_success: float  # fraction of the pairs; over several environments the mean of their fractions
     second_success: float
     only_first: int  # pairs in which only the first setting succeeded
     only_second: int
-    p_value: float | None  # exact McNemar, two-sided; None where `paired_test` says that it would mislead
+    p_value: float | None  # exact McNemar, two-sided; None if it would mislead, see `paired_test`
     difference: float  # success of the first minus success of the second
     interval: Interval  # 95%, of the difference: Newcombe's
 
 
 def wilson_interval(successes: int, episodes: int) -> Interval:
-    """95% score interval of a success probability; (0, 1) when there was no episode.
+    """Return the 95% score interval of a success probability; (0, 1) if there was no episode.
 
     Raises:
         ValueError: `successes` is not between 0 and `episodes`.
@@ -56,16 +56,16 @@ def wilson_interval(successes: int, episodes: int) -> Interval:
     p, z2 = successes / episodes, NORMAL_975**2
     centre = (p + z2 / (2 * episodes)) / (1 + z2 / episodes)
     half = NORMAL_975 / (1 + z2 / episodes) * math.sqrt(p * (1 - p) / episodes + z2 / (4 * episodes**2))
-    # At the ends the formula gives exactly 0 and 1; rounding must not leave it a hair inside.
+    # At the ends the formula gives exactly 0 and 1, which rounding must not change.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == episodes else min(1.0, centre + half)
     return Interval(low, high)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided p-value that two paired settings succeed equally often.
+    """Return the two-sided p-value of the hypothesis that two paired settings succeed equally often.
 
-    Only pairs in which exactly one setting succeeded inform the test; under the hypothesis each of them falls
+    Only pairs in which exactly one setting succeeded inform the test. Under the hypothesis each of them falls
     to either side with probability one half.
     """
     if only_first < 0 or only_second < 0:
@@ -76,10 +76,10 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 
 
 def newcombe_interval(*, both: int, only_first: int, only_second: int, neither: int) -> Interval:
-    """95% interval of the difference of two paired success probabilities, from counts of the four outcomes.
+    """Return the 95% interval of the difference of two paired success probabilities, from the four counts.
 
-    Newcombe's square-and-add interval (his method 10): two Wilson intervals put together with the
-    outcomes' correlation. Unlike a bootstrap it keeps a width when both sides always agree.
+    Newcombe's square-and-add interval (his method 10) combines two Wilson intervals by the outcomes'
+    correlation. Unlike a bootstrap it keeps a width if both sides always agree.
 
     Raises:
         ValueError: a count is negative, or all are zero.
@@ -97,8 +97,8 @@ def newcombe_interval(*, both: int, only_first: int, only_second: int, neither: 
     margins = first * (pairs - first) * second * (pairs - second)
     phi = agreement / math.sqrt(margins) if margins else 0.0
 
-    def half(one: float, other: float) -> float:
-        return math.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
+    def half(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a**2 - 2 * phi * a * b + b**2))
 
     return Interval(
         p - q - half(p - of_first.low, of_second.high - q),
@@ -107,7 +107,7 @@ def newcombe_interval(*, both: int, only_first: int, only_second: int, neither: 
 
 
 def mean_interval(estimates: Sequence[tuple[float, Interval]]) -> Interval:
-    """The interval of the mean of independent estimates, each with its own (Zou and Donner's MOVER).
+    """Return the interval of the mean of independent estimates with intervals (Zou and Donner's MOVER).
 
     Raises:
         ValueError: there is no estimate.
@@ -117,38 +117,44 @@ def mean_interval(estimates: Sequence[tuple[float, Interval]]) -> Interval:
     if len(estimates) == 1:
         return estimates[0][1]
     mean = math.fsum(value for value, _ in estimates) / len(estimates)
-    below = math.sqrt(math.fsum((value - one.low) ** 2 for value, one in estimates)) / len(estimates)
-    above = math.sqrt(math.fsum((one.high - value) ** 2 for value, one in estimates)) / len(estimates)
+    below = math.sqrt(math.fsum((value - interval.low) ** 2 for value, interval in estimates)) / len(
+        estimates
+    )
+    above = math.sqrt(math.fsum((interval.high - value) ** 2 for value, interval in estimates)) / len(
+        estimates
+    )
     return Interval(mean - below, mean + above)
 
 
 def paired_test(first: Outcomes, second: Outcomes) -> PairedTest | None:
-    """Compare the outcomes of the episodes that both hold; None when there is none.
+    """Compare the outcomes of the episodes that both hold; return None if there is none.
 
     Several environments have equal weight in success and difference, however many episodes each has.
-    McNemar's test counts pairs alike, whichever environment they are from, so it asks the same question only
-    where all environments have equally many pairs. Elsewhere its p could contradict the difference, and there
-    is none: read the interval, as zero inside it means that the two are not told apart.
+    McNemar's test counts all pairs alike, so it asks the same question only if all environments have equally
+    many pairs. Otherwise its p could contradict the difference, and there is none. Use the interval: if it
+    holds zero, the two are not told apart.
     """
     shared = first.keys() & second.keys()
     if not shared:
         return None
     suites = [_counts(first, second, [key for key in shared if key[0] == env]) for env in _names(shared)]
-    only_first, only_second = sum(one[1] for one in suites), sum(one[2] for one in suites)
+    only_first, only_second = sum(suite[1] for suite in suites), sum(suite[2] for suite in suites)
     differences = [
         (
-            (one[1] - one[2]) / sum(one),
-            newcombe_interval(both=one[0], only_first=one[1], only_second=one[2], neither=one[3]),
+            (suite[1] - suite[2]) / sum(suite),
+            newcombe_interval(both=suite[0], only_first=suite[1], only_second=suite[2], neither=suite[3]),
         )
-        for one in suites
+        for suite in suites
     ]
     return PairedTest(
         pairs=len(shared),
-        first_success=math.fsum((one[0] + one[1]) / sum(one) for one in suites) / len(suites),
-        second_success=math.fsum((one[0] + one[2]) / sum(one) for one in suites) / len(suites),
+        first_success=math.fsum((suite[0] + suite[1]) / sum(suite) for suite in suites) / len(suites),
+        second_success=math.fsum((suite[0] + suite[2]) / sum(suite) for suite in suites) / len(suites),
         only_first=only_first,
         only_second=only_second,
-        p_value=mcnemar_exact(only_first, only_second) if len({sum(one) for one in suites}) == 1 else None,
+        p_value=mcnemar_exact(only_first, only_second)
+        if len({sum(suite) for suite in suites}) == 1
+        else None,
         difference=math.fsum(difference for difference, _ in differences) / len(suites),
         interval=mean_interval(differences),
     )
@@ -161,6 +167,6 @@ def _names(keys: Iterable[tuple[str, str, int]]) -> list[str]:
 def _counts(
     first: Outcomes, second: Outcomes, keys: Iterable[tuple[str, str, int]]
 ) -> tuple[int, int, int, int]:
-    """Pairs in which both, only the first, only the second, and neither succeeded."""
+    """Count pairs in which both, only the first, only the second, and neither succeeded."""
     counted = Counter((first[key], second[key]) for key in keys)
     return counted[True, True], counted[True, False], counted[False, True], counted[False, False]

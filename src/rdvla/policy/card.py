@@ -1,4 +1,4 @@
-"""The model card: what a policy is, what it was trained on, how it did, and whose licences go with it."""
+"""The model card: a policy's configuration, training data, results, and the licences that go with it."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def write_card(
     """Write a policy's card.
 
     Args:
-        config: of the policy.
-        parameters: numbers of parameters: all, frozen, lora, trained.
-        base_models: hub ids or folders of the published models that it stands on.
-        by_name: whether it names them only, and does not hold their weights.
-        records: what lies beside the weights.
-        summary: lines of a results file; empty where there is none.
+        config: the policy's.
+        parameters: numbers of parameters by kind: all, frozen, lora, trained.
+        base_models: hub ids or folders of the published models that it needs.
+        by_name: whether it only names them, without holding their weights.
+        records: the files next to the weights, by name.
+        summary: lines of a results file; empty if there is none.
     """
     training = records.get(TRAINING, {})
     datasets = training.get("dataset", {})
@@ -81,7 +81,7 @@ def write_card(
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be found on the hub by others, rather than a folder here."""
+    """Return whether others can find a name on the hub, rather than in a folder here."""
     match = HUB_ID.fullmatch(name)
     return match is not None and not Path(match["repository"]).exists()
 

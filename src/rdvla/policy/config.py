@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rdvla.backbone import BackboneConfig, CompactConfig
-from rdvla.control import WarmStart, check_fits, parse_execution, parse_stop
+from rdvla.control import (
+    WarmStart,
+    check_fits,
+    execution_help,
+    parse_execution,
+    parse_stop,
+    stop_help,
+)
 from rdvla.errors import ConfigError
 from rdvla.heads import HeadConfig, RecurrentConfig
 
@@ -29,10 +36,12 @@ class PolicyConfig:
     unscaled_actions: tuple[int, ...] = (3,)  # action dimensions that are not normalised: the gripper
     gripper_opening: tuple[int, ...] = ()  # those of them that the head gives as 1 open, 0 closed (LIBERO)
     clip_state: bool = False  # cut normalised proprioception to [-1, 1], as published policies do
-    stop: str = field(  # stop rule of predict() if none is given
-        default="action_change:0.001", metadata={"was": "depth"}
+    stop: str = field(  # stop rule of predict() if none is given:
+        default="action_change:0.001", metadata={"was": "depth", "more": stop_help()}
     )
-    execution: str = "fixed:8"  # how many actions select_action() runs before the next query
+    execution: str = field(  # how many actions select_action() runs before the next query:
+        default="fixed:8", metadata={"more": execution_help()}
+    )
     start: str = "noise"  # of select_action()'s queries: noise, or from the last: final, midpoint, shifted
 
     def __post_init__(self) -> None:

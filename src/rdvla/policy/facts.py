@@ -18,9 +18,9 @@ MIB = 2**20
 
 
 def describe(policy: RDVLAPolicy) -> dict[str, Any]:
-    """Parts, sizes, inputs, tokens, memory, statistics and configuration of a policy.
+    """Return parts, sizes, inputs, tokens, memory, statistics and configuration of a policy.
 
-    Tokens and memory are those of one query, which is run once on blank images.
+    Tokens and memory belong to one query, which is run once on blank images.
     """
     head = policy.config.head
     return {
@@ -45,7 +45,7 @@ def describe(policy: RDVLAPolicy) -> dict[str, Any]:
             "image_size": policy.config.image_size,
             "state_dim": policy.config.state_dim,
         },
-        **_of_one_query(policy),
+        **_query_facts(policy),
         "statistics": {
             feature: {name: _floats(entries[name]) for name in ("q01", "q99") if name in entries}
             for feature, entries in policy.statistics.items()
@@ -55,8 +55,8 @@ def describe(policy: RDVLAPolicy) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _of_one_query(policy: RDVLAPolicy) -> dict[str, Any]:
-    """Tokens that the head reads, and MiB of weights and of what a query keeps."""
+def _query_facts(policy: RDVLAPolicy) -> dict[str, Any]:
+    """Tokens that the head reads, and MiB of weights and of the tensors that a query keeps."""
     config = policy.config
     blank = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
     state = torch.zeros(1, config.state_dim, device=policy.device)

@@ -1,4 +1,4 @@
-"""A policy on the disk: `config.json`, `model.safetensors`, `statistics.json`; nothing is ever unpickled."""
+"""A policy on disk: `config.json`, `model.safetensors`, `statistics.json`. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def write_policy_files(
 
 
 def local_folder(name_or_path: str | Path, *, kind: str, files: Sequence[str], **download: Any) -> Path:
-    """The folder itself, or where the hub's copy of it was put.
+    """Return the folder itself, or the local copy of what the hub holds.
 
     Args:
         name_or_path: a folder, or an id on the hub ("user/name" or "user/name@revision").
-        kind: what it is called in an error, such as "policy".
+        kind: its name in an error, such as "policy".
         files: patterns of the files to download.
         download: more options of `huggingface_hub.snapshot_download`.
 
     Raises:
-        RDVLAError: neither the one nor the other.
+        RDVLAError: there is no such folder, and the hub does not give it.
     """
     folder = Path(name_or_path)
     if folder.is_dir():
@@ -58,7 +58,7 @@ def local_folder(name_or_path: str | Path, *, kind: str, files: Sequence[str], *
 
 
 def read_description(folder: Path) -> tuple[PolicyConfig, Statistics]:
-    """Configuration and statistics of a policy folder.
+    """Read the configuration and statistics of a policy folder.
 
     Raises:
         RDVLAError: one of the two files is missing or damaged.
@@ -75,7 +75,7 @@ def load_weights(module: nn.Module, folder: Path, *, wanted: set[str]) -> None:
     """Load the weights of a policy folder, which must be exactly the `wanted` ones.
 
     Raises:
-        RDVLAError: the file is missing or damaged, or does not fit the configuration beside it.
+        RDVLAError: the file is missing or damaged, or does not fit the configuration next to it.
     """
     path = folder / WEIGHTS_FILE
     try:
@@ -84,13 +84,13 @@ def load_weights(module: nn.Module, folder: Path, *, wanted: set[str]) -> None:
         raise RDVLAError(f"{path} cannot be read as safetensors: {error}") from error
     if weights.keys() != wanted:
         raise RDVLAError(
-            f"{path} does not fit the configuration beside it: missing {_some(wanted - weights.keys())}, "
+            f"{path} does not fit the configuration next to it: missing {_some(wanted - weights.keys())}, "
             f"unexpected {_some(weights.keys() - wanted)}"
         )
     try:
         module.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise RDVLAError(f"{path} does not fit the configuration beside it: {error}") from error
+        raise RDVLAError(f"{path} does not fit the configuration next to it: {error}") from error
 
 
 def _some(names: set[str]) -> str:

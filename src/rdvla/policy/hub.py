@@ -1,4 +1,4 @@
-"""A policy's way to the hub: its records and its card go with it."""
+"""Publishes a policy on the hub, with its records and its card."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ README = "README.md"
 
 
 class HubPolicy(ModelHubMixin):
-    """What of a policy concerns the hub.
+    """Saving and publishing, for a policy class to inherit.
 
     Attributes:
-        records: what lies beside the weights in its folder (`training.json`, `results.json`), by file name.
+        records: the files next to the weights (`training.json`, `results.json`), by name.
     """
 
     config: PolicyConfig
@@ -33,7 +33,7 @@ class HubPolicy(ModelHubMixin):
     records: Records
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:  # noqa: ARG002  # the mixin's
-        """What `save_pretrained` and `push_to_hub` write as README.md.
+        """Return the card that `save_pretrained` and `push_to_hub` write as README.md.
 
         Raises:
             RDVLAError: the results among the records are of other weights.
@@ -50,39 +50,39 @@ class HubPolicy(ModelHubMixin):
         )
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Write configuration, weights, statistics, records and card; what is there of another policy goes.
+        """Write configuration, weights, statistics, records and card; replace those of another policy.
 
         Args:
             save_directory: a folder.
-            options: `push_to_hub`, `repo_id` and what else the mixin takes.
+            options: `push_to_hub`, `repo_id` and more that the mixin takes.
 
         Raises:
             RDVLAError: the results among the records are of other weights; nothing is written then.
         """
         card = str(self.generate_model_card())
-        # Written first: the mixin keeps the one that it finds, and would else make it once more.
+        # Written first: the mixin keeps a card that it finds, and would otherwise make it again.
         with write_atomically(Path(save_directory) / README) as temporary:
             temporary.write_text(card, encoding="utf-8")
         address: str | None = super().save_pretrained(save_directory, **options)
         return address
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Publish the policy with its records and a card; returns the address of the commit.
+        """Publish the policy with its records and a card; return the address of the commit.
 
-        Paths in the records are cut to their last part.
+        Paths in the records are cut to their last component.
 
         Args:
-            repo_id: ``user/name``; made if it is not there, and so is the branch.
+            repo_id: ``user/name``; it is made if missing, and so is the branch.
             options: `private`, `token`, `branch`, `create_pr`, `commit_message` of the hub's client.
 
         Raises:
-            RDVLAError: it names a model in a local folder, its results are of other weights, it was to be
-                private and the repository is public, or the hub cannot be reached or refuses.
+            RDVLAError: it names a model in a local folder, its results are of other weights, it should be
+                private but the repository is public, or the hub cannot be reached or refuses.
         """
         local = [name for name in self.backbone.base_models() if not is_hub_id(name)]
         if local and self.backbone.external_prefixes():
             raise RDVLAError(
-                f"the policy stands on {local[0]}, which others cannot load by this name: publish that "
+                f"the policy needs {local[0]}, which others cannot load by this name: publish that "
                 "model, and name it by its hub id in the policy's config.json"
             )
         self.generate_model_card()  # may refuse, and does so before there is anything on the hub
@@ -101,7 +101,7 @@ class HubPolicy(ModelHubMixin):
 
 
 def _make_repository(repo_id: str, options: Mapping[str, Any]) -> None:
-    """Make the repository and the branch where they are not there; the mixin makes no branch."""
+    """Make the repository and the branch if they are missing; the mixin makes no branch."""
     hub = HfApi(token=options.get("token"))
     hub.create_repo(repo_id, private=options.get("private"), exist_ok=True)
     if options.get("private") and not hub.model_info(repo_id).private:

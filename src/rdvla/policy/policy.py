@@ -13,7 +13,7 @@ from rdvla.assets import find_policy
 from rdvla.backbone.config import must_match
 from rdvla.config import encode_config
 from rdvla.control import ExecutionRule, Session, Stop, Stops, WarmStart, parse_execution, parse_stop
-from rdvla.engine import Engine, Predictor, engine_for
+from rdvla.engine import Predictor, engine_for
 from rdvla.errors import RDVLAError
 from rdvla.hashing import hash_tensors
 from rdvla.heads import Context, ProprioProjector
@@ -69,7 +69,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         self.stop: Stop = parse_stop(config.stop)
         self.execution: ExecutionRule = parse_execution(config.execution)
         self.warm_start = WarmStart(config.start)  # type: ignore[arg-type]  # checked by the class
-        self.engine = engine_for(self.head)
+        self._engine: Predictor = engine_for(self.head)
         self.records = {}
         self.session: Session
         self.reset()
@@ -81,21 +81,20 @@ class RDVLAPolicy(Trainable, HubPolicy):
 
     @property
     def engine(self) -> Predictor:
-        """What runs the head, such as `rdvla.engine.compile(policy.head)`.
+        """What runs the head, such as `rdvla.engine.compile(policy.head)`; a new head gets a new one.
 
         Raises:
             RDVLAError: it is set to an engine of another head.
         """
-        engine: Predictor = vars(self)["_engine"]
-        return engine
+        if self._engine.head is not self.head:
+            self._engine = engine_for(self.head)
+        return self._engine
 
     @engine.setter
     def engine(self, engine: Predictor) -> None:
-        own = engine.head if isinstance(engine, Engine) else engine
-        if own is not self.head:
+        if engine.head is not self.head:
             raise RDVLAError("the engine runs another head: make one for this policy's head")
-        # Not as an attribute of the module, which would take a head in it for a second part of the policy.
-        object.__setattr__(self, "_engine", engine)
+        self._engine = engine
 
     # --- acting ---
 

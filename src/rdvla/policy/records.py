@@ -1,4 +1,4 @@
-"""What lies beside a policy's weights: how it was trained, and how it did."""
+"""Files next to a policy's weights: how it was trained, and how it did."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rdvla.errors import RDVLAError
 from rdvla.files import read_json, write_json
 
 TRAINING = "training.json"  # written by `rdvla train`
-RESULTS = "results.json"  # of `rdvla eval`, where someone has put it there; docs/results-schema.md
+RESULTS = "results.json"  # from `rdvla eval`, if someone has put it there; docs/results-schema.md
 
 # "/a/b", "~/a/b" and "C:\a\b", also within a command line or a list; not "a/b" and not "https://a/b".
 _ABSOLUTE = re.compile(r"(?<![\w:/.\\~-])(?:~|[A-Za-z]:)?[/\\](?:[^\s,'\"/\\]+[/\\])*([^\s,'\"/\\]+)")
@@ -20,12 +20,12 @@ Records = dict[str, Any]  # file name -> content
 
 
 def read_records(folder: Path) -> Records:
-    """The records in a policy's folder; none has to be there."""
+    """Read the records in a policy's folder; none has to be there."""
     return {name: read_json(folder / name) for name in (TRAINING, RESULTS) if (folder / name).is_file()}
 
 
 def write_records(folder: Path, records: Mapping[str, Any]) -> None:
-    """Write them beside the weights; those that an older policy left there go."""
+    """Write the records next to the weights, and remove those of an older policy."""
     for name in (TRAINING, RESULTS):
         if name not in records:
             (folder / name).unlink(missing_ok=True)
@@ -34,7 +34,7 @@ def write_records(folder: Path, records: Mapping[str, Any]) -> None:
 
 
 def without_places(content: Any) -> Any:
-    """The same JSON with absolute paths cut to their last part: where files lie is nobody else's business."""
+    """Return the same JSON with absolute paths cut to their last component, for strangers to read."""
     if isinstance(content, dict):
         return {name: without_places(value) for name, value in content.items()}
     if isinstance(content, list):
@@ -43,7 +43,7 @@ def without_places(content: Any) -> Any:
 
 
 def results_summary(results: Any, *, weights: str) -> list[dict[str, Any]]:
-    """The summary of a results file, which must be of these weights.
+    """Return the summary of a results file, which must be about these weights.
 
     Args:
         results: content of `RESULTS`.

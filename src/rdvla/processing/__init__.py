@@ -1,4 +1,4 @@
-"""From sensors to tensors and back: text and normalisation."""
+"""From sensors to tensors and back: images, text and normalisation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Episodes and the workers that play them, for evaluations and demonstrations alike.
+"""Episodes and the workers that run them, for evaluations and demonstrations alike.
 
-`episode` plays one, `pool` runs many in workers that `processes` starts; `worker` and `queries` are the two
-sides of an episode whose actions a policy gives. Workers import none of torch.
+`episode` holds the loop. `pool` runs many episodes in workers, which `processes` starts. If a policy acts,
+`worker` is the simulator's side of an episode and `queries` the policy's. Workers do not import torch.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
         Environment,
         EpisodeEnd,
         MakeEnvironment,
-        Moment,
         OpenEnvironment,
         Recorder,
-        play,
+        TimeStep,
+        run_episode,
     )
     from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting
     from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rdvla.rollout.queries import Outcome, Policy, roll_out, starting_seed
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
-    from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Query, Reply, play_job
+    from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply, run_episode_job
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 
@@ -47,21 +47,20 @@ __all__ = [
     "Link",
     "LocalProcesses",
     "MakeEnvironment",
-    "Moment",
     "OpenEnvironment",
     "Outcome",
     "Policy",
-    "Query",
     "Question",
     "Recorder",
     "Reply",
     "Schedule",
     "Setting",
+    "TimeStep",
     "Transport",
-    "play",
-    "play_job",
     "read_frames",
     "roll_out",
+    "run_episode",
+    "run_episode_job",
     "run_jobs",
     "serve",
     "starting_seed",

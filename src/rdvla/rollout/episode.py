@@ -1,6 +1,6 @@
 """One episode: reset, ask an actor what to do, run it, until success or the limit.
 
-Evaluations, demonstrations and benchmarks all play through `play`. They differ in the actor (a policy, an
+Evaluations, demonstrations and benchmarks all call `run_episode`. They differ in the actor (a policy, an
 expert under noise) and in the recorders that watch (a video, a dataset's frames).
 """
 
@@ -16,9 +16,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.errors import RDVLAError
+
 Actions = NDArray[np.float32]
 Images = dict[str, NDArray[np.uint8]]
-Place = tuple[str, str]  # environment and task: what a simulator is built for
+TaskKey = tuple[str, str]  # environment and task: what a simulator is built for
 
 
 class Environment(Protocol):
@@ -36,7 +38,7 @@ class Environment(Protocol):
         ...
 
     def render_cameras(self) -> Images:
-        """Return the camera images (H, W, 3) of the present moment."""
+        """Return the present camera images (H, W, 3)."""
         ...
 
     def close(self) -> None:
@@ -48,8 +50,8 @@ EnvironmentT = TypeVar("EnvironmentT", bound=Environment)
 MakeEnvironment = Callable[[str, str], EnvironmentT]  # environment's name, task -> environment; has to pickle
 
 
-class Moment(Generic[EnvironmentT]):
-    """The present of an episode, as actors and recorders see it. Valid until the next step.
+class TimeStep(Generic[EnvironmentT]):
+    """The present of an episode, as actors and recorders see it; valid until the next step.
 
     Attributes:
         environment: the simulator.
@@ -84,7 +86,7 @@ class Decision:
 class Actor(Protocol[EnvironmentT]):
     """Whoever decides: a policy, an expert, a person."""
 
-    def act(self, moment: Moment[EnvironmentT]) -> Decision:
+    def act(self, now: TimeStep[EnvironmentT]) -> Decision:
         """Return the next actions, at least one."""
         ...
 
@@ -92,11 +94,11 @@ class Actor(Protocol[EnvironmentT]):
 class Recorder(Protocol[EnvironmentT]):
     """Watches an episode."""
 
-    def before_step(self, moment: Moment[EnvironmentT], decision: Decision, index: int) -> None:
+    def before_step(self, now: TimeStep[EnvironmentT], decision: Decision, index: int) -> None:
         """Action number `index` of the decision is about to be executed."""
         ...
 
-    def after_step(self, moment: Moment[EnvironmentT], *, ended: bool) -> None:
+    def after_step(self, now: TimeStep[EnvironmentT], *, ended: bool) -> None:
         """It has been executed; `ended` if the episode is over."""
         ...
 
@@ -110,7 +112,7 @@ class EpisodeEnd:
     executed: list[int]  # actions executed after each decision
 
 
-def play(
+def run_episode(
     environment: EnvironmentT,
     actor: Actor[EnvironmentT],
     *,
@@ -119,7 +121,7 @@ def play(
     steps_after_success: int = 0,
     recorders: Sequence[Recorder[EnvironmentT]] = (),
 ) -> EpisodeEnd:
-    """Play one episode.
+    """Run an episode and return how it went.
 
     Args:
         environment: reset here.
@@ -128,45 +130,50 @@ def play(
         max_steps: steps after which it ends; None: when the environment says.
         steps_after_success: steps that are still run after the first success.
         recorders: called around every step, in order.
+
+    Raises:
+        RDVLAError: the actor gives no action.
     """
     observation, _ = environment.reset(seed=seed)
-    moment = Moment(environment, observation)
+    now = TimeStep(environment, observation)
     executed: list[int] = []
     solved_at: int | None = None
     ended = False
     while not ended:
-        decision = actor.act(moment)
-        before = moment.step
+        decision = actor.act(now)
+        if len(decision.actions) == 0:
+            raise RDVLAError(f"{type(actor).__name__} gave no action: an actor has to give at least one")
+        before = now.step
         for index, action in enumerate(decision.actions):
             for recorder in recorders:
-                recorder.before_step(moment, decision, index)
+                recorder.before_step(now, decision, index)
             observation, _, terminated, truncated, info = environment.step(action)
-            moment = Moment(environment, observation, step=moment.step + 1, success=bool(info["success"]))
-            if moment.success and solved_at is None:
-                solved_at = moment.step
-            solved = solved_at is not None and moment.step - solved_at >= steps_after_success
-            ended = terminated or truncated or solved or moment.step == max_steps
+            now = TimeStep(environment, observation, step=now.step + 1, success=bool(info["success"]))
+            if now.success and solved_at is None:
+                solved_at = now.step
+            solved = solved_at is not None and now.step - solved_at >= steps_after_success
+            ended = terminated or truncated or solved or now.step == max_steps
             for recorder in recorders:
-                recorder.after_step(moment, ended=ended)
+                recorder.after_step(now, ended=ended)
             if ended:
                 break
-        executed.append(moment.step - before)
-    return EpisodeEnd(solved_at is not None, moment.step, executed)
+        executed.append(now.step - before)
+    return EpisodeEnd(solved_at is not None, now.step, executed)
 
 
 class OpenEnvironment(Generic[EnvironmentT]):
-    """The one simulator that a worker keeps open. It can take gigabytes: another task closes it first."""
+    """The only simulator that a worker keeps open. It can take gigabytes: another task closes it first."""
 
     def __init__(self, make: MakeEnvironment[EnvironmentT]) -> None:
         self._make = make
-        self._place: Place | None = None
+        self._task_key: TaskKey | None = None
         self._environment: EnvironmentT | None = None
 
-    def at(self, place: Place) -> EnvironmentT:
+    def open(self, task_key: TaskKey) -> EnvironmentT:
         """Return the simulator of a task, opened if it is not open."""
-        if self._environment is None or place != self._place:
+        if self._environment is None or task_key != self._task_key:
             self.close()
-            self._environment, self._place = self._make(*place), place
+            self._environment, self._task_key = self._make(*task_key), task_key
         return self._environment
 
     def close(self) -> None:

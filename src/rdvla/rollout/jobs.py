@@ -1,4 +1,4 @@
-"""Episodes to be played by a policy, and which worker plays which of them next."""
+"""Episodes to run with a policy, and which worker runs which of them next."""
 
 from __future__ import annotations
 
@@ -7,40 +7,53 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdvla.rollout.episode import Place
+from rdvla.control import parse_execution, parse_stop, split_start
+from rdvla.rollout.episode import TaskKey
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How deep the policy thinks, and how much of a chunk is executed."""
+    """How a policy is run: when it stops iterating, and how much of a chunk is executed."""
 
-    rule: str  # "fixed" or "action_change:0.001", say; with "@shifted", say, where S_0 is not noise
-    depth: int | None  # iterations under the fixed rule, None under an adaptive one
-    execution: str  # e.g. "fixed:8"
+    stop: str  # "fixed:8" or "action_change:0.001", say; with "@shifted", say, if S_0 is not noise
+    execution: str  # "fixed:8", say
+
+    @classmethod
+    def parse(cls, stop: str, execution: str) -> Setting:
+        """Bring a stop rule, ``@start`` behind it or not, and an execution rule into their canonical texts.
+
+        Raises:
+            ConfigError: a text is no such rule.
+        """
+        rule, start = split_start(stop)
+        behind = "" if start.kind == "noise" else f"@{start.kind}"
+        return cls(parse_stop(rule).describe() + behind, parse_execution(execution).describe())
 
     @property
-    def rule_text(self) -> str:
-        """The stop rule and the start as `rdvla.control.split_start` reads them."""
-        return self.rule if self.depth is None else str(self.depth) + self._start
+    def depth(self) -> int | None:
+        """Iterations under a fixed depth; None under an adaptive rule."""
+        rule = parse_stop(split_start(self.stop)[0])
+        return rule.max_depth if rule.is_fixed else None
+
+    @property
+    def short_stop(self) -> str:
+        """The stop rule as it is shown, e.g. ``8@final`` or ``action_change:0.001``."""
+        _, at, start = self.stop.partition("@")
+        return self.stop if self.depth is None else f"{self.depth}{at}{start}"
 
     @property
     def name(self) -> str:
         """What `rdvla.evaluation.find_setting` reads it from, e.g. ``8/fixed:8``."""
-        return f"{self.rule_text}/{self.execution}"
+        return f"{self.short_stop}/{self.execution}"
 
     def describe(self) -> str:
-        """A short name for tables, e.g. ``depth 8`` or ``action_change:0.001``."""
-        return self.rule if self.depth is None else f"depth {self.depth}{self._start}"
-
-    @property
-    def _start(self) -> str:
-        _, at, start = self.rule.partition("@")
-        return at + start
+        """Return a short name for tables, e.g. ``depth 8`` or ``action_change:0.001``."""
+        return self.short_stop if self.depth is None else f"depth {self.short_stop}"
 
 
 @dataclass(frozen=True)
 class EpisodeJob:
-    """One episode to play."""
+    """An episode to run with a policy."""
 
     env: str
     task: str
@@ -51,7 +64,7 @@ class EpisodeJob:
     video_fps: int = 20
 
     @property
-    def place(self) -> Place:
+    def task_key(self) -> TaskKey:
         """The simulator it needs."""
         return self.env, self.task
 
@@ -66,7 +79,7 @@ class EpisodeJob:
 
 
 class Schedule:
-    """Episodes that wait to be played.
+    """Episodes that wait for a worker.
 
     Opening an environment can take ten seconds and gigabytes. A worker therefore stays at its task until all
     the task's episodes under all settings are handed out, continues with a task that nobody has begun, and
@@ -74,14 +87,14 @@ class Schedule:
     """
 
     def __init__(self, jobs: Iterable[EpisodeJob]) -> None:
-        self._waiting: dict[Place, deque[EpisodeJob]] = {}
+        self._waiting: dict[TaskKey, deque[EpisodeJob]] = {}
         for job in jobs:
-            self._waiting.setdefault(job.place, deque()).append(job)
-        self._begun: set[Place] = set()
+            self._waiting.setdefault(job.task_key, deque()).append(job)
+        self._begun: set[TaskKey] = set()
 
     def next_job(self, last: EpisodeJob | None) -> EpisodeJob | None:
-        """Return the next episode for a worker that played `last`; None when all are handed out."""
-        chosen = last.place if last is not None and last.place in self._waiting else self._elsewhere()
+        """Return the next episode for a worker that ran `last`; None if all are handed out."""
+        chosen = last.task_key if last is not None and last.task_key in self._waiting else self._elsewhere()
         if chosen is None:
             return None
         self._begun.add(chosen)
@@ -90,6 +103,6 @@ class Schedule:
             del self._waiting[chosen]
         return job
 
-    def _elsewhere(self) -> Place | None:
-        fresh = next((place for place in self._waiting if place not in self._begun), None)
-        return fresh or max(self._waiting, key=lambda place: len(self._waiting[place]), default=None)
+    def _elsewhere(self) -> TaskKey | None:
+        fresh = next((task_key for task_key in self._waiting if task_key not in self._begun), None)
+        return fresh or max(self._waiting, key=lambda task_key: len(self._waiting[task_key]), default=None)

@@ -138,7 +138,7 @@ def _run_one(
 
 
 class _Worker(Generic[JobT]):
-    """One place in the crew; its link is replaced when the worker behind it dies."""
+    """A position in the crew; its link is replaced when the worker behind it dies."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -223,17 +223,17 @@ class _Crew(Generic[JobT]):
     def _bury(self, worker: _Worker[JobT], dead: Link) -> Raised | None:
         """Remove a dead worker and start its job again; return its failure if it may not begin anew."""
         assert worker.job is not None
-        told = f"worker {worker.number}, {dead.death()} while {worker.job.describe()}"
+        report = f"worker {worker.number}, {dead.death()} while {worker.job.describe()}"
         dead.stop()
         worker.link = None
         worker.deaths += 1
         self._deaths += 1
         if self._deaths > DEATHS_PER_WORKER * len(self._workers):
             raise RDVLAError(
-                f"{told}; {self._deaths} workers have died, so this stops. What is finished is kept: "
+                f"{report}; {self._deaths} workers have died, so this stops. What is finished is kept: "
                 "run the same command again to go on, with fewer workers if memory ran out"
             )
         if worker.deaths > self._retries:
-            return Raised(WORKER_DIED, told, "")
+            return Raised(WORKER_DIED, report, "")
         self._start(worker, worker.job)
         return None

@@ -1,4 +1,4 @@
-"""A policy's side of many episodes: one predict call answers every worker that waits.
+"""The policy's side of many episodes: a predict call answers every worker that waits.
 
 The starting state S_0 of a query is drawn from the episode's task, seed and query number. So an episode plays
 the same whoever shares its batch, and all settings see the same layouts and the same S_0.
@@ -9,27 +9,28 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rdvla.control import Session, Stops, parse_execution, parse_stop, split_start
+from rdvla.control import Session, Stops, parse_execution, split_start
 from rdvla.rollout.episode import Environment, MakeEnvironment
 from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting
 from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
 from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.transport import Transport
-from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Query, Reply
-from rdvla.types import Observation, Prediction, stack
+from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply
+from rdvla.types import Observation, Prediction
 
 
 class Policy(Protocol):
     """What a rollout needs of a policy."""
 
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """S_0, (B, K, D)."""
+        """Draw S_0, (B, K, D)."""
         ...
 
     def predict(
@@ -39,13 +40,13 @@ class Policy(Protocol):
         stop: Stops | None = None,
         initial_state: Tensor | None = None,
     ) -> Prediction:
-        """Action chunks in real units."""
+        """Return action chunks in the robot's units."""
         ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one episode ended, and what happened at its queries."""
+    """How an episode ended, and what happened at its queries."""
 
     end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
     depths: list[int]
@@ -56,7 +57,7 @@ class Outcome:
 class _Episode:
     """An episode in progress."""
 
-    session: Session  # of the one robot
+    session: Session
     depths: list[int] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
 
@@ -69,7 +70,7 @@ def roll_out(
     workers: int,
     transport: Transport | None = None,
 ) -> Iterator[Outcome]:
-    """Play all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
+    """Run all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
 
     An exception inside an episode is its outcome. An exception of the policy ends the rollout.
 
@@ -93,25 +94,25 @@ def roll_out(
 
 
 def starting_seed(task: str, seed: int, query: int) -> int:
-    """Return the seed of S_0 for one query of one episode."""
+    """Return the seed of S_0 for a query of an episode."""
     digest = hashlib.blake2b(f"{task}/{seed}/{query}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1  # torch takes 63 bits
 
 
 class _Answers:
-    """Answers queries, and remembers for each episode what its next query needs."""
+    """Answers queries, with a session per episode."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._episodes: dict[EpisodeJob, _Episode] = {}
 
     def __call__(self, questions: Sequence[Question[EpisodeJob]]) -> list[Reply]:
-        """One predict call per setting; workers at different tasks may differ in it."""
+        """Answer with a predict call per setting; workers at different tasks may differ in it."""
         groups: dict[Setting, list[int]] = {}
         for index, question in enumerate(questions):
             groups.setdefault(question.job.setting, []).append(index)
             if question.number == 0:
-                self._episodes[question.job] = _Episode(_session(question.job.setting))
+                self._episodes[question.job] = _begin(question.job.setting)
         replies: dict[int, Reply] = {}
         for setting, group in groups.items():
             replies |= zip(group, self._answer(setting, [questions[index] for index in group]), strict=True)
@@ -127,22 +128,21 @@ class _Answers:
 
     def _answer(self, setting: Setting, group: Sequence[Question[EpisodeJob]]) -> list[Reply]:
         start = time.perf_counter()
-        rule, _ = split_start(setting.rule_text)
+        stop, _ = split_start(setting.stop)
         prediction = self._policy.predict(
-            Observation.collate([_observation(question.content) for question in group]),
-            stop=parse_stop(rule),
+            Observation.collate([question.content for question in group]).torch(),
+            stop=stop,
             initial_state=torch.cat([self._initial_state(question) for question in group]),
         )
         spent = 1000 * (time.perf_counter() - start) / len(group)
-        depths: list[int] = prediction.depth.tolist()
+        prediction = replace(prediction, actions=prediction.actions.float().cpu().numpy())
         replies = []
         for sample, question in enumerate(group):
-            episode = self._episodes[question.job]
-            episode.depths.append(depths[sample])
+            episode, own = self._episodes[question.job], prediction.select([sample])
+            episode.depths.append(int(own.depth[0]))
             episode.milliseconds.append(spent)
-            episode.session.accept([0], prediction.select([sample]))
-            actions = stack(episode.session.take(0)).float().cpu().numpy()
-            replies.append(Reply(actions, depths[sample]))
+            episode.session.accept([0], own)
+            replies.append(Reply(np.stack(episode.session.take(0)), episode.depths[-1]))
         return replies
 
     def _initial_state(self, question: Question[EpisodeJob]) -> Tensor:
@@ -153,16 +153,8 @@ class _Answers:
         return state
 
 
-def _session(setting: Setting) -> Session:
-    _, start = split_start(setting.rule_text)
+def _begin(setting: Setting) -> _Episode:
+    _, start = split_start(setting.stop)
     session = Session(parse_execution(setting.execution), start)
-    session.due(1)
-    return session
-
-
-def _observation(query: Query) -> Observation:
-    return Observation(
-        images={name: torch.from_numpy(image)[None] for name, image in query.images.items()},
-        state=torch.from_numpy(query.state)[None],
-        instruction=[query.instruction],
-    )
+    session.due(1)  # one robot
+    return _Episode(session)

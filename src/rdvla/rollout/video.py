@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rdvla.files import write_atomically
-from rdvla.rollout.episode import Decision, Environment, Moment
+from rdvla.rollout.episode import Decision, Environment, TimeStep
 
 SIZE = 256  # pixels of the video's shorter side; small camera images are enlarged to it
 BANNER = 28  # pixels of the strip under the image that holds the text
@@ -22,7 +22,7 @@ BANNER = 28  # pixels of the strip under the image that holds the text
 
 @dataclass(frozen=True)
 class Frame:
-    """One moment of an episode."""
+    """A frame of an episode's video."""
 
     image: NDArray[np.uint8]  # (H, W, 3)
     depth: int  # iterations of the query whose actions are being executed
@@ -39,28 +39,28 @@ class Film:
         self._rate = Fraction(control_hz).limit_denominator(1000) / self.stride
         self._depth = 0
 
-    def before_step(self, moment: Moment[Environment], decision: Decision, index: int) -> None:  # noqa: ARG002
+    def before_step(self, now: TimeStep[Environment], decision: Decision, index: int) -> None:  # noqa: ARG002
         """Take a frame if one is due."""
         self._depth = decision.depth
-        if moment.step % self.stride == 0:
-            self._take(moment)
+        if now.step % self.stride == 0:
+            self._take(now)
 
-    def after_step(self, moment: Moment[Environment], *, ended: bool) -> None:
+    def after_step(self, now: TimeStep[Environment], *, ended: bool) -> None:
         """Take the last frame."""
         if ended:
-            self._take(moment)
+            self._take(now)
 
     def write(self, path: Path) -> None:
         """Write the video, at the speed of simulated time."""
         write_video(path, self._frames, fps=self._rate)
 
-    def _take(self, moment: Moment[Environment]) -> None:
-        image = next(iter(moment.images.values()))
-        self._frames.append(Frame(image=image, depth=self._depth, step=moment.step, success=moment.success))
+    def _take(self, now: TimeStep[Environment]) -> None:
+        image = next(iter(now.images.values()))
+        self._frames.append(Frame(image=image, depth=self._depth, step=now.step, success=now.success))
 
 
 def draw_frame(frame: Frame) -> NDArray[np.uint8]:
-    """The image, enlarged, over a strip that names depth and step; sides are even, as yuv420p asks."""
+    """Return the image, enlarged, over a strip with depth and step; sides are even, as yuv420p needs."""
     height, width = frame.image.shape[:2]
     scale = SIZE / min(height, width)
     size = (round(width * scale) // 2 * 2, round(height * scale) // 2 * 2)
@@ -75,7 +75,7 @@ def draw_frame(frame: Frame) -> NDArray[np.uint8]:
 
 
 def write_video(path: Path, frames: Sequence[Frame], *, fps: Fraction | int) -> None:
-    """Write `frames` as H.264, yuv420p, with the index in front, so that every browser plays it.
+    """Write `frames` as H.264, yuv420p, with the index in front, so every browser plays it.
 
     Raises:
         ValueError: there is no frame.

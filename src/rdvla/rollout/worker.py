@@ -8,19 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.rollout.episode import Decision, Environment, MakeEnvironment, Moment, OpenEnvironment, play
+from rdvla.rollout.episode import (
+    Decision,
+    Environment,
+    MakeEnvironment,
+    OpenEnvironment,
+    TimeStep,
+    run_episode,
+)
 from rdvla.rollout.jobs import EpisodeJob
 from rdvla.rollout.transport import Ask
 from rdvla.rollout.video import Film
-
-
-@dataclass(frozen=True)
-class Query:
-    """An observation that waits for actions."""
-
-    images: dict[str, NDArray[np.uint8]]  # camera -> (H, W, 3)
-    state: NDArray[np.float32]  # (S,), real units
-    instruction: str
+from rdvla.types import Observation
 
 
 @dataclass(frozen=True)
@@ -42,27 +41,29 @@ class EpisodeResult:
 
 
 class EpisodeRunner:
-    """Plays the episodes that a worker is given, and keeps the last simulator open."""
+    """Runs a worker's episodes, and keeps the last simulator open."""
 
     def __init__(self, make: MakeEnvironment[Environment]) -> None:
-        self._open = OpenEnvironment(make)
+        self._simulator = OpenEnvironment(make)
 
     def run(self, job: EpisodeJob, ask: Ask) -> EpisodeResult:
-        """Play one episode; `ask` turns a `Query` into a `Reply`."""
-        return play_job(job, self._open.at(job.place), ask)
+        """Run an episode; `ask` turns an `Observation` into a `Reply`."""
+        return run_episode_job(job, self._simulator.open(job.task_key), ask)
 
     def close(self) -> None:
         """Close the simulator."""
-        self._open.close()
+        self._simulator.close()
 
 
-def play_job(job: EpisodeJob, environment: Environment, ask: Callable[[Query], Reply]) -> EpisodeResult:
-    """Play one episode, and write its video if the job names one.
+def run_episode_job(
+    job: EpisodeJob, environment: Environment, ask: Callable[[Observation], Reply]
+) -> EpisodeResult:
+    """Run an episode, and write its video if the job asks for it.
 
     Images are rendered when the policy is queried, not in every step; a video needs some more.
     """
     film = None if job.video is None else Film(environment.control_hz, fps=job.video_fps)
-    end = play(
+    end = run_episode(
         environment,
         _RemotePolicy(ask),
         seed=job.seed,
@@ -75,9 +76,9 @@ def play_job(job: EpisodeJob, environment: Environment, ask: Callable[[Query], R
 
 
 class _RemotePolicy:
-    def __init__(self, ask: Callable[[Query], Reply]) -> None:
+    def __init__(self, ask: Callable[[Observation], Reply]) -> None:
         self._ask = ask
 
-    def act(self, moment: Moment[Environment]) -> Decision:
-        reply = self._ask(Query(moment.images, moment.state, moment.environment.instruction))
+    def act(self, now: TimeStep[Environment]) -> Decision:
+        reply = self._ask(Observation(now.images, now.state, now.environment.instruction))
         return Decision(reply.actions, depth=reply.depth)

@@ -16,7 +16,7 @@ OUTSIDE = 2.0  # image coordinates are cut at this distance; points behind the c
 
 @dataclass(frozen=True)
 class FreeCamera:
-    """A camera that looks at a fixed point of the scene.
+    """A camera that is aimed at a fixed point of the scene.
 
     Attributes:
         lookat: the point at the image's centre, metres.
@@ -32,7 +32,7 @@ class FreeCamera:
 
 @dataclass(frozen=True)
 class CameraPose:
-    """Where a camera is now.
+    """Position and directions of a camera at present.
 
     Attributes:
         position: (3,) metres.
@@ -62,13 +62,13 @@ def camera_pose(camera: FreeCamera | str, *, model: Any, data: Any) -> CameraPos
 
 
 def project(points: Vectors, camera: FreeCamera | str, *, model: Any, data: Any) -> NDArray[np.float32]:
-    """Image coordinates of world points in a square image of a MuJoCo camera.
+    """Return the image coordinates of world points in a square image of a MuJoCo camera.
 
     Args:
         points: (P, 3) metres.
-        camera: a free camera, or the name of one of the model's.
+        camera: a free camera, or the name of a camera of the model.
         model: MjModel.
-        data: MjData, for where the model's own cameras are now.
+        data: MjData, which holds the present poses of the model's own cameras.
 
     Returns:
         (P, 2): x to the right and y down, from -1 to 1 inside the image, cut at `OUTSIDE`.

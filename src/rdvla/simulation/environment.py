@@ -1,8 +1,7 @@
 """What every simulated task offers, whichever simulator is behind it.
 
-`SimulatedTask` owns the rules that must be the same everywhere (time limit, success, seeding, bad
-actions); a simulator adds the five methods at the bottom. A new simulator subclasses it and is listed
-in `rdvla.simulation.registry`.
+`SimulatedTask` owns the rules that must be the same everywhere: time limit, success, seeding, bad actions. A
+simulator subclasses it, adds the abstract methods, and has an entry in `rdvla.simulation.registry`.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, RDVLAError, nearest
 
-# Demonstrations use scene seeds below this number and evaluations use seeds from it on, so that no
-# evaluated layout can have been demonstrated.
+# Demonstrations use scene seeds below this number, evaluations use seeds from it on. So no evaluated layout
+# can have been demonstrated.
 FIRST_EVALUATION_SEED = 1_000_000
 
 State = dict[str, NDArray[np.float32]]
@@ -46,7 +45,7 @@ class SimulatedTask(gymnasium.Env[State, NDArray[np.float32]], ABC):
         cameras: names of the cameras that `render_cameras` renders, in order.
         image_size: height and width of an image in pixels.
         max_steps: control steps after which an episode is truncated.
-        control_hz: control steps a second of simulated time.
+        control_hz: control steps per second of simulated time.
         robot_type: the robot's name, for a dataset's record.
         state_size, action_size, environment_state_size: lengths of the vectors (S, A, E).
         num_keypoints: points of the scene that `keypoints` follows (P).
@@ -169,10 +168,10 @@ class SimulatedTask(gymnasium.Env[State, NDArray[np.float32]], ABC):
 
 
 class Expert(Protocol):
-    """Acts in one episode of one task."""
+    """Acts in an episode of a task: reads the simulator's privileged state, acts through ordinary actions."""
 
     def action(self, env: Any) -> NDArray[np.float32]:
-        """Return the expert's action (A,) in [-1, 1] for the present state of `env`, its simulator's task."""
+        """Return the action (A,) in [-1, 1] for the present state of `env`, its simulator's task."""
         ...
 
 

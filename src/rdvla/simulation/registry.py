@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rdvla.errors import ConfigError, missing_extra, nearest
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskSuite:
-    """The tasks of one environment and the protocol they are evaluated by.
+    """The tasks of an environment and its evaluation protocol; known without importing the simulator.
 
     Attributes:
         instructions: task name -> what it asks for, in the benchmark's order.
         sets: name of a set -> names of its tasks.
-        default_tasks: tasks or sets meant when none are named.
+        default_tasks: tasks or sets that are meant if none are named.
         step_limits: name of a protocol -> control steps after which an episode ends.
-        default_step_limit: which of them evaluations use unless told otherwise.
-        cameras: names of the cameras, all of which are used unless told otherwise.
-        noise_levels: standard deviations of the noise in demonstrations unless told otherwise, action units.
-        burst_probability: chance a control step that a burst of noise starts, unless told otherwise.
+        default_step_limit: the protocol that evaluations use by default.
+        cameras: names of the cameras; by default all are used.
+        noise_levels: default standard deviations of the noise in demonstrations, action units.
+        burst_probability: default probability per control step that a burst of noise starts.
         official_states: initial states that the benchmark fixes for each task; None if it draws them.
     """
 
@@ -48,14 +48,14 @@ class TaskSuite:
 
 @dataclass(frozen=True)
 class Simulator:
-    """Where a simulator's parts are. Modules are named, not imported: each needs an extra of its own.
+    """Where a simulator's classes are. Modules are named, not imported: each needs an extra of its own.
 
     Attributes:
         extra: what to write in `pip install 'rdvla[extra]'` to get its package.
         suite: "module:name" of a `TaskSuite`; the module imports no simulator.
         environment: "module:class", a `SimulatedTask`, built by `class(task, cameras=..., ...)`.
         expert: "module:class", an `Expert` built by `class(task, seed=...)`.
-        arguments: more of the environment's arguments.
+        arguments: further arguments of the environment.
     """
 
     extra: str
@@ -91,26 +91,27 @@ SIMULATORS: dict[str, Simulator] = {
 
 
 def task_suite(env: str) -> TaskSuite:
-    """Return what is known of a simulator's tasks, needing no extra; `ConfigError` if it is unknown."""
+    """Return a simulator's tasks and protocol, without any extra; `ConfigError` if it is unknown."""
     module, name = _simulator(env).suite.split(":")
     suite: TaskSuite = getattr(importlib.import_module(module), name)
     return suite
 
 
 def tasks(env: str) -> list[str]:
-    """Return the names of a simulator's tasks, needing no extra; `ConfigError` if it is unknown."""
+    """Return the names of a simulator's tasks, without any extra; `ConfigError` if it is unknown."""
     return list(task_suite(env).tasks)
 
 
 def default_tasks(env: str) -> tuple[str, ...]:
-    """Return the tasks or sets that are meant when none are named."""
+    """Return the tasks or sets that are meant if none are named."""
     return task_suite(env).default_tasks
 
 
 def step_limit(env: str, name: str | None = None) -> int:
-    """Return after how many control steps an episode ends under the protocol `name`; None is the default.
+    """Return after how many control steps an episode ends under the protocol `name`; None: the default.
 
-    Raises `ConfigError` for a protocol that the simulator does not have.
+    Raises:
+        ConfigError: the simulator has no such protocol.
     """
     suite = task_suite(env)
     name = suite.default_step_limit if name is None else name
@@ -120,14 +121,15 @@ def step_limit(env: str, name: str | None = None) -> int:
 
 
 def official_states(env: str) -> int | None:
-    """Return how many initial states a task the benchmark fixes for evaluations; None if it draws them."""
+    """Return how many initial states per task the benchmark fixes for evaluations; None if it draws them."""
     return task_suite(env).official_states
 
 
 def resolve_tasks(env: str, names: Sequence[str] | str) -> list[str]:
     """Return the tasks that `names` stand for: tasks and sets such as "MT10", each task once, in order.
 
-    Raises `ConfigError` for an unknown simulator, task or set, and for an empty list.
+    Raises:
+        ConfigError: the simulator, a task or a set is unknown, or the list is empty.
     """
     suite = task_suite(env)
     resolved: dict[str, None] = {}
@@ -160,10 +162,10 @@ def make(
 
     Args:
         env: name of the simulator, such as "metaworld".
-        task: one task's name, see `tasks(env)`.
-        cameras: what `render_cameras` renders; None means all of the simulator's cameras.
+        task: name of a task, see `tasks(env)`.
+        cameras: what `render_cameras` renders; None: all of the simulator's cameras.
         image_size: height and width of the images in pixels.
-        max_steps: time limit in control steps; None means the published protocol's.
+        max_steps: time limit in control steps; None: the published limit.
         stop_on_success: end the episode at the first success.
         render_mode: None or "rgb_array", for Gymnasium's wrappers.
         rendering: see `simulation.rendering`; "full" for policies trained on a benchmark's own images.
@@ -193,9 +195,9 @@ def make(
 
 
 def make_expert(env: str, task: str, *, seed: int = 0) -> Expert:
-    """Return a fresh scripted expert for one task; use a new one for each episode. Raises like `make`.
+    """Return a fresh scripted expert for a task; make another for each episode. Raises like `make`.
 
-    `seed` decides what an expert leaves to chance, such as where it starts from.
+    `seed` determines all that an expert leaves to chance, such as its starting point.
     """
     resolve_tasks(env, [task])
     expert: Expert = _load(_simulator(env), "expert")(task, seed=seed)
@@ -210,9 +212,9 @@ def _simulator(env: str) -> Simulator:
     return SIMULATORS[env]
 
 
-def _load(simulator: Simulator, part: str) -> Any:
-    """Return the class that `part` ("environment" or "expert") names, importing its module."""
-    module, name = getattr(simulator, part).split(":")
+def _load(simulator: Simulator, role: Literal["environment", "expert"]) -> Any:
+    """Import and return the class in a role."""
+    module, name = getattr(simulator, role).split(":")
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:

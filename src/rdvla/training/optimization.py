@@ -110,9 +110,18 @@ def changing_tensors(policy: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in policy.state_dict().items() if name not in fixed}
 
 
-def fixed_weights(policy: nn.Module) -> str:
-    """Return a fingerprint of every parameter that is not trained."""
-    return hash_tensors(item for item in policy.named_parameters() if not item[1].requires_grad)
+def fixed_weights(policy: nn.Module, *, used: tuple[str, ...] = ("backbone.",)) -> str:
+    """Return a fingerprint of the parameters that training uses and does not change.
+
+    A head that perception leaves out does not count: its random weights, drawn from the seed, differ in their
+    last bits between kinds of processors, and a run may go on on another one.
+
+    Args:
+        policy: of the run.
+        used: starts of the names that count.
+    """
+    fixed = ((name, value) for name, value in policy.named_parameters() if not value.requires_grad)
+    return hash_tensors(item for item in fixed if item[0].startswith(used))
 
 
 # --- the optimiser ---

@@ -56,11 +56,12 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         save_config(self.config_file, replace(config, resume=False, resume_from_previous=False))
 
-    def check_origin(self, origin: Mapping[str, Any]) -> None:
+    def check_origin(self, origin: Mapping[str, Any], *, older: Mapping[str, Any] | None = None) -> None:
         """Record what the run begins with, or, in a resumed run, check that it is still the same.
 
         Args:
             origin: name -> fingerprint, for example of the dataset.
+            older: name -> the fingerprint that an older version would have recorded.
 
         Raises:
             ConfigError: something differs; it is named.
@@ -71,7 +72,8 @@ class RunDirectory:
             return
         began_with = read_json(file)
         # An older run did not record everything; an entry that it lacks counts as empty.
-        differing = [name for name, value in origin.items() if began_with.get(name, {}) != value]
+        accepted = {name: (value, (older or {}).get(name, value)) for name, value in origin.items()}
+        differing = [name for name, values in accepted.items() if began_with.get(name, {}) not in values]
         if differing:
             raise ConfigError(
                 f"The run in {self.path} cannot be resumed: {', '.join(differing)} changed since it began "

@@ -76,7 +76,7 @@ def _check_targets(dataset: EpisodeDataset, config: TrainConfig) -> None:
 
 
 def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]]) -> RDVLAPolicy:
-    """Build the policy with its initial weights; the same seed gives the same weights.
+    """Build the policy; one kind of processor draws the same weights from the same seed.
 
     What the objective does not train is frozen: the backbone if `freeze_backbone` says so, the head if only
     perception is trained.

@@ -66,7 +66,8 @@ class Trainer:
                 "dataset": self.dataset.fingerprint(),
                 "fixed weights": fixed_weights(self.policy),
                 "published files": self.policy.published_files(),
-            }
+            },
+            older={"fixed weights": fixed_weights(self.policy, used=("",))},
         )
         training, held_out = split_episodes(
             self.dataset, config.data.validation_fraction, config.data.split_seed

@@ -12,7 +12,7 @@ from rdvla.files import write_atomically
 def write_report(results: Sequence[Path | str], output: Path | str) -> Path:
     """Write one self-contained page from one or several results files (or run directories).
 
-    With several, the first file's policy is the one that the others are compared with.
+    With several, the others are compared with the first file's policy.
 
     Raises:
         ResultsError: a file breaks the schema, two hold the same policy and setting, or all are empty.

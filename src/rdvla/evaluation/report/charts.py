@@ -18,7 +18,7 @@ from rdvla.evaluation.statistics import Interval
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = ("#0a0101", "#0a0202", "#0a0303", "#0a0404", "#0a0505", "#0a0606")
-# matplotlib knows no CSS variables: it draws with placeholder colours that are replaced in its output.
+# matplotlib knows no CSS variables: it draws with placeholder colours, replaced in its output.
 VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -69,11 +69,11 @@ def success_chart(
     label: str,
     size: tuple[float, float],
     logarithmic: bool = True,
-    joined: bool = True,
+    connected: bool = True,
 ) -> str:
-    """Success (percent, with intervals) against depth, iterations or time; `size` in inches.
+    """Draw success (percent, with intervals) against depth, iterations or time; `size` in inches.
 
-    `joined` draws a line through a policy's fixed depths; times are too noisy to be joined.
+    `connected` draws a line through a policy's fixed depths; times are too noisy for a line.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=size)
@@ -90,8 +90,8 @@ def success_chart(
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         axes.set_xlabel(label)
-        for one in series:
-            _draw(axes, one, large=size[1] >= 2.5, joined=joined)
+        for each in series:
+            _draw(axes, each, large=size[1] >= 2.5, connected=connected)
         figure.tight_layout(pad=0.4)
         return _svg(figure)
 
@@ -103,9 +103,9 @@ def depth_chart(
     profile: DepthProfile | None,
     size: tuple[float, float],
 ) -> str:
-    """Iterations of each query along an episode; it fills the width exactly, to lie under a film strip.
+    """Draw the iterations of each query along an episode; it fills the width exactly, under a film strip.
 
-    The median and quartiles of `profile` lie behind it, stretched to the episode's length.
+    The median and quartiles of `profile` lie behind it, scaled to the episode's length.
     """
     edges = [0]
     for count in executed:
@@ -135,11 +135,11 @@ def depth_chart(
         return _svg(figure)
 
 
-def _draw(axes: Axes, series: Series, *, large: bool, joined: bool) -> None:
+def _draw(axes: Axes, series: Series, *, large: bool, connected: bool) -> None:
     colour = SERIES[series.number % len(SERIES)]
     size = 5.5 if large else 4.0
     for points, marker, line, scale in (
-        (sorted(series.fixed, key=lambda point: point.x), "o", "-" if joined else "none", 1.0),
+        (sorted(series.fixed, key=lambda point: point.x), "o", "-" if connected else "none", 1.0),
         (series.adaptive, "D", "none", 1.25),
     ):
         if not points:
@@ -165,7 +165,7 @@ def _draw(axes: Axes, series: Series, *, large: bool, joined: bool) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element without anything that points outside the page."""
+    """The figure as an <svg> element without any link that leaves the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

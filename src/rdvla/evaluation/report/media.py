@@ -9,8 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from rdvla.evaluation.footage import pictures_at, video_path
-from rdvla.evaluation.profile import DepthProfile
+from rdvla.evaluation.profile import DepthProfile, pictures_at, video_path
 from rdvla.evaluation.records import Episode
 from rdvla.evaluation.report.charts import depth_chart
 
@@ -38,18 +37,18 @@ class FilmStrip:
 
 
 def clip(episode: Episode, folder: Path) -> Clip | None:
-    """The episode's video; None when it has none or the file is gone."""
+    """Return the episode's video; None if it has none or the file is gone."""
     path = video_path(episode, folder)
     if path is None:
         return None
     depths = episode.depths
-    used = f"{sum(depths) / len(depths):.1f} iterations" if episode.depth is None and depths else ""
-    caption = " · ".join(part for part in (episode.setting.describe(), used) if part)
+    used = f"{sum(depths) / len(depths):.1f} iterations" if episode.setting.depth is None and depths else ""
+    caption = " · ".join(text for text in (episode.setting.describe(), used) if text)
     return Clip(caption=caption, outcome=outcome(episode), source=_data_url(path.read_bytes(), "video/mp4"))
 
 
 def film_strip(episode: Episode, folder: Path, *, profile: DepthProfile | None) -> FilmStrip | None:
-    """The episode's film strip, with the depths of its like behind its own; None without a video."""
+    """Return the episode's film strip, with the profile of its task behind it; None without a video."""
     path = video_path(episode, folder)
     if path is None or not episode.depths:
         return None
@@ -64,7 +63,7 @@ def film_strip(episode: Episode, folder: Path, *, profile: DepthProfile | None) 
 
 
 def outcome(episode: Episode) -> str:
-    """How the episode ended, in a word."""
+    """Say in a word how the episode ended."""
     if episode.error is not None:
         return "exception"
     return "success" if episode.success else "failure"

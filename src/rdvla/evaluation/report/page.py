@@ -1,4 +1,4 @@
-"""Gathers what the page shows and fills the template."""
+"""Gather what the page shows and fill the template."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 
 import jinja2
 
-from rdvla.evaluation.aggregate import Summary, summaries
-from rdvla.evaluation.comparisons import standard_comparisons
+from rdvla.evaluation.comparison import standard_comparisons
 from rdvla.evaluation.profile import depth_profile
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.report import content
 from rdvla.evaluation.report.media import Clip, FilmStrip, clip, film_strip
 from rdvla.evaluation.results import Results, load_results, merge
+from rdvla.evaluation.summaries import Summary, summaries
 from rdvla.evaluation.table import number, percent, readable
 from rdvla.rollout.jobs import Setting
 
 Filmed = tuple[Episode, Results]
 
-FILM_STRIPS = 12  # at most, one for each task, the same number in every environment
-CLIPS = 160  # at most, the same number for every task: a page with thousands would not open
+FILM_STRIPS = 12  # at most, one per task, equally many in every environment
+CLIPS = 160  # at most, equally many per task: a page with thousands would not open
 
 
 def render_page(results: Sequence[Path | str]) -> str:
-    """The whole page as text; see `rdvla.evaluation.write_report`."""
+    """Return the whole page as text; see `rdvla.evaluation.write_report`."""
     loaded = [load_results(path) for path in results]
     rows, episodes = merge(loaded)
     if not rows:
@@ -41,7 +41,7 @@ def render_page(results: Sequence[Path | str]) -> str:
         envs=envs,
         key_figures=content.key_figures(_main_line(everything)),
         lines=content.policies(everything),
-        several_executions=len({one.setting.execution for one in everything}) > 1,
+        several_executions=len({summary.setting.execution for summary in everything}) > 1,
         compute_chart=content.compute_chart(everything, core_blocks=core_blocks),
         time_chart=content.time_chart(everything),
         suite_panels=content.suite_panels(everything, core_blocks=core_blocks),
@@ -56,7 +56,8 @@ def render_page(results: Sequence[Path | str]) -> str:
         clips=_clips(loaded, tasks=_number_of_tasks(everything)),
         errors=[episode for episode in episodes if episode.error is not None],
         runs=[
-            (one.meta, one.step_limits, json.dumps(one.meta.get("config", {}), indent=2)) for one in loaded
+            (each.meta, each.step_limits, json.dumps(each.meta.get("config", {}), indent=2))
+            for each in loaded
         ],
         seeds=_seeds(episodes),
         percent=percent,
@@ -82,31 +83,31 @@ def _title(envs: Sequence[str], everything: Sequence[Summary]) -> str:
 
 
 def _number_of_tasks(everything: Sequence[Summary]) -> int:
-    return len({(row.env, row.task) for one in everything for row in one.rows})
+    return len({(row.env, row.task) for summary in everything for row in summary.rows})
 
 
 def _main_line(everything: Sequence[Summary]) -> list[Summary]:
     """The first policy under its first execution rule."""
     first = everything[0]
     return [
-        one
-        for one in everything
-        if one.policy == first.policy and one.setting.execution == first.setting.execution
+        summary
+        for summary in everything
+        if (summary.policy, summary.setting.execution) == (first.policy, first.setting.execution)
     ]
 
 
 def _core_blocks(loaded: Sequence[Results]) -> dict[str, int]:
-    """Blocks in the core by policy, where the results say."""
+    """Blocks in the core by policy, if the results say."""
     return {
-        row.policy: one.meta["policy"]["core_blocks"]
-        for one in loaded
-        for row in one.rows
-        if "core_blocks" in one.meta.get("policy", {})
+        row.policy: each.meta["policy"]["core_blocks"]
+        for each in loaded
+        for row in each.rows
+        if "core_blocks" in each.meta.get("policy", {})
     }
 
 
 def _film_strips(loaded: Sequence[Results]) -> list[FilmStrip]:
-    """One adaptive episode of each task; a fixed depth would only draw a level line."""
+    """An adaptive episode per task; a fixed depth would only draw a level line."""
     strips: dict[tuple[str, str], FilmStrip] = {}
     envs = {row.env for results in loaded for row in results.rows}
     for results in loaded:
@@ -116,7 +117,7 @@ def _film_strips(loaded: Sequence[Results]) -> list[FilmStrip]:
                 continue
             profile = depth_profile(group)
             drawn = (film_strip(episode, results.folder, profile=profile) for episode in group)
-            strip = next((one for one in drawn if one is not None), None)
+            strip = next((found for found in drawn if found is not None), None)
             if strip is not None:
                 strips[env, task] = strip
     return list(strips.values())
@@ -126,7 +127,7 @@ def _adaptive_groups(results: Results) -> dict[tuple[str, str, Setting], list[Ep
     """Episodes of adaptive rules by environment, task and setting."""
     groups: dict[tuple[str, str, Setting], list[Episode]] = {}
     for episode in results.episodes:
-        if episode.depth is None:
+        if episode.setting.depth is None:
             groups.setdefault((episode.env, episode.task, episode.setting), []).append(episode)
     return groups
 
@@ -139,19 +140,19 @@ def _clips(loaded: Sequence[Results], *, tasks: int) -> dict[tuple[str, str], li
             if episode.video is not None:
                 filmed.setdefault((episode.env, episode.task), []).append((episode, results))
     clips: dict[tuple[str, str], list[Clip]] = {}
-    for place, found in filmed.items():
+    for key, found in filmed.items():
         for episode, results in _spread(found, max(1, CLIPS // tasks)):
             made = clip(episode, results.folder)
             if made is None:
                 continue
             if len(loaded) > 1:
                 made = Clip(f"{episode.policy} · {made.caption}", made.outcome, made.source)
-            clips.setdefault(place, []).append(made)
+            clips.setdefault(key, []).append(made)
     return clips
 
 
 def _spread(found: Sequence[Filmed], count: int) -> list[Filmed]:
-    """At most `count` of them, evenly spaced, the last one included."""
+    """At most `count` of them, evenly spaced, the last included."""
     if len(found) <= count:
         return list(found)
     return [found[-1 - (len(found) - 1) * i // max(1, count - 1)] for i in reversed(range(count))]

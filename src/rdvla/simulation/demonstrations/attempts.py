@@ -20,7 +20,7 @@ ATTEMPTS_PER_TASK = 10_000  # an attempt's number is task_index * this + attempt
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at one task: the `attempt`-th (from 0) of the `task_index`-th task of the configuration."""
+    """A try at a task: the `attempt`-th (from 0) of the `task_index`-th task of the configuration."""
 
     task: str
     task_index: int
@@ -46,8 +46,8 @@ class Attempt:
 class AttemptRunner:
     """Runs attempts and keeps their outcome: an episode in the writer's staging folder, or a note of failure.
 
-    Every worker has a copy, which opens a simulator of its own at its first attempt and keeps the last one
-    open.
+    Every worker has a copy, which opens a simulator of its own at its first attempt and keeps the last
+    simulator open.
     """
 
     writer: DatasetWriter
@@ -60,16 +60,16 @@ class AttemptRunner:
     noise: NoiseConfig
     max_steps: int
     steps_after_success: int
-    _open: OpenEnvironment[SimulatedTask] = field(init=False, repr=False)
+    _simulator: OpenEnvironment[SimulatedTask] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._open = OpenEnvironment(self._make)
+        self._simulator = OpenEnvironment(self._make)
 
     def run(self, attempt: Attempt, ask: Ask) -> bool:  # noqa: ARG002 (the expert is here: nothing to ask)
-        """Run one attempt; return whether it succeeded."""
+        """Run an attempt; return whether it succeeded."""
         seeds = self.seeds(attempt)
         episode = record_attempt(
-            env=self._open.at((self.env, attempt.task)),
+            env=self._simulator.open((self.env, attempt.task)),
             expert=make_expert(self.env, attempt.task, seed=seeds.expert),
             seeds=seeds,
             noise=self.noise,
@@ -88,7 +88,7 @@ class AttemptRunner:
         return AttemptSeeds.derive(seed=self.seed, task=attempt.task, attempt=attempt.attempt)
 
     def outcomes(self) -> dict[int, bool]:
-        """Return what is on disk: number of the attempt -> success.
+        """Return the outcomes on disk: number of the attempt -> success.
 
         Raises:
             DatasetError: an episode is damaged (named).
@@ -98,7 +98,7 @@ class AttemptRunner:
 
     def close(self) -> None:
         """Close the simulator that is open, if any."""
-        self._open.close()
+        self._simulator.close()
 
     @property
     def _failures(self) -> Path:

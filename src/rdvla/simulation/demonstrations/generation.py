@@ -1,8 +1,7 @@
-"""Generate a dataset of demonstrations: scripted experts, in parallel processes, resumable at any moment.
+"""Generate a dataset of demonstrations: scripted experts, in parallel processes, resumable at any time.
 
-Attempts of a task are numbered from 0; the dataset holds the first `episodes_per_task` that succeed. What
-attempt n does depends on nothing but the configuration, so a generation that was interrupted and run again
-writes the same episodes as one that was not.
+Attempts of a task are numbered from 0; the dataset holds the first `episodes_per_task` that succeed. Attempt
+n depends on nothing but the configuration. So an interrupted generation, run again, writes the same episodes.
 """
 
 from __future__ import annotations
@@ -36,44 +35,23 @@ CONFIG_FILE = "demonstrations.json"
 
 @dataclass(frozen=True)
 class DemonstrationConfig:
-    """What to generate.
+    """Demonstrations of a scripted expert: environment x tasks x episodes, under noise."""
 
-    Attributes:
-        output: folder of the dataset; must not exist yet.
-        env: name of the simulator.
-        tasks: tasks or task sets such as "MT10"; none named means the simulator's default.
-        episodes_per_task: successful episodes to keep of each task.
-        cameras: camera names; none named means all of the simulator's.
-        image_size: height and width of the images in pixels.
-        camera_stride: control steps from one camera capture to the next; rows between hold the last image.
-        seed: every random number follows from it.
-        rendering: see `simulation.rendering`; "full" is as the simulator itself renders.
-        noise_levels: standard deviations of the noise on what is executed, one drawn for each episode
-            (action units; 1 is the full range); none named means the simulator's.
-        burst_probability: chance a step that a burst of a constant random action starts; None means the
-            simulator's.
-        max_steps: control steps after which an attempt has failed; None means the simulator's default
-            step limit (see `TaskSuite`).
-        steps_after_success: control steps recorded after the first success.
-        max_attempts_per_episode: give up when a task needs more attempts an episode than this on average.
-        workers: processes; None means one for each core, 1 means no extra process.
-    """
-
-    output: Path = Path("demos")
-    env: str = "metaworld"
-    tasks: tuple[str, ...] = ()
-    episodes_per_task: int = 50
-    cameras: tuple[str, ...] = ()
-    image_size: int = 128
-    camera_stride: int = 3
-    rendering: Rendering = "fast"
-    seed: int = 0
-    noise_levels: tuple[float, ...] = ()
-    burst_probability: float | None = None
-    max_steps: int | None = None
-    steps_after_success: int = 12
-    max_attempts_per_episode: int = 10
-    workers: int | None = None
+    output: Path = Path("demos")  # folder of the dataset; must not exist yet
+    env: str = "metaworld"  # name of the simulator
+    tasks: tuple[str, ...] = ()  # tasks or sets of them, such as MT10; none: the simulator's default
+    episodes_per_task: int = 50  # successful episodes to keep
+    cameras: tuple[str, ...] = ()  # names; none: all of the simulator's cameras
+    image_size: int = 128  # pixels, height and width
+    camera_stride: int = 3  # control steps between camera captures; frames between hold the last image
+    rendering: Rendering = "fast"  # mirrors: a stove's plate reflects; full: as the simulator renders
+    seed: int = 0  # determines every random number
+    noise_levels: tuple[float, ...] = ()  # std of action noise, drawn per episode; none: the simulator's
+    burst_probability: float | None = None  # per step, of a burst of a random action; null: the simulator's
+    max_steps: int | None = None  # an attempt without success fails here; null: the simulator's default limit
+    steps_after_success: int = 12  # control steps recorded after the first success
+    max_attempts_per_episode: int = 10  # give up if a task needs more on average
+    workers: int | None = None  # processes; null: as many as cores, 1: no extra process
 
     def __post_init__(self) -> None:
         counts = ("episodes_per_task", "image_size", "camera_stride", "max_attempts_per_episode")
@@ -99,21 +77,15 @@ class DemonstrationConfig:
 
 @dataclass(frozen=True)
 class DemonstrationReport:
-    """A finished generation.
+    """A finished generation."""
 
-    Attributes:
-        root: the dataset's folder.
-        tasks: one entry each, in the dataset's order.
-        seconds: wall time of this run (a resumed one counts from its resumption).
-    """
-
-    root: Path
-    tasks: tuple[TaskReport, ...]
-    seconds: float
+    root: Path  # the dataset's folder
+    tasks: tuple[TaskReport, ...]  # in the dataset's order
+    seconds: float  # wall time of this run; a resumed run counts from its resumption
 
 
 def generate(config: DemonstrationConfig, *, show_progress: bool = True) -> DemonstrationReport:
-    """Generate the dataset, or go on where an interrupted run of the same configuration stopped.
+    """Generate the dataset, or continue an interrupted run of the same configuration.
 
     The dataset's folder also gets `demonstrations.json`: the configuration and the attempts of each task.
 
@@ -201,7 +173,7 @@ def _available_cores() -> int:
 
 
 def _complete(config: DemonstrationConfig) -> DemonstrationConfig:
-    """Fill in what the simulator decides where the configuration does not."""
+    """Fill in the simulator's defaults."""
     suite = task_suite(config.env)
     tasks = resolve_tasks(config.env, config.tasks or suite.default_tasks)
     steps, bursts = config.max_steps, config.burst_probability
@@ -216,7 +188,7 @@ def _complete(config: DemonstrationConfig) -> DemonstrationConfig:
 
 
 def _open_writer(config: DemonstrationConfig) -> DatasetWriter:
-    """Open the writer; the simulator's first task tells the sizes of the vectors and checks the cameras."""
+    """Open the writer; the simulator's first task gives the sizes of the vectors and checks the cameras."""
     env = make(config.env, config.tasks[0], cameras=config.cameras, image_size=config.image_size)
     try:
         return DatasetWriter.create(
@@ -232,7 +204,7 @@ def _open_writer(config: DemonstrationConfig) -> DatasetWriter:
 
 
 def _settings(config: DemonstrationConfig) -> dict[str, Any]:
-    """Return what the episodes depend on, as JSON holds it: neither the place nor the number of processes."""
+    """Return the options that episodes depend on, as JSON holds them: neither output nor workers."""
     values = dataclasses.asdict(config)
     kept = {name: value for name, value in values.items() if name not in ("output", "workers")}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
@@ -258,7 +230,7 @@ def _progress(*, total: int, show: bool) -> Iterator[Callable[[int, int], None]]
     progress = Progress(
         Console(stderr=True),
         TextColumn("{task.fields[failed]} attempts failed"),
-        # One task's episodes take longer than another's: judge the speed by minutes, not by seconds.
+        # Episodes of some tasks take longer: judge the speed by minutes, not by seconds.
         speed_estimate_period=300.0,
         show=show,
     )

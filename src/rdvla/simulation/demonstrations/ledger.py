@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from rdvla.errors import RDVLAError
 from rdvla.simulation.demonstrations.attempts import Attempt
 
-_HOPELESS = 20  # failures without any success after which a task is given up
+_HOPELESS = 20  # failures without any success, after which a task is given up
 
 
 @dataclass(frozen=True)
 class TaskReport:
-    """How many episodes of one task there are, and how often its expert failed under the noise."""
+    """How many episodes a task has, and how often its expert failed under the noise."""
 
     task: str
     episodes: int
@@ -22,13 +22,13 @@ class TaskReport:
 
 
 class Ledger:
-    """Decides which attempts to make, so that a dataset does not depend on the order in which they finish.
+    """Decides which attempts to make, so the dataset does not depend on the order in which they finish.
 
     Args:
         tasks: the tasks in the dataset's order.
-        episodes_per_task: successes wanted of each.
-        max_attempts_per_episode: when a task would need more attempts than this an episode, it is given up.
-        outcomes: what an interrupted generation left: `Attempt.number` -> success.
+        episodes_per_task: successes wanted per task.
+        max_attempts_per_episode: a task that would need more on average is given up.
+        outcomes: of an interrupted generation: `Attempt.number` -> success.
     """
 
     def __init__(
@@ -55,12 +55,11 @@ class Ledger:
     def next_attempt(self, last: Attempt | None) -> Attempt | None:
         """Return an attempt that is certainly needed and was not handed out yet; None if there is none now.
 
-        It is one of `last`'s task while that needs any, since opening a task's simulator takes seconds;
-        otherwise of a task that was not begun, or else of the first that needs one.
+        It belongs to `last`'s task while that needs any, since opening a task's simulator takes seconds;
+        otherwise to a task that was not begun, or else to the first that needs an attempt.
 
-        A task needs as many attempts as it wants episodes, and one more for each failure seen so far. In
-        whatever order results come in, that ends with the shortest row of attempts 0, 1, 2, ... that holds
-        enough.
+        A task needs as many attempts as it wants episodes, and another for each failure so far. In whatever
+        order results come in, this ends with the shortest series of attempts 0, 1, 2, ... that has enough.
 
         Raises:
             RDVLAError: a task needs more attempts than allowed.
@@ -102,7 +101,7 @@ class Ledger:
 
     @property
     def succeeded(self) -> int:
-        """Number of episodes that are there."""
+        """Number of successful attempts."""
         return self._successes.total()
 
     @property
@@ -115,5 +114,5 @@ class Ledger:
         return sorted(self._numbers)
 
     def reports(self) -> tuple[TaskReport, ...]:
-        """Return one report for each task."""
+        """Return a report per task."""
         return tuple(TaskReport(task, self._successes[task], self._failures[task]) for task in self._tasks)

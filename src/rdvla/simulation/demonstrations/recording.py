@@ -1,7 +1,7 @@
-"""One attempt of a scripted expert at one task, under noise, as an episode for a dataset.
+"""An attempt of a scripted expert at a task, under noise, as an episode for a dataset.
 
-What is executed is disturbed; what is recorded as the action is what the expert wants to do in the state
-that the disturbance led to. So the data shows how to come back from mistakes (DART, Laskey et al., 2017).
+Noise disturbs the executed actions. The recorded action is the expert's own in the state that the disturbance
+led to, so the data shows how to recover from mistakes (DART, Laskey et al., 2017).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data import Episode
-from rdvla.rollout.episode import Decision, Moment, play
+from rdvla.rollout.episode import Decision, TimeStep, run_episode
 from rdvla.simulation.environment import FIRST_EVALUATION_SEED, Expert, SimulatedTask
 
 BURST_STEPS = (4, 9)  # shortest and longest burst, control steps
@@ -22,12 +22,12 @@ BURST_STEPS = (4, 9)  # shortest and longest burst, control steps
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """How what the expert does is disturbed, in proportion to the environment's `noise_scale`.
+    """How executed actions are disturbed, in proportion to the environment's `noise_scale`.
 
     Attributes:
-        levels: standard deviations of Gaussian noise in action units; one is drawn for each episode.
-        burst_probability: chance a step that a burst starts: for 4 to 9 steps a constant random action is
-            executed. Episodes of level 0 stay clean.
+        levels: standard deviations of Gaussian noise in action units, drawn per episode.
+        burst_probability: probability per step that a burst starts: 4 to 9 steps of a constant random action.
+            Episodes of level 0 stay clean.
     """
 
     levels: tuple[float, ...]
@@ -36,12 +36,12 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class AttemptSeeds:
-    """The random numbers of one attempt, which depend on nothing but (seed, task, attempt).
+    """The random numbers of an attempt, which depend on nothing but (seed, task, attempt).
 
     Attributes:
         scene: seed of the layout, below `FIRST_EVALUATION_SEED`.
         noise: entropy for the noise generator.
-        expert: seed of what the expert leaves to chance.
+        expert: seed for all that the expert leaves to chance.
     """
 
     scene: int
@@ -50,14 +50,14 @@ class AttemptSeeds:
 
     @classmethod
     def derive(cls, *, seed: int, task: str, attempt: int) -> AttemptSeeds:
-        """Derive them. The task enters by its name, so adding tasks to a configuration changes no episode."""
+        """Derive the seeds. The task enters by name, so more tasks in a configuration change no episode."""
         sequence = np.random.SeedSequence([seed, zlib.crc32(task.encode()), attempt])
         scene, noise, expert = sequence.generate_state(3, np.uint64)
         return cls(scene=int(scene) % FIRST_EVALUATION_SEED, noise=int(noise), expert=int(expert))
 
 
 class ActionNoise:
-    """Disturbs the actions of one episode."""
+    """Disturbs the actions of an episode."""
 
     def __init__(self, config: NoiseConfig, scale: tuple[float, ...], generator: np.random.Generator) -> None:
         self._scale = np.asarray(scale)
@@ -68,7 +68,7 @@ class ActionNoise:
         self._burst_action = np.zeros(0)
 
     def disturb(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what is executed in place of `action` (A,), clipped to [-1, 1]."""
+        """Return the action to execute in place of `action` (A,), clipped to [-1, 1]."""
         if self.level == 0.0:
             return action
         executed = action.astype(np.float64)
@@ -90,9 +90,9 @@ class NoisyExpert:
     def __init__(self, expert: Expert, noise: ActionNoise) -> None:
         self._expert, self._noise = expert, noise
 
-    def act(self, moment: Moment[SimulatedTask]) -> Decision:
-        """Return one action: the expert's as intended, and disturbed to be executed."""
-        action = self._expert.action(moment.environment)
+    def act(self, now: TimeStep[SimulatedTask]) -> Decision:
+        """Return the expert's action as intended, and disturbed as executed."""
+        action = self._expert.action(now.environment)
         return Decision(actions=self._noise.disturb(action)[None], intended=action[None])
 
 
@@ -110,21 +110,21 @@ class FrameRecorder:
         self._snapshots: list[Any] = []
         self._image_index: list[int] = []
 
-    def before_step(self, moment: Moment[SimulatedTask], decision: Decision, index: int) -> None:
+    def before_step(self, now: TimeStep[SimulatedTask], decision: Decision, index: int) -> None:
         """Take what is seen before the action, and the action as it was intended."""
-        env = moment.environment
-        if moment.step == 0 or moment.step % self._stride == self._phase:
+        env = now.environment
+        if now.step == 0 or now.step % self._stride == self._phase:
             self._snapshots.append(env.snapshot())
         self._image_index.append(len(self._snapshots) - 1)
         intended = decision.actions if decision.intended is None else decision.intended
-        self._values["observation.state"].append(moment.state)
+        self._values["observation.state"].append(now.state)
         self._values["observation.environment_state"].append(env.environment_state())
         self._values["observation.environment_keypoints"].append(env.keypoints().ravel())
         self._values["action"].append(intended[index])
 
-    def after_step(self, moment: Moment[SimulatedTask], *, ended: bool) -> None:  # noqa: ARG002
+    def after_step(self, now: TimeStep[SimulatedTask], *, ended: bool) -> None:  # noqa: ARG002
         """Take whether the action led to success."""
-        self._values["next.success"].append(moment.success)
+        self._values["next.success"].append(now.success)
 
     def features(self) -> dict[str, NDArray[Any]]:
         """Return the numeric features, (frames, ...) each."""
@@ -159,7 +159,7 @@ def record_attempt(
     generator = np.random.default_rng(seeds.noise)
     disturbance = ActionNoise(noise, env.noise_scale, generator)
     recorder = FrameRecorder(env, camera_stride=camera_stride, phase=int(generator.integers(camera_stride)))
-    end = play(
+    end = run_episode(
         env,
         NoisyExpert(expert, disturbance),
         seed=seeds.scene,

@@ -1,1 +1,1 @@
-"""LIBERO."""
+"""LIBERO: its tasks (no simulator needed), environment and experts."""

@@ -1,4 +1,4 @@
-"""LIBERO's arm controller without its detours: the same forces, a fraction of the time.
+"""LIBERO's arm controller: the same forces in a fraction of the time.
 
 The benchmark moves the arm by operational space control (Khatib, 1987), 25 physics steps for each control
 step. Its own implementation (robosuite 1.4, `controllers/osc.py`) computes the whole forward dynamics three
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
-MAX_MOVE = 0.05  # metres: what an action of 1 asks for along an axis
-MAX_TURN = 0.5  # radians: what an action of 1 asks for about an axis
+MAX_MOVE = 0.05  # metres along an axis that an action of 1 asks for
+MAX_TURN = 0.5  # radians about an axis that an action of 1 asks for
 _STIFFNESS = 150.0
 _DAMPING = 2.0 * np.sqrt(_STIFFNESS)  # critical
 _REST_STIFFNESS = 10.0  # of the pull towards the initial joint angles, in the null space
@@ -28,7 +28,7 @@ _FINGERS = np.array([-1.0, 1.0])
 
 
 class ArmController:
-    """Turns actions into the arm's torques and the gripper's targets, for one robosuite environment.
+    """Turns actions into the arm's torques and the gripper's targets, for a robosuite environment.
 
     Attributes:
         seen: joint positions (nq,) that the simulator's poses, and so images and observations, belong to.
@@ -82,7 +82,7 @@ class ArmController:
             position, torques = self._initial
             self._initial = None
         goal_position = position + MAX_MOVE * action[:3]
-        if action[3:6].any():  # otherwise it keeps turning to where it was told to before
+        if action[3:6].any():  # otherwise it keeps turning towards its last goal
             self._goal_rotation = rotation_matrix(MAX_TURN * action[3:6]) @ rotation
         opening = _FINGERS * _FINGER_SPEED * np.sign(action[6])
         for substep in range(self._substeps):
@@ -125,20 +125,20 @@ class ArmController:
         to_rest = _REST_STIFFNESS * (self._rest - data.qpos[self._joints]) - _REST_DAMPING * speed
         rest = mass @ to_rest
         seen_by_hand = _solve(inverse_inertia, mobility.T @ rest)
-        # Task torques, gravity and Coriolis forces, and (1 - J̄ J)ᵀ rest: what the hand does not feel.
+        # Task torques, gravity and Coriolis forces, and (1 - J̄ J)ᵀ rest, which the hand does not feel.
         torques: Vector = jacobian.T @ (wrench - seen_by_hand) + data.qfrc_bias[self._velocities] + rest
         return torques
 
 
 def _as_slice(indices: Sequence[int]) -> slice:
-    """Indices that follow each other, as a slice: reading through it copies nothing."""
+    """Successive indices as a slice: indexing with it copies nothing."""
     first, last = int(indices[0]), int(indices[-1])
     assert list(indices) == list(range(first, last + 1)), indices
     return slice(first, last + 1)
 
 
 def _solve(matrix: Vector, right: Vector) -> Vector:
-    """Solve with a symmetric positive definite matrix: LAPACK without numpy's way there, 4 times faster."""
+    """Solve with a symmetric positive definite matrix: LAPACK without numpy's overhead, 4 times faster."""
     from scipy.linalg.lapack import dposv
 
     _, solution, failed = dposv(matrix, right)
@@ -160,7 +160,7 @@ def rotation_matrix(axis_angle: Vector) -> Vector:
 
 
 def _rotation_error(goal: Vector, present: Vector) -> Vector:
-    """The axis of what is left to turn, times the sine of its angle, (3,)."""
+    """The axis of the remaining turn, times the sine of its angle, (3,)."""
     left: Vector = goal @ present.T
     axis: Vector = np.array([left[2, 1] - left[1, 2], left[0, 2] - left[2, 0], left[1, 0] - left[0, 1]])
     half: Vector = 0.5 * axis

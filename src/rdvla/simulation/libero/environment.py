@@ -25,7 +25,7 @@ CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 SETTLING_STEPS = 10  # of the published protocol: objects of the initial states fall into place
 _SETTLE = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _VISUAL_GEOMS = 1  # robosuite's group of the geometry that is seen; group 0 collides
-_FALLEN = 0.25  # metres; everything is drawn some 7 to 11 cm above its place
+_FALLEN = 0.25  # metres; everything is drawn some 7 to 11 cm above its support
 _LAYOUTS = 20
 _LOST_DETAIL = 0.006  # metres; a pixel of the overview camera at 128 pixels shows about a centimetre
 
@@ -37,7 +37,7 @@ class LiberoEnv(SimulatedTask):
     positions of the two fingers in metres (2). Action (7,), each in [-1, 1]: movement of the hand by up to
     5 cm along x, y, z, its turn by up to 0.5 rad about them, and gripper (-1 opens, +1 closes).
 
-    Images are what published LIBERO policies and datasets have: robosuite's images, which are upside down,
+    Images are as in published LIBERO policies and datasets: robosuite's images, which are upside down,
     rotated by 180 degrees. So up is up, and left and right are exchanged.
 
     Seeds below `FIRST_EVALUATION_SEED` draw a layout from the task's regions. From that seed on they name the
@@ -90,7 +90,7 @@ class LiberoEnv(SimulatedTask):
             geom_group=_VISUAL_GEOMS,
             lost_detail=_LOST_DETAIL,
         )
-        self._replay_data: Any = None  # a second MjData, so that rendering the past leaves the present alone
+        self._replay_data: Any = None  # a second MjData: rendering the past must leave the present alone
 
     def render_cameras(
         self, snapshot: tuple[NDArray[np.float64], NDArray[np.float32]] | None = None
@@ -107,7 +107,7 @@ class LiberoEnv(SimulatedTask):
         return self._controller.seen, self.simulation_model.site_rgba.copy()
 
     def environment_state(self) -> NDArray[np.float32]:
-        """Return (18,): where the goal's things are and how far it is met. Privileged, never an observation.
+        """Return (18,): where the goal's things are, which conditions hold. Privileged, never an observation.
 
         Metres from the hand to subject, target, second subject and second target (12); the direction that
         each subject points to (4); 1 for each condition that holds (2). See `PointsOfInterest`.
@@ -143,14 +143,14 @@ class LiberoEnv(SimulatedTask):
         if official < 0:
             self._draw_scene(seed)
         else:
-            # It holds no fixtures: the seed still draws their place, within a centimetre or two.
+            # It holds no fixtures: the seed still draws their positions, within a centimetre or two.
             lay_out(self.problem, seed)
             self._settle(self._official_states[official])
 
     def _draw_scene(self, seed: int) -> None:
         """Draw a layout in which everything stays where it was put.
 
-        The benchmark draws some in which two things overlap: the simulator throws one of them off the table.
+        In some of the benchmark's layouts two things overlap, and the simulator throws one off the table.
         """
         for attempt in range(_LAYOUTS):
             lay_out(self.problem, (seed, attempt) if attempt else seed)

@@ -1,4 +1,4 @@
-"""What a LIBERO task is about: the things its goal names, and where they are."""
+"""The goal of a LIBERO task: its conditions, the things that they name, and where these are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
-
-# One of the conditions to achieve, such as ("on", "akita_black_bowl_1", "plate_1").
+# A condition to achieve, such as ("on", "akita_black_bowl_1", "plate_1").
 Goal = tuple[str, ...]
 
 
@@ -28,16 +27,16 @@ def holds(problem: Any, goal: Goal) -> bool:
 class PointsOfInterest:
     """Where the first two conditions' subjects and targets are: four points of the scene.
 
-    The subject is what a condition names first, the target what it names last; conditions that close
-    something come last. A target of an open or close condition is the region, its subject the part to pull
-    or push. With one condition, the second pair is the part that opens its target, or else the first pair.
+    A condition names its subject first and its target last; conditions that close something come last. For
+    open and close, the target is the region and the subject is the handle to pull or push. With a single
+    condition, the second pair is the handle that opens its target, or else the first pair.
     """
 
     def __init__(self, problem: Any) -> None:
         self._problem = problem
         goals = sorted(read_goals(problem), key=lambda goal: goal[0] == "close")
         self._goals = goals[:2]
-        self._moving = {name: _moving_part(problem, name) for goal in self._goals for name in goal[1:]}
+        self._moving = {name: _handle(problem, name) for goal in self._goals for name in goal[1:]}
 
     def positions(self) -> Vector:
         """Return (4, 3) metres: subject, target, second subject, second target."""
@@ -54,7 +53,7 @@ class PointsOfInterest:
         return np.array([found[0], found[-1]])
 
     def met(self) -> Vector:
-        """Return (2,): 1 where a condition holds; with one condition, it twice."""
+        """Return (2,): 1 if a condition holds; a single condition appears twice."""
         found = [float(holds(self._problem, goal)) for goal in self._goals]
         return np.array([found[0], found[-1]])
 
@@ -81,10 +80,11 @@ class PointsOfInterest:
         return np.array(problem.sim.data.body_xmat[problem.obj_body_id[name]]).reshape(3, 3)[:2, 0]
 
 
-def _moving_part(problem: Any, name: str) -> int | None:
-    """The handle: the geom of a drawer that is furthest out, or of a door or knob furthest from its axis.
+def _handle(problem: Any, name: str) -> int | None:
+    """The geom of a drawer that is furthest out, or of a door or knob furthest from its axis.
 
-    None for what does not move. Free objects have a joint too, but nothing in them moves against the rest.
+    None for things that do not move. Free objects have a joint too, but nothing in them moves against the
+    rest.
     """
     known = problem.object_sites_dict.get(name) or problem.fixtures_dict.get(name)
     joints = list(getattr(known, "joints", None) or [])

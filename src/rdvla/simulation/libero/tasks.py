@@ -1,4 +1,4 @@
-"""What LIBERO's tasks are called. Needs no simulator to read.
+"""Names of LIBERO's tasks. Needs no simulator.
 
 Names and order are those of the benchmark (Liu et al., "LIBERO: Benchmarking Knowledge Transfer for Lifelong
 Robot Learning", 2023); a test compares them with the installed package.
@@ -160,7 +160,7 @@ _SCENE = re.compile(r"^[A-Z_]+_SCENE[0-9]+_")
 
 
 def instruction(task: str) -> str:
-    """Return what a task asks for: its name without the scene's, words apart."""
+    """Return a task's instruction: its name without the scene, with spaces."""
     return _SCENE.sub("", task).replace("_", " ")
 
 
@@ -170,7 +170,7 @@ def _suite(names: str, *, published: int, lerobot: int) -> TaskSuite:
         instructions=instructions,
         sets={"all": tuple(instructions)},
         default_tasks=("all",),
-        # "published" are the limits of OpenVLA's evaluation, which papers use; "lerobot" those of LeRobot.
+        # "published" are the limits of OpenVLA's evaluation, which papers use; "lerobot" are LeRobot's.
         step_limits={"published": published, "lerobot": lerobot},
         default_step_limit="published",
         cameras=("agentview", "wrist"),

@@ -1,1 +1,1 @@
-"""MetaWorld."""
+"""MetaWorld: its tasks (no simulator needed), environment and experts."""

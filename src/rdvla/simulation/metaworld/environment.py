@@ -1,4 +1,4 @@
-"""MetaWorld's 50 tasks (metaworld 3.1, MuJoCo) as `SimulatedTask`s.
+"""MetaWorld's 50 tasks (metaworld 3.1, MuJoCo) as `SimulatedTask`s, and its scripted experts.
 
 Source: Yu et al., "Meta-World: A Benchmark and Evaluation for Multi-Task and Meta Reinforcement
 Learning" (2020).
@@ -18,7 +18,7 @@ from rdvla.simulation.cameras import FreeCamera, project
 from rdvla.simulation.environment import Images, SimulatedTask, check_cameras
 from rdvla.simulation.rendering import CameraRenderer, Rendering, choose_gl_backend
 
-# The stock cameras see the table from afar; these two are close to it. The wrist camera is MetaWorld's own.
+# MetaWorld's own cameras see the table from afar; these two are close to it. The wrist camera is its own.
 CAMERAS: dict[str, FreeCamera | str] = {
     "front": FreeCamera(lookat=(0.0, 0.68, 0.10), distance=0.95, azimuth=-125.0, elevation=-30.0),
     "side": FreeCamera(lookat=(0.0, 0.68, 0.10), distance=0.95, azimuth=-20.0, elevation=-45.0),
@@ -26,7 +26,7 @@ CAMERAS: dict[str, FreeCamera | str] = {
 }
 
 # Half of the scene's triangles belong to these bodies, which never come near the objects. Without them an
-# image takes half the time; of the views above only the front one loses a few pixels at its upper edge.
+# image takes half the time; only the front view loses a few pixels, at its upper edge.
 HIDDEN_BODIES = ("pedestal", "base", "head", "right_l0", "right_l1")
 
 # Where things are in MetaWorld's full observation (39,): see SawyerXYZEnv._get_obs.
@@ -80,7 +80,7 @@ class MetaWorldEnv(SimulatedTask):
             image_size=image_size,
             rendering=rendering,
         )
-        self._replay_data: Any = None  # a second MjData, so that rendering the past leaves the present alone
+        self._replay_data: Any = None  # a second MjData: rendering the past must leave the present alone
         self._full_observation = np.zeros(39)
 
     def render_cameras(self, snapshot: NDArray[np.float64] | None = None) -> Images:
@@ -147,9 +147,9 @@ class MetaWorldEnv(SimulatedTask):
 
 
 class MetaWorldExpert:
-    """The benchmark's policy for one task. Raises `MissingExtraError` without the metaworld package."""
+    """The benchmark's policy for a task. Raises `MissingExtraError` without the metaworld package."""
 
-    def __init__(self, task: str, *, seed: int = 0) -> None:  # noqa: ARG002 (it leaves nothing to chance)
+    def __init__(self, task: str, *, seed: int = 0) -> None:  # noqa: ARG002 (nothing is left to chance)
         choose_gl_backend()
         try:
             from metaworld.policies import ENV_POLICY_MAP

@@ -1,7 +1,6 @@
-"""What MetaWorld's tasks are called and what each one asks for. Needs no simulator to read.
+"""Names and instructions of MetaWorld's tasks. Needs no simulator.
 
-The benchmark ships no instructions, so there is one sentence a task here. Colours and places are the
-ones that the rendered scene shows.
+The benchmark ships no instructions: these sentences name what the rendered scene shows.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Scripted experts for LIBERO's tasks.
 
-They read object poses, collision surfaces and the task's goal, and act through the ordinary seven-number
-action. Geometry (`surfaces`, `grasps`), motions (`motion`, `pick_place`, `articulated`, `knobs`, `push`) and
-the reading of goals (`goals`) are separate; `LiberoExpert` runs the motions one action at a time.
+They read object poses, collision surfaces and the task's goal, and act through ordinary actions of seven
+numbers. `world`, `geometry` and `grasps` describe the scene; `motion`, `pick_place`, `insert` and
+`articulated` move the arm; `goals` decides which motion is next. `LiberoExpert` runs the motions action by
+action.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LiberoExpert:
-    """Solves one episode of one task; use a new one for each episode.
+    """Solves an episode of a task; make another for each episode.
 
     It starts with the scene of the first `action` and holds still once the goal is achieved or given up.
 
@@ -30,7 +31,7 @@ class LiberoExpert:
         task: the task's name; the goal itself is read from the environment.
         seed: determines the start offset.
         start_offset: largest movement in metres along each axis with which the episode begins, drawn at
-            random, so that demonstrations start from different places. 0 begins with the task itself.
+            random, so demonstrations start from different poses. 0 begins with the task itself.
     """
 
     def __init__(self, task: str, *, seed: int = 0, start_offset: float = 0.0) -> None:

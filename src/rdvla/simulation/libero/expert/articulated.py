@@ -24,10 +24,10 @@ _LOG = logging.getLogger(__name__)
 _UP = np.array([0.0, 0.0, 1.0])
 _PULL = 0.17  # metres; LIBERO counts a drawer as open from 0.14
 _CLEAR = 0.02  # metres; an object that would have to move less than this is not under the drawer
-_FROM_DRAWER = 0.015  # metres between an opened drawer and what was put beside it
+_FROM_DRAWER = 0.015  # metres between an opened drawer and an object put next to it
 
-_BELOW_TOP = 0.035  # how far the fingertips reach down beside a door, so that the palm passes over it
-_FROM_DOOR = 0.07  # between the door and where the hand comes down, in metres
+_BELOW_TOP = 0.035  # metres that fingertips reach below a door's top; the palm passes over it
+_FROM_DOOR = 0.07  # metres between the door and the point where the hand comes down
 _AHEAD = 0.06  # how far inside the door the pushing hand aims, in metres
 _DOOR_TURN = 0.15  # radians that the pulling hand aims ahead
 _OPENED = -1.5  # radians; LIBERO counts the microwave as open from -1.3
@@ -67,15 +67,14 @@ def drawer_of(world: World, region: str) -> Drawer:
     return Drawer(joint, outward, world.data.geom_xpos[handle].copy(), abs(world.joint(joint)), body)
 
 
-def spot_beside(world: World, name: str, region: str) -> Array | None:
-    """Return where (2,) an object goes so that a drawer will not open over it; None where it is clear.
+def spot_next_to(world: World, name: str, region: str) -> Array | None:
+    """Return where (2,) an object goes before a drawer can open; None if it is not in the way.
 
-    It is the same place beside the opened drawer's front, whatever lies under the drawer and wherever: who
-    copies this sees where to put it down.
+    It is always the same spot next to the opened drawer's front, so a policy that copies this can see it.
     """
     drawer = drawer_of(world, region)
     own, center = world.surface(name), world.position(name)[:2]
-    opened = world.part(drawer.body) + (_PULL - drawer.opened) * drawer.outward
+    opened = world.body_surface(drawer.body) + (_PULL - drawer.opened) * drawer.outward
     owners = np.concatenate([np.full(len(own), world.body_of(name)), np.full(len(opened), -1)])
     needed = way_out(Cloud(np.concatenate([own, opened]), owners), world.body_of(name))
     if np.linalg.norm(needed) < _CLEAR:
@@ -94,8 +93,8 @@ def open_drawer(arm: Arm, region: str) -> Motion:
     drawer = drawer_of(arm.world, region)
     rotation = nearer_finger_order(pointing(-drawer.outward, _UP), arm.world.hand[1])
     # A little above the bar's middle: the level hand reaches down to what stands before the cabinet.
-    place = drawer.handle + 0.004 * drawer.outward + 0.012 * _UP
-    before = place + 0.09 * drawer.outward
+    grip = drawer.handle + 0.004 * drawer.outward + 0.012 * _UP
+    before = grip + 0.09 * drawer.outward
     yield from arm.move(
         before + 0.02 * drawer.outward + 0.03 * _UP,
         rotation,
@@ -104,8 +103,8 @@ def open_drawer(arm: Arm, region: str) -> Motion:
         turn_tolerance=0.3,
     )
     yield from arm.move(before, tolerance=0.015, turn_tolerance=0.12, limit=50)
-    yield from arm.move(place, tolerance=0.008, limit=40)
-    yield from arm.close(place)
+    yield from arm.move(grip, tolerance=0.008, limit=40)
+    yield from arm.close(grip)
     watch = Progress(patience=15)
     for _ in range(60):
         left = _PULL - drawer_of(arm.world, region).opened
@@ -176,7 +175,7 @@ def door_of(world: World, fixture: str) -> Door:
     body = int(info.bodyid[0])
     frame = world.data.xmat[body].reshape(3, 3)
     hinge = world.data.xanchor[info.id].copy()
-    points = world.part(body)
+    points = world.body_surface(body)
     centers = world.data.geom_xpos[world.shapes_of(body)]
     outside = (centers - hinge) @ -frame[:, 1]
     bars = centers[outside > outside.max() - 0.03]  # handle and bars, not the panel
@@ -212,29 +211,29 @@ def open_door(arm: Arm, fixture: str) -> Motion:
     """Take the bar above the handle from above and lead the door open."""
     world, goal = arm.world, ("open", fixture)
     first = door_of(world, fixture)
-    # Closing along the door; of the two ways the one in which the wrist turns back towards its middle.
+    # Close along the door, with the wrist turned towards the middle of its range.
     yaw = np.pi / 2 + first.angle
-    place = np.array([*first.bar[:2], max(first.bar[2] - 0.005, first.top - _BELOW_TOP)])
-    height = max(world.cloud().highest_along(world.hand[0], place), first.top) + CLEARANCE
-    yield from arm.reach(place, pointing_down(yaw), height=height, gripper=OPEN)
-    yield from arm.close(place)
+    grip = np.array([*first.bar[:2], max(first.bar[2] - 0.005, first.top - _BELOW_TOP)])
+    height = max(world.cloud().highest_along(world.hand[0], grip), first.top) + CLEARANCE
+    yield from arm.reach(grip, pointing_down(yaw), height=height, gripper=OPEN)
+    yield from arm.close(grip)
     for _ in range(90):
         door = door_of(world, fixture)
         if door.angle < _OPENED:
             break
         ahead = rotation_matrix(-_DOOR_TURN * _UP)
         arm.rotation = pointing_down(yaw + door.angle - first.angle - _DOOR_TURN)
-        goal_place = door.hinge + ahead @ (door.bar - door.hinge)
-        yield arm.servo(np.array([*goal_place[:2], place[2]]), speed=0.8)
+        ahead_of_bar = door.hinge + ahead @ (door.bar - door.hinge)
+        yield arm.servo(np.array([*ahead_of_bar[:2], grip[2]]), speed=0.8)
     _LOG.debug("door of %s pulled from %.2f to %.3f", fixture, first.angle, world.joint(first.joint))
     yield from arm.release(rise=0.10)
     return world.holds(goal)
 
 
 def _outside(door: Door, distance: float) -> Array:
-    """Return a place (3,) for the fingertips before the door's outer face, between hinge and handle."""
-    place = door.hinge + 0.7 * door.width * door.along + (0.025 + distance) * door.outward
-    return np.array([*place[:2], door.top - _BELOW_TOP])
+    """Return a position (3,) for the fingertips before the door's outer face, between hinge and handle."""
+    spot = door.hinge + 0.7 * door.width * door.along + (0.025 + distance) * door.outward
+    return np.array([*spot[:2], door.top - _BELOW_TOP])
 
 
 def turn_knob(arm: Arm, stove: str, *, on: bool = True) -> Motion:
@@ -242,27 +241,27 @@ def turn_knob(arm: Arm, stove: str, *, on: bool = True) -> Motion:
     world = arm.world
     goal = ("turnon" if on else "turnoff", stove)
     joint = world.problem.get_object(stove).joints[0]
-    place, ridge = _knob(world, joint)
+    grip, ridge = _knob(world, joint)
     yaw = wrapped_half_turn(ridge)
     if on and yaw > 0.6:  # leaves the wrist room to turn
         yaw -= np.pi
     elif not on and yaw < -0.6:
         yaw += np.pi
-    yield from arm.reach(place, pointing_down(yaw), height=place[2] + 0.12, gripper=OPEN)
-    yield from arm.close(place)
+    yield from arm.reach(grip, pointing_down(yaw), height=grip[2] + 0.12, gripper=OPEN)
+    yield from arm.close(grip)
     _LOG.debug("knob of %s at %.2f, hand yaw %.2f", stove, world.joint(joint), yaw)
     for step in range(round(_FURTHEST / _KNOB_TURN) + 10):
         if world.holds(goal) and step > 4:
             break
         turned = min(_FURTHEST, _KNOB_TURN * (step + 1)) * (1 if on else -1)
         arm.rotation = pointing_down(yaw + turned)
-        yield arm.servo(place)
+        yield arm.servo(grip)
     yield from arm.release(rise=0.10)
     return world.holds(goal)
 
 
 def _knob(world: World, joint: str) -> tuple[Array, float]:
-    """Return where to take the knob (3,) and the direction of its ridge in the plane, in radians."""
+    """Return where to grip the knob (3,) and the direction of its ridge in the plane, in radians."""
     info = world.model.joint(joint)
     centers = world.data.geom_xpos[world.shapes_of(int(info.bodyid[0]))]
     top = centers[:, 2].max()

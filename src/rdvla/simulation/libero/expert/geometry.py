@@ -97,7 +97,7 @@ def cylinder_surface(radius: float, half_length: float, spacing: float = SPACING
     ends = box_surface(np.array([radius, radius, half_length]), spacing)
     ends = ends[(np.hypot(ends[:, 0], ends[:, 1]) <= radius) & (np.abs(ends[:, 2]) == half_length)]
     angles = np.linspace(0, 2 * np.pi, max(8, int(2 * np.pi * radius / spacing)), endpoint=False)
-    angle, height = (part.ravel() for part in np.meshgrid(angles, _line(half_length, spacing)))
+    angle, height = (grid.ravel() for grid in np.meshgrid(angles, _line(half_length, spacing)))
     side = np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1)
     return np.concatenate([ends, side])
 

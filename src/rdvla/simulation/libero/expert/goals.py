@@ -1,4 +1,4 @@
-"""Reading a task's goal and achieving its conjuncts one after the other, again where one has come undone."""
+"""Read a task's goal and achieve its conditions in order, again if one has come undone."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from rdvla.simulation.libero.expert.articulated import (
     drawer_of,
     open_door,
     open_drawer,
-    spot_beside,
+    spot_next_to,
     turn_knob,
 )
 from rdvla.simulation.libero.expert.geometry import Array
 from rdvla.simulation.libero.expert.grasps import Preference
 from rdvla.simulation.libero.expert.insert import Opening, insert, side_grasps
 from rdvla.simulation.libero.expert.motion import OPEN, Arm, Motion
-from rdvla.simulation.libero.expert.pick_place import best_grasps, lost, pick, place, push, straighten
+from rdvla.simulation.libero.expert.pick_place import best_grasps, lost, pick, push, put_down, straighten
 from rdvla.simulation.libero.expert.world import World
 from rdvla.simulation.libero.goals import Goal
 
 _LOG = logging.getLogger(__name__)
 
-_STAGES = {"close": 0, "open": 1, "turnon": 2, "turnoff": 2, "in": 3, "on": 3}
+_ORDER = {"close": 0, "open": 1, "turnon": 2, "turnoff": 2, "in": 3, "on": 3}
 _LAST = 4
-_MOST_ATTEMPTS = 6  # at one conjunct
+_MOST_ATTEMPTS = 6  # at a condition
 _AJAR = -1.0  # radians that a microwave's door must be open
-_BUTTONS = 0.02  # metres that the microwave's compartment lies beside its middle
+_BUTTONS = 0.02  # metres from the microwave's middle to its compartment's, away from the buttons
 _FROM_HANDLES = 0.016  # metres from a drawer's middle towards its front
 _SLIDING = 0.012  # metres above the table at which an object is moved aside
-_ASIDE = 0.015  # metres from where it goes that are near enough
+_ASIDE = 0.015  # metres from its destination that are near enough
 _OPEN_ENOUGH = 0.10  # metres that a drawer must be open to put something into it
 
 
 def ordered(goals: Sequence[Goal]) -> list[Goal]:
-    """Return the conjuncts in the order in which to achieve them.
+    """Return the conditions in the order in which to achieve them.
 
-    Doors and drawers are closed before others are opened, but after something has been put in. What something
-    else is put on is put in place first.
+    Doors and drawers are closed before others are opened, but after something has been put in. An object that
+    carries another is positioned first.
     """
     moved = {goal[1]: goal for goal in goals if len(goal) == 3}
     filled = [goal[2] for goal in goals if goal[0] == "in"]
 
-    def stage(goal: Goal) -> int:
+    def turn(goal: Goal) -> int:
         late = goal[0] == "close" and any(region.startswith(goal[1]) for region in filled)
-        return _LAST if late else _STAGES[goal[0]]
+        return _LAST if late else _ORDER[goal[0]]
 
-    def depth(goal: Goal) -> int:
+    def height(goal: Goal) -> int:
         below = moved.get(goal[2]) if len(goal) == 3 else None
-        return 0 if below is None else 1 + depth(below)
+        return 0 if below is None else 1 + height(below)
 
-    return sorted(goals, key=lambda goal: (stage(goal), depth(goal)))
+    return sorted(goals, key=lambda goal: (turn(goal), height(goal)))
 
 
 def solve(arm: Arm) -> Motion:
-    """Achieve all of the task's conjuncts; returns whether they hold."""
+    """Achieve all of the task's conditions; return whether they hold."""
     world = arm.world
     attempts: Counter[Goal] = Counter()
     for _ in range(_MOST_ATTEMPTS * len(world.goals)):
@@ -72,7 +72,7 @@ def solve(arm: Arm) -> Motion:
         closed = yield from achieve(arm, goal, attempts[goal])
         attempts[goal] += 1
         if goal[0] == "close" and not closed:
-            # What was put in may stand out and be in the way.
+            # An object inside may stand out and be in the way.
             for filling in world.goals:
                 if filling[0] == "in" and filling[2].startswith(goal[1]):
                     yield from achieve(arm, filling, attempts[filling])
@@ -80,7 +80,7 @@ def solve(arm: Arm) -> Motion:
 
 
 def achieve(arm: Arm, goal: Goal, attempt: int) -> Motion:
-    """Try once to achieve one conjunct."""
+    """Try once to achieve a condition; return whether it holds."""
     kind, name = goal[0], goal[1]
     is_drawer = arm.world.region(name) is not None
     if kind == "open":
@@ -95,7 +95,7 @@ def achieve(arm: Arm, goal: Goal, attempt: int) -> Motion:
 
 
 def _put(arm: Arm, goal: Goal, attempt: int) -> Motion:
-    """Put an object on another one, or on or in a region."""
+    """Put an object on another object, or on or in a region."""
     world, (kind, name, target) = arm.world, goal
     if kind == "on" and target.endswith("front_region") and name.startswith("plate"):
         return (yield from push(arm, name, world.region_box(target)[0][:2]))
@@ -106,7 +106,7 @@ def _put(arm: Arm, goal: Goal, attempt: int) -> Motion:
     if kind == "in" and _is_drawer(world, target):
         drawer = drawer_of(world, target)
         if drawer.opened < _OPEN_ENOUGH:
-            spot = spot_beside(world, name, target)
+            spot = spot_next_to(world, name, target)
             if spot is not None and not (yield from _move_aside(arm, name, spot)) and not attempt:
                 return False
             yield from open_drawer(arm, target)
@@ -121,11 +121,11 @@ def _put(arm: Arm, goal: Goal, attempt: int) -> Motion:
     if not (yield from pick(arm, name, grasp=grasps[attempt % len(grasps)])):
         return False
     spot, bottom = _destination(world, goal)
-    return (yield from place(arm, name, spot, bottom=bottom))
+    return (yield from put_down(arm, name, spot, bottom=bottom))
 
 
 def _move_aside(arm: Arm, name: str, spot: Array) -> Motion:
-    """Slide an object to `spot` (2,), just above what it stands on; returns whether it was moved."""
+    """Slide an object to `spot` (2,), just above its support; return whether it arrived."""
     world, floor = arm.world, arm.world.lowest(name)
     grasps = best_grasps(arm, name)
     if not grasps or not (yield from pick(arm, name, grasp=grasps[0])):
@@ -184,7 +184,7 @@ def _destination(world: World, goal: Goal) -> tuple[Array, float]:
 
 
 def _share(world: World, goal: Goal) -> Array:
-    """Return the offset (2,) that gives each of two objects its own part of a surface."""
+    """Return the offset (2,) that gives each of two objects its own half of a surface."""
     sharing = [other[1] for other in world.goals if other[0] == "on" and other[2:] == goal[2:]]
     offset = np.zeros(2)
     if len(sharing) > 1:

@@ -20,7 +20,7 @@ _CELL = 0.004  # of the occupancy images
 _CELLS = 120  # along each side of an image
 # Of the fingertips below the object's top; deeper, the palm would come to press on it.
 _DEPTHS = (0.004, 0.010, 0.016, 0.024, 0.032)
-_ABOVE_SUPPORT = 0.012  # of the fingertips, so that they do not touch what the object stands on
+_ABOVE_SUPPORT = 0.012  # of the fingertips, which must not touch the object's support
 # At 90 degrees the wrist is near the middle of its range, at the equivalent -90 near its end.
 _YAWS = tuple(np.deg2rad(np.arange(-75.0, 91.0, 15.0)))
 _DEEP, _THIN = 0.018, 0.02  # below the top, and between the object's faces, in metres
@@ -38,13 +38,13 @@ class Grasp:
 
 @dataclass(frozen=True)
 class Preference:
-    """What makes one of the possible grasps the best, beside a firm and balanced hold.
+    """Which of the possible grasps is preferred, apart from a firm and balanced hold.
 
     Attributes:
         yaw: the wanted yaw in radians; others lose `yaw_cost` a radian.
         center_cost: loss for each metre between grasp and object centre.
         side: gain for each metre of the grasp's offset from the centre along (x, y): it makes the choice
-            between the equally good sides of a symmetric object, so that it is always the same.
+            between the equally good sides of a symmetric object, so the choice is always the same.
         deeper: gain for each metre that the fingertips are further than 18 mm below the top of an object that
             is not held at its centre. A bowl slips along its sloping wall when it is held low.
     """
@@ -56,7 +56,7 @@ class Preference:
     deeper: float = -12.0
 
     def value(self, offsets: Array, distance: Array, yaw: float) -> Array:
-        """Return what grasps `offsets` (K, 2), `distance` (K,) from the centre, gain or lose at this yaw."""
+        """Return the score (K,) of grasps at `offsets` (K, 2), at `distance` (K,) from the centre."""
         turned = abs(wrapped_half_turn(yaw - self.yaw))
         gain: Array = offsets @ np.array(self.side)
         return gain - self.center_cost * distance - self.yaw_cost * turned
@@ -74,8 +74,8 @@ def plan_grasps(
 
     Args:
         points: surface points (N, 3) of the object and of whatever is around it.
-        is_object: which of them (N,) belong to the object; at least one.
-        preference: what to prefer among the possible grasps.
+        is_object: which points (N,) belong to the object; at least one.
+        preference: which of the possible grasps to prefer.
         yaws: the hand's yaws to try, in radians.
     """
     preference = preference or Preference()
@@ -127,14 +127,14 @@ def _box_sums(table: NDArray[np.int64], u: tuple[float, float], v: tuple[float, 
 
 
 def _edges(interval: tuple[float, float]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return, for the interval around every cell, its first cell and the one after its last."""
+    """Return, for the interval around every cell, its first cell and the cell after its last."""
     cells = np.arange(_CELLS)
     first, last = int(np.floor(interval[0] / _CELL)), int(np.ceil(interval[1] / _CELL))
     return np.clip(cells + first, 0, _CELLS), np.clip(cells + last + 1, 0, _CELLS)
 
 
 def _free_cells(view: _View, height: float) -> NDArray[np.bool_]:
-    """Return where the open hand touches nothing and has some of the object between its fingers."""
+    """Return where the open hand touches nothing and holds some of the object between its fingers."""
     above = view.heights - height
     between = view.counts(view.is_object & (above > -0.008) & (above < 0.010))
     free = _box_sums(between, (-0.032, 0.032), (-0.006, 0.006)) > 0
@@ -149,7 +149,7 @@ def _free_cells(view: _View, height: float) -> NDArray[np.bool_]:
 
 
 def _grasps_at(view: _View, height: float, depth: float, preference: Preference) -> Iterator[Grasp]:
-    """Yield the possible grasps of one yaw and fingertip height."""
+    """Yield the possible grasps at a yaw and a fingertip height."""
     cells = np.argwhere(_free_cells(view, height))
     if not len(cells):
         return
@@ -168,7 +168,7 @@ def _grasps_at(view: _View, height: float, depth: float, preference: Preference)
     score = -60 * np.abs(uneven) - 25 * slope - 4 * np.maximum(0.0, width - 0.06)
     score += 12 * min(depth, _DEEP)
     score += np.where(distance < 0.015, 2.0, preference.deeper) * max(0.0, depth - _DEEP)
-    # The fingers press least on thin parts, and slip off their ends.
+    # The fingers press least on thin edges, and slip off their ends.
     score -= np.where(width < _THIN, 150 * max(0.0, 0.010 - depth), 0.0)
     positions = view.world(u + uneven / 2, v)
     score += preference.value(positions - view.center, distance, view.yaw)
@@ -184,7 +184,7 @@ def _contacts(held: Array, hands: Array) -> tuple[Array, Array]:
         hands: places (K, 2) of the hand.
 
     Returns:
-        Two arrays (K, 3), infinite where a slice has fewer than two points.
+        Two arrays (K, 3), infinite if a slice has fewer than two points.
     """
     along = held[None, :, 0] - hands[:, :1]
     across = held[None, :, 1] - hands[:, 1:]
@@ -199,7 +199,7 @@ def _contacts(held: Array, hands: Array) -> tuple[Array, Array]:
 
 
 def _different(grasps: Sequence[Grasp], count: int) -> list[Grasp]:
-    """Return the first `count` grasps that are not nearly the same as an earlier one."""
+    """Return the first `count` grasps that are not nearly the same as an earlier grasp."""
     kept: list[Grasp] = []
     for grasp in grasps:
         if all(

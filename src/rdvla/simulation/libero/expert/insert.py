@@ -1,4 +1,4 @@
-"""Putting an object into a compartment that is open to one side, such as a microwave's."""
+"""Put an object into a compartment that is open to one side, such as a microwave's."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Opening:
     Attributes:
         inward: unit direction (2,) in the plane that leads in.
         goal: where the object's origin goes (2,).
-        entry: where it comes down (2,) before it is slid in. Beside the straight way in, away from
-            an open door: the hand then pushes the door aside instead of coming down on it.
+        entry: where it comes down (2,) before it is slid in: next to the straight way in, away from an open
+            door. The hand then pushes the door aside instead of coming down on it.
         floor: height of the compartment's floor.
     """
 
@@ -82,7 +82,7 @@ def _slide_in(arm: Arm, name: str, opening: Opening) -> Motion:
         sideways = left - ahead * inward
         if ahead < 0.004 or watch.stuck(ahead + float(np.linalg.norm(sideways))):
             break
-        # It goes in only as far as it is on its way: beside it are the compartment's walls.
+        # It goes in only as far as it is aligned: the compartment has walls on both sides.
         aligned = np.clip(1.5 - np.linalg.norm(sideways) / 0.015, 0.0, 1.0)
         step = sideways + inward * aligned * min(ahead + 0.01, 0.035)
         yield arm.servo(world.hand[0] + np.array([*step, opening.floor + _LIFT - world.lowest(name)]))

@@ -1,7 +1,7 @@
 """Closed-loop motions of the arm, as generators of actions.
 
-A motion looks at the simulator before each action it yields, so it recovers from whatever was executed
-instead of what it asked for. It returns whether it arrived. Motions are composed with `yield from`.
+A motion reads the simulator before each action it yields, so it recovers from actions that noise has changed.
+It returns whether it arrived. Motions are composed with `yield from`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Motion = Generator[Action, None, bool]
 OPEN, CLOSED = -1.0, 1.0
 
 # The controller's goal is the present pose plus the action in these units, so an error divided by them asks
-# for the goal itself when it is within reach of one action.
+# for the goal itself if a single action reaches it.
 POSITION_UNIT, ROTATION_UNIT = 0.05, 0.5
 _FULL_CLOSING = 8  # control steps in which the gripper's command runs from open to closed
-_FUNNEL = 6.0  # height kept above a goal for each metre beside it
+_FUNNEL = 6.0  # height kept above a goal per metre of horizontal distance
 _ROTATION_FUNNEL = 0.4  # and for each radian still to turn
 _RESTING = 0.0015  # metres a step: a hand that sinks more slowly than this has come down
-_BESIDE = 0.01  # metres beside its goal where it may rest
+_AWAY = 0.01  # metres of horizontal distance to its goal at which the hand may rest
 _NEAR = 0.04  # metres within which errors are summed up
 _PUSHED_AWAY = 0.02  # metres lost by a disturbance, after which progress is counted anew
 _INTEGRAL_GAIN, _MOST_DROOP = 0.1, 0.03
 
 
 class Arm:
-    """The arm with what stays between motions: the gripper's command and the wanted orientation.
+    """The arm, with its state between motions: the gripper's command and the wanted orientation.
 
     Attributes:
         world: the view of the simulator.
@@ -51,7 +51,7 @@ class Arm:
         """Return the action towards `position` (3,) and the wanted orientation.
 
         Args:
-            position: where the point between the fingertips shall be.
+            position: target of the point between the fingertips.
             speed: largest length of the translation, 1 is 5 cm ahead of the hand.
             turning: largest component of the rotation, 1 is half a radian ahead of the hand.
         """
@@ -82,7 +82,7 @@ class Arm:
         limit: int = 80,
         speed: float = 1.0,
     ) -> Motion:
-        """Go straight to a pose; ends early where it no longer gets nearer."""
+        """Go straight to a pose; end early if it no longer gets nearer."""
         self._start(rotation, gripper)
         watch = Progress()
         for _ in range(limit):
@@ -116,13 +116,13 @@ class Arm:
         for _ in range(limit):
             present = self.world.hand[0]
             distance, angle = self.error(position)
-            beside = float(np.linalg.norm((position - present)[:2]))
+            away = float(np.linalg.norm((position - present)[:2]))
             # Held up by what it touches, it would press on until patience ends, which no camera shows.
-            resting = beside < _BESIDE and distance < 2.5 * tolerance and before - present[2] < _RESTING
+            resting = away < _AWAY and distance < 2.5 * tolerance and before - present[2] < _RESTING
             if angle < turn_tolerance and (distance < tolerance or resting):
                 return True
             before = present[2]
-            above = funnel(beside, angle - turn_tolerance, slack=slack.of(beside))
+            above = funnel(away, angle - turn_tolerance, slack=slack.of(away))
             target = np.array([*position[:2], position[2] + min(above, max(height - position[2], 0.0))])
             if watch.stuck(distance + 0.05 * angle):
                 break
@@ -130,7 +130,7 @@ class Arm:
         return self.error(position)[0] < 2.5 * tolerance
 
     def close(self, position: Array) -> Motion:
-        """Close the gripper where it is held at `position`, until the fingers have come to rest."""
+        """Close the gripper, held at `position`, until the fingers have come to rest."""
         self.gripper, previous = CLOSED, self.world.opening
         for step in range(_FULL_CLOSING + 4):
             yield self.servo(position, speed=0.3)
@@ -157,7 +157,7 @@ class Arm:
         return True
 
     def settle(self) -> None:
-        """Forget the correction of the present place's steady error, before going elsewhere."""
+        """Forget the correction of the steady error at the present position, before going elsewhere."""
         self._droop = np.zeros(3)
 
     def rest(self) -> Action:
@@ -172,13 +172,13 @@ class Arm:
             self.gripper = gripper
 
 
-def funnel(beside: float, angle: float = 0.0, *, slack: float) -> float:
-    """Return the height to keep above a goal that lies `beside` metres away and `angle` radians to turn."""
-    return max(_FUNNEL * (beside - slack), 0.0) + max(_ROTATION_FUNNEL * angle, 0.0)
+def funnel(away: float, angle: float = 0.0, *, slack: float) -> float:
+    """Return the height to keep above a goal, from the distance to it (metres) and the turn (radians)."""
+    return max(_FUNNEL * (away - slack), 0.0) + max(_ROTATION_FUNNEL * angle, 0.0)
 
 
 class Slack:
-    """How far beside its goal the hand may be let down; grows while the hand gets no nearer.
+    """How far from its goal the hand may be let down; grows while the hand gets no nearer.
 
     A stretched arm reaches some places only from below the height at which it crosses.
     """
@@ -186,17 +186,17 @@ class Slack:
     def __init__(self, slack: float) -> None:
         self._slack, self._nearest = slack, np.inf
 
-    def of(self, beside: float) -> float:
+    def of(self, away: float) -> float:
         """Return the present slack in metres, given the present distance in the plane."""
-        if beside < self._nearest - 2e-4:
-            self._nearest = beside
-        elif beside < _NEAR:
+        if away < self._nearest - 2e-4:
+            self._nearest = away
+        elif away < _NEAR:
             self._slack += 0.001
         return self._slack
 
 
 def rise_first(present: Array, target: Array) -> Array:
-    """Return where to go now so that the hand rises to the target's height before it moves sideways."""
+    """Return where to go now: up to the target's height first, then sideways."""
     missing = target[2] - present[2]
     sideways = float(np.clip(1.75 - missing / 0.04, 0.0, 1.0))
     return np.array([*(present[:2] + sideways * (target - present)[:2]), target[2]])

@@ -13,7 +13,7 @@ from rdvla.simulation.libero.expert.world import Cloud
 
 _LOG = logging.getLogger(__name__)
 
-CLEARANCE = 0.05  # between what is carried, or the fingertips, and what is passed over
+CLEARANCE = 0.05  # metres between a carried object, or the fingertips, and obstacles below
 _EMPTY = 0.0015  # the fingers' opening with nothing between them
 _TOO_FAR = 0.03  # metres between the hand or the object and the grasp, from which closing is of no use
 _FURTHEST_OUT = 0.16
@@ -33,9 +33,9 @@ def best_grasps(arm: Arm, name: str, preference: Preference | None = None) -> li
 
 
 def pick(arm: Arm, name: str, *, grasp: Grasp) -> Motion:
-    """Close the hand around an object; returns whether it is between the fingers.
+    """Close the hand around an object; return whether it is between the fingers.
 
-    It ends early where the object is pushed away: the grasp is not where the object is any more.
+    It ends early if the object is pushed away, since the grasp no longer fits.
     """
     cloud, hand, before = arm.world.cloud(), arm.world.hand, arm.world.position(name)
     height = max(cloud.highest_along(hand[0], grasp.position) + CLEARANCE, grasp.position[2] + 0.06)
@@ -70,12 +70,12 @@ def way_out(cloud: Cloud, body: int) -> Array:
     for distance in np.arange(0.01, _FURTHEST_OUT, 0.01):
         shifts = distance * _DIRECTIONS
         free = [shift for shift in shifts if not (np.linalg.norm(over - shift, axis=1) < radius).any()]
-        if free:  # of several, the middle one leads straight away
+        if free:  # the middle of several leads straight away
             return np.asarray(free[len(free) // 2])
     return np.zeros(2)
 
 
-def place(arm: Arm, name: str, goal: Array, *, bottom: float) -> Motion:
+def put_down(arm: Arm, name: str, goal: Array, *, bottom: float) -> Motion:
     """Carry the held object until its origin is over `goal` (2,), lower it and let go.
 
     Args:
@@ -95,7 +95,7 @@ def place(arm: Arm, name: str, goal: Array, *, bottom: float) -> Motion:
 def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = True) -> Motion:
     """Carry the held object over to `goal` (2,) and let it down until its lowest point is at `bottom`.
 
-    It also ends where the object comes to rest on something above that.
+    It also ends if the object comes to rest on something higher.
 
     Args:
         name: the held object.
@@ -112,14 +112,14 @@ def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = Tr
     highest = world.cloud().highest_along(held, goal, without=world.body_of(name))
     cross = max(highest, bottom, world.lowest(name)) + CLEARANCE
     resting, previous, slack = 0, np.inf, Slack(0.010)
-    # Wide enough that whoever copies this, with errors of a few millimetres, also comes to let go.
+    # Wide enough that a policy that copies this, with errors of millimetres, also lets go.
     near, level = (0.018, 0.010) if precise else (0.03, 0.02)
     for _ in range(200):
         if lost(arm, name):
             return False
         hand, held, low = world.hand[0], world.position(name), world.lowest(name)
-        beside = goal - held[:2]
-        distance = float(np.linalg.norm(beside))
+        sideways = goal - held[:2]
+        distance = float(np.linalg.norm(sideways))
         if distance < near and low < bottom + level:
             break
         resting = resting + 1 if distance < near + 0.003 and abs(low - previous) < 4e-4 else 0
@@ -127,7 +127,7 @@ def carry(arm: Arm, name: str, goal: Array, *, bottom: float, precise: bool = Tr
             break
         previous = low
         wanted = min(bottom + funnel(distance, slack=slack.of(distance)), cross)
-        target = np.array([*(hand[:2] + beside), hand[2] + wanted - low - 0.004])
+        target = np.array([*(hand[:2] + sideways), hand[2] + wanted - low - 0.004])
         yield arm.servo(rise_first(hand, target), speed=1.0 if distance > 0.02 else 0.7)
     return True
 
@@ -142,7 +142,7 @@ def lost(arm: Arm, name: str) -> bool:
 
 
 def straighten(arm: Arm) -> None:
-    """Let the coming motions turn the hand to point down, and the wrist only where the hand is level."""
+    """Let the coming motions turn the hand to point down, and the wrist only if the hand is level."""
     present = arm.world.hand[1]
     closing = present[:, 0]
     if abs(closing[2]) > _UPRIGHT:

@@ -1,4 +1,4 @@
-"""What the experts read of a LIBERO task: privileged poses, joints, regions and collision surfaces."""
+"""A LIBERO task as the experts see it: privileged poses, joints, regions and collision surfaces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rdvla.simulation.libero.goals import Goal, holds, read_goals
 if TYPE_CHECKING:
     from rdvla.simulation.libero.environment import LiberoEnv
 
-# mujoco.mjtGeom, written out so that this module can be read without mujoco.
+# mujoco.mjtGeom, written out: this module must import without mujoco.
 _PLANE, _SPHERE, _CAPSULE, _ELLIPSOID, _CYLINDER, _BOX, _MESH = 0, 2, 3, 4, 5, 6, 7
 _LARGEST_SHAPE = 0.3  # metres; larger collision shapes are table, floor and walls
 
@@ -34,7 +34,7 @@ class Cloud:
     def highest_along(self, start: Array, end: Array, *, reach: float = 0.10, without: int = -1) -> float:
         """Return the greatest height within `reach` of the straight way in the plane, -inf if it is free.
 
-        What lies behind the start does not count: the hand moves away from it.
+        Obstacles behind the start do not count: the hand moves away from them.
 
         Args:
             start, end: positions (2+,) whose first two numbers count.
@@ -50,7 +50,7 @@ class Cloud:
 
 
 class World:
-    """A view of one task's simulator: always the present, never a copy that ages.
+    """A view of a task's simulator, always of its present state.
 
     Args:
         env: the environment after its reset; a reset may replace its model, so build a new view then.
@@ -66,11 +66,11 @@ class World:
 
     @property
     def goals(self) -> list[Goal]:
-        """The task's conjuncts, such as ("on", "akita_black_bowl_1", "plate_1")."""
+        """The task's conditions, such as ("on", "akita_black_bowl_1", "plate_1")."""
         return read_goals(self.problem)
 
     def holds(self, goal: Goal) -> bool:
-        """Whether a conjunct is true now."""
+        """Whether a condition is true now."""
         return holds(self.problem, goal)
 
     @property
@@ -88,7 +88,7 @@ class World:
         return int(self.problem.obj_body_id[name])
 
     def position(self, name: str) -> Array:
-        """Return where the origin (3,) of an object or a fixture is: what LIBERO's predicates compare."""
+        """Return the origin (3,) of an object or a fixture, which LIBERO's predicates compare."""
         return np.array(self.data.xpos[self.body_of(name)])
 
     def region(self, name: str) -> Any | None:
@@ -111,17 +111,17 @@ class World:
 
     def cloud(self) -> Cloud:
         """Return the surfaces as they are now."""
-        parts = [self._placed(body, points) for body, _, points in self._shapes]
+        surfaces = [self._placed(body, points) for body, _, points in self._shapes]
         owners = [np.full(len(points), root) for _, root, points in self._shapes]
-        return Cloud(np.concatenate(parts), np.concatenate(owners))
+        return Cloud(np.concatenate(surfaces), np.concatenate(owners))
 
     def surface(self, name: str) -> Array:
         """Return the surface points (N, 3) of one object or fixture as they are now."""
         owner = self.body_of(name)
         return np.concatenate([self._placed(body, pts) for body, root, pts in self._shapes if root == owner])
 
-    def part(self, body: int) -> Array:
-        """Return the surface points (N, 3) of one body alone, such as a door."""
+    def body_surface(self, body: int) -> Array:
+        """Return the surface points (N, 3) of a single body, such as a door."""
         return np.concatenate([self._placed(own, points) for own, _, points in self._shapes if own == body])
 
     def lowest(self, name: str) -> float:
@@ -160,7 +160,7 @@ class World:
             return mesh_surface(self.model.mesh_vert[first : first + count].astype(float), faces)
         if kind == _CYLINDER:
             return cylinder_surface(size[0], size[1])
-        # A box around the round shapes is enough: what is near them is avoided, not touched.
+        # A box around the round shapes is enough: the hand avoids them and touches none.
         if kind == _SPHERE:
             size = np.full(3, size[0])
         elif kind == _CAPSULE:

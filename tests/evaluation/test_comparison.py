@@ -6,14 +6,14 @@ import json
 import pytest
 
 from rdvla.cli import main
-from rdvla.evaluation import ResultsError, Setting, compare_runs, join
-from rdvla.evaluation.aggregate import summarise
+from rdvla.evaluation import ResultsError, Setting, combine, compare_runs
 from rdvla.evaluation.statistics import mcnemar_exact, newcombe_interval
+from rdvla.evaluation.summaries import summarise
 from tests.support.results_sample import make_results
 
 ENVS = ("libero_spatial", "libero_goal")
-ONE = Setting("fixed", 1, "fixed:8")
-EIGHT = Setting("fixed", 8, "fixed:8")
+ONE = Setting("fixed:1", "fixed:8")
+EIGHT = Setting("fixed:8", "fixed:8")
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +91,13 @@ def test_what_cannot_be_compared_is_refused(runs):
         compare_runs(first, elsewhere)
     with pytest.raises(ResultsError, match="share no setting: the first has 1/fixed:8, the second 8/fixed:8"):
         compare_runs(
-            with_episodes(first, lambda one: one if one.depth == 1 else None),
-            with_episodes(first, lambda one: one if one.depth == 8 else None),
+            with_episodes(first, lambda one: one if one.setting.depth == 1 else None),
+            with_episodes(first, lambda one: one if one.setting.depth == 8 else None),
         )
     with pytest.raises(ResultsError, match="the second evaluation has no setting 12/fixed:8"):
-        compare_runs(first, second, first_setting=EIGHT, second_setting=Setting("fixed", 12, "fixed:8"))
+        compare_runs(first, second, first_setting=EIGHT, second_setting=Setting("fixed:12", "fixed:8"))
     several = with_episodes(
-        first, lambda one: dataclasses.replace(one, policy="another") if one.depth == 8 else one
+        first, lambda one: dataclasses.replace(one, policy="another") if one.setting.depth == 8 else one
     )
     with pytest.raises(ResultsError, match="several policies: another, recurrent"):
         compare_runs(several, second, first_setting=ONE)
@@ -134,12 +134,16 @@ def test_settings_without_a_shared_episode_are_named(runs, tmp_path, capsys):
     moved = with_episodes(
         second,
         lambda one: (
-            dataclasses.replace(one, seed=one.seed + 100) if one.depth == 8 else one if one.depth else None
+            dataclasses.replace(one, seed=one.seed + 100)
+            if one.setting.depth == 8
+            else one
+            if one.setting.depth
+            else None
         ),
     )
     found = compare_runs(first, moved)
     assert [one.first.setting for one in found.pairs] == [ONE]
-    assert found.left_out == [EIGHT, Setting("action_change:0.001", None, "fixed:8")]
+    assert found.left_out == [EIGHT, Setting("action_change:0.001", "fixed:8")]
     moved.write(tmp_path / "results.json")
     assert main(["compare", str(first.folder), str(tmp_path)]) == 0
     assert "by both: 8/fixed:8, action_change:0.001/fixed:8." in capsys.readouterr().out
@@ -178,12 +182,12 @@ def test_parts_must_have_been_played_alike(runs):
         with_episodes(runs[0], lambda one, task=task: one if one.task == task else None)
         for task in ("push", "reach")
     )
-    assert join([half, rest]).conditions == runs[0].conditions
-    assert len(join([half, rest]).episodes) == len(runs[0].episodes)
+    assert combine([half, rest]).conditions == runs[0].conditions
+    assert len(combine([half, rest]).episodes) == len(runs[0].episodes)
     with pytest.raises(ResultsError, match="rendering 'fast' in libero_"):
-        join([half, under(rest, rendering="full")])
+        combine([half, under(rest, rendering="full")])
     with pytest.raises(ResultsError, match="the other 'full'"):
-        compare_runs(join([half, rest]), under(runs[1], rendering="full"))
+        compare_runs(combine([half, rest]), under(runs[1], rendering="full"))
 
 
 def test_no_pooled_p_where_environments_differ_in_pairs(runs, capsys, tmp_path):
@@ -206,10 +210,10 @@ def test_the_command_prints_a_table_and_json(runs, capsys):
     assert main(["compare", *folders, "--a-setting", "action_change:1e-3", "--b-setting", "8", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     wanted = compare_runs(
-        *runs, first_setting=Setting("action_change:0.001", None, "fixed:8"), second_setting=EIGHT
+        *runs, first_setting=Setting("action_change:0.001", "fixed:8"), second_setting=EIGHT
     )
     assert found == json.loads(json.dumps(wanted.to_dict()))
-    assert found["pairs"][0]["second"]["setting"]["depth"] == 8
+    assert found["pairs"][0]["second"]["setting"]["stop"] == "fixed:8"
 
 
 def test_an_unknown_setting_is_one_line(runs, capsys):

@@ -25,7 +25,7 @@ def run(tmp_path, policy, *, make=make_line, fingerprint="abc", **changes):
         "output": str(tmp_path / "run"),
         "tasks": tuple(TASKS),
         "episodes": 2,
-        "rules": ("1", "4", "action_change:1e-3"),
+        "stops": ("1", "4", "action_change:1e-3"),
         "execution": ("fixed:8",),
         "max_steps": 30,
         "videos": 0,
@@ -46,11 +46,11 @@ def run(tmp_path, policy, *, make=make_line, fingerprint="abc", **changes):
 
 def test_a_depth_sweep_counts_successes_and_depths(tmp_path):
     results = run(tmp_path, StepPolicy(), videos=1)
-    rows = {(row.task, row.rule, row.depth): row for row in results.rows}
+    rows = {(row.task, row.stop): row for row in results.rows}
     assert len(rows) == 6
-    assert rows["far", "fixed", 1].successes == 0  # 30 steps of 0.1 are too few
-    assert rows["far", "fixed", 4].successes == 2
-    adaptive = rows["near", "action_change:0.001", None]
+    assert rows["far", "fixed:1"].successes == 0  # 30 steps of 0.1 are too few
+    assert rows["far", "fixed:4"].successes == 2
+    adaptive = rows["near", "action_change:0.001"]
     assert (adaptive.mean_depth, adaptive.successes, adaptive.policy) == (3.0, 2, "walker")
     for episode in results.episodes:
         assert sum(episode.executed) == episode.steps <= 30
@@ -67,8 +67,8 @@ def test_a_depth_sweep_counts_successes_and_depths(tmp_path):
 
 def test_settings_and_worker_counts_share_their_starting_states(tmp_path):
     few, many = StepPolicy(), StepPolicy()
-    run(tmp_path / "few", few, workers=1, rules=("1", "2"))
-    run(tmp_path / "many", many, workers=3, rules=("1",))
+    run(tmp_path / "few", few, workers=1, stops=("1", "2"))
+    run(tmp_path / "many", many, workers=3, stops=("1",))
 
     def states(policy):
         return {tuple(state.flatten().tolist()) for _, batch in policy.queries for state in batch}
@@ -79,9 +79,9 @@ def test_settings_and_worker_counts_share_their_starting_states(tmp_path):
 
 def test_a_warm_start_begins_where_the_query_before_ended(tmp_path):
     policy = StepPolicy()
-    rules = ("1", "1@final", "1@shifted")
+    stops = ("1", "1@final", "1@shifted")
     results = run(
-        tmp_path, policy, workers=1, rules=rules, execution=("fixed:1",), tasks=("far",), episodes=1
+        tmp_path, policy, workers=1, stops=stops, execution=("fixed:1",), tasks=("far",), episodes=1
     )
     assert [row.setting.describe() for row in results.rows] == ["depth 1", "depth 1@final", "depth 1@shifted"]
     queries = [states for _, states in policy.queries]
@@ -101,7 +101,7 @@ def test_starting_seeds_differ_by_task_seed_and_query():
 
 
 def test_an_exception_is_neither_success_nor_failure(tmp_path):
-    results = run(tmp_path, StepPolicy(), make=make_raising, rules=("4",), episodes=4)
+    results = run(tmp_path, StepPolicy(), make=make_raising, stops=("4",), episodes=4)
     for row in results.rows:
         assert (row.episodes, row.successes, row.errors) == (2, 2, 2)
     broken = [episode for episode in results.episodes if episode.error is not None]
@@ -113,7 +113,7 @@ def test_an_exception_is_neither_success_nor_failure(tmp_path):
 
 
 def test_a_dead_worker_is_named_and_replaced(tmp_path):
-    results = run(tmp_path, StepPolicy(), make=make_dying, rules=("4",), tasks=("near",), episodes=4)
+    results = run(tmp_path, StepPolicy(), make=make_dying, stops=("4",), tasks=("near",), episodes=4)
     (row,) = results.rows
     assert (row.episodes, row.successes, row.errors) == (2, 2, 2)
     error = next(episode.error for episode in results.episodes if episode.error is not None)
@@ -123,11 +123,11 @@ def test_a_dead_worker_is_named_and_replaced(tmp_path):
 
 def test_workers_that_keep_dying_stop_the_run(tmp_path):
     with pytest.raises(RDVLAError, match=r"4 workers have died.*run the same command again"):
-        run(tmp_path, StepPolicy(), make=make_dying, rules=("4",), tasks=("near",), episodes=8, workers=1)
+        run(tmp_path, StepPolicy(), make=make_dying, stops=("4",), tasks=("near",), episodes=8, workers=1)
 
 
 def test_a_stopped_evaluation_goes_on_to_the_same_results(tmp_path):
-    options = {"rules": ("1", "4"), "workers": 1}
+    options = {"stops": ("1", "4"), "workers": 1}
     whole = run(tmp_path / "whole", StepPolicy(), **options)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", StepPolicy(fail_after=9), **options)
@@ -150,19 +150,19 @@ def test_a_stopped_evaluation_goes_on_to_the_same_results(tmp_path):
 
 
 def test_a_run_directory_of_another_evaluation_is_refused(tmp_path):
-    run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",))
+    run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",))
     with pytest.raises(ConfigError, match="at most 30 steps in metaworld, and this one has 31"):
-        run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",), max_steps=31)
+        run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",), max_steps=31)
     with pytest.raises(ConfigError, match="policy_fingerprint"):
-        run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",), fingerprint="other")
+        run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",), fingerprint="other")
     more = run(
-        tmp_path, StepPolicy(), rules=("4", "2"), tasks=("near",), episodes=3
+        tmp_path, StepPolicy(), stops=("4", "2"), tasks=("near",), episodes=3
     )  # more of the same is fine
     assert [row.episodes for row in more.rows] == [3, 3]
 
 
 def test_environments_with_the_same_tasks_are_kept_apart(tmp_path):
-    options = {"env": "a,b", "rules": ("4",), "workers": 1}
+    options = {"env": "a,b", "stops": ("4",), "workers": 1}
     policy = StepPolicy()
     results = run(tmp_path, policy, **options)
     places = [(env, task) for env in "ab" for task in TASKS]
@@ -180,20 +180,37 @@ def test_environments_with_the_same_tasks_are_kept_apart(tmp_path):
 
 
 def test_a_run_directory_of_the_first_version_goes_on(tmp_path):
-    run(tmp_path, StepPolicy(), rules=("4",), tasks=("near",))
+    run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",))
     path = tmp_path / "run" / "evaluation.json"
     content = json.loads(path.read_text())
     for name in ("limits", "step_limits", "video_fps", "rendering"):
         del content[name]
     path.write_text(json.dumps(content))
     policy = StepPolicy()
-    run(tmp_path, policy, rules=("4",), tasks=("near",))
+    run(tmp_path, policy, stops=("4",), tasks=("near",))
     assert policy.queries == []
+
+
+def test_a_run_directory_of_the_second_version_goes_on(tmp_path):
+    run(tmp_path, StepPolicy(), stops=("4", "action_change:1e-3"), tasks=("near",))
+    folder = tmp_path / "run"
+    content = json.loads((folder / "evaluation.json").read_text())
+    content["rules"] = content.pop("stops")
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    for line in lines:
+        stop = line.pop("stop")
+        line |= {"rule": "fixed", "depth": 4} if stop == "fixed:4" else {"rule": stop, "depth": None}
+    (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    policy = StepPolicy()
+    again = run(tmp_path, policy, stops=("4", "action_change:1e-3"), tasks=("near",))
+    assert policy.queries == []
+    assert [row.stop for row in again.rows] == ["fixed:4", "action_change:0.001"]
 
 
 def test_a_worker_has_one_environment_open_and_stays_at_its_task(tmp_path):
     make = functools.partial(make_logging, log=tmp_path / "log")
-    results = run(tmp_path, StepPolicy(), make=make, env="a,b", rules=("4", "1"), workers=2, episodes=3)
+    results = run(tmp_path, StepPolicy(), make=make, env="a,b", stops=("4", "1"), workers=2, episodes=3)
     assert [row.setting.depth for row in results.rows] == [4] * 4 + [1] * 4  # in order, whoever played
     by_process = {}
     for line in (tmp_path / "log").read_text().splitlines():
@@ -209,13 +226,13 @@ def test_a_worker_has_one_environment_open_and_stays_at_its_task(tmp_path):
 
 
 def test_results_are_plain_json_with_the_documented_entries(tmp_path):
-    results = run(tmp_path, StepPolicy(), rules=("1",), tasks=("near",))
+    results = run(tmp_path, StepPolicy(), stops=("1",), tasks=("near",))
     content = json.loads((results.folder / "results.json").read_text())
-    assert content["schema_version"] == 2
+    assert content["schema_version"] == 3
     assert content["meta"]["protocol"] == {"metaworld": {"tasks": ["near"], "max_steps": 30}}
     assert [one["env"] for one in content["summary"]] == ["metaworld", None]
     wanted = {
-        *("env", "task", "rule", "depth", "episodes", "successes", "success_low", "success_high"),
+        *("env", "task", "stop", "episodes", "successes", "success_low", "success_high"),
         *("mean_depth", "mean_executed", "query_ms", "policy", "execution", "errors"),
     }
     assert wanted <= content["rows"][0].keys()

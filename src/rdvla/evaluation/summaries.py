@@ -20,9 +20,9 @@ class Summary:
     setting: Setting
     env: str | None  # None: the average over all environments
     rows: tuple[Row, ...]
-    success: float | None  # of an environment's episodes together; over environments the mean of theirs
-    interval: Interval  # Wilson 95% of an environment's episodes together; see `mean_interval` for several
-    mean_depth: float | None  # mean of the tasks, weighted by their episodes; then as success
+    success: float | None  # of an environment's episodes pooled; over environments the mean of their values
+    interval: Interval  # Wilson 95% of an environment's pooled episodes; over several see `mean_interval`
+    mean_depth: float | None  # mean of the tasks, weighted by their episodes; over environments like success
     mean_executed: float | None
     query_ms: float | None
 
@@ -33,38 +33,38 @@ class Summary:
 
     @property
     def successes(self) -> int:
-        """Of these, with success."""
+        """Episodes that ended with success."""
         return sum(row.successes for row in self.rows)
 
     @property
     def errors(self) -> int:
-        """Episodes that ended with an exception."""
+        """Episodes that an exception ended."""
         return sum(row.errors for row in self.rows)
 
 
 def summarise(episodes: Iterable[Episode]) -> list[Row]:
-    """One row for each task and setting, in the order of first appearance."""
-    keyed = [((one.policy, one.env, one.task, one.setting), one) for one in episodes]
+    """Return one row per task and setting, in the order of first appearance."""
+    keyed = [((each.policy, each.env, each.task, each.setting), each) for each in episodes]
     return [_row(group) for group in _grouped(keyed).values()]
 
 
 def suite_summaries(rows: Iterable[Row]) -> list[Summary]:
-    """One summary for each policy, setting and environment, in the order of first appearance."""
+    """Return one summary per policy, setting and environment, in the order of first appearance."""
     grouped = _grouped([((row.policy, row.setting, row.env), row) for row in rows])
     return [suite_summary(group) for group in grouped.values()]
 
 
 def summaries(rows: Iterable[Row]) -> list[Summary]:
-    """One summary for each policy and setting, its environments with equal weight."""
-    grouped = _grouped([((one.policy, one.setting), one) for one in suite_summaries(rows)])
+    """Return one summary per policy and setting, in which environments have equal weight."""
+    grouped = _grouped([((suite.policy, suite.setting), suite) for suite in suite_summaries(rows)])
     return [_average(group) for group in grouped.values()]
 
 
 def suite_summary(rows: Sequence[Row]) -> Summary:
-    """The summary of rows that share policy, setting and environment; at least one.
+    """Return the summary of rows that share policy, setting and environment; at least one row.
 
-    Every episode that ended by itself has the same weight, in the values as in the interval. Where all tasks
-    have equally many this is the mean over tasks.
+    Every episode that ended by itself has the same weight, in the values and in the interval. If all tasks
+    have equally many, this is the mean over tasks.
     """
     episodes, successes = sum(row.episodes for row in rows), sum(row.successes for row in rows)
     return Summary(
@@ -80,30 +80,30 @@ def suite_summary(rows: Sequence[Row]) -> Summary:
     )
 
 
-def part_of(one: Summary, env: str) -> Summary | None:
-    """What a summary over environments says of one of them; None where it did not play there."""
-    rows = [row for row in one.rows if row.env == env]
+def within(summary: Summary, env: str) -> Summary | None:
+    """Return the summary of one environment's rows only; None if it has none."""
+    rows = [row for row in summary.rows if row.env == env]
     return suite_summary(rows) if rows else None
 
 
 def best_fixed(candidates: Sequence[Summary]) -> Summary | None:
-    """The fixed depth with the highest mean success; the smallest one among equals."""
-    fixed = [one for one in candidates if one.setting.depth is not None and one.success is not None]
-    return max(fixed, key=lambda one: (one.success or 0.0, -(one.setting.depth or 0)), default=None)
+    """Return the fixed depth with the highest mean success; the smallest depth among equals."""
+    fixed = [each for each in candidates if each.setting.depth is not None and each.success is not None]
+    return max(fixed, key=lambda each: (each.success or 0.0, -(each.setting.depth or 0)), default=None)
 
 
 def _average(suites: Sequence[Summary]) -> Summary:
-    estimates = [(one.success, one.interval) for one in suites if one.success is not None]
+    estimates = [(suite.success, suite.interval) for suite in suites if suite.success is not None]
     return Summary(
         policy=suites[0].policy,
         setting=suites[0].setting,
         env=None,
-        rows=tuple(row for one in suites for row in one.rows),
-        success=_mean([one.success for one in suites]),
+        rows=tuple(row for suite in suites for row in suite.rows),
+        success=_mean([suite.success for suite in suites]),
         interval=mean_interval(estimates) if len(estimates) == len(suites) else Interval(0.0, 1.0),
-        mean_depth=_mean([one.mean_depth for one in suites]),
-        mean_executed=_mean([one.mean_executed for one in suites]),
-        query_ms=_mean([one.query_ms for one in suites]),
+        mean_depth=_mean([suite.mean_depth for suite in suites]),
+        mean_executed=_mean([suite.mean_executed for suite in suites]),
+        query_ms=_mean([suite.query_ms for suite in suites]),
     )
 
 
@@ -115,8 +115,7 @@ def _row(group: Sequence[Episode]) -> Row:
         env=first.env,
         task=first.task,
         policy=first.policy,
-        rule=first.rule,
-        depth=first.depth,
+        stop=first.stop,
         execution=first.execution,
         episodes=len(ended),
         successes=successes,
@@ -131,12 +130,12 @@ def _row(group: Sequence[Episode]) -> Row:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """None without values, and where one is missing: that of the others would be of something else."""
+    """None without values, or if one is missing: the mean of the others would mean something else."""
     return _weighted_mean([(1, value) for value in values])
 
 
 def _weighted_mean(weighted: Iterable[tuple[int, float | None]]) -> float | None:
-    """The mean of (weight, value), as `_mean`; what has no weight need not have a value."""
+    """The mean of (weight, value), as `_mean`; entries without weight need no value."""
     counted = [(weight, value) for weight, value in weighted if weight]
     present = [(weight, value) for weight, value in counted if value is not None]
     if not present or len(present) < len(counted):

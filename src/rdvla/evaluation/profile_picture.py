@@ -1,4 +1,4 @@
-"""A picture of the moments at which an adaptive policy thinks longest: depth over a film strip."""
+"""A picture of the depth along episodes, over film strips: when an adaptive policy iterates most."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import MaxNLocator
 
 from rdvla.errors import nearest
-from rdvla.evaluation.footage import pictures_at, video_path
-from rdvla.evaluation.profile import DepthProfile, depth_profile, longest_thoughts, query_steps
+from rdvla.evaluation.profile import (
+    DepthProfile,
+    deepest_queries,
+    depth_profile,
+    pictures_at,
+    query_steps,
+    video_path,
+)
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.results import Results
 from rdvla.evaluation.table import readable
@@ -27,7 +33,7 @@ from rdvla.rollout.jobs import Setting
 
 TASKS = 4  # shown when none are named
 PICTURES = 9  # in a film strip
-MARKED = 3  # of these, the longest thoughts
+MARKED = 3  # pictures among them that are marked as the deepest queries
 INK, MUTED, FRAME = "#1c2127", "#626b76", "#b4bcc6"
 BAND, MEDIAN, LINE, MARK = "#c9d8ea", "#7f97b5", "#1f66b0", "#c2611a"
 WIDTH = 11.0  # inches
@@ -47,23 +53,23 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class _Scene:
-    """What one task's part of the picture shows."""
+    """What the picture shows for one task."""
 
-    episode: Episode  # the one in the film strip
+    episode: Episode  # in the film strip
     path: Path  # its video
     profile: DepthProfile  # over all episodes of the task
 
 
-def write_moments(
+def draw_profiles(
     results: Results, output: Path | str, *, tasks: Sequence[str] = (), setting: Setting | None = None
 ) -> Path:
-    """Draw, for some tasks, the iterations along an episode over pictures of it, the longest thoughts marked.
+    """Draw the iterations along an episode over pictures of it, for some tasks; mark the deepest queries.
 
     Args:
         results: of an evaluation with videos under an adaptive rule.
         output: PNG (or another format of matplotlib, by its suffix) to write.
-        tasks: names of tasks; the first few that have a video if none are given.
-        setting: whose episodes to show; the first adaptive one if not given.
+        tasks: names of tasks; if none are given, the first few with a video.
+        setting: whose episodes to show; the first adaptive setting if not given.
 
     Raises:
         ResultsError: the results hold no such setting or task, or no video of it.
@@ -99,11 +105,11 @@ def write_moments(
 
 
 def _first_adaptive(results: Results) -> Setting:
-    found = next((row.setting for row in results.rows if row.depth is None), None)
+    found = next((row.setting for row in results.rows if row.setting.depth is None), None)
     if found is None:
         raise ResultsError(
-            "the results hold no adaptive rule, and a fixed depth is the same at every moment: "
-            "evaluate with --rules '[action_change:1e-3]'"
+            "the results hold no adaptive rule, and a fixed depth is the same in every query: "
+            "evaluate with --stops '[action_change:1e-3]'"
         )
     return found
 
@@ -114,9 +120,9 @@ def _scenes(results: Results, tasks: Sequence[str], setting: Setting) -> list[_S
         if episode.setting == setting:
             groups.setdefault((episode.policy, episode.env, episode.task), []).append(episode)
     if not groups:
-        known = ", ".join(dict.fromkeys(row.setting.rule_text for row in results.rows))
+        known = ", ".join(dict.fromkeys(row.setting.short_stop for row in results.rows))
         raise ResultsError(
-            f"no episode was played under {setting.describe()}, {setting.execution}; rules: {known}"
+            f"no episode was played under {setting.describe()}, {setting.execution}; stop rules: {known}"
         )
     for task in tasks:
         known_tasks = [name for _, _, name in groups]
@@ -125,12 +131,12 @@ def _scenes(results: Results, tasks: Sequence[str], setting: Setting) -> list[_S
     wanted = [group for (_, _, task), group in groups.items() if not tasks or task in tasks]
     scenes = [scene for group in wanted if (scene := _scene(group, results.folder)) is not None]
     if not scenes:
-        raise ResultsError("none of these episodes has a video beside the results: evaluate with --videos 1")
+        raise ResultsError("none of these episodes has a video next to the results: evaluate with --videos 1")
     return scenes if tasks else scenes[:TASKS]
 
 
 def _scene(group: Sequence[Episode], folder: Path) -> _Scene | None:
-    """The first successful episode that has a video, else the first that has one."""
+    """The first successful episode with a video, or else the first with a video."""
     profile = depth_profile(group)
     filmed = [
         (episode, path)
@@ -139,7 +145,7 @@ def _scene(group: Sequence[Episode], folder: Path) -> _Scene | None:
     ]
     if profile is None or not filmed:
         return None
-    episode, path = next(((one, where) for one, where in filmed if one.success), filmed[0])
+    episode, path = next(((each, where) for each, where in filmed if each.success), filmed[0])
     return _Scene(episode=episode, path=path, profile=profile)
 
 
@@ -157,7 +163,7 @@ def _draw_curve(axes: Axes, scene: _Scene) -> None:
         baseline=None,
         color=LINE,
         linewidth=1.7,
-        label="this one",
+        label="this episode",
     )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.18 * max(*episode.depths, *profile.high))
@@ -165,17 +171,17 @@ def _draw_curve(axes: Axes, scene: _Scene) -> None:
     axes.set_xticks([])
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
     ending = "success" if episode.success else "no success"
-    told = f"{episode.setting.describe()} · seed {episode.seed} · {ending} after {episode.steps} steps"
+    details = f"{episode.setting.describe()} · seed {episode.seed} · {ending} after {episode.steps} steps"
     axes.set_title(readable(episode.task), loc="left", fontsize=10.5, fontweight="bold", pad=17)
-    axes.text(0, 1.02, f"{episode.env} · {told}", transform=axes.transAxes, color=MUTED, va="bottom")
+    axes.text(0, 1.02, f"{episode.env} · {details}", transform=axes.transAxes, color=MUTED, va="bottom")
     axes.legend(loc="lower right", bbox_to_anchor=(1.005, 0.97), ncols=3, frameon=False, fontsize=8)
 
 
 def _draw_strip(chart: Axes, strip: Sequence[Axes], scene: _Scene) -> None:
     episode = scene.episode
     steps = query_steps(episode)
-    marked = longest_thoughts(episode, MARKED)
-    queries = _shown_queries(episode, marked, len(strip))
+    marked = deepest_queries(episode, MARKED)
+    queries = shown_queries(episode, marked, len(strip))
     pictures = pictures_at(episode, scene.path, [steps[query] for query in queries])
     for axes in strip[len(queries) :]:
         axes.set_visible(False)
@@ -205,8 +211,8 @@ def _draw_strip(chart: Axes, strip: Sequence[Axes], scene: _Scene) -> None:
         chart.plot(time, depth, "o", color=colour, markersize=5 if query in marked else 3, clip_on=False)
 
 
-def _shown_queries(episode: Episode, marked: Sequence[int], count: int) -> list[int]:
-    """At most `count` queries in order of time: the marked ones, and others that fill the widest gaps."""
+def shown_queries(episode: Episode, marked: Sequence[int], count: int) -> list[int]:
+    """Return at most `count` queries in order of time: the marked ones, and others in the widest gaps."""
     last = len(episode.depths) - 1
     chosen = {0, last, *marked}
     while len(chosen) < min(count, last + 1):

@@ -1,4 +1,4 @@
-"""What the numbers were measured on."""
+"""Which policy an evaluation ran, on what hardware, by which command."""
 
 from __future__ import annotations
 
@@ -7,14 +7,26 @@ import platform
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rdvla import __version__
+from rdvla.policy import RDVLAPolicy
+
+
+def describe_policy(policy: RDVLAPolicy, path: str) -> dict[str, Any]:
+    """Return where a policy came from, and its sizes (parameters, blocks that one iteration runs)."""
+    return {
+        "path": Path(path).name,
+        "parameters": sum(p.numel() for p in policy.parameters()),
+        "head_parameters": sum(p.numel() for p in policy.head.parameters()),
+        "core_blocks": len(policy.config.head.levels_by_part.get("core", ())),
+    }
 
 
 def describe_hardware() -> dict[str, str | int]:
-    """CPU model, cores, Python, torch and rdvla versions."""
+    """Return CPU model, cores, and the versions of Python, torch and rdvla."""
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 1,
@@ -25,7 +37,7 @@ def describe_hardware() -> dict[str, str | int]:
 
 
 def command_line() -> str:
-    """The command that runs, with the program's folder left out."""
+    """Return the command that runs, without the program's folder."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
