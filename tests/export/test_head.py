@@ -16,8 +16,8 @@ pytest.importorskip("onnxscript")
 
 import onnx
 
-from rdvla.control import STOP_RULES, Stop, Stops
-from rdvla.control.stop import Limit, StopRule
+from rdvla.control import CHANGES, STOP_RULES, Stop, Stops
+from rdvla.control.stop import Change, Limit, StopRule
 from rdvla.engine import Engine
 from rdvla.errors import InputError, RDVLAError
 from rdvla.export import export_head
@@ -118,7 +118,7 @@ def test_every_sample_has_its_own_rule_and_limit_as_in_torch(case: Case) -> None
 def test_a_rule_registered_after_the_export_runs_in_its_graph_as_in_torch(
     case: Case, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    assert case.folder.exists()  # exported before the table has these rules
+    # `case` was exported before the table has these rules.
     actions, cosine = Limit("threshold", "action_change", 1e-3), Limit("below", "cosine_change", 1e-3)
     latent = Limit("threshold", "latent_change", 0.05)
     monkeypatch.setitem(STOP_RULES, "steady", StopRule((actions, cosine), "actions and direction"))
@@ -133,6 +133,17 @@ def test_a_rule_registered_after_the_export_runs_in_its_graph_as_in_torch(
         np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
         np.testing.assert_allclose(found.state, expected.state, atol=1e-4)
         assert found.converged.any()
+
+
+def test_a_change_registered_after_the_export_needs_another_export(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = case.run("action_change:1e-3")
+    monkeypatch.setitem(CHANGES, "jump", Change("state", lambda previous, current: current.max((1, 2))))
+    monkeypatch.setitem(STOP_RULES, "jump", StopRule((Limit("threshold", "jump", 1e-3),), "the largest"))
+    np.testing.assert_array_equal(case.run("action_change:1e-3").actions, before.actions)
+    with pytest.raises(InputError, match="does not measure the jump that a stop rule asks for"):
+        case.run("jump")
 
 
 def test_the_default_rule_is_the_one_that_was_exported(case: Case) -> None:

@@ -14,7 +14,8 @@ from rdvla.runtime.description import GRAPH, Description
 from rdvla.runtime.graph import Array, Graph
 from rdvla.types import Prediction
 
-STOP_INPUTS = (*(f"below.{change}" for change in CHANGES), "min_depth", "max_depth", "last_depth")
+BELOW = "below."  # begins the name of the input that limits a change
+STOP_INPUTS = ("min_depth", "max_depth", "last_depth")
 # Graphs of schema 2 take one rule per batch, by its number in this order.
 SCHEMA_2_RULES = (FIXED, "action_change", "deferred_action_change", "latent_change", "cosine")
 SCHEMA_2_STOP_INPUTS = ("rule", "threshold", "coda_below", "min_depth", "max_depth")
@@ -38,7 +39,7 @@ class Solver:
     def inputs(self) -> tuple[str, ...]:
         """Names of the graph's inputs, without initial state and stop rules."""
         own = {"initial_state", *STOP_INPUTS, *SCHEMA_2_STOP_INPUTS}
-        return tuple(name for name in self.graph.inputs if name not in own)
+        return tuple(name for name in self.graph.inputs if name not in own and not name.startswith(BELOW))
 
     def __call__(
         self,
@@ -53,7 +54,7 @@ class Solver:
         """Run the graph on `inputs` from `initial_state` (B, K, D), drawn if not given.
 
         Raises:
-            InputError: the initial state has another shape, or the export does not have the stop rules.
+            InputError: the initial state has another shape, or the graph cannot run the stop rules.
         """
         if initial_state is None:
             initial_state = self.initial_state(batch_size, generator)
@@ -63,9 +64,8 @@ class Solver:
         limits = limits_of(
             self.description.stop if stop is None else stop, batch_size=batch_size, max_depth=max_depth
         )
-        to_inputs = stop_inputs if self.description.stop_per_sample else schema_2_stop_inputs
         start = {"initial_state": initial_state.astype(np.float32, copy=False)}
-        found = self.graph.run({**inputs, **start, **to_inputs(limits)})
+        found = self.graph.run({**inputs, **start, **self._stop_inputs(limits)})
         return Prediction(found["actions"], found["depth"], found["converged"], found["state"])
 
     def initial_state(self, batch_size: int, generator: np.random.Generator | None) -> NDArray[np.float32]:
@@ -76,14 +76,34 @@ class Solver:
             generator=generator or np.random.default_rng(),
         )
 
+    def _stop_inputs(self, limits: StopLimits) -> dict[str, Array]:
+        if not self.description.stop_per_sample:
+            return schema_2_stop_inputs(limits)
+        names = (name for name in self.graph.inputs if name.startswith(BELOW))
+        return stop_inputs(limits, changes=[name.removeprefix(BELOW) for name in names])
+
     def _state_shape(self, batch_size: int) -> tuple[int, int, int]:
         return (batch_size, self.description.chunk_size, self.description.hidden_dim)
 
 
-def stop_inputs(limits: StopLimits) -> dict[str, Array]:
-    """Return stop rules as a graph's inputs: (B,) limits and depths per sample, and the last depth, ()."""
+def stop_inputs(limits: StopLimits, *, changes: Sequence[str]) -> dict[str, Array]:
+    """Return stop rules as a graph's inputs: (B,) limits and depths per sample, and the last depth, ().
+
+    Args:
+        limits: the stop rules of a batch.
+        changes: those that the graph measures.
+
+    Raises:
+        InputError: a rule asks for another change.
+    """
+    for change in limits.below:
+        if change not in changes:
+            raise InputError(
+                f"this export does not measure the {change} that a stop rule asks for, only "
+                f"{', '.join(changes)}: export the policy again"
+            )
     return {
-        **{f"below.{change}": limit for change, limit in _limits_by_change(limits).items()},
+        **{f"{BELOW}{change}": limit for change, limit in _limits_by_change(limits, changes).items()},
         "min_depth": limits.min_depth,
         "max_depth": limits.max_depth,
         "last_depth": np.array(limits.last, dtype=np.int64),
@@ -96,7 +116,7 @@ def schema_2_stop_inputs(limits: StopLimits) -> dict[str, Array]:
     Raises:
         InputError: samples differ in their rules, or these graphs do not know the rule.
     """
-    below = _limits_by_change(limits)
+    below = _limits_by_change(limits, tuple(CHANGES))
     if any(len(np.unique(array)) > 1 for array in (*below.values(), limits.min_depth, limits.max_depth)):
         raise InputError(ONE_RULE)
     asked = {change for change, limit in below.items() if len(limit) and limit[0] != NO_LIMIT}
@@ -132,6 +152,6 @@ def truncated_normal(
     return (std * numbers).astype(np.float32)
 
 
-def _limits_by_change(limits: StopLimits) -> dict[str, NDArray[np.float32]]:
+def _limits_by_change(limits: StopLimits, changes: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     no_limit = np.full(len(limits.min_depth), NO_LIMIT)
-    return {change: limits.below.get(change, no_limit).astype(np.float32) for change in CHANGES}
+    return {change: limits.below.get(change, no_limit).astype(np.float32) for change in changes}
