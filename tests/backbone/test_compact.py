@@ -12,9 +12,9 @@ from rdvla.errors import ConfigError
 from tests.support.closeness import assert_same_up_to_rounding
 from tests.support.tiny_models import BACKBONE, SENTENCES, SIZE, make_images
 
-LONGEST_SUM = 4 * BACKBONE.width  # of the second product of a layer's feed-forward part
+LONGEST_SUM = 4 * BACKBONE.width  # of the second product of a layer's feed-forward layers
 # Products that follow each other in a layer: four of each attention (queries and keys, scores, values,
-# output), two of the feed-forward part.
+# output), two of the feed-forward layers.
 PRODUCTS = 10 * BACKBONE.layers
 
 

@@ -343,7 +343,7 @@ def test_freezing_yields_constant_features(folders: dict[str, str]) -> None:
         found = backbone.frozen_inputs(make_images(2), SENTENCES)
     assert found.keys() == {"vision/1", "vision/2", "latents/1", "latents/2"}
     # A weight without gradient lets torch group the same products in another way. Six follow each other in
-    # each layer (queries and keys, scores, values, output, two of the feed-forward part), and LoRA adds two
+    # each layer (queries and keys, scores, values, output, two of the feed-forward layers), and LoRA adds two
     # to four of them. The longest sum is attention over the sequence.
     longest = backbone.config.max_text_tokens + sum(
         expected[f"{kind}/2"].shape[1] for kind in ("vision", "latents")

@@ -41,7 +41,7 @@ SENTENCES = (
     "push it",
 )
 # Products that follow each other: six in each block of the image encoders and of the language model (queries
-# and keys, scores, values, output, two of the feed-forward part), three of the projector. The longest sums
+# and keys, scores, values, output, two of the feed-forward layers), three of the projector. The longest sums
 # are the projector's, over four times the width of both encoders, and attention over the sequence.
 PRODUCTS = 6 * (max(DINOV2.depth, SIGLIP.depth) - 1 + LAYERS) + 3
 LONGEST_SUM = max(

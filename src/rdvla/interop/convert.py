@@ -30,7 +30,7 @@ TRAINING_FILE = "train.yaml"  # for `rdvla train --config`, to train on from the
 
 @dataclass(frozen=True)
 class _Start:
-    """The part of a training's configuration that a converted policy decides."""
+    """The options of a training that a converted policy decides."""
 
     policy: PolicyConfig
 

@@ -85,7 +85,7 @@ def _resample(images: Tensor, matrix: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _lanczos_matrix(before: int, after: int) -> Tensor:
-    """(after, before) weights of the windowed sinc, stretched where the image shrinks."""
+    """(after, before) weights of the windowed sinc, stretched if the image shrinks."""
     stretch = max(before / after, 1.0)
     centres = (torch.arange(after, dtype=torch.float64) + 0.5) * (before / after)
     distance = (torch.arange(before, dtype=torch.float64) + 0.5 - centres[:, None]) / stretch
@@ -96,9 +96,9 @@ def _lanczos_matrix(before: int, after: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _crop_matrix(size: int, area: float) -> Tensor:
-    """(size, size) bilinear weights; the first and last row look at the edges of the crop."""
+    """(size, size) bilinear weights; the first and last row sample the edges of the crop."""
     side = math.sqrt(area)
     first = (1 - side) / 2 * (size - 1)
-    places = torch.linspace(first, size - 1 - first, size, dtype=torch.float64)
-    distance = (torch.arange(size, dtype=torch.float64) - places[:, None]).abs()
+    positions = torch.linspace(first, size - 1 - first, size, dtype=torch.float64)
+    distance = (torch.arange(size, dtype=torch.float64) - positions[:, None]).abs()
     return (1 - distance).clamp(min=0).float()

@@ -1,4 +1,4 @@
-"""Which geometry a camera does not see, so that it need not be drawn."""
+"""Find the geometry that a camera does not see, which need not be drawn."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from rdvla.simulation.cameras import FreeCamera, camera_pose
 
 
 def out_of_view(camera: FreeCamera | str, *, model: Any, data: Any) -> NDArray[np.bool_]:
-    """Return for each geom whether its bounding sphere is outside what a square image shows, (G,).
+    """Return for each geom whether its bounding sphere is outside a square image, (G,).
 
-    Planes, which have no such sphere, never are.
+    Planes have no bounding sphere and are never outside.
+
+    Args:
+        camera: a free camera, or the name of a camera of the model.
+        model: MjModel.
+        data: MjData, for the present positions.
     """
     pose = camera_pose(camera, model=model, data=data)
     relative = data.geom_xpos - pose.position

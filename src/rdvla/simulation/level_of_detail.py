@@ -1,9 +1,9 @@
 """Fewer triangles in a MuJoCo model's meshes, for rendering small images in software.
 
-Simulators' meshes have up to 60,000 triangles each, most of them far smaller than a pixel of the images that
-policies see, and a software renderer spends its time on them. Here the vertices in each cell of a grid become
-one of them (Rossignac and Borrel, 1993), and triangles that vanish or coincide go. Collision shapes and
-physics use other arrays of the model and stay as they are.
+Simulators' meshes have up to 60,000 triangles each. Most are far smaller than a pixel of a policy's images,
+yet a software renderer spends its time on them. Here all vertices in a cell of a grid become the same vertex
+(Rossignac and Borrel, 1993), and triangles that vanish or coincide are dropped. Collision shapes and physics
+use other arrays of the model, which stay unchanged.
 """
 
 from __future__ import annotations
@@ -45,9 +45,13 @@ def _simplify(model: Any, mesh: int, cell: float) -> None:
 
 
 def cluster_vertices(vertices: NDArray[np.float32], cell: float) -> NDArray[np.int64]:
-    """Return for each vertex of (V, 3) the number of the vertex that stands for its grid cell, (V,).
+    """Return for each vertex the number of the vertex that replaces it, (V,).
 
-    That is the one nearest to the mean of the cell's vertices.
+    All vertices of a grid cell are replaced by the vertex nearest to their mean.
+
+    Args:
+        vertices: (V, 3) metres.
+        cell: edge of a grid cell in metres.
     """
     grid = np.floor((vertices - vertices.min(axis=0)) / cell).astype(np.int64)
     _, cluster = np.unique(np.ravel_multi_index(grid.T, grid.max(axis=0) + 1), return_inverse=True)
@@ -61,11 +65,15 @@ def cluster_vertices(vertices: NDArray[np.float32], cell: float) -> NDArray[np.i
 
 
 def distinct_triangles(corners: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the numbers of the triangles (T, 3) to keep: three different corners, and each only once."""
+    """Return which triangles to keep: those with three different corners, each only once.
+
+    Args:
+        corners: (T, 3) numbers of vertices.
+    """
     proper = (corners != np.roll(corners, 1, axis=1)).all(axis=1)
     numbers = np.flatnonzero(proper)
     triangles = corners[numbers]
-    # The same triangle may start at another corner; turned round it is the other side, which is kept.
+    # The same triangle may start at another corner. The reverse order is its other side, which is kept.
     smallest = triangles.argmin(axis=1)[:, None]
     turned = np.take_along_axis(triangles, (smallest + np.arange(3)) % 3, axis=1)
     size = int(corners.max(initial=0)) + 1

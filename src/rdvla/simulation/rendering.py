@@ -1,4 +1,4 @@
-"""Off-screen MuJoCo rendering: which OpenGL to use, and the few settings that make it fast."""
+"""Render MuJoCo scenes off screen: choose an OpenGL backend, and draw what a policy needs, fast."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rdvla.simulation.reflection import Mirror, Rectangle, crop_view, find_mirro
 # such as a stove's plate. Files name these: each keeps its meaning, and its images.
 Rendering = Literal["fast", "mirrors", "full"]
 
-_HIDDEN_GROUP = 5  # of MuJoCo's six groups of geometry, the last, which no model here uses and nothing shows
+_HIDDEN_GROUP = 5  # the last of MuJoCo's six groups of geometry: no model here uses it, and nothing shows it
 
 _SAME_DEPTH = 2e-6  # of OpenGL's 0 to 1: a fraction of a millimetre at a metre from the camera
 _MAX_GEOMS = 10_000  # of a scene: what MuJoCo's own renderer allows
@@ -34,12 +34,14 @@ _INSTALL = "on Debian or Ubuntu: apt-get install libegl1 libopengl0 libgl1-mesa-
 
 
 def choose_gl_backend() -> None:
-    """Set MUJOCO_GL to a backend that needs no display, where the user has not set it.
+    """Set MUJOCO_GL to a backend that needs no display, unless the user has set it.
 
-    MuJoCo reads the variable once, when it is first imported: call this before, or that part of it is read
-    again. On Linux EGL is taken when its library can be loaded (a GPU's, else Mesa's software renderer),
-    otherwise OSMesa; both render the same pixels in software. Elsewhere MuJoCo's default needs no window.
-    Raises `RDVLAError` naming the system packages when neither library is there.
+    MuJoCo reads the variable once, at its first import; after that, this reloads the module that reads it.
+    On Linux this takes EGL if its library can be loaded (a GPU's, else Mesa's software renderer), otherwise
+    OSMesa. Both render the same pixels in software. On other systems MuJoCo's default needs no window.
+
+    Raises:
+        RDVLAError: neither library is there; the message names the system packages.
     """
     if os.environ.get("MUJOCO_GL") or not sys.platform.startswith("linux"):
         return
@@ -197,8 +199,8 @@ class CameraRenderer:
                 f"MuJoCo cannot render with MUJOCO_GL={backend}: {error}. "
                 f"Try MUJOCO_GL=egl or MUJOCO_GL=osmesa; {_INSTALL}"
             ) from error
-        # A context that is still open when the interpreter takes OpenGL down prints tracebacks. What is
-        # registered last runs first, so this comes before OpenGL's own exit.
+        # A context that is still open when the interpreter shuts OpenGL down prints tracebacks. Exit
+        # functions run in reverse order, so this runs before OpenGL's own.
         atexit.register(_close_if_alive, weakref.ref(self))
         return context
 

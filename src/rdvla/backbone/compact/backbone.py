@@ -1,6 +1,6 @@
 """A backbone that trains and runs on two CPU cores.
 
-It takes the paper's vision-language model's place and returns the same: vision tokens, and learned latent
+It replaces the paper's vision-language model and returns the same: vision tokens, and learned latent
 tokens that attend to image and instruction, at a middle and at a late layer.
 
     image tokens --(slots ask by instruction: what is where)--> vision tokens (B, cameras x slots, C)

@@ -71,7 +71,7 @@ class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
         """See `BackboneConfig.make`."""
         from rdvla.backbone.compact.backbone import CompactBackbone
 
-        with optional("vlm"):  # of which published encoders are a part
+        with optional("vlm"):  # the extra that brings published encoders
             return CompactBackbone(self)
 
     def check(self, *, cameras: int, image_size: int, levels: Sequence[Level]) -> None:

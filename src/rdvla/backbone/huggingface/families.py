@@ -266,8 +266,8 @@ def make_family(model_type: str) -> Family:
 
 def stack_images(features: Any, images: int) -> Tensor:
     """Return image features as (N, tokens, D), from one tensor or a list with one per image."""
-    joined = features if isinstance(features, Tensor) else torch.cat(list(features))
-    return joined.reshape(images, -1, joined.shape[-1])
+    stacked = features if isinstance(features, Tensor) else torch.cat(list(features))
+    return stacked.reshape(images, -1, stacked.shape[-1])
 
 
 def to_patches(pixels: Tensor, *, size: int, merge: int, frames: int) -> Tensor:

@@ -138,7 +138,7 @@ class PrismaticBackbone(Backbone):
     def _mask(self, sequence: Tensor, patches: Tensor, lengths: Tensor) -> Tensor | None:
         """(B, 1, 1, S) bool, True for the positions that may be attended to; None: causal attention.
 
-        Padding comes last, so that causal attention cannot see it.
+        Padding comes last, so causal attention cannot see it.
         """
         if self.config.attention == "causal":
             return None

@@ -23,7 +23,7 @@ class VisionTransformerConfig:
     width: int  # of its tokens
     depth: int  # blocks of the published encoder; its last block is not built, as its output is not used
     heads: int  # attention heads
-    mlp_width: int  # inner width of the feed-forward part
+    mlp_width: int  # inner width of the feed-forward layers
     mean: tuple[float, float, float]  # of red, green and blue (0..1), subtracted from pixels
     std: tuple[float, float, float]  # that pixels are divided by then
     patch_size: int = 14  # pixels, square
@@ -85,7 +85,7 @@ class LanguageConfig:
 
     vocab_size: int = 151_936  # tokens
     width: int = 896  # D, of the hidden states
-    mlp_width: int = 4864  # inner width of the feed-forward part
+    mlp_width: int = 4864  # inner width of the feed-forward layers
     layers: int = 24  # of the published model; layers above the last level are not built
     heads: int = 14  # attention heads
     key_value_heads: int = 2  # heads of keys and values
@@ -126,7 +126,7 @@ class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     dtype: Precision = "bfloat16"  # of published weights; latents and LoRA are float32
     crop_area: float = 0.9  # share of each image's area that the centre crop keeps; 1: no crop
     jpeg_quality: int | None = None  # of a JPEG round trip before images are resized, 1..100; null: none
-    max_prompt_tokens: int = 128  # longest prompt, of which the chat template takes about 40
+    max_prompt_tokens: int = 128  # longest prompt; the chat template takes about 40
     lora: LoraSettings = field(default_factory=lambda: LoraSettings(where="none"))
     gradient_checkpointing: bool = False  # in training, compute activations twice instead of keeping them
 
