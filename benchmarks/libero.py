@@ -17,8 +17,8 @@ import numpy as np
 
 from benchmarks.harness import Spread, hardware, interleave, paired_ratio
 from rdvla import simulation
-from rdvla.simulation.environment import FIRST_EVALUATION_SEED
 from rdvla.simulation.libero.problem import task_file
+from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 
 STEPS = 10  # control steps per sample
 

@@ -201,9 +201,10 @@ def test_a_robot_needs_no_charts_video_or_data_packages():
 
 # What robots' clients, environment workers and the command line's help import.
 TORCH_FREE = (
-    "rdvla.assets", "rdvla.backbone.config", "rdvla.cli", "rdvla.config", "rdvla.errors",
-    "rdvla.files", "rdvla.lazy", "rdvla.progress", "rdvla.rollout.worker", "rdvla.runtime",
-    "rdvla.simulation", "rdvla.simulation.demonstrations", "rdvla.simulation.registry",
+    "rdvla.assets", "rdvla.backbone.config", "rdvla.cli", "rdvla.config", "rdvla.control", "rdvla.errors",
+    "rdvla.evaluation.config", "rdvla.files", "rdvla.heads.recurrent.config", "rdvla.lazy",
+    "rdvla.policy.config", "rdvla.progress", "rdvla.rollout.worker", "rdvla.runtime", "rdvla.simulation",
+    "rdvla.simulation.demonstrations", "rdvla.simulation.registry", "rdvla.training.config", "rdvla.types",
 )  # fmt: skip
 
 

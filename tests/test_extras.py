@@ -79,6 +79,8 @@ assert main(["--help"]) == 0
     [
         ("from rdvla.data import EpisodeDataset", "data"),
         ("from rdvla.training import train", "train"),
+        ("from rdvla.cli import eval; eval.run(eval.EvaluationConfig('x', 'y'))", "metaworld"),
+        ("from rdvla.cli import demos; demos.run(demos.DemonstrationConfig())", "data,metaworld"),
         ("from rdvla.evaluation import evaluate", "eval"),
         ("from rdvla.backbone import HuggingFaceConfig; HuggingFaceConfig(name_or_path='x').make()", "vlm"),
         (

@@ -54,6 +54,8 @@ def missing_extra(package: str, extra: str) -> MissingExtraError:
 def optional(extra: str) -> Iterator[None]:
     """Guard imports of optional packages: a missing one names the `extra` of rdvla that brings it.
 
+    Several extras are written with commas between.
+
     Of nested guards the inner one decides, unless the outer extra includes the inner: whoever trains needs
     `train`, not just `data`.
 
@@ -68,7 +70,8 @@ def optional(extra: str) -> Iterator[None]:
             raise
         raise missing_extra(package, extra) from error
     except MissingExtraError as error:
-        if error.extra not in INCLUDED.get(extra, ()):
+        covered = {each for name in extra.split(",") for each in (name, *INCLUDED.get(name, ()))}
+        if error.extra not in covered:
             raise
         raise missing_extra(error.name or "a package", extra) from error
 

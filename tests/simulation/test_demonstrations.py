@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rdvla.errors import ConfigError, DatasetError, RDVLAError
+from rdvla.simulation.demonstrations import DemonstrationConfig, generate
 from rdvla.simulation.demonstrations.attempts import AttemptRunner
-from rdvla.simulation.demonstrations.generation import DemonstrationConfig, generate
 
 pytest.importorskip("metaworld")
 

@@ -18,7 +18,7 @@ from rdvla.simulation import (
     step_limit,
     tasks,
 )
-from rdvla.simulation.environment import FIRST_EVALUATION_SEED as OFFICIAL
+from rdvla.simulation.registry import FIRST_EVALUATION_SEED as OFFICIAL
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 REST = np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32)

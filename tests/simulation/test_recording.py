@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rdvla.simulation.demonstrations.recording import ActionNoise, AttemptSeeds, NoiseConfig, record_attempt
-from rdvla.simulation.environment import FIRST_EVALUATION_SEED, SimulatedTask
+from rdvla.simulation.environment import SimulatedTask
+from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 
 QUIET = NoiseConfig(levels=(0.0,), burst_probability=0.0)
 

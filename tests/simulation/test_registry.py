@@ -7,8 +7,8 @@ import pytest
 
 from rdvla.errors import ConfigError, MissingExtraError
 from rdvla.simulation import make, make_expert, resolve_tasks, tasks
-from rdvla.simulation.environment import FIRST_EVALUATION_SEED, evaluation_seed
 from rdvla.simulation.metaworld.tasks import INSTRUCTIONS, SUITE
+from rdvla.simulation.registry import FIRST_EVALUATION_SEED, evaluation_seed
 
 
 def test_fifty_tasks_each_with_an_instruction_of_its_own():

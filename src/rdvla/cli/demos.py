@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from rdvla.simulation.demonstrations import DemonstrationConfig
+from rdvla.errors import optional
+from rdvla.simulation.demonstrations.config import DemonstrationConfig
+from rdvla.simulation.registry import simulator_extra
 
 
 def run(config: DemonstrationConfig) -> None:
     """Record demonstrations of scripted experts in a simulator as a LeRobot v3.0 dataset."""
-    from rdvla.simulation.demonstrations import generate
+    with optional(f"data,{simulator_extra(config.env)}"):
+        from rdvla.simulation.demonstrations import generate
 
     generate(config)

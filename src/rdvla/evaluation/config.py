@@ -11,7 +11,7 @@ from rdvla.control import parse_execution
 from rdvla.errors import ConfigError
 from rdvla.policy.device import Device
 from rdvla.rollout.jobs import Setting
-from rdvla.simulation.environment import FIRST_EVALUATION_SEED
+from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rdvla import simulation
 from rdvla.errors import ConfigError, nearest
 from rdvla.evaluation.config import EvaluationConfig
-from rdvla.simulation.environment import FIRST_EVALUATION_SEED, SimulatedTask
+from rdvla.simulation.environment import SimulatedTask
+from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 
 

@@ -15,20 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, RDVLAError, nearest
-
-# Demonstrations use scene seeds below this number, evaluations use seeds from it on. So no evaluated layout
-# can have been demonstrated.
-FIRST_EVALUATION_SEED = 1_000_000
+from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 
 State = dict[str, NDArray[np.float32]]
 Images = dict[str, NDArray[np.uint8]]
-
-
-def evaluation_seed(episode: int, *, offset: int = 0) -> int:
-    """Return the scene seed of an evaluation's episode `episode`, the same for every setting compared."""
-    if episode < 0 or offset < 0:
-        raise ConfigError(f"episode and offset must be 0 or more, got {episode} and {offset}")
-    return FIRST_EVALUATION_SEED + offset + episode
 
 
 class SimulatedTask(gymnasium.Env[State, NDArray[np.float32]], ABC):

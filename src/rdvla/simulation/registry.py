@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rdvla.simulation.environment import Expert, SimulatedTask
     from rdvla.simulation.rendering import Rendering
 
+# Demonstrations use scene seeds below this number, evaluations use seeds from it on. So no evaluated layout
+# can have been demonstrated.
+FIRST_EVALUATION_SEED = 1_000_000
+
 
 @dataclass(frozen=True)
 class TaskSuite:
@@ -88,6 +92,19 @@ SIMULATORS: dict[str, Simulator] = {
     "libero_10": _libero("libero_10", "LONG"),
     "libero_90": _libero("libero_90", "NINETY"),
 }
+
+
+def evaluation_seed(episode: int, *, offset: int = 0) -> int:
+    """Return the scene seed of an evaluation's episode `episode`, the same for every setting compared."""
+    if episode < 0 or offset < 0:
+        raise ConfigError(f"episode and offset must be 0 or more, got {episode} and {offset}")
+    return FIRST_EVALUATION_SEED + offset + episode
+
+
+def simulator_extra(env: str) -> str:
+    """Return the extra of rdvla that brings a simulator; for `libero_goal,libero_10`, the first's."""
+    name = env.split(",")[0].strip()
+    return SIMULATORS[name].extra if name in SIMULATORS else "eval"
 
 
 def task_suite(env: str) -> TaskSuite:

@@ -10,12 +10,11 @@ from rdvla.data import DatasetWriter
 from rdvla.files import write_json
 from rdvla.rollout.episode import OpenEnvironment
 from rdvla.rollout.transport import Ask
+from rdvla.simulation.demonstrations.config import ATTEMPTS_PER_TASK
 from rdvla.simulation.demonstrations.recording import AttemptSeeds, NoiseConfig, record_attempt
 from rdvla.simulation.environment import SimulatedTask
 from rdvla.simulation.registry import make, make_expert
 from rdvla.simulation.rendering import Rendering
-
-ATTEMPTS_PER_TASK = 10_000  # an attempt's number is task_index * this + attempt
 
 
 @dataclass(frozen=True)

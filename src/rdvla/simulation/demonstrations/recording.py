@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from rdvla.data import Episode
 from rdvla.rollout.episode import Decision, TimeStep, run_episode
-from rdvla.simulation.environment import FIRST_EVALUATION_SEED, Expert, SimulatedTask
+from rdvla.simulation.environment import Expert, SimulatedTask
+from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 
 BURST_STEPS = (4, 9)  # shortest and longest burst, control steps
 

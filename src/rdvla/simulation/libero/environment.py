@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.simulation.cameras import project
-from rdvla.simulation.environment import FIRST_EVALUATION_SEED, Images, SimulatedTask, check_cameras
+from rdvla.simulation.environment import Images, SimulatedTask, check_cameras
 from rdvla.simulation.libero.control import ArmController
 from rdvla.simulation.libero.goals import PointsOfInterest
 from rdvla.simulation.libero.problem import lay_out, open_problem
+from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import CameraRenderer, Rendering
 
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
