@@ -12,6 +12,8 @@ from rdvla.control.stop import CHANGES, NO_LIMIT, Stop, as_stop
 from rdvla.errors import InputError
 from rdvla.types import Array
 
+GATED_READS = 4  # states decoded under a rule that asks for actions only once the state settles: measured
+
 
 @dataclass(frozen=True)
 class StopLimits:
@@ -23,7 +25,7 @@ class StopLimits:
     max_depth: Array  # (B,) int64
     first: int  # the smallest depth at which a sample may stop
     last: int  # the depth at which the last sample stops
-    coda_reads: int | None  # how often about the coda decodes a state; None: in every iteration
+    coda_reads: int | None  # roughly how many states the coda decodes; None: all of them
 
     def asks_for(self, of: Literal["actions", "state"]) -> tuple[str, ...]:
         """Return the changes of actions, or of the state, that some sample's rule asks for."""
@@ -32,7 +34,7 @@ class StopLimits:
     def satisfied(self, of: Literal["actions", "state"], previous: Array, current: Array) -> Array:
         """Return (B,) bool: all changes of actions, or of the state, are below their limits.
 
-        Depths are not looked at. A change that is NaN satisfies no limit.
+        Depths are ignored. A change that is NaN satisfies no limit.
 
         Args:
             of: which changes.
@@ -46,7 +48,7 @@ class StopLimits:
             if name in self.optional:
                 settled = settled | (limit == NO_LIMIT)
             result = settled if result is None else result & settled
-        return self.min_depth > 0 if result is None else result  # nobody asks: all
+        return self.min_depth > 0 if result is None else result  # no rule asks: all are, as depths are >= 1
 
     def map(self, convert: Callable[[Array], Array]) -> StopLimits:
         """Return the same with every array converted, such as moved to a device or cut to some samples."""
@@ -68,8 +70,8 @@ def limits_of(stop: Stops, *, batch_size: int, max_depth: int | Sequence[int] | 
     Args:
         stop: one rule for all samples, or one per sample.
         batch_size: B.
-        max_depth: a depth at which a sample ends whatever its rule says, such as a deadline leaves time
-            for; for all samples or one per sample.
+        max_depth: a depth at which a sample ends whatever its rule says, for example as many as a
+            deadline allows; for all samples, or one per sample.
 
     Raises:
         ConfigError: a rule cannot be read.
@@ -103,12 +105,12 @@ def limits_of(stop: Stops, *, batch_size: int, max_depth: int | Sequence[int] | 
 
 
 def _coda_reads(stops: set[Stop]) -> int | None:
-    """Most of all rules: an action change that no change of the state goes before is read every time."""
+    """Return the largest count over all rules; None if a rule needs the actions of every iteration."""
     reads: int | None = 1
     for stop in stops:
         of = {CHANGES[name].of for name in stop.below}
         if of == {"actions"}:
             return None
         if "actions" in of:
-            reads = 4  # as measured: a gated rule decodes in the last few iterations only
+            reads = GATED_READS
     return reads

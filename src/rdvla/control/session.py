@@ -1,4 +1,4 @@
-"""What robots carry from one query to the next: actions still to be executed, and the last latent state."""
+"""Keeps each robot's pending actions and last latent state between queries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rdvla.types import Array, Observation, Prediction
 
 
 class Policy(Protocol):
-    """What a session asks of a policy, of torch or numpy."""
+    """What a session asks of a policy, in torch or numpy."""
 
     def initial_state(self, batch_size: int, generator: Any = None) -> Array:
         """Draw S_0, (B, K, D)."""
@@ -28,19 +28,24 @@ class Policy(Protocol):
 class _Robot:
     actions: list[Array] = field(default_factory=list)  # (A,) each, still to be executed
     executed: int = 0  # actions taken since the last query
-    state: Array = None  # (K, D), how the last query ended; None before the first
+    state: Array = None  # (K, D), the last query's S_k*; None before the first query
 
 
 class Session:
-    """The state of B robots between queries: of one robot, or of the copies of a vector environment.
+    """The state of B robots between queries; B is 1, or the number of parallel environments.
 
-    `act` does all of a control step: `due` names the robots that need a query, `initial_state` gives the
-    queries' S_0, `accept` takes the prediction, `next_actions` gives every robot's action. A caller that
-    executes whole chunks uses `take` for the last. `reset` forgets robots whose episode begins anew.
+    `act` does all of a control step. Its parts can be called one by one:
+
+    1. `due` names the robots that need a query;
+    2. `initial_state` gives the queries' S_0;
+    3. `accept` takes the prediction;
+    4. `next_actions` gives every robot's action, or `take` the rest of one robot's chunk.
+
+    `reset` forgets robots whose episode begins anew.
 
     Args:
         execution: how many actions of a chunk are executed before the next query.
-        start: where a query's iterations start.
+        start: where a query's iterations start; by default from noise, as in the paper.
     """
 
     def __init__(self, execution: ExecutionRule, start: WarmStart | None = None) -> None:
@@ -49,10 +54,10 @@ class Session:
         self._robots: list[_Robot] = []
 
     def due(self, batch_size: int) -> list[int]:
-        """Return the robots that have no action left, of `batch_size` in all.
+        """Return the robots, of `batch_size` in all, that have no action left.
 
         Raises:
-            InputError: there were other numbers of robots before.
+            InputError: the batch size has changed.
         """
         if not self._robots:
             self._robots = [_Robot() for _ in range(batch_size)]
@@ -63,13 +68,13 @@ class Session:
         return [number for number, robot in enumerate(self._robots) if not robot.actions]
 
     def initial_state(self, robots: Sequence[int], noise: Array) -> Array:
-        """Return S_0 of some robots' queries, (n, K, D); noise for a robot's first query.
+        """Return S_0 of some robots' queries, (n, K, D); a robot's first query starts from noise.
 
         Args:
-            robots: n robots.
+            robots: indices of n robots.
             noise: (n, K, D), drawn.
         """
-        states = noise + 0  # a copy
+        states = noise + 0  # a copy, of torch or numpy
         for place, number in enumerate(robots):
             robot = self._robots[number]
             if robot.state is not None:
@@ -81,9 +86,10 @@ class Session:
         """Take a prediction for some robots; return how many actions each will execute before its next query.
 
         Args:
-            robots: n robots.
+            robots: indices of n robots.
             prediction: a batch of n.
         """
+        # k* decides how many actions are executed before looking again.
         counts: list[int] = self.execution.horizon(prediction.depth).tolist()
         for number, chunk, state, count in zip(
             robots, prediction.actions, prediction.state, counts, strict=True
@@ -92,7 +98,7 @@ class Session:
         return counts
 
     def next_actions(self) -> list[Array]:
-        """Return the next action of every robot, B of (A,).
+        """Return the next action of every robot, a list of B arrays (A,).
 
         Raises:
             InputError: a robot has none left: it needs a query first.
@@ -103,10 +109,10 @@ class Session:
         return [self.take(number, 1)[0] for number in range(len(self._robots))]
 
     def act(self, policy: Policy, observation: Observation, *, generator: Any = None) -> list[Array]:
-        """Return the next action of every robot, B of (A,); query the policy for those that need it.
+        """Return the next action of every robot, a list of B arrays (A,); query the policy if needed.
 
         Args:
-            policy: as of the arrays of `observation`.
+            policy: uses the same array library as `observation`.
             observation: a batch of B.
             generator: source of the queries' noise.
 
@@ -120,7 +126,7 @@ class Session:
         return self.next_actions()
 
     def take(self, robot: int, count: int | None = None) -> list[Array]:
-        """Return the next `count` actions of one robot, (A,) each; all that it is to execute if not given."""
+        """Return the next `count` actions of one robot, (A,) each; all that remain if it is None."""
         state = self._robots[robot]
         count = len(state.actions) if count is None else count
         taken, state.actions = state.actions[:count], state.actions[count:]
@@ -128,7 +134,11 @@ class Session:
         return taken
 
     def reset(self, robots: Sequence[int] | None = None) -> None:
-        """Forget actions and states of some robots, or of all if not given; their episodes begin anew."""
+        """Forget actions and states of some robots, or of all if not given; their episodes begin anew.
+
+        Raises:
+            InputError: there is no such robot.
+        """
         if robots is None:
             self._robots = []
             return

@@ -52,7 +52,7 @@ CHANGES: dict[str, Change] = {
 
 @dataclass(frozen=True)
 class Limit:
-    """One number of a stop rule."""
+    """One threshold of a stop rule: its name, the change that it bounds, its default."""
 
     parameter: str  # its name
     change: str  # what must be below it, a name in `CHANGES`
@@ -75,8 +75,8 @@ STOP_RULES: dict[str, StopRule] = {
     ),
     "deferred_action_change": StopRule(
         (Limit("threshold", "action_change", 1e-3), Limit("coda_below", "latent_change", 0.1)),
-        "the same, asked only once the latent state changes by less than coda_below (relative); until then "
-        "the coda need not run. `rdvla calibrate` finds coda_below from demonstrations",
+        "the same, asked only after the latent state changes by less than coda_below (relative), so the coda "
+        "rarely runs. `rdvla calibrate` finds coda_below from demonstrations",
     ),
     "latent_change": StopRule(
         (Limit("threshold", "latent_change", 0.05),),
@@ -87,7 +87,7 @@ STOP_RULES: dict[str, StopRule] = {
         "1 - cos(S_k, S_{k-1}) < threshold: like latent_change, but blind to the state's length",
     ),
 }
-"""Name -> rule. Another rule is another entry: every engine, export and help text reads this table."""
+"""Name -> rule. To add a rule, add an entry: engines, exports and help texts all read this table."""
 
 
 @dataclass(frozen=True, init=False)
@@ -141,14 +141,14 @@ class Stop:
 
     @staticmethod
     def fixed(depth: int) -> Stop:
-        """Return the rule that runs the same depth for every sample; it counts as converged on arrival."""
+        """Return the rule of one depth for all; a sample that reaches it counts as converged."""
         if depth < 1:
             raise ConfigError(f"depth must be at least 1, got {depth}")
         return Stop(FIXED, min_depth=depth, max_depth=depth)
 
     @staticmethod
     def parameter_names(rule: str) -> tuple[str, ...]:
-        """Return the names of a rule's limits, in the order that its text gives them; empty for none such."""
+        """Return the names of a rule's limits in the order of its text; empty if there is no such rule."""
         return tuple(limit.parameter for limit in STOP_RULES[rule].limits) if rule in STOP_RULES else ()
 
     @property
@@ -182,7 +182,7 @@ def as_stop(stop: int | str | Stop) -> Stop:
     """Return a rule: a number is a fixed depth, a text what it says.
 
     Raises:
-        ConfigError: it is nothing of the kind.
+        ConfigError: it is none of these.
     """
     if isinstance(stop, Stop):
         return stop

@@ -1,4 +1,4 @@
-"""Runs a head fast: its own steps, or compiled ones that can never be older than its weights."""
+"""Runs a head fast, with its own steps or compiled ones, which are dropped once its weights change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rdvla.heads.recurrent.model import RecurrentDepthHead
 from rdvla.heads.recurrent.stopping import limits_on
 from rdvla.types import Prediction
 
-SAMPLES_PER_TENSOR = 64  # numbers of every weight that are compared before compiled code runs
+NUMBERS_COMPARED = 64  # at least so many of every weight, before compiled code runs
 
 
 class Predictor(Protocol):
@@ -44,13 +44,13 @@ class Predictor(Protocol):
 
 
 class Engine:
-    """Predicts with a recurrent-depth head: the results of `RecurrentDepthHead.predict`, faster.
+    """Predicts with a recurrent-depth head: as `RecurrentDepthHead.predict` up to rounding, but faster.
 
-    Samples that have stopped leave the batch, the coda decodes no state that no rule asks for, and blocks
-    that read the context once leave it unprojected. Copies and pickles of an engine hold no compiled code.
+    Samples that have stopped leave the batch. Only states that a rule needs are decoded. Blocks that run once
+    store no keys and values. Copies and pickles of an engine hold no compiled code.
 
     Args:
-        head: predicts with its weights of the moment.
+        head: its current weights are used.
         compiled: faster steps that hold the head's weights as they are now. They are dropped, with a
             warning, once the head has other weights.
     """
@@ -76,7 +76,7 @@ class Engine:
         generator: torch.Generator | None = None,
         trace: bool = False,
     ) -> Prediction:
-        """Iterate until every sample's own stop rule is satisfied; memory does not grow with depth.
+        """Iterate until every sample's own stop rule is satisfied; memory grows with depth only for a trace.
 
         Args:
             context: features of B observations.
@@ -86,7 +86,7 @@ class Engine:
             generator: source of S_0.
             trace: also return the actions and changes of every iteration; runs the coda in all of them.
         """
-        state = self.head.checked_state(context, initial_state, generator)
+        state = self.head.given_or_drawn(initial_state, context, generator)
         limits = limits_on(state.device, stop, batch_size=len(state), max_depth=max_depth)
         steps = self._current() or HeadSteps(self.head)
         encoded = steps.encode(context, coda_reads=None if trace else limits.coda_reads)
@@ -148,7 +148,7 @@ def compile(head: RecurrentDepthHead, *, dtype: torch.dtype = torch.float32) -> 
 
 
 def engine_for(head: ActionHead) -> Predictor:
-    """Return a predictor for a head: an `Engine` for a recurrent one, the head as it is for others."""
+    """Return an `Engine` for a recurrent head, otherwise a predictor that runs the head as it is."""
     return Engine(head) if isinstance(head, RecurrentDepthHead) else Unaided(head)
 
 
@@ -164,10 +164,10 @@ def recurrent(head: ActionHead) -> RecurrentDepthHead:
 
 
 class _Weights:
-    """A module's parameters and buffers as they were, to tell cheaply whether they still are.
+    """Remembers a module's parameters and buffers, and tells cheaply whether they have changed.
 
-    Replaced tensors, moved storage and in-place operations show in identities, addresses and versions. Writes
-    that torch does not count, such as those through `.data` or numpy, show in a sample of the numbers.
+    Identities, addresses and versions detect replaced tensors, moved storage and in-place operations. A
+    sample of the numbers detects writes that torch does not count, such as those through `.data` or numpy.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -185,7 +185,7 @@ class _Weights:
 
     def _sample(self) -> Tensor:
         samples = [
-            tensor.flatten()[:: max(1, tensor.numel() // SAMPLES_PER_TENSOR)].float()
+            tensor.flatten()[:: max(1, tensor.numel() // NUMBERS_COMPARED)].float()
             for tensor in self._tensors
         ]
         return torch.cat(samples)

@@ -1,7 +1,7 @@
-"""Runs the iterations: every sample to its own depth, the context in its final form beforehand.
+"""Runs the iterations on an encoded context, every sample to its own depth.
 
-The loop synchronises with the device only every `sync_interval` iterations. In between, samples that have
-stopped are computed on and their results left alone, so the interval changes nothing but the time taken.
+The loop synchronises with the device only every `sync_interval` iterations, see schedule.py. In between,
+samples that have stopped are still computed, but their results stay. So the interval changes only the time.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ def solve(
 ) -> Prediction:
     """Iterate from `initial_state` (B, K, D) until every sample's stop rule has stopped it.
 
-    A sample's result is the one it would get alone, synchronised in every iteration. `limits` lie on the
-    state's device.
+    A sample's result is the same as if it ran alone. `limits` lie on the state's device.
     """
     schedule = schedule or Schedule.for_device(initial_state.device)
     running = _Running(initial_state, encoded, limits)
@@ -61,15 +60,17 @@ def solve(
 def _stop(
     running: _Running, outcome: _Outcome, previous: Iteration, current: Iteration, *, depth: int
 ) -> None:
-    """Stop the samples that may, or must, and keep their results."""
+    """Stop the samples whose rule is satisfied or that are at their maximum depth; keep their results."""
     limits = running.limits
     if current.actions is None and limits.asks_for("actions"):
-        return  # nobody may stop, or its actions would have been decoded
+        return  # the decoder decodes whenever a sample can stop, so none can
     if previous.actions is None and current.actions is not None:
-        previous = Iteration(previous.state, torch.full_like(current.actions, torch.nan))  # satisfies nothing
+        previous = Iteration(
+            previous.state, torch.full_like(current.actions, torch.nan)
+        )  # NaN satisfies no limit
     converged = satisfied(limits, previous, current) & (depth >= limits.min_depth)
     ended = running.end(converged | (depth >= limits.max_depth))
-    if ended.device.type == "cpu" and not bool(ended.any()):  # elsewhere this would wait for the device
+    if ended.device.type == "cpu" and not bool(ended.any()):  # on an accelerator, reading it would wait
         return
     outcome.record(running.samples, ended, depth=depth, converged=converged, current=current)
 
@@ -85,7 +86,7 @@ class _Running:
         self.last = Iteration(initial_state)
 
     def end(self, stopped: Tensor) -> Tensor:
-        """Take out the samples that stop now; return them, (n,) bool, each sample once."""
+        """Take out the samples that stop now; return a mask of them, (n,) bool."""
         ended = self.alive & stopped
         self.alive = self.alive & ~stopped
         return ended
@@ -117,7 +118,7 @@ class _Outcome:
     def record(
         self, samples: Tensor, ended: Tensor, *, depth: int, converged: Tensor, current: Iteration
     ) -> None:
-        """Keep the results of the samples that ended, (n,) bool; `samples` (n,) are their batch numbers."""
+        """Keep results of samples under the mask `ended` (n,); `samples` (n,) are numbers in the batch."""
         self.state[samples] = _where(ended, current.state, self.state[samples])
         self.depth[samples] = _where(ended, torch.full_like(samples, depth), self.depth[samples])
         self.converged[samples] = _where(ended, converged, self.converged[samples])
@@ -127,7 +128,7 @@ class _Outcome:
             self.actions[samples] = _where(ended, current.actions, self.actions[samples])
 
     def prediction(self, steps: Steps, encoded: EncodedContext, trace: Trace | None) -> Prediction:
-        """Return the whole; decode the final states if no state was decoded in the loop."""
+        """Return the prediction; decode the final states now if the loop decoded none."""
         actions = self.actions if self.actions is not None else steps.decode(self.state, encoded)
         return Prediction(actions, self.depth, self.converged, self.state, trace)
 
@@ -157,7 +158,7 @@ class _Tracer:
                 if change.of == "actions"
                 else (previous.state, current.state)
             )
-            if previous.actions is not None:  # the first iteration has no change
+            if previous.actions is not None:  # without a_0 the first iteration has no entry
                 found[samples] = change.measure(before, after).to(found.dtype).where(alive, torch.nan)
             self.changes[name].append(found)
 

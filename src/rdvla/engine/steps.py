@@ -8,13 +8,13 @@ from typing import Protocol, cast
 from torch import Tensor, nn
 
 from rdvla.engine.context import Form, bind, context_for
-from rdvla.heads import Context, Level
+from rdvla.heads import ActionHead, Context, Level
 from rdvla.heads.recurrent.model import (
     BlockContext,
     CrossAttention,
     EncodedContext,
     RecurrentDepthHead,
-    project_for,
+    keys_and_values,
 )
 
 
@@ -51,8 +51,8 @@ class HeadSteps:
         prelude = self._contexts(head.prelude, head.config.prelude, context, reads=1)
         bound = [bind(attention_of(block), each) for block, each in zip(head.prelude, prelude, strict=True)]
         return EncodedContext(
-            injection=head.adapter.inject(head.run_prelude(bound, context.batch_size)),
-            core=project_for(head.core, head.config.core, context),
+            injection=head.adapter.constant_term(head.run_prelude(bound, context.batch_size)),
+            core=keys_and_values(head.core, head.config.core, context),
             coda=self.coda_contexts(context, coda_reads=coda_reads),
         )
 
@@ -86,3 +86,11 @@ class HeadSteps:
 def attention_of(block: nn.Module) -> CrossAttention:
     """Return the part of a block that reads the context."""
     return cast("CrossAttention", block.cross_attention)
+
+
+def kept_per_query(head: ActionHead, context: Context) -> list[Tensor]:
+    """Return the keys and values that a query keeps while it iterates; none for heads that do not iterate."""
+    if not isinstance(head, RecurrentDepthHead):
+        return []
+    encoded = head.encode(context)
+    return [tensor for each in (*encoded.core, *encoded.coda) for tensor in cast("Form", each)]

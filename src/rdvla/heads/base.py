@@ -1,4 +1,4 @@
-"""What an action head is to the rest of the house: context features in, a chunk of actions out."""
+"""What every action head offers: context features in, a chunk of actions out."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rdvla.types import Prediction
 
 @dataclass(frozen=True)
 class Context:
-    """Backbone features of a batch of B observations; C is the width of the context."""
+    """Backbone features of a batch of B observations; E is the width of the context."""
 
-    vision: Mapping[Level, Tensor]  # h_vis by level, each (B, M, C)
-    latents: Mapping[Level, Tensor]  # h_lat by level, each (B, L, C)
-    proprio: Tensor  # p, (B, 1, C)
+    vision: Mapping[Level, Tensor]  # h_vis by level, each (B, M, E)
+    latents: Mapping[Level, Tensor]  # h_lat by level, each (B, L, E)
+    proprio: Tensor  # p, (B, 1, E)
 
     @property
     def batch_size(self) -> int:
@@ -36,7 +36,7 @@ class Context:
         )
 
     def to(self, *, device: torch.device | str, dtype: torch.dtype) -> Context:
-        """Return the same features without gradient on a device, in a dtype."""
+        """Detach the features, and move them to a device and dtype."""
 
         def moved(value: Tensor) -> Tensor:
             return value.detach().to(device=device, dtype=dtype)
@@ -73,6 +73,7 @@ class ActionHead(nn.Module, ABC):
     """Features of an observation in, a chunk of K actions out, in normalised units."""
 
     config: HeadConfig
+    state_shape: tuple[int, ...]  # of one sample's initial state, such as (K, D)
 
     @abstractmethod
     def loss(
@@ -92,8 +93,8 @@ class ActionHead(nn.Module, ABC):
             actions: (B, K, A) demonstrated chunks, normalised.
             is_pad: (B, K) bool, True past the end of the episode.
             generator: source of all random numbers.
-            depth: iterations of a head that iterates; drawn by the head if not given. Others ignore it.
-            initial_state: (B, K, D), where the iterations start; drawn if not given. Others ignore it.
+            depth: number of iterations, if the head iterates; drawn by the head if not given.
+            initial_state: (B, K, D), where the iterations start; drawn if not given.
         """
 
     @abstractmethod
@@ -107,7 +108,7 @@ class ActionHead(nn.Module, ABC):
         generator: torch.Generator | None = None,
         initial_state: Tensor | None = None,
     ) -> dict[int, Score]:
-        """Return the L1 of the predicted chunk by depth, for validation; arguments as in `loss`."""
+        """Return the summed L1 of the predicted chunk by depth, for validation; arguments as in `loss`."""
 
     @abstractmethod
     def predict(
@@ -132,17 +133,12 @@ class ActionHead(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw where a prediction starts, (B, K, D)."""
+        """Draw where the iterations of B samples start, (B, K, D)."""
 
-    @property
-    @abstractmethod
-    def state_shape(self) -> tuple[int, ...]:
-        """Shape of one sample's initial state, such as (K, D)."""
-
-    def checked_state(
-        self, context: Context, initial_state: Tensor | None, generator: torch.Generator | None
+    def given_or_drawn(
+        self, initial_state: Tensor | None, context: Context, generator: torch.Generator | None
     ) -> Tensor:
-        """Return the initial state as given, or drawn.
+        """Return the initial state as given, or drawn if it is None.
 
         Raises:
             ValueError: its shape does not fit the context.
@@ -154,20 +150,15 @@ class ActionHead(nn.Module, ABC):
             raise ValueError(f"initial_state must be {expected}, got {tuple(initial_state.shape)}")
         return initial_state
 
-    def kept_per_query(self, context: Context) -> list[Tensor]:
-        """Return the tensors that a query keeps while it runs, for an account of memory."""
-        del context
-        return []
-
     def context(
         self, *, vision: Mapping[Level, Tensor], latents: Mapping[Level, Tensor], proprio: Tensor
     ) -> Context:
-        """Collect a backbone's features into the context of a query, and keep the levels that are read.
+        """Check a backbone's features, and keep the levels that the head reads.
 
         Args:
-            vision: level -> (B, M, C).
-            latents: level -> (B, L, C).
-            proprio: (B, 1, C).
+            vision: level -> (B, M, E).
+            latents: level -> (B, L, E).
+            proprio: (B, 1, E).
 
         Raises:
             ValueError: a level that the head reads is missing, or a shape does not fit.
@@ -194,7 +185,7 @@ class ActionHead(nn.Module, ABC):
 
 
 class ProprioProjector(nn.Module):
-    """Two-layer MLP from normalised proprioception (B, S) to one context token p (B, 1, C)."""
+    """Two-layer MLP from normalised proprioception (B, S) to one context token p (B, 1, E)."""
 
     def __init__(self, state_dim: int, width: int) -> None:
         super().__init__()
@@ -202,13 +193,13 @@ class ProprioProjector(nn.Module):
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, state: Tensor) -> Tensor:
-        """(B, S) -> (B, 1, C)."""
+        """(B, S) -> (B, 1, E)."""
         token: Tensor = self.fc2(nn.functional.gelu(self.fc1(state)))
         return token.unsqueeze(1)
 
 
 def absolute_error(predicted: Tensor, target: Tensor, *, is_pad: Tensor) -> Score:
-    """Sum |predicted - target| over the steps that exist.
+    """Sum |predicted - target| over the steps that are not padding.
 
     A chunk that starts near the end of an episode reaches past it. Those steps are left out, not trained
     towards a repeated last action: nothing was demonstrated there, and with delta actions a repetition would

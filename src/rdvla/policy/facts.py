@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rdvla.backbone.pretrained import PROBE
 from rdvla.config import encode_config
+from rdvla.engine.steps import kept_per_query
 from rdvla.policy.policy import RDVLAPolicy
 from rdvla.policy.trainable import count_parameters
 from rdvla.types import Observation
@@ -62,7 +63,7 @@ def _query_facts(policy: RDVLAPolicy) -> dict[str, Any]:
     state = torch.zeros(1, config.state_dim, device=policy.device)
     observation = Observation(images=dict.fromkeys(config.cameras, blank), state=state, instruction=[PROBE])
     context = policy.context_from(policy.frozen_inputs(observation), state)
-    kept = policy.head.kept_per_query(context)
+    kept = kept_per_query(policy.head, context)
     level = config.head.levels[0]
     return {
         "tokens": {

@@ -43,11 +43,11 @@ class GEMVAdapter(nn.Module):
         super().__init__()
         state_weight, prelude_weight = adapter.weight.chunk(2, dim=1)
         self.state = GEMVLinear(state_weight, dtype)
-        self.inject = GEMVLinear(prelude_weight, dtype)
+        self.constant_term = GEMVLinear(prelude_weight, dtype)
 
-    def forward(self, state: Tensor, injection: Tensor) -> Tensor:
+    def forward(self, state: Tensor, constant: Tensor) -> Tensor:
         """(B, K, D) each -> (B, K, D)."""
-        out: Tensor = self.state(state) + injection
+        out: Tensor = self.state(state) + constant
         return out
 
 

@@ -22,7 +22,8 @@ class RecurrentConfig(HeadConfig):  # type: ignore[no-untyped-call]
 
     Each entry of `prelude`, `core` and `coda` is one block and names the context level that it reads, so the
     number of entries is the number of blocks. Prelude and coda may be empty. A single-pass head is trained
-    at depth 1; an untied head of n blocks is n entries of `core`, also at depth 1.
+    with `rdvla train --depth.distribution constant --depth.mean 1`; so is an untied head of n blocks, whose
+    `core` has n entries.
     """
 
     hidden_dim: int = 896  # D, width of the latent state
@@ -30,16 +31,16 @@ class RecurrentConfig(HeadConfig):  # type: ignore[no-untyped-call]
     context_dim: int | None = None  # width of vision, latent, proprio tokens; None: hidden_dim (paper)
     prelude: tuple[Level, ...] = ("middle",)  # P, run once
     core: tuple[Level, ...] = ("late", "late")  # R, weight-tied, run r times
-    coda: tuple[Level, ...] = ("late",)  # C, run once on the final state
+    coda: tuple[Level, ...] = ("late",)  # C, decodes a state to actions
     feedforward_multiple: int = 4  # inner width of SwiGLU over D
     rotary: RotaryForm = "standard"  # neighbour_pairs: the form that published weights were trained with
     rotary_base: float = 10_000.0
     norm_eps: float = 1e-6
-    initial_state_std: float = 0.632  # sqrt(2/5), standard deviation of S_0 before gamma_init
+    initial_state_std: float = 0.632  # sqrt(2/5), of S_0 before gamma_init and the cut
     vision_gate_init: float = 0.0  # g: vision logits are multiplied by tanh(g)
-    adapter_init: AdapterInit = "truncated_normal"  # near_identity: x_1 starts close to a mix of S_0, S_pre
+    adapter_init: AdapterInit = "truncated_normal"  # near_identity: x_1 starts near 0.9 S_0 + 0.3 S_pre
     mean_depth: int = 32  # m of the training depth distribution; also scales the output projections
-    backprop_depth: int = 8  # d, the last iterations that gradient flows through
+    backprop_depth: int = 8  # d: gradient flows through the last d iterations
 
     training_fields: ClassVar[tuple[str, ...]] = (
         "mean_depth", "backprop_depth", "vision_gate_init", "adapter_init"

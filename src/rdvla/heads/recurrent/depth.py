@@ -21,12 +21,12 @@ class DepthDistribution(Protocol):
 
 @dataclass(frozen=True)
 class LogNormalPoisson:
-    """tau ~ Normal(ln m - s^2 / 2, s), r = Poisson(exp(tau)) + 1, clamped.
+    """tau ~ Normal(ln m - s^2 / 2, s), r = Poisson(exp(tau)) + 1, clamped to minimum..maximum.
 
     The paper has s = 0.5.
     """
 
-    mean: float = 32.0  # m
+    mean: float = 32.0  # m, the mean of the Poisson's rate; at 32 the clamped r averages 32 as well
     sigma: float = 0.5  # s; ln m - s^2 / 2 is ln m - 0.125 at 0.5
     minimum: int = 1
     maximum: int = 64
@@ -41,7 +41,8 @@ class LogNormalPoisson:
 
     def sample(self, generator: torch.Generator | None = None) -> int:
         """Draw r."""
-        noise = torch.randn((), generator=generator)
+        device = "cpu" if generator is None else generator.device
+        noise = torch.randn((), generator=generator, device=device)
         rate = torch.exp(noise * self.sigma + (math.log(self.mean) - self.sigma**2 / 2))
         drawn = int(torch.poisson(rate, generator=generator)) + 1
         return min(max(drawn, self.minimum), self.maximum)
@@ -49,7 +50,7 @@ class LogNormalPoisson:
 
 @dataclass(frozen=True)
 class ConstantDepth:
-    """The same depth in every update; 1 trains a single-pass head."""
+    """The same depth in every update; with 1, `rdvla train` trains a single-pass head."""
 
     depth: int = 1
 
