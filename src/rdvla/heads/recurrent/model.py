@@ -183,7 +183,7 @@ class Block(nn.Module):
 
 
 class Adapter(nn.Linear):
-    """W_adapt [S ; S_pre], written as W_s S + W_pre S_pre so that the constant term is computed once."""
+    """W_adapt [S ; S_pre], written as W_s S + W_pre S_pre, so the constant term is computed once."""
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__(2 * config.hidden_dim, config.hidden_dim, bias=False)
