@@ -28,6 +28,7 @@ from rdvla.export import export_compiled_head
 from rdvla.hashing import fingerprint
 from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 from rdvla.types import Prediction
+from tests.support.closeness import assert_no_close_calls
 from tests.support.heads import SMALL, make_context, make_head, take
 
 RULES = (
@@ -83,6 +84,8 @@ def test_the_functions_together_are_the_head(config: RecurrentConfig, rule) -> N
     head, context = make_case(config)
     start = head.initial_state(3, torch.Generator().manual_seed(0)) * torch.tensor([0.2, 1, 6])[:, None, None]
     expected = Engine(head).predict(context, stop=rule, initial_state=start, trace=True)
+    assert expected.trace is not None
+    assert_no_close_calls(expected.trace, rule, tolerance=3e-5)
     engine = uncompiled(head, context)
     for found in (
         engine.predict(context, stop=rule, initial_state=start),

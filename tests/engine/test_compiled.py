@@ -16,6 +16,7 @@ from rdvla.control import Stop
 from rdvla.engine import Engine, compile
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.heads import RecurrentDepthHead
+from tests.support.closeness import assert_stops_clearly
 from tests.support.heads import make_context, make_head
 
 NEEDS_COMPILER = pytest.mark.skipif(
@@ -38,6 +39,7 @@ def test_compiled_code_gives_the_same_at_any_depth(batch: int) -> None:
     stops = (1, 4, 9, Stop("action_change", threshold=1e-3))
     expected = [head.predict(**inputs, stop=stop) for stop in stops]
     assert len(set(expected[-1].depth.tolist())) > 1
+    assert_stops_clearly(head, **inputs, stop=stops[-1], tolerance=3e-5)
     engine = compile(head)
     engine.predict(**inputs, stop=2)
     torch._dynamo.utils.counters.clear()

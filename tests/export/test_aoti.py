@@ -18,6 +18,7 @@ from rdvla.errors import RDVLAError
 from rdvla.export import Report, export_compiled_head
 from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.policy import RDVLAPolicy
+from tests.support.closeness import assert_stops_clearly
 from tests.support.heads import make_scaled_case, take
 from tests.support.tiny_models import make_observation, make_policy
 
@@ -53,6 +54,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 def test_every_rule_decides_as_before_in_a_batch_and_alone(report: Report, rule) -> None:
     head, context, start = make_case()
     expected = Engine(head).predict(context, stop=rule, initial_state=start)
+    assert_stops_clearly(head, context, stop=rule, initial_state=start, tolerance=3e-5)
     engine = load_compiled(head, report.folder)
     found = engine.predict(context, stop=rule, initial_state=start)
     assert found.depth.tolist() == expected.depth.tolist()
@@ -105,6 +107,7 @@ def test_no_compiler_is_needed_to_run_it(report: Report) -> None:
     code = f"""
 import torch
 from rdvla.engine import Engine, load_compiled
+from tests.support.closeness import assert_stops_clearly
 from tests.support.heads import make_scaled_case
 head, context, start = make_scaled_case(vision={VISION})
 engines = Engine(head), load_compiled(head, {str(report.folder)!r})

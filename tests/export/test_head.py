@@ -27,6 +27,7 @@ from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.runtime import OnnxHead, OnnxPolicy
 from rdvla.runtime.description import GRAPH, read_description
 from rdvla.types import Prediction
+from tests.support.closeness import assert_stops_clearly
 from tests.support.reference_case import load_case
 
 RULES = (
@@ -41,6 +42,7 @@ RULES = (
     Stop("latent_change", threshold=1e-9, max_depth=4),
     Stop("cosine", threshold=1e-3),
 )
+TOLERANCE = 2e-4  # of actions and states below, which are of the size of 1
 
 
 @dataclass
@@ -58,6 +60,12 @@ class Case:
     def run(self, stop: Stops, **options: object) -> Prediction:
         return OnnxHead.load(self.folder, threads=1).predict(
             self.features, stop=stop, initial_state=self.expected["initial_state"].numpy(), **options
+        )
+
+    def assert_stops_clearly(self, stop: Stops, **options: object) -> None:
+        start = self.expected["initial_state"]
+        assert_stops_clearly(
+            self.head, self.context, stop=stop, initial_state=start, tolerance=TOLERANCE, **options
         )
 
 
@@ -81,7 +89,9 @@ def test_actions_and_state_at_fixed_depth(case: Case, depth: int) -> None:
 def test_every_sample_stops_where_the_reference_does(case: Case) -> None:
     for name, depth in case.depths.items():
         threshold, _, row = name.partition("/sample_")
-        prediction = case.run(Stop("action_change", threshold=float(threshold)))
+        stop = Stop("action_change", threshold=float(threshold))
+        case.assert_stops_clearly(stop)
+        prediction = case.run(stop)
         assert prediction.depth[int(row)] == depth
         assert prediction.converged[int(row)]
         actions = case.expected[f"actions_adaptive_{threshold}_sample_{row}"][0]
@@ -93,6 +103,7 @@ def test_every_rule_decides_as_in_torch(case: Case, rule) -> None:
     expected = Engine(case.head).predict(
         case.context, stop=rule, initial_state=case.expected["initial_state"]
     )
+    case.assert_stops_clearly(rule)
     prediction = case.run(rule)
     assert prediction.depth.tolist() == expected.depth.tolist()
     assert prediction.converged.tolist() == expected.converged.tolist()
@@ -106,6 +117,7 @@ def test_every_sample_has_its_own_rule_and_limit_as_in_torch(case: Case) -> None
     start = case.expected["initial_state"]
     for max_depth in (None, 3, [5, 2, 30, 1, 4][:batch]):
         expected = case.head.predict(case.context, stop=stops, max_depth=max_depth, initial_state=start)
+        case.assert_stops_clearly(stops, max_depth=max_depth)
         found = case.run(stops, max_depth=max_depth)
         assert found.depth.tolist() == expected.depth.tolist()
         assert found.converged.tolist() == expected.converged.tolist()

@@ -24,6 +24,7 @@ from rdvla.export import folder as export_folder
 from rdvla.policy import RDVLAPolicy
 from rdvla.runtime import OnnxHead, OnnxPolicy
 from rdvla.types import Observation
+from tests.support.closeness import assert_no_close_calls
 from tests.support.heads import make_head
 from tests.support.tiny_models import (
     SENTENCES,
@@ -55,7 +56,8 @@ def test_it_acts_as_the_policy(policy: RDVLAPolicy, exported: Path, rule, batch:
     plain, runtime = in_float32(policy), OnnxPolicy.load(exported, threads=1)
     observation = make_observation(batch, seed=3)
     start = plain.initial_state(batch, torch.Generator().manual_seed(1))
-    expected = plain.predict(observation, stop=rule, initial_state=start)
+    expected = plain.predict(observation, stop=rule, initial_state=start, trace=True)
+    assert_no_close_calls(expected.trace, rule, tolerance=2e-4)  # normalised: at most twice the real units
     found = runtime.predict(observation, stop=rule, initial_state=start.numpy())
     np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
     assert found.depth.tolist() == expected.depth.tolist()
