@@ -1,9 +1,9 @@
-"""The plain reading of the method, to compare with: nothing is kept between iterations.
+"""The loop of public code for the method, to compare with: it keeps nothing between iterations.
 
-Every block of every iteration projects the whole context to keys and values again, the adapter reads the
-prelude's output again, and under the adaptive rule the coda runs in every iteration, the host waits for its
-answer, and the coda runs once more at the end: what public code for the method does. Weights and attention
-kernels are those of the given head, so that the difference in time is what ours leaves out, and nothing else.
+Every block of every iteration projects the whole context to keys and values again, and the adapter multiplies
+the prelude's output again. Under the adaptive rule the coda runs and the host waits in every iteration, and
+the coda runs once more at the end. Weights and attention kernels are the given head's own, so only the work
+that the engine leaves out makes a difference in time.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def plain_loop(head: RecurrentDepthHead, context: Context, *, depth: int, initia
 def plain_adaptive_loop(
     head: RecurrentDepthHead, context: Context, *, threshold: float, max_depth: int, initial_state: Tensor
 ) -> tuple[Tensor, int]:
-    """Return the actions (1, K, A) of one sample under the paper's rule, and the depth it stopped at."""
+    """Return one sample's actions (1, K, A) under the paper's rule, and the depth at which it stopped."""
     prelude, state = _prelude(head, context), initial_state
     depth, change = 0, float("inf")
-    before: Tensor | None = None
+    previous: Tensor | None = None
     while depth < max_depth and not change < threshold:
         state = _iterate(head, context, prelude, state)
         depth += 1
         actions = _decode(head, context, state)
-        if before is not None:
-            change = (actions - before).square().mean().item()
-        before = actions
+        if previous is not None:
+            change = (actions - previous).square().mean().item()
+        previous = actions
     return _decode(head, context, state), depth
 
 
@@ -50,9 +50,9 @@ def _prelude(head: RecurrentDepthHead, context: Context) -> Tensor:
 
 
 def _iterate(head: RecurrentDepthHead, context: Context, prelude: Tensor, state: Tensor) -> Tensor:
-    joined = functional.linear(torch.cat([state, prelude], dim=-1), head.adapter.weight)
-    mixed = head.adapter_norm(head.gamma_adapt * joined)
-    out: Tensor = head.core_norm(_run(head.core, head.config.core, mixed, context))
+    adapted = functional.linear(torch.cat([state, prelude], dim=-1), head.adapter.weight)
+    x = head.adapter_norm(head.gamma_adapt * adapted)
+    out: Tensor = head.core_norm(_run(head.core, head.config.core, x, context))
     return out
 
 

@@ -1,4 +1,4 @@
-"""Do iterations predict failure? Areas under the ROC curve, over all episodes and within tasks.
+"""Do iterations predict failure? Areas under the ROC curve over all episodes and within tasks.
 
     python -m benchmarks.failure docs/results/libero_10.json --setting action_change:0.001
 
@@ -21,13 +21,13 @@ Scores = NDArray[np.float64]
 
 
 def area(failed: Scores, succeeded: Scores) -> tuple[float, int]:
-    """Return how many pairs a failed episode's score wins, ties counting half, and the number of pairs."""
+    """Return the number of pairs whose failed episode scores higher, ties as half, and of all pairs."""
     difference = failed[:, None] - succeeded[None]
     return float((difference > 0).sum() + (difference == 0).sum() / 2), difference.size
 
 
 def areas(tasks: list[str], scores: Scores, success: NDArray[np.bool_]) -> dict[str, float]:
-    """Return the areas over all episodes, within tasks, and of the task prior; nan without pairs."""
+    """Return the areas over all episodes, within tasks, and for the task prior; NaN without pairs."""
     groups: dict[str, list[int]] = defaultdict(list)
     for number, task in enumerate(tasks):
         groups[task].append(number)
@@ -43,7 +43,7 @@ def areas(tasks: list[str], scores: Scores, success: NDArray[np.bool_]) -> dict[
 
 
 def main() -> None:
-    """Print one line of a table per results file."""
+    """Print a table with a line per results file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
-"""The matrix products of one iteration at the paper's size: torch's compiled ones, and the kernel's.
+"""The matrix products of one iteration at the paper's size: torch's compiled products against the kernel.
 
     python -m benchmarks.gemv --output runs/bench/gemv.json
 
-A sample has a row for each of its 8 actions. The clock runs over 8 iterations, from inputs to outputs of
-their thirteen products each, whose 113 MiB of float32 weights were packed before; times are of one iteration.
+A sample's input has 8 rows, one per action. The clock runs over 8 iterations of thirteen products; their 113
+MiB of float32 weights are packed before. A time is for one iteration.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from rdvla.files import write_json
 from rdvla.heads import RecurrentConfig
 
 ROWS = (8, 16, 32, 64)
-ITERATIONS = 8  # one after the other, as in a query: some of the weights may still be in a cache
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of outputs of size 1
+ITERATIONS = 8  # in turn, as in a query: some weights may still be in a cache
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # for outputs of size 1
 
 
 def weights(config: RecurrentConfig) -> list[Tensor]:
-    """Random weights (O, I) of an iteration's products, so large that outputs are of size 1."""
+    """Draw weights (O, I) for an iteration's products, scaled to give outputs of size 1."""
     width, inner = config.hidden_dim, config.feedforward_multiple * config.hidden_dim
     block = [
         (3 * width, width),
@@ -47,7 +47,7 @@ def weights(config: RecurrentConfig) -> list[Tensor]:
 
 
 class Products(nn.Module):
-    """Each layer applied to the input of its width."""
+    """Applies each layer to the input of its width."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -59,14 +59,14 @@ class Products(nn.Module):
 
 
 def candidates(matrices: Sequence[Tensor], dtype: torch.dtype) -> dict[str, Callable[..., list[Tensor]]]:
-    """Torch's compiled products, with weights packed for the processor, and the kernel's."""
+    """Return torch's compiled products, with weights packed for the processor, and the kernel's."""
     plain = Products([_linear(matrix) for matrix in matrices]).requires_grad_(False)
     kernel = Products([GEMVLinear(matrix, dtype) for matrix in matrices])
     return {"torch": compile_frozen(plain, dtype=dtype, device=torch.device("cpu")), "kernel": kernel}
 
 
 def measure(config: RecurrentConfig, *, rows: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """Check that both give the same, then time them in turn: a line per dtype and number of rows.
+    """Check that both give the same result, then time them in turn; return a line per dtype and row count.
 
     Raises:
         RuntimeError: the two differ by more than rounding does.
@@ -76,7 +76,7 @@ def measure(config: RecurrentConfig, *, rows: Sequence[int], rounds: int) -> lis
     lines = []
     for dtype in DTYPES:
         for count in rows:
-            # Anew for each number of rows: compiled for many at once, torch's products are slower.
+            # Compile for each row count by itself: products for any number of rows are slower.
             torch.compiler.reset()
             runs = candidates(matrices, dtype)
             inputs = {width: torch.randn(count, width) for width in {matrix.shape[1] for matrix in matrices}}
@@ -105,7 +105,7 @@ def _iterate(products: Callable[..., list[Tensor]], inputs: dict[int, Tensor]) -
 
 
 def _difference(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    return max(float((one - other).abs().max()) for one, other in zip(some, others, strict=True))
+    return max(float((x - y).abs().max()) for x, y in zip(some, others, strict=True))
 
 
 def _line(
@@ -137,7 +137,7 @@ def _text(line: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print, write the JSON file."""
+    """Measure, print the lines, write the JSON file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gemv", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/bench/gemv.json"))
     parser.add_argument("--rounds", type=int, default=15)

@@ -28,7 +28,7 @@ class Spread:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Spread:
-        """Summarise samples; one sample is its own spread."""
+        """Summarise samples; a single sample is its own median and quartiles."""
         if len(samples) == 1:
             return cls(samples[0], samples[0], samples[0])
         low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
@@ -38,9 +38,9 @@ class Spread:
 def interleave(
     candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Time every candidate once a round, in an order that turns by one each round: name -> milliseconds.
+    """Time every candidate once per round, each round starting with another; return name -> milliseconds.
 
-    A slow moment of the machine so meets all of them, and samples of one round can be compared as a pair.
+    A slow moment of the machine hits all candidates, so samples of a round can be compared as a pair.
     """
     names = list(candidates)
     for _ in range(warmup):
@@ -57,7 +57,7 @@ def interleave(
 
 
 def paired_ratio(slow: Sequence[float], fast: Sequence[float]) -> Spread:
-    """How many times longer `slow` takes: the spread of the ratios of samples taken in the same round."""
+    """Return how many times longer `slow` takes: the spread of the ratios within each round."""
     return Spread.of([a / b for a, b in zip(slow, fast, strict=True)])
 
 
@@ -76,7 +76,7 @@ def hardware() -> dict[str, Any]:
 
 
 def run_fresh(module: str, *arguments: str) -> str:
-    """Run `python -m module arguments` in a process of its own and return what it printed."""
+    """Run `python -m module arguments` in a new process, and return its output."""
     command = [sys.executable, "-m", module, *arguments]
     root = Path(__file__).parents[1]
     return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
@@ -85,7 +85,7 @@ def run_fresh(module: str, *arguments: str) -> str:
 def reset_peak_memory() -> float:
     """Start a new measurement of this process's peak memory; return its memory now, MiB (Linux, glibc).
 
-    Memory that was freed and kept by malloc goes back to the system first: reusing it would not be seen.
+    Freed memory that malloc kept goes back to the system first, because its reuse would not show.
     """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -94,7 +94,7 @@ def reset_peak_memory() -> float:
 
 
 def peak_memory() -> float:
-    """Return the most resident memory since `reset_peak_memory`, MiB (Linux)."""
+    """Return the peak of resident memory since `reset_peak_memory`, MiB (Linux)."""
     return _status_mib("VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""What the head's benchmark runs on: random weights and features of the paper's sizes."""
+"""The inputs of the head's benchmark: random weights and features of the paper's sizes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ def build(
     torch.manual_seed(0)
     head = RecurrentDepthHead(config).eval().requires_grad_(False)
     for block in (*head.prelude, *head.core, *head.coda):
-        block.cross_attention.vision_gate.fill_(
-            0.5
-        )  # as if trained: a gate of 0 would hide the vision tokens
+        block.cross_attention.vision_gate.fill_(0.5)  # as if trained; 0 would hide the vision tokens
     return head, *random_query(head, vision_tokens=vision_tokens, latent_tokens=latent_tokens, seed=1)
 
 
@@ -40,22 +38,22 @@ def random_query(
     return context, head.initial_state(1, generator)
 
 
-def adaptive_rules(
+def adaptive_stops(
     head: RecurrentDepthHead, context: Context, state: Tensor, *, depth: int
 ) -> tuple[Stop, Stop]:
-    """The paper's rule, and the same with the coda deferred, that stop this query at `depth`.
+    """Return the paper's rule, and the same with the coda deferred, such that this query stops at `depth`.
 
     Raises:
-        RuntimeError: no threshold does, as the action change does not fall at that depth.
+        RuntimeError: no threshold does, because the action change is not smallest at that depth.
     """
     trace = Engine(head).predict(context, stop=depth, initial_state=state, trace=True).trace
     assert trace is not None
     actions, latents = trace.action_change[1:, 0], trace.latent_change[1:, 0]
-    lowest_before, there = float(actions[:-1].min()), float(actions[-1])
-    if not there < lowest_before:
-        raise RuntimeError(f"the action change at depth {depth}, {there}, is not the smallest so far")
-    threshold = (there * lowest_before) ** 0.5
-    gate = (float(latents[-1]) * float(latents[-2])) ** 0.5  # between the last two iterations
+    smallest_before, last = float(actions[:-1].min()), float(actions[-1])
+    if not last < smallest_before:
+        raise RuntimeError(f"the action change at depth {depth}, {last}, is not the smallest so far")
+    threshold = (last * smallest_before) ** 0.5
+    coda_below = (float(latents[-1]) * float(latents[-2])) ** 0.5  # between the last two iterations
     return Stop("action_change", threshold=threshold), Stop(
-        "deferred_action_change", threshold=threshold, coda_below=gate
+        "deferred_action_change", threshold=threshold, coda_below=coda_below
     )

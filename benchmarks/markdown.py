@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md from what the benchmarks wrote.
+"""Formats the results of the benchmarks as the tables of docs/performance.md.
 
 python -m benchmarks.markdown runs/bench/head.json runs/bench/gemv.json runs/bench/query.json
 """
@@ -17,15 +17,15 @@ ADAPTIVE = {"action_change": "adaptive", "deferred_action_change": "adaptive, co
 
 
 def head_tables(result: Row) -> Iterator[str]:
-    """Every path under every rule, what an iteration could take at least, and peak memory."""
+    """Format every path under every stop rule, the least time of an iteration, and peak memory."""
     paths = list(result["iteration_ms"])
     rows: dict[str, dict[str, Row]] = {}
     for row in result["rows"]:
-        rows.setdefault(_rule(row), {})[row["path"]] = row
+        rows.setdefault(_setting(row), {})[row["path"]] = row
     yield from _title("setting", "plain loop, ms", *paths)
-    for rule, by_path in rows.items():
+    for setting, by_path in rows.items():
         base = next(iter(by_path.values()))["baseline_ms"]
-        yield _line(rule, f"{base:.0f}", *(_ratio(by_path[path]) for path in paths))
+        yield _line(setting, f"{base:.0f}", *(_ratio(by_path[path]) for path in paths))
     errors = [max(by_path[path]["max_abs_difference"] for by_path in rows.values()) for path in paths]
     yield _line("largest error above", "", *(f"{error:.0e}" for error in errors))
     others = result["errors"]["paths"]
@@ -52,7 +52,7 @@ def head_tables(result: Row) -> Iterator[str]:
 
 
 def query_tables(result: Row) -> Iterator[str]:
-    """Whole queries of compact policies."""
+    """Format whole queries of compact policies."""
     yield from _title("policy", "what", "ms (quartiles)", "iterations")
     for policy in result["policies"]:
         for row in policy["rows"]:
@@ -61,14 +61,14 @@ def query_tables(result: Row) -> Iterator[str]:
 
 
 def vision_tables(result: Row) -> Iterator[str]:
-    """The parts of a query at the paper's size."""
+    """Format the shares of a query at the paper's size."""
     yield from _title("what", "share", "ms (quartiles)")
     for row in result["rows"]:
         yield _line(row["what"], f"{row['share']:.0%}", _spread(row, digits=0))
 
 
 def gemv_tables(result: Row) -> Iterator[str]:
-    """An iteration's matrix products: torch's compiled ones and the kernel's."""
+    """Format an iteration's matrix products: torch's compiled products against the kernel."""
     yield from _title("weights", "rows", "torch, ms", "kernel, ms", "ratio (quartiles)")
     for row in result["rows"]:
         low, high = row["ratio_spread"]
@@ -80,7 +80,7 @@ def gemv_tables(result: Row) -> Iterator[str]:
 
 
 def tables(result: Row) -> Iterator[str]:
-    """The tables of any of the four."""
+    """Format the results of any of the four benchmarks."""
     if "iteration_ms" in result:
         return head_tables(result)
     if "policies" in result:
@@ -88,7 +88,7 @@ def tables(result: Row) -> Iterator[str]:
     return gemv_tables(result) if "dtype" in result["rows"][0] else vision_tables(result)
 
 
-def _rule(row: Row) -> str:
+def _setting(row: Row) -> str:
     name = row["rule"].partition(":")[0]
     return ADAPTIVE.get(name, f"depth {row['depth']}")
 

@@ -1,18 +1,18 @@
-"""What fine-tuning a published vision-language model takes, computed without its weights and without a GPU.
+"""The memory that fine-tuning a published vision-language model takes, computed without weights or GPU.
 
     python -m benchmarks.memory
 
-Models of the published sizes are built on the meta device, where tensors have a shape and no memory, and
-one sample goes through the language model: parameters are counted, and the bytes that autograd keeps for
-the backward pass, with attention as a fused kernel does it. See docs/backbones.md for the formula.
-Fragmentation and the libraries' own buffers are not in it.
+Models of the published sizes are built on the meta device, whose tensors have a shape but no memory. One
+sample goes through the language model. Parameters are counted, and the bytes that autograd keeps for the
+backward pass, with attention as in a fused kernel. docs/backbones.md has the formula. Fragmentation and the
+libraries' own buffers are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +34,24 @@ CAMERAS, LATENTS, TEXT = 2, 64, 40
 
 @dataclass(frozen=True)
 class Needs:
-    """What one model needs; bytes unless said otherwise."""
+    """The needs of one model, in bytes unless said otherwise."""
 
     model: str
     parameters: int  # as published
-    tokens: int  # S, of one sample's sequence
-    frozen: int  # weights that are loaded and not trained
-    trained: int  # weights, gradient, optimiser and average of LoRA and head
+    tokens: int  # S, in a sample's sequence
+    frozen: int  # weights that are not trained
+    trained: int  # LoRA and head: weights, gradient, optimiser, moving average
     lora_parameters: int
-    activations: int  # of one sample, kept for the backward pass
+    activations: int  # that a sample keeps for the backward pass
     checkpointed: int  # the same with gradient checkpointing
 
     def training(self, batch: int, *, checkpointing: bool) -> int:
-        """All of it for an update of `batch` samples."""
+        """Return the memory of an update of `batch` samples, weights included."""
         return self.frozen + self.trained + batch * (self.checkpointed if checkpointing else self.activations)
 
 
 def compute(name: str) -> Needs:
-    """Build a model without memory, and follow one sample through its language model."""
+    """Build a model on the meta device, and run one sample through its language model."""
     with torch.device("meta"):
         model, config, model_type = _model(name)
         parameters = sum(p.numel() for p in model.parameters())
@@ -93,7 +93,7 @@ def _model(name: str) -> tuple[Any, Any, str]:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Keeps what a fused attention kernel keeps: its inputs, its output, and one number a query."""
+    """Keeps the same tensors as a fused attention kernel: inputs, output, and a number per query."""
 
     @staticmethod
     def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def _fused(
 
 
 def _kept_for_backward(language: nn.Module, tokens: int, width: int) -> int:
-    """Bytes that autograd keeps of one sample's way through the language model, weights aside."""
+    """Return the bytes that autograd keeps of a sample in the language model, without weights."""
     weights = {p.untyped_storage()._cdata for p in language.parameters()}
     kept: dict[int, Tensor] = {}
 
@@ -135,22 +135,22 @@ def _kept_for_backward(language: nn.Module, tokens: int, width: int) -> int:
 
 
 def format_table(needs: Sequence[Needs]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     titles = (
-        "model", "parameters", "tokens S", "LoRA", "frozen weights", "trained state", "activations a sample",
-        "with checkpointing", "training, batch 8, checkpointing",
+        "model", "parameters", "tokens S", "LoRA", "frozen weights", "trained state",
+        "activations per sample", "with checkpointing", "training, batch 8, checkpointing",
     )  # fmt: skip
     lines = [titles, ("---",) * len(titles)]
     lines += [
         (
-            one.model,
-            f"{one.parameters / 1e9:.2f} B",
-            str(one.tokens),
-            f"{one.lora_parameters / 1e6:.0f} M",
-            *(_gib(count) for count in (one.frozen, one.trained, one.activations, one.checkpointed)),
-            _gib(one.training(8, checkpointing=True)),
+            each.model,
+            f"{each.parameters / 1e9:.2f} B",
+            str(each.tokens),
+            f"{each.lora_parameters / 1e6:.0f} M",
+            *(_gib(count) for count in (each.frozen, each.trained, each.activations, each.checkpointed)),
+            _gib(each.training(8, checkpointing=True)),
         )
-        for one in needs
+        for each in needs
     ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     needs = [compute(name) for name in options.models]
     print(format_table(needs))
-    write_json(options.output, [one.__dict__ for one in needs])
+    write_json(options.output, [asdict(each) for each in needs])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The ways to run a head, to be timed side by side: name -> how to make it."""
+"""The paths that the head's benchmark compares: ways to run a head, by name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from benchmarks.roofline import FLOAT32, Bytes
 from rdvla.control import Stop
 from rdvla.engine import Engine, compile, load_compiled
 from rdvla.export import export_compiled_head, export_head
-from rdvla.export.folder import Precision as OnnxPrecision
-from rdvla.export.observed import features_of
-from rdvla.export.quantize import BLOCK
+from rdvla.export.interface import features_of
+from rdvla.export.to_onnx import INT8_BLOCK
+from rdvla.export.to_onnx import Precision as OnnxPrecision
 from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.runtime import OnnxHead
 from rdvla.types import Prediction
@@ -23,18 +23,18 @@ from rdvla.types import Prediction
 Run = Callable[[Context, Tensor, Stop], Prediction]  # features, S_0 (B, K, D), stop rule
 
 
-def of(engine: Engine) -> Run:
-    """Run an engine."""
+def run_engine(engine: Engine) -> Run:
+    """Return the run of an engine."""
     return lambda context, state, stop: engine.predict(context, stop=stop, initial_state=state)
 
 
 def compiled(dtype: torch.dtype) -> Callable[[RecurrentDepthHead], Run]:
-    """Make an engine with compiled code, which the first call compiles."""
-    return lambda head: of(compile(head, dtype=dtype))
+    """Compile the head in torch; the first call takes the time."""
+    return lambda head: run_engine(compile(head, dtype=dtype))
 
 
 def aoti(precision: str) -> Callable[[RecurrentDepthHead], Run]:
-    """Export with `--part head --format aoti` and load; the first call compiles, for its token counts."""
+    """Export the head as native code and load it; the first call does so, for its token counts."""
 
     def make(head: RecurrentDepthHead) -> Run:
         loaded: list[Engine] = []
@@ -53,7 +53,7 @@ def aoti(precision: str) -> Callable[[RecurrentDepthHead], Run]:
 
 
 def onnx(precision: OnnxPrecision) -> Callable[[RecurrentDepthHead], Run]:
-    """Export with `--part head` and run in onnxruntime, with as many threads as torch has."""
+    """Export the head as an ONNX graph, and run it with as many threads as torch has."""
 
     def make(head: RecurrentDepthHead) -> Run:
         with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def onnx(precision: OnnxPrecision) -> Callable[[RecurrentDepthHead], Run]:
 
 
 PATHS: dict[str, Callable[[RecurrentDepthHead], Run]] = {
-    "eager fp32": lambda head: of(Engine(head)),
+    "eager fp32": lambda head: run_engine(Engine(head)),
     "compiled fp32": compiled(torch.float32),
     "compiled bf16": compiled(torch.bfloat16),
     "aoti fp32": aoti("fp32"),
@@ -90,10 +90,10 @@ TOLERANCES = {"fp32": 1e-4, "bf16": 1e-2, "int8": 3e-2}  # largest difference of
 BYTES = {
     "fp32": FLOAT32,
     "bf16": Bytes(weight=2, context=2),
-    "int8": Bytes(weight=1 + 4 / BLOCK, context=4),  # a scale in float32 for each block of weights
+    "int8": Bytes(weight=1 + 4 / INT8_BLOCK, context=4),  # a float32 scale per block of weights
 }
 
 
 def precision_of(path: str) -> str:
-    """The last word of a path's name."""
+    """Return the precision that a path's name ends with."""
     return path.rsplit(" ", 1)[1]

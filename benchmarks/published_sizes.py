@@ -44,7 +44,7 @@ _SMOL_VISION = {
     "image_size": 512, "patch_size": 16,
 }  # fmt: skip
 _TIED = {"tie_word_embeddings": True}
-# Published sizes: model type and configuration.
+
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "SmolVLM2-500M": (
         "smolvlm",

@@ -2,9 +2,9 @@
 
     python -m benchmarks.query metaworld policies/libero_goal --output runs/bench/query.json
 
-Batch 1, under the policy's own stop rule, from the same initial state for all. The baseline is the policy as
-it is after loading. `onnx` is the whole policy after `rdvla export`: its image encoder computes in float32,
-so that it may stop at another depth, which is reported next to the time.
+Batch 1, under the policy's own stop rule; all start from the same initial state. The baseline is the policy
+after loading. `onnx` is the whole policy after `rdvla export`. Its image encoder computes in float32, so it
+may stop at another depth, which is reported next to the time.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import torch
 
 from benchmarks.harness import Spread, hardware, interleave, paired_ratio
 from rdvla.export import export_policy
-from rdvla.export.verify import random_observation
+from rdvla.export.comparison import random_observation
 from rdvla.files import write_json
 from rdvla.policy import RDVLAPolicy
 from rdvla.runtime import OnnxPolicy
-from rdvla.types import Observation
+from rdvla.types import Observation, Prediction
 
 TIMER = "uint8 frames, proprioception and instruction in memory -> actions in robot units; time.perf_counter"
 WAYS = ("torch", "onnx")
 
 
 def measure(folder: str, *, ways: Sequence[str], rounds: int, warmup: int) -> dict[str, Any]:
-    """One policy, in every way, and the parts of the first."""
+    """Measure a policy in every way, and the two halves of its query in torch."""
     policy = RDVLAPolicy.from_pretrained(folder)
     observation = random_observation(policy).select([0])
     start = policy.initial_state(1, torch.Generator().manual_seed(0)).detach()
@@ -47,9 +47,8 @@ def measure(folder: str, *, ways: Sequence[str], rounds: int, warmup: int) -> di
     }
     depths = {"torch": policy.predict(observation, initial_state=start).depth.tolist()}
     if "onnx" in ways:
-        ask = _exported(policy, observation, start)
-        depths["onnx"] = ask().depth.tolist()
-        calls["onnx"] = ask
+        calls["onnx"] = predict = _export(policy, observation, start)
+        depths["onnx"] = predict().depth.tolist()
     samples = interleave(calls, rounds=rounds, warmup=warmup)
     rows = [
         {
@@ -64,12 +63,12 @@ def measure(folder: str, *, ways: Sequence[str], rounds: int, warmup: int) -> di
     return {"policy": Path(folder).name, "rounds": rounds, "rows": rows}
 
 
-def _exported(policy: RDVLAPolicy, observation: Observation, start: torch.Tensor) -> Callable[[], Any]:
+def _export(policy: RDVLAPolicy, observation: Observation, start: torch.Tensor) -> Callable[[], Prediction]:
     with tempfile.TemporaryDirectory() as folder:
         export_policy(policy, Path(folder) / "policy")
         exported = OnnxPolicy.load(Path(folder) / "policy", threads=torch.get_num_threads())
-    arrays, first = observation.numpy(), start.numpy()
-    return lambda: exported.predict(arrays, initial_state=first)
+    arrays, initial_state = observation.numpy(), start.numpy()
+    return lambda: exported.predict(arrays, initial_state=initial_state)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -78,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("policies", nargs="+", help="folders of policies with a compact backbone")
     parser.add_argument("--output", type=Path, default=Path("runs/bench/query.json"))
     parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--warmup", type=int, default=200, help="rounds before, which do not count")
+    parser.add_argument("--warmup", type=int, default=200, help="rounds before the measurement")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     options = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""What one iteration of the head must move and compute, and how fast this machine could do it.
+"""The least time of an iteration: the data it must move and the products it must compute, on this machine.
 
-Counts follow from the sizes alone. The machine's own limits are measured: memory by summing a buffer far
-larger than any cache, arithmetic by a product of large matrices.
+Counts follow from the sizes alone. The machine's limits are measured: memory bandwidth by the sum of a buffer
+far larger than any cache, arithmetic by a product of large matrices.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 
 from rdvla.heads import RecurrentConfig
 
-BUFFER = 2**28  # numbers of float32: 1 GiB
-SIDE = 1536  # of the matrices: their product is bound by arithmetic
+BUFFER = 2**28  # float32 numbers, 1 GiB
+SIDE = 1536  # of matrices whose product is bound by arithmetic
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """Of one number, as a path stores it."""
+    """Bytes per number, as a path stores it."""
 
     weight: float = 4
-    context: float = 4  # of keys and values
+    context: float = 4  # keys and values
 
 
 FLOAT32 = Bytes()
@@ -32,7 +32,7 @@ FLOAT32 = Bytes()
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes that must be read, and multiply-adds that must be done."""
+    """Bytes to read, and multiply-adds to compute."""
 
     bytes: float
     multiplications: float
@@ -40,18 +40,18 @@ class Work:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can do with the threads that torch has now."""
+    """What the machine can do with torch's present number of threads."""
 
     bytes_per_second: float
     multiplications_per_second: float  # float32
 
     def milliseconds(self, work: Work, *, float32: bool) -> float:
-        """The least time of a piece of work: the longer of moving and computing, or moving alone.
+        """Return the least time of some work: to move it or to compute it, whichever takes longer.
 
         Args:
             work: bytes and multiplications.
-            float32: whether it is computed in float32; the limit of narrower numbers is another, which is not
-                measured.
+            float32: whether it is computed in float32. The limit on computing narrower numbers is not
+                measured, so only moving counts for them.
         """
         moving = work.bytes / self.bytes_per_second
         computing = work.multiplications / self.multiplications_per_second
@@ -59,12 +59,12 @@ class Limits:
 
 
 def iteration(config: RecurrentConfig, *, tokens: int, number: Bytes = FLOAT32) -> Work:
-    """One iteration of the core for one sample, keys and values at hand: weights, keys and values, once each.
+    """Count one iteration of the core for one sample: weights, keys and values are read once each.
 
     Args:
         config: of the head.
-        tokens: of the context, L + 1 + M.
-        number: size of a weight, and of a key or value.
+        tokens: L + 1 + M, in the context.
+        number: bytes of a weight, and of a key or value.
     """
     width, chunk, blocks = config.hidden_dim, config.chunk_size, len(config.core)
     weights = blocks * block_weights(config) + width**2  # and the state's half of the adapter
@@ -74,12 +74,12 @@ def iteration(config: RecurrentConfig, *, tokens: int, number: Bytes = FLOAT32) 
 
 
 def block_weights(config: RecurrentConfig) -> int:
-    """Numbers that one block reads in each iteration: without the context's projections."""
+    """Count the weights of a block that an iteration reads, without the context's projections."""
     return (4 + 2 + 3 * config.feedforward_multiple) * config.hidden_dim**2
 
 
 def measure_limits() -> Limits:
-    """Memory bandwidth and float32 arithmetic of this machine; the best of several tries each."""
+    """Measure memory bandwidth and float32 arithmetic, each the best of several tries."""
     buffer = torch.ones(BUFFER)
     left, right = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
     return Limits(
@@ -89,7 +89,7 @@ def measure_limits() -> Limits:
 
 
 def _best(run: Callable[[], object], tries: int = 7) -> float:
-    """Seconds of the fastest try: a limit is what the machine can do."""
+    """Return the seconds of the fastest try, since a limit is what the machine can do at best."""
     run()
     seconds = []
     for _ in range(tries):
@@ -102,13 +102,13 @@ def _best(run: Callable[[], object], tries: int = 7) -> float:
 def possible(
     config: RecurrentConfig, *, tokens: int, iteration_ms: Mapping[str, float], numbers: Mapping[str, Bytes]
 ) -> dict[str, Any]:
-    """What an iteration must move and do, what the machine can, and how near each path comes.
+    """Compare each path's iteration with the least time that this machine needs for it.
 
     Args:
         config: of the head.
-        tokens: of the context, L + 1 + M.
-        iteration_ms: measured, by path.
-        numbers: sizes of a path's numbers.
+        tokens: L + 1 + M, in the context.
+        iteration_ms: path -> measured milliseconds.
+        numbers: path -> bytes per number.
     """
     limits = measure_limits()
     rows = []

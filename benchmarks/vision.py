@@ -1,11 +1,11 @@
-"""Where the time of a whole query goes at the paper's size: images, two image encoders, language model, head.
+"""The shares of a query's time at the paper's size: images, two image encoders, language model, head.
 
     python -m benchmarks.vision --output runs/bench/vision.json
 
-Random weights of the published sizes in bfloat16, batch 1, two cameras of 256 pixels, a prompt of 40 tokens;
-the head runs 8 iterations, as it is after loading and compiled. Besides the parts: the cameras encoded one
-after another instead of in one batch, and a language model of which only the lower half is read, which then
-has no layer above (published policies read the states after layers 11 and 23 of 24).
+Random weights of the published sizes in bfloat16, batch 1, two cameras of 256 pixels, a prompt of 40 tokens.
+The head runs 8 iterations, as after loading and compiled. Two variants are timed as well. One encodes the
+cameras in turn instead of in one batch. The other takes its features from the language model's lower half,
+and so has no layers above it; published policies take the states after layers 11 and 23 of 24.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WHOLE = "whole query"
 
 
 def calls(config: PrismaticConfig, head_config: RecurrentConfig) -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+    """Return the calls to time, by name."""
     generator = torch.Generator().manual_seed(0)
     backbone = _random_backbone(config)
     published = backbone.published
@@ -60,19 +60,19 @@ def calls(config: PrismaticConfig, head_config: RecurrentConfig) -> dict[str, Ca
     compiled = compile(head, dtype=torch.bfloat16)
     pixels = backbone.image_transform(images)
     given = patches(pixels)
-    read = features(given)
+    context_features = features(given)
     shallow = _random_backbone(replace(config, levels=(config.levels[0] // 2, config.levels[0])))
     return {
         WHOLE: lambda: act(backbone.transform({"images": images[None], "prompt": prompt})),
         "images": lambda: backbone.image_transform(images),
         "image encoders": lambda: patches(pixels),
-        "image encoders, camera by camera": lambda: [patches(one[None]) for one in pixels],
+        "image encoders, camera by camera": lambda: [patches(camera[None]) for camera in pixels],
         "language model": lambda: features(given),
         "language model, read at half its depth": lambda: shallow.transform(
             {"patches": given, "prompt": prompt}
         ),
-        "head": lambda: act(read),
-        "head, compiled in bf16": lambda: act(read, compiled),
+        "head": lambda: act(context_features),
+        "head, compiled in bf16": lambda: act(context_features, compiled),
     }
 
 

@@ -74,7 +74,7 @@ def test_heads_that_disagree_are_not_timed(monkeypatch: pytest.MonkeyPatch):
     head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
     runs = {"eager fp32": paths.PATHS["eager fp32"](head)}
     with pytest.raises(RuntimeError, match="disagrees"):
-        benchmark.measure(head, context, state, rule=Stop.fixed(1), runs=runs, rounds=1)
+        benchmark.measure(head, context, state, stop=Stop.fixed(1), runs=runs, rounds=1)
 
 
 def test_an_iteration_moves_its_weights_and_keys_once():

@@ -23,8 +23,8 @@ from rdvla.engine.aoti.description import (
 from rdvla.engine.aoti.functions import make_functions, token_counts
 from rdvla.engine.aoti.steps import PackagedSteps
 from rdvla.errors import ConfigError, InputError, RDVLAError
-from rdvla.export import aoti as export_aoti
 from rdvla.export import export_compiled_head
+from rdvla.export.comparison import compare_predictions
 from rdvla.hashing import fingerprint
 from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 from rdvla.types import Prediction
@@ -137,7 +137,7 @@ def test_a_difference_that_is_no_number_is_not_small() -> None:
         )
         for number in (0.0, torch.nan)
     )
-    check = export_aoti.compare(Stop.fixed(1), [good, bad], [good, good])
+    check = compare_predictions(Stop.fixed(1), [good, bad], [good, good])
     with pytest.raises(RDVLAError, match="does not act as the policy"):
         check.require()
 

@@ -16,12 +16,13 @@ pytest.importorskip("onnxscript")
 
 import onnx
 
-from rdvla.control import Stop, Stops
+from rdvla.control import CHANGES, STOP_RULES, Stop, Stops
+from rdvla.control.stop import Change, Limit, StopRule
 from rdvla.engine import Engine
 from rdvla.errors import InputError, RDVLAError
 from rdvla.export import export_head
-from rdvla.export.observed import features_of
-from rdvla.export.quantize import quantize
+from rdvla.export.interface import features_of
+from rdvla.export.to_onnx import quantize
 from rdvla.hashing import hash_file
 from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.runtime import OnnxHead, OnnxPolicy
@@ -123,6 +124,38 @@ def test_every_sample_has_its_own_rule_and_limit_as_in_torch(case: Case) -> None
         assert found.converged.tolist() == expected.converged.tolist()
         np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
         np.testing.assert_allclose(found.state, expected.state, atol=1e-4)
+
+
+@pytest.mark.parametrize("text", ["steady:1e-3:1e-2", "steady:1e-5:1e-3:3:20", "settled:0.05:1e-3"])
+def test_a_rule_registered_after_the_export_runs_in_its_graph_as_in_torch(
+    case: Case, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    # `case` was exported before the table has these rules.
+    actions, cosine = Limit("threshold", "action_change", 1e-3), Limit("below", "cosine_change", 1e-3)
+    latent = Limit("threshold", "latent_change", 0.05)
+    monkeypatch.setitem(STOP_RULES, "steady", StopRule((actions, cosine), "actions and direction"))
+    monkeypatch.setitem(STOP_RULES, "settled", StopRule((latent, cosine), "length and direction"))
+    start = case.expected["initial_state"]
+    stops = [text, *([8, "action_change:1e-3", text, "latent_change:0.02"][: case.context.batch_size - 1])]
+    for stop in (text, stops):
+        expected = case.head.predict(case.context, stop=stop, initial_state=start)
+        found = case.run(stop)
+        assert found.depth.tolist() == expected.depth.tolist()
+        assert found.converged.tolist() == expected.converged.tolist()
+        np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
+        np.testing.assert_allclose(found.state, expected.state, atol=1e-4)
+        assert found.converged.any()
+
+
+def test_a_change_registered_after_the_export_needs_another_export(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = case.run("action_change:1e-3")
+    monkeypatch.setitem(CHANGES, "jump", Change("state", lambda previous, current: current.max((1, 2))))
+    monkeypatch.setitem(STOP_RULES, "jump", StopRule((Limit("threshold", "jump", 1e-3),), "the largest"))
+    np.testing.assert_array_equal(case.run("action_change:1e-3").actions, before.actions)
+    with pytest.raises(InputError, match="does not measure the jump that a stop rule asks for"):
+        case.run("jump")
 
 
 def test_the_default_rule_is_the_one_that_was_exported(case: Case) -> None:

@@ -15,7 +15,7 @@ from rdvla.errors import MissingExtraError, RDVLAError
 from rdvla.runtime import Description, OnnxPolicy
 from rdvla.runtime.description import read_description
 from rdvla.runtime.graph import Graph
-from rdvla.runtime.head import truncated_normal
+from rdvla.runtime.solver import truncated_normal
 
 DESCRIPTION = Description(
     part="policy",

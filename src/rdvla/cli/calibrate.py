@@ -21,7 +21,7 @@ def run(
 ) -> None:
     """Find stop rules on the latent state that keep the action change below delta, from demonstrations.
 
-    Prints rules for `rdvla eval --stops` or the policy's `depth`, and what they did on episodes that they
+    Prints rules for `rdvla eval --stops` or the policy's `stop`, and what they did on episodes that they
     were not calibrated on.
 
     Args:

@@ -1,4 +1,4 @@
-"""Policies and heads as ONNX graphs with the iteration inside, for `rdvla.runtime`; heads as native code."""
+"""Export policies and heads as ONNX graphs with the iteration inside, or heads as native code."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
-    from rdvla.export.aoti import example_context, export_compiled_head
-    from rdvla.export.folder import Report, export_head, export_policy
+    from rdvla.export.folder import Report
+    from rdvla.export.to_aoti import example_context, export_compiled_head
+    from rdvla.export.to_onnx import export_head, export_policy
 else:
     __getattr__, __dir__ = load_lazily(__name__, extra="export")
 

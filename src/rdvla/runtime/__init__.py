@@ -1,4 +1,4 @@
-"""Exported policies, run with numpy and onnxruntime. Nothing here imports torch."""
+"""Runs exported policies with numpy and onnxruntime. Nothing here imports torch."""
 
 from __future__ import annotations
 

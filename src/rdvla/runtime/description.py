@@ -1,4 +1,4 @@
-"""`runtime.json`: what an exported folder holds and how to run it."""
+"""`runtime.json`: what an export holds, and how to run it."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from rdvla.manifest import read_manifest, write_manifest
 
 NAME = "runtime.json"
 FORMAT = "rdvla-onnx"
-SCHEMA = 3  # its graphs take a stop rule per sample; those of schema 2 take one per batch
+SCHEMA = 3  # graphs take a stop rule per sample; in schema 2 they took one per batch
 READABLE = (2, SCHEMA)
-GRAPH = "policy.onnx"  # from an observation, or features, to actions
-INSTRUCTION_GRAPH = "instruction.onnx"  # from tokens to an input of the other graph
+GRAPH = "policy.onnx"  # observation or features -> actions
+INSTRUCTION_GRAPH = "instruction.onnx"  # tokens -> the input `text` of the other graph
 TOKENIZER = "tokenizer.json"  # of a published instruction encoder
 
 
 @dataclass(frozen=True)
 class Description:
-    """Everything about an export but its graphs."""
+    """Everything about an export except its graphs."""
 
     part: str  # policy, or head: features in, normalised actions out
     precision: str  # fp32, or int8: weights of matrix products
     chunk_size: int  # K
     action_dim: int  # A
     hidden_dim: int  # D, width of the latent state
-    initial_state_std: float  # of S_0, a normal distribution cut at three times it
-    stop: str  # the rule if none is given, as `parse_stop` reads it
-    execution: str  # how many actions select_action() runs before the next query, as `parse_execution` reads
+    initial_state_std: float  # of S_0, a normal distribution cut at three standard deviations
+    stop: str  # the rule if none is given, as text for `parse_stop`
+    execution: str  # actions that select_action() runs per query, as text for `parse_execution`
     cameras: tuple[str, ...] = ()
     image_size: int = 0  # pixels, square
     state_dim: int = 0  # S, proprioception
-    tokenizer: str = ""  # bytes, or tokenizers: the file beside it
+    tokenizer: str = ""  # bytes, or tokenizers: `tokenizer.json`
     longest_instruction: int = 0  # bytes or tokens; 0: no limit
-    start: str = "noise"  # of select_action()'s queries, a kind of `WarmStart`
-    weights: str = ""  # fingerprint of the policy that was exported, as in results.json
+    start: str = "noise"  # where select_action()'s queries start, a kind of `WarmStart`
+    weights: str = ""  # fingerprint of the exported policy, as in results.json
     stop_per_sample: bool = True  # whether the graph takes a stop rule per sample; not written
 
     def write(self, folder: Path) -> None:
-        """Write `runtime.json` with digests of all other files of the folder."""
+        """Write `runtime.json` with digests of all other files in the folder."""
         content = {key: value for key, value in asdict(self).items() if key != "stop_per_sample"}
         files = [path for path in folder.iterdir() if path.name != NAME]
         write_manifest(folder / NAME, content, form=FORMAT, schema=SCHEMA, files=files)

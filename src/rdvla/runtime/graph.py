@@ -1,4 +1,4 @@
-"""Opens a graph with onnxruntime."""
+"""Opens an ONNX graph with onnxruntime, and runs it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ Array = NDArray[Any]
 
 
 class Graph:
-    """Runs a graph on the processor.
+    """An ONNX graph that runs on the CPU.
 
     Args:
-        path: the graph.
-        threads: that share one operator; onnxruntime's choice if not given.
+        path: the file.
+        threads: number of threads that share an operator; onnxruntime's choice if not given.
 
     Raises:
-        RDVLAError: onnxruntime is not installed or cannot read the graph.
+        RDVLAError: onnxruntime is not installed or cannot open the graph.
+        ConfigError: there is no such number of threads.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
@@ -34,12 +35,12 @@ class Graph:
             raise ConfigError(f"threads must be at least 1, got {threads}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3  # errors: its warnings are about its own optimisations
+        options.log_severity_level = 3  # errors only: its warnings are about its own optimisations
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # it raises a family of its own, which derives from nothing more special
+        except Exception as error:  # its own errors have no base class but Exception
             raise RDVLAError(
                 f"{path} cannot be opened by onnxruntime {onnxruntime.__version__}: {error}"
             ) from error
@@ -48,6 +49,6 @@ class Graph:
         self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Inputs by name -> outputs by name."""
+        """Return the outputs by name for the inputs by name."""
         values = self._session.run(None, {name: np.ascontiguousarray(value) for name, value in feeds.items()})
         return dict(zip(self.outputs, values, strict=True))

@@ -12,13 +12,13 @@ from rdvla.control import Session, Stops, WarmStart, parse_execution
 from rdvla.errors import RDVLAError
 from rdvla.runtime.description import read_description
 from rdvla.runtime.graph import Array
-from rdvla.runtime.head import Solver
-from rdvla.runtime.instruction import Instructions
+from rdvla.runtime.instructions import Instructions
+from rdvla.runtime.solver import Solver
 from rdvla.types import Observation, Prediction
 
 
 class OnnxPolicy:
-    """A policy exported with `rdvla export`; acts as the `RDVLAPolicy` that it was made from.
+    """A policy exported with `rdvla export`; acts like the `RDVLAPolicy` that it was made from.
 
     Example:
         >>> policy = OnnxPolicy.load("exported")
@@ -41,10 +41,11 @@ class OnnxPolicy:
 
         Args:
             folder: written by `rdvla export`.
-            threads: that share one operator; onnxruntime's choice if not given.
+            threads: number of threads that share an operator; onnxruntime's choice if not given.
 
         Raises:
-            RDVLAError: onnxruntime is not installed, or a file is missing, damaged or of a head alone.
+            RDVLAError: onnxruntime is not installed, a file is missing or damaged, or the export is of a head
+                alone.
         """
         folder = Path(folder)
         description = read_description(folder)
@@ -70,7 +71,7 @@ class OnnxPolicy:
             observation: a batch of B observations, or a single one.
             stop: iterations, a stop rule, its text, or one of these per sample; the policy's if not given.
             max_depth: a depth at which samples end whatever their rule says; one, or one per sample.
-            initial_state: S_0, (B, K, D), such as the state of the last prediction; drawn if not given.
+            initial_state: S_0, (B, K, D), such as the last prediction's state; drawn if not given.
             generator: source of S_0.
 
         Returns:
@@ -94,7 +95,7 @@ class OnnxPolicy:
         }
         prediction = self._solver(
             inputs,
-            batch=batch.batch_size,
+            batch_size=batch.batch_size,
             stop=stop,
             max_depth=max_depth,
             initial_state=initial_state,
@@ -103,7 +104,7 @@ class OnnxPolicy:
         return prediction if observation.is_batch else prediction.sample(0)
 
     def select_action(self, observation: Observation) -> NDArray[np.float32]:
-        """Return the next action of every robot, (B, A), or (A,) for a single observation, in its units.
+        """Return every robot's next action in its units: (B, A), or (A,) for a single observation.
 
         The policy is queried only for robots that have executed the last chunk.
 

@@ -25,9 +25,7 @@ class DataConfig:
     sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
     cache_dir: str = ""  # folder of cached frozen inputs, which runs may share; empty: <output_dir>/cache
     cache_batch_size: int = 64  # observations per batch while the cache is filled
-    memory_limit_gb: float = (
-        2.0  # GB; caches up to this size are held in memory, larger ones stay on the disk
-    )
+    memory_limit_gb: float = 2.0  # GB; caches up to this size are held in memory, larger stay on the disk
     image_shift: int = 0  # pixels; random shift of images for a trainable encoder, 0: off
 
     def __post_init__(self) -> None:
@@ -48,9 +46,7 @@ class OptimizerConfig:
     warmup_steps: int = 100  # updates of linear rise from 0
     weight_decay: float = 0.01  # on matrices only, see `parameter_groups`
     beta1: float = 0.9  # decay of the gradient's running mean
-    beta2: float = (
-        0.95  # decay of the squared gradient's mean; short, as the gradient's size changes with the depth
-    )
+    beta2: float = 0.95  # decay of the squared gradient's mean; short, as its size changes with the depth
     epsilon: float = 1e-8  # added to the denominator of AdamW
     clip_norm: float = 1.0  # largest norm of the whole gradient
 
@@ -70,9 +66,7 @@ class OptimizerConfig:
 class DepthConfig:
     """How many iterations r an update runs, drawn once per update."""
 
-    distribution: Literal["lognormal_poisson", "constant"] = (
-        "lognormal_poisson"  # the paper's, or `mean` itself
-    )
+    distribution: Literal["lognormal_poisson", "constant"] = "lognormal_poisson"  # the paper's, or `mean`
     mean: float | None = None  # m, iterations; null: policy.head.mean_depth
     minimum: int = 1  # smallest r
     maximum: int = 64  # largest r
@@ -93,10 +87,8 @@ class LossConfig:
     """What is added to the L1 between chunks."""
 
     proprio_noise: float = 0.0  # standard deviation in normalised units (-1..1), in training only
-    perception_weight: float = (
-        0.0  # times the perception loss, added to the action loss; for a trainable backbone
-    )
-    keypoint_weight: float = 0.0  # times the attention's cross-entropy with keypoints, in the perception loss
+    perception_weight: float = 0.0  # of the perception loss in the sum; takes a trainable backbone
+    keypoint_weight: float = 0.0  # of the attention's cross-entropy with keypoints in the perception loss
 
     def __post_init__(self) -> None:
         not_negative(

@@ -1,4 +1,4 @@
-"""`compiled.json`: which head a folder of compiled code is for, and what the code needs to run."""
+"""`compiled.json`: the head that compiled code is for, and what the code needs to run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FORMER_KERNEL = "skinny.so"  # its name in older exports
 
 @dataclass(frozen=True)
 class Description:
-    """Everything about a compiled head but its code."""
+    """Everything about a compiled head except its code."""
 
     precision: str  # of matrix products: fp32, bf16
     weights: str  # fingerprint of the head
-    head: Mapping[str, Any]  # its configuration, as `configuration_of`
-    tokens: Mapping[str, int]  # number of tokens by name of the feature
+    head: Mapping[str, Any]  # its configuration, from `configuration_of`
+    tokens: Mapping[str, int]  # feature name -> number of tokens
     torch: str  # version
-    processor: tuple[str, ...]  # system, architecture and abilities, as `this_processor`
+    processor: tuple[str, ...]  # system, architecture and abilities, from `this_processor`
 
     def write(self, folder: Path) -> None:
         """Write `compiled.json` with digests of all compiled code in the folder."""

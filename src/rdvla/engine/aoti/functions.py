@@ -1,4 +1,4 @@
-"""The functions of tensors that a compiled head consists of.
+"""The functions that a compiled head consists of; each takes and returns tensors only.
 
 encode: features -> injection, then keys and values of every core block. project: features -> the coda's
 contexts. iterate: state, injection, the core's keys and values -> next state. decode: state, the coda's
@@ -21,12 +21,12 @@ from rdvla.engine.steps import HeadSteps, attention_of
 from rdvla.heads import Context, Level
 from rdvla.heads.recurrent.model import BlockContext, EncodedContext, KeysValues, RecurrentDepthHead
 
-Form = tuple[str, ...]  # how each coda block reads the context: a name in FORMS
+CodaForm = tuple[str, ...]  # for each coda block the form of its context, a name in `FORMS`
 
 FORMS: Mapping[str, type[KeysValues] | type[Unprojected]] = {"keys": KeysValues, "context": Unprojected}
-NAMES = {form: name for name, form in FORMS.items()}
-CODA_READS = (1, 4, None)  # that stop rules and traces ask for
-BATCH = 2  # of the examples: torch takes 1 for a constant
+FORM_NAMES = {form: name for name, form in FORMS.items()}
+CODA_READS = (1, 4, None)  # all values that stop rules and traces ask for
+BATCH = 2  # of the examples; torch takes 1 for a constant
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def features_by_name(context: Context, levels: Sequence[Level]) -> dict[str, Ten
 
 
 def make_functions(head: RecurrentDepthHead, example: Context, *, dtype: torch.dtype) -> dict[str, Function]:
-    """Describe the functions of a head, by name, for the token counts of an example."""
+    """Describe a head's functions by name, for the token counts of an example."""
     levels = head.config.levels
     features = tuple(value[:1].repeat(BATCH, 1, 1) for value in features_by_name(example, levels).values())
     context = _context(head, features)
@@ -53,56 +53,58 @@ def make_functions(head: RecurrentDepthHead, example: Context, *, dtype: torch.d
     functions: dict[str, Function] = {}
     for reads in CODA_READS:
         form = coda_form(head, token_counts(example, levels), reads)
-        if name("decode", form) in functions:
+        if function_name("decode", form) in functions:
             continue
         with torch.no_grad(), products_in(dtype, "cpu"):
             encoded = HeadSteps(head).encode(context, coda_reads=reads)
         if form:
-            functions[name("project", form)] = Function(_project(head, reads), features)
-        functions[name("decode", form)] = Function(_decode(head, form), (state, *flat(encoded.coda)))
+            functions[function_name("project", form)] = Function(_project(head, reads), features)
+        functions[function_name("decode", form)] = Function(
+            _decode(head, form), (state, *tensors_of(encoded.coda))
+        )
     return functions | {
         "encode": Function(_encode(head), features),
-        "iterate": Function(_iterate(head), (state, encoded.injection, *flat(encoded.core))),
+        "iterate": Function(_iterate(head), (state, encoded.injection, *tensors_of(encoded.core))),
     }
 
 
 def has_kernel(head: RecurrentDepthHead) -> bool:
-    """Return whether products run in the GEMV kernel: if a single sample, as a robot has, has few rows."""
+    """Return whether products run in the GEMV kernel: the chunk of a single sample must fit into it."""
     return head.config.chunk_size <= gemv.MAX_ROWS and gemv.available(torch.device("cpu"))
 
 
 def token_counts(context: Context, levels: Sequence[Level]) -> dict[str, int]:
-    """Return the number of tokens by name of the feature."""
+    """Return the number of tokens by feature name."""
     return {feature: value.shape[1] for feature, value in features_by_name(context, levels).items()}
 
 
-def coda_form(head: RecurrentDepthHead, tokens: Mapping[str, int], reads: int | None) -> Form:
-    """Return how the coda's blocks read a context of so many tokens that they read so often."""
+def coda_form(head: RecurrentDepthHead, tokens: Mapping[str, int], reads: int | None) -> CodaForm:
+    """Return the form of the coda's contexts for these numbers of tokens, if the coda runs `reads` times."""
     forms = []
     for block, level in zip(head.coda, head.config.coda, strict=True):
         total = tokens[f"vision.{level}"] + tokens[f"latents.{level}"] + tokens["proprio"]
         attention, chunk_size = attention_of(block), head.config.chunk_size
-        forms.append(NAMES[form_for(attention, chunk_size=chunk_size, tokens=total, reads=reads)])
+        forms.append(FORM_NAMES[form_for(attention, chunk_size=chunk_size, tokens=total, reads=reads)])
     return tuple(forms)
 
 
-def form_of(contexts: Iterable[BlockContext]) -> Form:
-    """Return the form that each context has."""
-    return tuple(NAMES[type(each)] for each in contexts)  # type: ignore[index]  # the engine makes no others
+def form_of(contexts: Iterable[BlockContext]) -> CodaForm:
+    """Return the form of each context."""
+    return tuple(FORM_NAMES[type(each)] for each in contexts)  # type: ignore[index]  # the engine makes no others
 
 
-def name(function: str, form: Form) -> str:
-    """Return the name of a function that exists once per form."""
+def function_name(function: str, form: CodaForm) -> str:
+    """Name a function that exists once per form."""
     return "_".join((function, *form))
 
 
-def flat(contexts: Iterable[BlockContext]) -> list[Tensor]:
-    """Return the contexts' tensors, two per block."""
+def tensors_of(contexts: Iterable[BlockContext]) -> list[Tensor]:
+    """Return the tensors of contexts, two per block."""
     return [tensor for context in contexts for tensor in cast("KeysValues | Unprojected", context)]
 
 
-def unflat(form: Form, tensors: Sequence[Tensor]) -> tuple[BlockContext, ...]:
-    """Undo `flat`."""
+def contexts_from(form: CodaForm, tensors: Sequence[Tensor]) -> tuple[BlockContext, ...]:
+    """Undo `tensors_of`."""
     pairs = zip(tensors[::2], tensors[1::2], strict=True)
     return cast(
         "tuple[BlockContext, ...]",
@@ -122,14 +124,14 @@ def _context(head: RecurrentDepthHead, features: Sequence[Tensor]) -> Context:
 def _encode(head: RecurrentDepthHead) -> Callable[..., tuple[Tensor, ...]]:
     def encode(*features: Tensor) -> tuple[Tensor, ...]:
         encoded = HeadSteps(head).encode(_context(head, features), coda_reads=1)
-        return (encoded.injection, *flat(encoded.core))
+        return (encoded.injection, *tensors_of(encoded.core))
 
     return encode
 
 
 def _project(head: RecurrentDepthHead, reads: int | None) -> Callable[..., tuple[Tensor, ...]]:
     def project(*features: Tensor) -> tuple[Tensor, ...]:
-        return tuple(flat(HeadSteps(head).coda_contexts(_context(head, features), coda_reads=reads)))
+        return tuple(tensors_of(HeadSteps(head).coda_contexts(_context(head, features), coda_reads=reads)))
 
     return project
 
@@ -138,15 +140,15 @@ def _iterate(head: RecurrentDepthHead) -> Callable[..., Tensor]:
     core = ("keys",) * len(head.core)
 
     def iterate(state: Tensor, injection: Tensor, *tensors: Tensor) -> Tensor:
-        encoded = EncodedContext(injection, unflat(core, tensors), coda=())
+        encoded = EncodedContext(injection, contexts_from(core, tensors), coda=())
         return head.iterate(state, encoded).float()
 
     return iterate
 
 
-def _decode(head: RecurrentDepthHead, form: Form) -> Callable[..., Tensor]:
+def _decode(head: RecurrentDepthHead, form: CodaForm) -> Callable[..., Tensor]:
     def decode(state: Tensor, *tensors: Tensor) -> Tensor:
-        encoded = EncodedContext(injection=state, core=(), coda=unflat(form, tensors))
+        encoded = EncodedContext(injection=state, core=(), coda=contexts_from(form, tensors))
         return HeadSteps(head).decode(state, encoded).float()
 
     return decode

@@ -1,4 +1,4 @@
-"""Loads code that was compiled for a head ahead of time."""
+"""Loads a head's code that was compiled ahead of time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rdvla.engine.aoti.description import (
     configuration_of,
     read_description,
 )
-from rdvla.engine.aoti.functions import CODA_READS, coda_form, has_kernel, name
+from rdvla.engine.aoti.functions import CODA_READS, coda_form, function_name, has_kernel
 from rdvla.engine.aoti.steps import PackagedSteps
 from rdvla.engine.engine import Engine
 from rdvla.errors import RDVLAError
@@ -24,14 +24,14 @@ from rdvla.heads.recurrent.model import RecurrentDepthHead
 
 
 def load_compiled(head: RecurrentDepthHead, folder: Path | str) -> Engine:
-    """Return an engine that runs a head with the code of an export.
+    """Return an engine that runs a head with exported code.
 
-    The folder holds native code, which runs with all rights of this process: load none but your own exports.
-    Digests tell damage from a whole file, not a friend from a stranger.
+    The folder holds native code, which runs with all rights of this process: load your own exports only.
+    Digests find damage, not malice.
 
     Args:
-        head: with the weights of the export; the code holds them once more, packed.
-        folder: made by `rdvla export --format aoti`.
+        head: with the exported weights; the code holds a packed copy of them.
+        folder: written by `rdvla export --format aoti`.
 
     Raises:
         RDVLAError: the code is for other weights, another version of torch or another processor, or a file
@@ -78,7 +78,7 @@ def _check_head(head: RecurrentDepthHead, description: Description) -> None:
 def _function_names(head: RecurrentDepthHead, description: Description) -> list[str]:
     forms = {coda_form(head, description.tokens, reads) for reads in CODA_READS}
     per_form = [
-        name(function, form)
+        function_name(function, form)
         for form in forms
         for function in ("project", "decode")
         if form or function == "decode"

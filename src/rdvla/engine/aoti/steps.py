@@ -1,4 +1,4 @@
-"""A head's steps as code that was compiled ahead of time."""
+"""Runs a head's steps with code that was compiled ahead of time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from rdvla.engine.aoti.functions import (
     CODA_READS,
     coda_form,
+    contexts_from,
     features_by_name,
-    flat,
     form_of,
-    name,
-    unflat,
+    function_name,
+    tensors_of,
 )
 from rdvla.errors import InputError
 from rdvla.heads import Context
@@ -22,12 +22,12 @@ from rdvla.heads.recurrent.model import EncodedContext, RecurrentDepthHead
 
 
 class PackagedSteps:
-    """The steps of a head as functions compiled ahead of time, for an `Engine`.
+    """A head's steps as functions that were compiled ahead of time, for an `Engine`.
 
     Args:
-        head: whose code it is.
-        functions: compiled, by name; see `rdvla.engine.aoti.functions`.
-        tokens: number of tokens by name of the feature, which the code is compiled for.
+        head: the head that was compiled.
+        functions: its compiled functions by name; see `rdvla.engine.aoti.functions`.
+        tokens: numbers of tokens by feature name that the code was compiled for.
     """
 
     def __init__(
@@ -48,24 +48,26 @@ class PackagedSteps:
         """See `Steps.encode`.
 
         Raises:
-            InputError: the context has other numbers of tokens than the code, or is not on the processor.
+            InputError: the context has other numbers of tokens than the code, or is not on the CPU.
         """
-        # The code takes sizes and layout of its inputs on trust.
+        # The code does not check the sizes and layout of its inputs.
         named = features_by_name(context, self._levels)
         self._check(named, batch=context.batch_size)
         features = [value.float().contiguous() for value in named.values()]
         form = self._forms.get(coda_reads, self._forms[None])
         injection, *core = self._functions["encode"](*features)
-        coda = self._functions[name("project", form)](*features) if form else ()
-        return EncodedContext(injection, unflat(self._core, core), unflat(form, coda))
+        coda = self._functions[function_name("project", form)](*features) if form else ()
+        return EncodedContext(injection, contexts_from(self._core, core), contexts_from(form, coda))
 
     def iterate(self, state: Tensor, encoded: EncodedContext) -> Tensor:
         """See `Steps.iterate`."""
-        return self._run("iterate", state.float(), encoded.injection, *flat(encoded.core))
+        return self._run("iterate", state.float(), encoded.injection, *tensors_of(encoded.core))
 
     def decode(self, state: Tensor, encoded: EncodedContext) -> Tensor:
         """See `Steps.decode`."""
-        return self._run(name("decode", form_of(encoded.coda)), state.float(), *flat(encoded.coda))
+        return self._run(
+            function_name("decode", form_of(encoded.coda)), state.float(), *tensors_of(encoded.coda)
+        )
 
     def _run(self, function: str, *tensors: Tensor) -> Tensor:
         result: Tensor = self._functions[function](*(tensor.contiguous() for tensor in tensors))

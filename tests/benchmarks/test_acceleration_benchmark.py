@@ -1,16 +1,16 @@
-"""The benchmark of solver steps: its plain iteration is the head's, and a fixed point stays where it is."""
+"""The benchmark of acceleration: its plain iteration is the head's, and a fixed point stays where it is."""
 
 from __future__ import annotations
 
 import torch
 
-from benchmarks.solver_steps import STEPS, anderson, plain, run
+from benchmarks.acceleration import UPDATES, anderson, plain, run
 from rdvla.control import Stop
 from tests.support.closeness import assert_stops_clearly
 from tests.support.heads import make_context, make_head
 
 
-def test_the_plain_step_is_the_heads_iteration() -> None:
+def test_the_plain_update_is_the_heads_iteration() -> None:
     head = make_head()
     context = make_context(head, batch=4)
     state = head.initial_state(4, torch.Generator().manual_seed(0)).detach()
@@ -23,10 +23,10 @@ def test_the_plain_step_is_the_heads_iteration() -> None:
     torch.testing.assert_close(actions, expected.actions, atol=1e-6, rtol=1e-5)
 
 
-def test_no_step_leaves_a_fixed_point() -> None:
+def test_no_update_leaves_a_fixed_point() -> None:
     fixed = torch.randn(2, 3, 4)
-    for step in STEPS.values():
-        torch.testing.assert_close(step([fixed] * 3, [fixed] * 3), fixed, atol=1e-4, rtol=1e-4)
+    for update in UPDATES.values():
+        torch.testing.assert_close(update([fixed] * 3, [fixed] * 3), fixed, atol=1e-4, rtol=1e-4)
 
 
 def test_anderson_solves_a_line_in_two_steps() -> None:

@@ -1,4 +1,4 @@
-"""Encodes instructions for the policy's graph, each distinct sentence once."""
+"""Encodes instructions for the policy's graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tokenize = Callable[[str], list[int]]
 
 
 class Instructions:
-    """Encodes sentences and keeps the results: a robot gets the same sentence in every query."""
+    """Encodes each distinct sentence once: a robot gets the same sentence in every query."""
 
     def __init__(self, folder: Path, description: Description, *, threads: int | None) -> None:
         self._tokenize = _tokenizer(folder, description)
@@ -48,7 +48,7 @@ def _tokenizer(folder: Path, description: Description) -> Tokenize:
 
 
 def _byte_tokens(sentence: str, *, longest: int) -> list[int]:
-    """UTF-8 bytes + 1, padded with 0 to the length of the encoder."""
+    """Return UTF-8 bytes + 1, padded with 0 to the encoder's length."""
     data = instruction_bytes(sentence, longest=longest)
     return [byte + 1 for byte in data] + [0] * (longest - len(data))
 
