@@ -14,7 +14,8 @@ def without_a_compiler(code: str, cache: Path) -> subprocess.CompletedProcess[st
     """Run `code` where no C++ compiler is found and nothing has been compiled before."""
     changes = {
         "CXX": "no-such-compiler", "PATH": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache),
-        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
     }  # fmt: skip
     return subprocess.run(
         [sys.executable, "-c", code],
