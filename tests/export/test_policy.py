@@ -39,7 +39,7 @@ from tests.support.tiny_models import (
 pytestmark = pytest.mark.slow  # an export takes many seconds
 RULES = (
     Stop.fixed(3),
-    Stop("action_change", threshold=1e-3, max_depth=20),
+    Stop("action_change", threshold=2.5e-3, max_depth=20),
     Stop("latent_change", threshold=0.02),
 )
 
