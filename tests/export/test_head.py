@@ -30,7 +30,7 @@ from rdvla.runtime.description import GRAPH, read_description
 from rdvla.types import Prediction
 from tests.support.reference_case import load_case
 
-RULES = (
+STOPS = (
     Stop.fixed(1),
     Stop.fixed(7),
     Stop("action_change", threshold=1e-3),
@@ -81,20 +81,20 @@ def test_actions_and_state_at_fixed_depth(case: Case, depth: int) -> None:
 
 def test_every_sample_stops_where_the_reference_does(case: Case) -> None:
     for name, depth in case.depths.items():
-        threshold, _, row = name.partition("/sample_")
+        threshold, _, sample = name.partition("/sample_")
         prediction = case.run(Stop("action_change", threshold=float(threshold)))
-        assert prediction.depth[int(row)] == depth
-        assert prediction.converged[int(row)]
-        actions = case.expected[f"actions_adaptive_{threshold}_sample_{row}"][0]
-        np.testing.assert_allclose(prediction.actions[int(row)], actions, atol=1e-4)
+        assert prediction.depth[int(sample)] == depth
+        assert prediction.converged[int(sample)]
+        actions = case.expected[f"actions_adaptive_{threshold}_sample_{sample}"][0]
+        np.testing.assert_allclose(prediction.actions[int(sample)], actions, atol=1e-4)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
-def test_every_rule_decides_as_in_torch(case: Case, rule) -> None:
+@pytest.mark.parametrize("stop", STOPS, ids=lambda stop: stop.describe())
+def test_every_rule_decides_as_in_torch(case: Case, stop: Stop) -> None:
     expected = Engine(case.head).predict(
-        case.context, stop=rule, initial_state=case.expected["initial_state"]
+        case.context, stop=stop, initial_state=case.expected["initial_state"]
     )
-    prediction = case.run(rule)
+    prediction = case.run(stop)
     assert prediction.depth.tolist() == expected.depth.tolist()
     assert prediction.converged.tolist() == expected.converged.tolist()
     np.testing.assert_allclose(prediction.actions, expected.actions, atol=1e-4)
@@ -103,7 +103,7 @@ def test_every_rule_decides_as_in_torch(case: Case, rule) -> None:
 
 def test_every_sample_has_its_own_rule_and_limit_as_in_torch(case: Case) -> None:
     batch = case.context.batch_size
-    stops = [RULES[2], Stop.fixed(7), RULES[4], Stop.fixed(1), RULES[7]][:batch]
+    stops = [STOPS[2], Stop.fixed(7), STOPS[4], Stop.fixed(1), STOPS[7]][:batch]
     start = case.expected["initial_state"]
     for max_depth in (None, 3, [5, 2, 30, 1, 4][:batch]):
         expected = case.head.predict(case.context, stop=stops, max_depth=max_depth, initial_state=start)
