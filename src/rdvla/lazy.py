@@ -16,7 +16,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from importlib.abc import InspectLoader
 from typing import Any
@@ -25,7 +25,7 @@ from rdvla.errors import optional
 
 
 def load_lazily(
-    package: str, *, extra: str | None = None
+    package: str, *, extra: str | None = None, extras: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` (PEP 562) for a package with its imports under `if TYPE_CHECKING:`.
 
@@ -35,6 +35,7 @@ def load_lazily(
     Args:
         package: `__name__` of the package that calls.
         extra: extra of rdvla that the package needs; a missing package's error then names it.
+        extras: module -> its extra, for modules that need another.
 
     Raises:
         ImportError: the package's source is not available.
@@ -50,7 +51,8 @@ def load_lazily(
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home, original = homes[name]
-        with optional(extra) if extra else nullcontext():
+        needed = (extras or {}).get(home, extra)
+        with optional(needed) if needed else nullcontext():
             value = getattr(importlib.import_module(home), original)
         setattr(module, name, value)
         return value

@@ -16,12 +16,8 @@ if TYPE_CHECKING:
 POLICY = "metaworld"
 DEPTH = 32  # iterations that the table goes on to
 SHOWN = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 28, DEPTH)
-NEEDED = {
-    "metaworld": "metaworld",
-    "av": "metaworld",
-    "jinja2": "report",
-    "matplotlib": "report",
-}  # package: extra
+# What the closed loop needs: package -> the extra that brings it.
+NEEDED = {"metaworld": "metaworld", "av": "metaworld", "jinja2": "report", "matplotlib": "report"}
 
 
 def run(

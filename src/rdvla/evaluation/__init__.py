@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from rdvla.evaluation.table import print_table
     from rdvla.rollout.jobs import Setting
 else:
-    __getattr__, __dir__ = load_lazily(__name__, extra="eval")
+    __getattr__, __dir__ = load_lazily(
+        __name__, extra="eval", extras={"rdvla.evaluation.profile_picture": "report"}
+    )
 
 __all__ = [
     "Episode",
