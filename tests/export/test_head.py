@@ -114,25 +114,33 @@ def test_every_sample_has_its_own_rule_and_limit_as_in_torch(case: Case) -> None
         np.testing.assert_allclose(found.state, expected.state, atol=1e-4)
 
 
-@pytest.mark.parametrize("text", ["steady:1e-3:1e-2", "steady:1e-5:1e-3:3:20", "settled:0.05:1e-3"])
+@pytest.mark.parametrize(
+    ("text", "converged"),
+    [
+        ("steady:1e-3:1e-2", True),  # the actions settle last
+        ("steady:1e-3:1e-4:3:20", True),  # the direction does
+        ("steady:1e-5:1e-3:3:12", False),  # neither does in time
+        ("settled:0.05:1e-3", True),
+    ],
+)
 def test_a_rule_registered_after_the_export_runs_in_its_graph_as_in_torch(
-    case: Case, monkeypatch: pytest.MonkeyPatch, text: str
+    case: Case, monkeypatch: pytest.MonkeyPatch, text: str, converged: bool
 ) -> None:
     # `case` was exported before the table has these rules.
     actions, cosine = Limit("threshold", "action_change", 1e-3), Limit("below", "cosine_change", 1e-3)
     latent = Limit("threshold", "latent_change", 0.05)
     monkeypatch.setitem(STOP_RULES, "steady", StopRule((actions, cosine), "actions and direction"))
     monkeypatch.setitem(STOP_RULES, "settled", StopRule((latent, cosine), "length and direction"))
-    start = case.expected["initial_state"]
-    stops = [text, *([8, "action_change:1e-3", text, "latent_change:0.02"][: case.context.batch_size - 1])]
-    for stop in (text, stops):
+    start, batch = case.expected["initial_state"], case.context.batch_size
+    mixed = [text, 8, "action_change:1e-3", text, "latent_change:0.02"][:batch]
+    for stop in (text, mixed):
         expected = case.head.predict(case.context, stop=stop, initial_state=start)
         found = case.run(stop)
         assert found.depth.tolist() == expected.depth.tolist()
         assert found.converged.tolist() == expected.converged.tolist()
         np.testing.assert_allclose(found.actions, expected.actions, atol=1e-4)
         np.testing.assert_allclose(found.state, expected.state, atol=1e-4)
-        assert found.converged.any()
+    assert case.run(text).converged.tolist() == [converged] * batch
 
 
 def test_a_change_registered_after_the_export_needs_another_export(
