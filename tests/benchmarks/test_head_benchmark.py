@@ -1,4 +1,4 @@
-"""The head benchmark at a small size: what it compares is equal, and its result has the promised form."""
+"""The head's benchmark at a small size: its candidates agree, and its result has the promised form."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_spread_and_paired_ratio():
     assert harness.Spread.of([2.0]) == harness.Spread(2.0, 2.0, 2.0)
     samples = [1.0, 5.0, 2.0, 8.0]
     assert harness.Spread.of(samples).median == median(samples)
-    # a pause that hits one round hits both candidates: the ratio does not see it
+    # a pause hits both candidates of a round, so the ratio stays the same
     assert harness.paired_ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == harness.Spread(2.0, 2.0, 2.0)
 
 

@@ -84,11 +84,11 @@ void product(const float *x, const Weight *weights, float *y, int64_t rows, int6
 // x (rows, inner), y (rows, outer), weights (outer / 32, inner, 32); in bfloat16 the 32 columns lie interleaved:
 // 0, 16, 1, 17, ...
 extern "C" void gemv_float32(const float *x, const float *weights, float *y, int64_t rows, int64_t inner,
-                               int64_t outer, int threads) {
+                             int64_t outer, int threads) {
   product(x, weights, y, rows, inner, outer, threads);
 }
 
 extern "C" void gemv_bfloat16(const float *x, const uint16_t *weights, float *y, int64_t rows, int64_t inner,
-                                int64_t outer, int threads) {
+                              int64_t outer, int threads) {
   product(x, weights, y, rows, inner, outer, threads);
 }
