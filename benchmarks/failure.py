@@ -3,7 +3,7 @@
     python -m benchmarks.failure docs/results/libero_10.json --setting action_change:0.001
 
 An episode's score is its mean number of iterations per query. Within tasks, only episodes of the same task
-are compared. The task prior scores an episode by the failures of the task's other episodes; it sees no
+are compared. The task prior scores an episode by the failures of the task's other episodes; it uses no
 iterations.
 """
 

@@ -40,7 +40,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can do with torch's present number of threads."""
+    """The machine's speeds at torch's present number of threads."""
 
     bytes_per_second: float
     multiplications_per_second: float  # float32

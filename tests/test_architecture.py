@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import rdvla
 
 ROOT = Path(rdvla.__file__).parent
+CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 
 # A room imports itself and the rooms listed for it, which all lie below it.
 FOUNDATIONS = {"errors", "files", "config", "assets"}
@@ -144,6 +146,47 @@ def test_no_files_import_each_other_in_a_circle():
         pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
 
 
+def test_contributing_explains_every_room():
+    table = re.findall(r"^\| (`.+?) \|", CONTRIBUTING.read_text(), re.MULTILINE)
+    explained = {Path(name).stem for cell in table for name in re.findall(r"`([^`]+)`", cell)}
+    assert set(ROOMS) - {"__init__"} <= explained
+
+
+def test_the_engine_is_imported_by_nobody_below_the_policy():
+    for room in ALLOWED["policy"] - {"engine"}:
+        for path in files_of(room):
+            assert "engine" not in imported_rooms(path), path
+
+
+LONGEST_FILE = 400  # lines
+
+
+def test_files_can_be_read_in_one_sitting():
+    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in MODULES.values()}
+    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+# Words that say nothing to someone who knows the field. Saved files may still hold them, as text.
+UNUSED_WORDS = {"skinny", "pacing", "stretches", "piece", "pieces", "moment", "moments"}
+
+
+def names_in(path: Path) -> set[str]:
+    """Every name that a file defines or uses, and its own and its folder's."""
+    names = {path.stem, path.parent.name}
+    for node in ast.walk(ast.parse(path.read_text())):
+        for field in ("name", "id", "attr", "arg", "asname"):
+            value = getattr(node, field, None)
+            names |= {value} if isinstance(value, str) else set()
+    return names
+
+
+def test_names_use_the_fields_words():
+    for path in MODULES.values():
+        for name in names_in(path):
+            words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+            assert not words & UNUSED_WORDS, f"{path.relative_to(ROOT)}: {name}"
+
+
 def test_heads_know_nothing_of_the_engine():
     for path in files_of("heads"):
         assert not {"engine", "policy"} & imported_rooms(path), path
@@ -158,7 +201,7 @@ def test_the_paper_is_one_file_that_needs_torch_only():
         elif isinstance(node, ast.ImportFrom) and node.module:
             outside.add(node.module.split(".")[0])
     assert outside - sys.stdlib_module_names <= {"torch", "rdvla"}
-    assert len(path.read_text().splitlines()) <= 400
+    assert len(path.read_text().splitlines()) <= LONGEST_FILE
 
 
 def test_what_robots_need_imports_no_torch():

@@ -1,4 +1,4 @@
-"""The kernel's benchmark times products that agree."""
+"""The GEMV kernel's benchmark times only products that agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head benchmark at a small size: what it compares is equal, and its result has the promised form."""
+"""The head's benchmark at a small size: its candidates agree, and its result has the promised form."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from benchmarks import head as benchmark
 from rdvla.control import Stop
 from rdvla.engine import Engine
 from rdvla.heads import RecurrentConfig
+from tests.support.closeness import assert_stops_clearly
 
 SMALL = RecurrentConfig(
     hidden_dim=32, num_heads=4, prelude=("middle",), core=("late", "middle"), coda=("late",)
@@ -32,9 +33,9 @@ def test_plain_loop_gives_the_same_actions(depth: int):
 def test_the_plain_adaptive_loop_stops_where_ours_does():
     head, context, state = benchmark.build(SMALL, vision_tokens=6, latent_tokens=3)
     for threshold in (1e-2, 1e-3, 1e-5):
-        ours = Engine(head).predict(
-            context, stop=Stop("action_change", threshold=threshold), initial_state=state
-        )
+        stop = Stop("action_change", threshold=threshold)
+        assert_stops_clearly(head, context, stop=stop, initial_state=state, tolerance=3e-5)
+        ours = Engine(head).predict(context, stop=stop, initial_state=state)
         plain, depth = baseline.plain_adaptive_loop(
             head, context, threshold=threshold, max_depth=32, initial_state=state
         )
@@ -139,7 +140,7 @@ def test_spread_and_paired_ratio():
     assert harness.Spread.of([2.0]) == harness.Spread(2.0, 2.0, 2.0)
     samples = [1.0, 5.0, 2.0, 8.0]
     assert harness.Spread.of(samples).median == median(samples)
-    # a pause that hits one round hits both candidates: the ratio does not see it
+    # a pause hits both candidates of a round, so the ratio stays the same
     assert harness.paired_ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == harness.Spread(2.0, 2.0, 2.0)
 
 

@@ -11,7 +11,7 @@ from rdvla.files import read_json
 from tests.support.tiny_models import make_policy
 
 
-def test_a_whole_query_and_its_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_whole_query_and_its_halves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_policy().save_pretrained(tmp_path / "policy")
     output = tmp_path / "query.json"
     query.main(

@@ -1,4 +1,4 @@
-"""The benchmark of a query at the paper's size, on a tiny one."""
+"""The benchmark of a query at the paper's size, run on a tiny model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rdvla.heads import RecurrentConfig
 from tests.support.published_checkpoint import BACKBONE
 
 
-def test_the_parts_make_up_the_whole() -> None:
+def test_encoders_and_head_give_the_whole_query() -> None:
     config = replace(BACKBONE, levels=(2, BACKBONE.language.layers))
     head = RecurrentConfig(hidden_dim=16, num_heads=2, context_dim=config.language.width)
     with torch.no_grad():

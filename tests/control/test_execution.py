@@ -1,12 +1,28 @@
 """Execution rules against the paper's formulas, and how they are written down."""
 
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdvla.control import BinaryHorizon, ExecutionRule, FixedHorizon, LinearDecay, check_fits, parse_execution
+from rdvla.control import (
+    EXECUTION_RULES,
+    BinaryHorizon,
+    ExecutionRule,
+    FixedHorizon,
+    LinearDecay,
+    Session,
+    check_fits,
+    execution_help,
+    parse_execution,
+)
 from rdvla.errors import ConfigError
+from rdvla.types import Array, Prediction
+from tests.support.tiny_models import CONFIG, make_observation, make_policy
 
 COUNT = st.integers(1, 40)
 RANGE = st.tuples(COUNT, COUNT).map(lambda pair: (max(pair), min(pair)))
@@ -43,6 +59,53 @@ def test_what_a_rule_says_of_itself_is_read_back(lengths: tuple[int, int], tau: 
     rules: list[ExecutionRule] = [FixedHorizon(tau), BinaryHorizon(*lengths, tau), LinearDecay(*lengths, tau)]
     for rule in rules:
         assert parse_execution(rule.describe()) == rule
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Half as many actions for every `tau` iterations."""
+
+    name: ClassVar[str] = "halving"
+    longest: int = 8
+    tau: int = 4
+
+    def horizon(self, depth: Array) -> Array:
+        return (self.longest // 2 ** (depth // self.tau)).clip(min=1)
+
+    def describe(self) -> str:
+        return f"halving:{self.longest},{self.tau}"
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_a_new_entry_of_the_table_is_a_rule_everywhere(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXECUTION_RULES, "halving", Halving)
+    rule = parse_execution("halving:4,4")
+    assert rule == Halving(4, 4) == parse_execution(rule.describe())
+    assert "halving:LONGEST,TAU: Half as many actions for every `tau` iterations" in execution_help()
+    with pytest.raises(ConfigError, match="up to 4 actions, but a chunk has 3"):
+        check_fits(rule, chunk_size=3)
+
+    array = torch.tensor if library == "torch" else np.array
+    chunks = [[[10.0 * robot + step] for step in range(4)] for robot in range(3)]
+    prediction = Prediction(
+        actions=array(chunks),
+        depth=array([2, 4, 32]),
+        converged=array([True] * 3),
+        state=array([[[0.0]]] * 3),
+    )
+    session = Session(rule)
+    assert session.due(3) == [0, 1, 2]
+    assert session.accept([0, 1, 2], prediction) == [4, 2, 1]
+    assert [action.item() for action in session.next_actions()] == [0, 10, 20]
+    assert session.due(3) == [2]
+
+    policy = make_policy(replace(CONFIG, execution="halving:4,2", stop="2"))  # 4 / 2 actions a query
+    policy.reset(seed=0)
+    taken = [policy.select_action(make_observation(1)) for _ in range(2)]
+    policy.reset(seed=0)
+    noise = policy.initial_state(1, torch.Generator().manual_seed(0))
+    expected = policy.predict(make_observation(1), initial_state=noise).actions
+    assert torch.equal(torch.stack(taken, dim=1), expected[:, :2])
 
 
 def test_a_number_is_a_fixed_horizon() -> None:

@@ -19,6 +19,7 @@ from rdvla.control import (
 from rdvla.control.stop import Limit, StopRule
 from rdvla.engine import Engine
 from rdvla.errors import ConfigError, InputError
+from tests.support.closeness import assert_stops_clearly
 from tests.support.heads import make_context, make_head
 
 STATES = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[0.0, 5.0]]])
@@ -51,6 +52,7 @@ def test_a_new_entry_of_the_table_is_a_rule_everywhere(monkeypatch: pytest.Monke
     assert stop == Stop("both", action=2e-2, cosine=0.3) == parse_stop(stop.describe())
     head = make_head()
     context, state = make_context(head), head.initial_state(2, torch.Generator().manual_seed(0)).detach()
+    assert_stops_clearly(head, context, stop=stop, initial_state=state, tolerance=3e-5)
     plain = head.predict(context, stop=stop, initial_state=state)
     fast = Engine(head).predict(context, stop=stop, initial_state=state)
     assert plain.converged.all() and fast.depth.tolist() == plain.depth.tolist()

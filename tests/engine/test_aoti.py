@@ -1,4 +1,4 @@
-"""Compiled code's way around the code itself: which head it is for, where it runs, what it is given."""
+"""Everything around compiled code: the head that it is for, the computer that it runs on, its inputs."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from rdvla.export.comparison import compare_predictions
 from rdvla.hashing import fingerprint
 from rdvla.heads import Context, RecurrentConfig, RecurrentDepthHead
 from rdvla.types import Prediction
+from tests.support.closeness import assert_no_close_calls
 from tests.support.heads import SMALL, make_context, make_head, take
 
-RULES = (
+STOPS = (
     Stop.fixed(1),
     Stop.fixed(7),
     Stop("action_change", threshold=1e-3),
     Stop("deferred_action_change", threshold=1e-3, coda_below=0.2),
     Stop("latent_change"),
 )
-MANY = 60  # vision tokens, so many that the coda reads them in either form
+MANY = 60  # vision tokens, enough for the coda's context to have either form
 
 
 def make_case(config: RecurrentConfig = SMALL, *, vision: int = MANY) -> tuple[RecurrentDepthHead, Context]:
@@ -56,7 +57,7 @@ def uncompiled(head: RecurrentDepthHead, context: Context) -> Engine:
 
 
 def written(folder: Path, head: RecurrentDepthHead, context: Context) -> Description:
-    """A whole export, but for what is in its files."""
+    """Write a whole export with other content in its files; return its description."""
     folder.mkdir()
     for name in make_functions(head, context, dtype=torch.float32):
         (folder / f"{name}.pt2").write_bytes(name.encode())
@@ -73,24 +74,26 @@ def written(folder: Path, head: RecurrentDepthHead, context: Context) -> Descrip
     return description
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
+@pytest.mark.parametrize("stop", STOPS, ids=lambda stop: stop.describe())
 @pytest.mark.parametrize(
     "config",
     [SMALL, replace(SMALL, prelude=(), coda=()), replace(SMALL, core=("late", 3), coda=("middle", "late"))],
     ids=["one of each", "core alone", "several"],
 )
-def test_the_functions_together_are_the_head(config: RecurrentConfig, rule) -> None:
+def test_the_functions_together_are_the_head(config: RecurrentConfig, stop: Stop) -> None:
     head, context = make_case(config)
     start = head.initial_state(3, torch.Generator().manual_seed(0)) * torch.tensor([0.2, 1, 6])[:, None, None]
-    expected = Engine(head).predict(context, stop=rule, initial_state=start, trace=True)
+    expected = Engine(head).predict(context, stop=stop, initial_state=start, trace=True)
+    assert expected.trace is not None
+    assert_no_close_calls(expected.trace, stop, tolerance=3e-5)
     engine = uncompiled(head, context)
     for found in (
-        engine.predict(context, stop=rule, initial_state=start),
-        engine.predict(context, stop=rule, initial_state=start, trace=True),
+        engine.predict(context, stop=stop, initial_state=start),
+        engine.predict(context, stop=stop, initial_state=start, trace=True),
     ):
         assert found.depth.tolist() == expected.depth.tolist()
         torch.testing.assert_close(found.actions, expected.actions, atol=1e-5, rtol=1e-5)
-    alone = engine.predict(take(context, 2), stop=rule, initial_state=start[2:])
+    alone = engine.predict(take(context, 2), stop=stop, initial_state=start[2:])
     assert alone.depth.tolist() == expected.depth[2:].tolist()
     torch.testing.assert_close(alone.actions, expected.actions[2:], atol=1e-5, rtol=1e-5)
 

@@ -12,6 +12,7 @@ from rdvla.engine import Engine, Schedule, solve
 from rdvla.engine.context import Unprojected
 from rdvla.engine.steps import HeadSteps
 from rdvla.heads.recurrent.stopping import limits_on
+from tests.support.closeness import assert_no_close_calls, assert_stops_clearly
 from tests.support.heads import SMALL, make_context, make_head, take
 
 RULES = [
@@ -29,8 +30,7 @@ SCHEDULES = [
     Schedule(4, 0.0),
     Schedule(2),
 ]
-
-
+TOLERANCE = 3e-5  # of `close`: actions are at most 2, states at least 1 in the root mean square
 MIXED = [
     5,
     "action_change:2e-3",
@@ -54,6 +54,7 @@ def test_the_engine_is_the_plain_loop(rule: Stop) -> None:
     context = make_context(head, batch=6)
     state = head.initial_state(6, torch.Generator().manual_seed(0)).detach()
     state = state * torch.linspace(0.2, 6, 6)[:, None, None]
+    assert_stops_clearly(head, context, stop=rule, initial_state=state, tolerance=TOLERANCE)
     close(
         Engine(head).predict(context, stop=rule, initial_state=state),
         head.predict(context, stop=rule, initial_state=state),
@@ -68,6 +69,9 @@ def test_every_sample_of_a_batch_has_its_own_rule_and_limit(
     head = make_head()
     context = make_context(head, batch=6)
     state = head.initial_state(6, torch.Generator().manual_seed(0)).detach()
+    assert_stops_clearly(
+        head, context, stop=MIXED, max_depth=max_depth, initial_state=state, tolerance=TOLERANCE
+    )
     limits = limits_on(state.device, MIXED, batch_size=6, max_depth=max_depth)
     with torch.no_grad():
         encoded = HeadSteps(head).encode(context)
@@ -90,7 +94,8 @@ def test_a_batch_stops_sample_by_sample_as_if_alone(rule: Stop) -> None:
     head = make_head()
     context = make_context(head, batch=6)
     state = head.initial_state(6, torch.Generator().manual_seed(0)).detach()
-    state = state * torch.linspace(0.2, 6, 6)[:, None, None]  # so that they stop at different depths
+    state = state * torch.linspace(0.2, 6, 6)[:, None, None]  # so they stop at different depths
+    assert_stops_clearly(head, context, stop=rule, initial_state=state, tolerance=TOLERANCE)
     together = Engine(head).predict(context, stop=rule, initial_state=state)
     for row in range(6):
         alone = Engine(head).predict(take(context, row), stop=rule, initial_state=state[row : row + 1])
@@ -111,7 +116,9 @@ def test_how_often_the_solver_synchronises_changes_nothing(rule: Stop, trace: bo
     head = make_head()
     state = head.initial_state(batch, torch.Generator().manual_seed(0)).detach()
     state = state * torch.linspace(0.2, 6, batch)[:, None, None]
-    encoded = HeadSteps(head).encode(make_context(head, batch=batch))
+    context = make_context(head, batch=batch)
+    assert_stops_clearly(head, context, stop=rule, initial_state=state, tolerance=TOLERANCE)
+    encoded = HeadSteps(head).encode(context)
     limits = limits_on(state.device, rule, batch_size=batch)
     with torch.no_grad():
         first, *others = (
@@ -155,6 +162,7 @@ def test_a_context_left_unprojected_gives_the_same(rule: Stop) -> None:
     assert isinstance(HeadSteps(head).encode(context, coda_reads=1).coda[0], Unprojected)
     state = head.initial_state(3, torch.Generator().manual_seed(0)).detach()
     state = state * torch.linspace(0.2, 6, 3)[:, None, None]
+    assert_stops_clearly(head, context, stop=rule, initial_state=state, tolerance=TOLERANCE)
     unprojected = Engine(head).predict(context, stop=rule, initial_state=state)
     projected = head.predict(context, stop=rule, initial_state=state)
     assert unprojected.depth.tolist() == projected.depth.tolist()
@@ -181,6 +189,8 @@ def test_a_deferred_coda_stops_where_the_papers_rule_does_and_decodes_less() -> 
     traced = Engine(head).predict(
         context, stop=Stop("action_change", threshold=1e-3), initial_state=state, trace=True
     )
+    assert traced.trace is not None
+    assert_no_close_calls(traced.trace, Stop("action_change", threshold=1e-3), tolerance=TOLERANCE)
     depth = int(traced.depth)
     assert depth > 5
     decoded = []

@@ -17,6 +17,7 @@ from rdvla.engine.gemv import build, gemv_copy, register
 from rdvla.engine.gemv import library as gemv_library
 from rdvla.engine.gemv.library import kernels_of, pack
 from rdvla.engine.gemv.linear import GEMVLinear
+from tests.support.closeness import assert_stops_clearly
 from tests.support.heads import make_context, make_head
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the kernel needs a C++ compiler")
@@ -86,6 +87,7 @@ def test_a_head_with_the_kernel_acts_as_without(batch: int, rule: Stop) -> None:
     assert sum(isinstance(module, GEMVLinear) for module in twin.modules()) == 3 * 6 + 2 + 1
     context = make_context(head, batch=batch)
     state = head.initial_state(batch, torch.Generator().manual_seed(0)).detach()
+    assert_stops_clearly(head, context, stop=rule, initial_state=state, tolerance=3e-5)
     expected, found = (Engine(each).predict(context, stop=rule, initial_state=state) for each in (head, twin))
     assert found.depth.tolist() == expected.depth.tolist()
     torch.testing.assert_close(found.actions, expected.actions, atol=1e-5, rtol=1e-5)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation import EvaluationConfig, Suite, evaluate_policy, load_results
 from rdvla.rollout import starting_seed
-from tests.support.closeness import assert_no_close_call
+from tests.support.closeness import assert_no_close_calls
 from tests.support.line_task import TASKS, make_dying, make_line, make_logging, make_raising
 from tests.support.rollout_doubles import StepPolicy
 
@@ -267,7 +267,7 @@ def test_a_real_head_does_not_mind_who_shares_its_batch():
                 trace=True,
             )
             tolerance = 1e-5 + 1e-4 * float(together.actions.abs().max())
-            assert_no_close_call(together.trace.action_change, 1e-3, tolerance=tolerance)
+            assert_no_close_calls(together.trace, rule, tolerance=tolerance)
             for row in range(3):
                 one = slice(row, row + 1)
                 context = head.context(

@@ -1,4 +1,4 @@
-"""Exports that several tests look at: each takes seconds to make."""
+"""Exports that several tests share, because each takes seconds to make."""
 
 from __future__ import annotations
 

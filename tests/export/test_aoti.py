@@ -1,4 +1,4 @@
-"""A head as native code, compiled ahead of time, against the head as it is."""
+"""A head as native code, compiled ahead of time, against the plain head."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rdvla.errors import RDVLAError
 from rdvla.export import Report, export_compiled_head
 from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.policy import RDVLAPolicy
+from tests.support.closeness import assert_stops_clearly
 from tests.support.heads import make_scaled_case, take
 from tests.support.tiny_models import make_observation, make_policy
 
@@ -26,8 +27,8 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler on a CPU"),
 ]
 
-VISION = 60  # tokens, so many that the coda reads them in either form
-RULES = (
+VISION = 60  # tokens, enough for the coda's context to have either form
+STOPS = (
     Stop.fixed(1),
     Stop.fixed(9),
     Stop("action_change", threshold=1e-3),
@@ -49,19 +50,21 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     )
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.describe())
-def test_every_rule_decides_as_before_in_a_batch_and_alone(report: Report, rule) -> None:
+@pytest.mark.parametrize("stop", STOPS, ids=lambda stop: stop.describe())
+def test_every_rule_decides_as_before_in_a_batch_and_alone(report: Report, stop: Stop) -> None:
     head, context, start = make_case()
-    expected = Engine(head).predict(context, stop=rule, initial_state=start)
+    expected = Engine(head).predict(context, stop=stop, initial_state=start)
+    assert_stops_clearly(head, context, stop=stop, initial_state=start, tolerance=3e-5)
     engine = load_compiled(head, report.folder)
-    found = engine.predict(context, stop=rule, initial_state=start)
+    found = engine.predict(context, stop=stop, initial_state=start)
     assert found.depth.tolist() == expected.depth.tolist()
     torch.testing.assert_close(found.actions, expected.actions, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.state, expected.state, atol=1e-5, rtol=1e-5)
-    for row in range(3):
-        alone = engine.predict(take(context, row), stop=rule, initial_state=start[row : row + 1])
-        assert alone.depth.tolist() == expected.depth[row : row + 1].tolist()
-        torch.testing.assert_close(alone.actions[0], expected.actions[row], atol=1e-5, rtol=1e-5)
+    for sample in range(3):
+        initial_state = start[sample : sample + 1]
+        alone = engine.predict(take(context, sample), stop=stop, initial_state=initial_state)
+        assert alone.depth.tolist() == expected.depth[sample : sample + 1].tolist()
+        torch.testing.assert_close(alone.actions[0], expected.actions[sample], atol=1e-5, rtol=1e-5)
 
 
 def test_the_layout_of_features_does_not_matter(report: Report) -> None:
@@ -105,6 +108,7 @@ def test_no_compiler_is_needed_to_run_it(report: Report) -> None:
     code = f"""
 import torch
 from rdvla.engine import Engine, load_compiled
+from tests.support.closeness import assert_stops_clearly
 from tests.support.heads import make_scaled_case
 head, context, start = make_scaled_case(vision={VISION})
 engines = Engine(head), load_compiled(head, {str(report.folder)!r})

@@ -172,6 +172,8 @@ def test_what_an_evaluation_writes_is_read(tmp_path: Path) -> None:
     policy.records = {RESULTS: content}
     lines = [line for line in str(policy.generate_model_card()).splitlines() if line.startswith("| libero_")]
     assert len(lines) == 2 * 3  # two suites; depth 1, 8 and an adaptive rule
+    stops = {line.split("|")[2].strip() for line in lines}
+    assert {"fixed 1", "fixed 8"} < stops and len(stops) == 3
     # 2 tasks of 6 episodes each
     assert all(line.split("|")[4].strip() == "12" for line in lines)
 

@@ -17,7 +17,7 @@ from rdvla.engine import Engine
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.policy import RDVLAPolicy
 from rdvla.types import Observation
-from tests.support.closeness import assert_no_close_call
+from tests.support.closeness import assert_no_close_calls
 from tests.support.tiny_models import (
     BACKBONE,
     CAMERAS,
@@ -60,7 +60,7 @@ def test_a_batch_is_its_samples() -> None:
     together = policy.predict(observation, stop=rule, initial_state=state, trace=True)
     assert together.trace is not None
     # Real units are at most twice as large as the normalised ones that the rule compares, or half as large.
-    assert_no_close_call(together.trace.action_change, rule.below["action_change"], tolerance=2 * tolerance)
+    assert_no_close_calls(together.trace, rule, tolerance=2 * tolerance)
     for row in range(4):
         alone = policy.predict(observation.select([row]), stop=rule, initial_state=state[row : row + 1])
         torch.testing.assert_close(alone.actions[0], together.actions[row], atol=tolerance, rtol=0)

@@ -1,4 +1,4 @@
-"""What the runtime decides by itself, without a graph."""
+"""Everything in the runtime that needs no graph: descriptions, noise, missing packages."""
 
 from __future__ import annotations
 

@@ -198,8 +198,8 @@ def test_motion_and_images_are_those_of_the_benchmarks_own_environment():
     stock, states = stock_environment("libero_goal", task, use_camera_obs=False, **images)
     stock.reset()
     # Fixtures are not part of an initial state.
-    stock.sim.model._model.body_pos[:] = env.simulation_model.body_pos
-    stock.sim.model._model.body_quat[:] = env.simulation_model.body_quat
+    stock.sim.model.body_pos[:] = env.simulation_model.body_pos
+    stock.sim.model.body_quat[:] = env.simulation_model.body_quat
     stock.set_init_state(states[1])
     for _ in range(10):
         stock.step(REST.tolist())
@@ -211,7 +211,7 @@ def test_motion_and_images_are_those_of_the_benchmarks_own_environment():
         env.step(action)
         stock.step(action.astype(float))
     np.testing.assert_allclose(env.simulation_data.qpos, stock.sim.data.qpos, atol=1e-4)
-    np.testing.assert_allclose(env.simulation_data.site_xpos, stock.sim.data._data.site_xpos, atol=1e-4)
+    np.testing.assert_allclose(env.simulation_data.site_xpos, stock.sim.data.site_xpos, atol=1e-4)
     for name, image in env.render_cameras().items():
         raw = stock.sim.render(width=128, height=128, camera_name=libero.CAMERAS[name])
         rotated = raw[::-1, ::-1].astype(int)  # what published policies are given: turned by 180 degrees

@@ -62,7 +62,7 @@ def test_the_first_image_shows_the_goal_of_this_episode(env):
     still = env.snapshot()
     for name, image in env.render_cameras(still).items():
         np.testing.assert_array_equal(image, before[name])
-    model, data = env._simulator.model, env._simulator.data
+    model, data = env.simulation_model, env.simulation_data
     np.testing.assert_allclose(data.site("goal").xpos, model.site("goal").pos)
     np.testing.assert_allclose(data.site("goal").xpos, env.environment_state()[6:9], atol=1e-6)
 
@@ -108,7 +108,7 @@ def test_cameras_are_the_right_way_up(env):
 
 def hand_rows(env):
     """Lowest image row (0 is the top) that the gripper reaches in each camera."""
-    model = env._simulator.model
+    model = env.simulation_model
     shown = env.render_cameras()
     parts = {model.body(name).id for name in ("hand", "rightclaw", "leftclaw", "rightpad", "leftpad")}
     geoms = [geom for geom in range(model.ngeom) if model.geom_bodyid[geom] in parts]
@@ -168,13 +168,20 @@ def test_the_time_limit_is_ours_and_metaworlds_own_never_surfaces():
     env.close()
 
 
-def test_closing_frees_the_renderer():
+def test_closing_frees_the_renderer(monkeypatch):
+    from mujoco.gl_context import GLContext
+
+    freed = []
+    free = GLContext.free
+    monkeypatch.setattr(GLContext, "free", lambda self: (freed.append(self), free(self)))
     env = make("metaworld", "reach-v3", cameras=["side"], image_size=32)
     env.reset(seed=0)
     env.render_cameras()
+    before = len(freed)
     env.close()
-    assert env._renderer._renderer is None
+    assert len(freed) == before + 1
     env.close()
+    assert len(freed) == before + 1
 
 
 @pytest.mark.parametrize(

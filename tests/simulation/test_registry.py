@@ -4,11 +4,26 @@ import subprocess
 import sys
 
 import pytest
+from gymnasium.utils.env_checker import check_env
+from rich.console import Console
 
 from rdvla.errors import ConfigError, MissingExtraError
-from rdvla.simulation import make, make_expert, resolve_tasks, tasks
+from rdvla.evaluation import EvaluationConfig, evaluate_policy, load_results
+from rdvla.evaluation.protocol import resolve_suites
+from rdvla.rollout import Decision, run_episode
+from rdvla.simulation import (
+    default_tasks,
+    make,
+    make_expert,
+    official_states,
+    resolve_tasks,
+    step_limit,
+    tasks,
+)
 from rdvla.simulation.metaworld.tasks import INSTRUCTIONS, SUITE
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED, evaluation_seed
+from tests.support.tiny_training import tiny_policy
+from tests.support.toy_simulator import make_toy
 
 
 def test_fifty_tasks_each_with_an_instruction_of_its_own():
@@ -61,6 +76,43 @@ def test_importing_the_package_imports_no_simulator():
     check = "assert not {'mujoco', 'metaworld', 'libero', 'robosuite'} & set(sys.modules)"
     code = f"import sys, rdvla.simulation as s; s.tasks('metaworld'); s.tasks('libero_90'); {check}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Demonstrator:
+    """Acts as an expert does."""
+
+    def __init__(self, expert):
+        self.expert = expert
+
+    def act(self, now):
+        return Decision(self.expert.action(now.environment)[None])
+
+
+def test_a_new_simulator_is_an_entry_of_the_table():
+    assert tasks("toy") == ["left", "right"] == resolve_tasks("toy", default_tasks("toy"))
+    assert step_limit("toy") == 12 and official_states("toy") is None
+    env = make("toy", "left", image_size=32)
+    check_env(env, skip_render_check=True)
+    end = run_episode(env, Demonstrator(make_expert("toy", "left")), seed=0, max_steps=12)
+    assert end.success and end.steps < 12
+
+
+def test_a_new_simulator_is_evaluated_in_worker_processes(tmp_path):
+    config = EvaluationConfig(
+        policy="walker", output=str(tmp_path), env="toy", stops=("1", "2"), execution=("fixed:4",),
+        episodes=2, videos=0, max_steps=3,
+    )  # fmt: skip
+    results = load_results(
+        evaluate_policy(
+            tiny_policy(), config, suites=resolve_suites(config), make=make_toy, provenance={},
+            fingerprint="abc", console=Console(quiet=True),
+        )
+    )  # fmt: skip
+    assert [(row.task, row.episodes, row.errors) for row in results.rows] == [
+        ("left", 2, 0),
+        ("right", 2, 0),
+    ] * 2
+    assert all(episode.executed == [3] for episode in results.episodes)
 
 
 def test_evaluation_seeds_start_where_demonstration_seeds_end():

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode  # torch has no public name for it
 
 
 class _LiveStorages(TorchDispatchMode):
@@ -20,13 +19,13 @@ class _LiveStorages(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._track(leaf.untyped_storage())
+        for result in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(result, Tensor):
+                self._track(result.untyped_storage())
         return out
 
     def _track(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+        key = storage.data_ptr()
         if key not in self.live:
             self.live[key] = storage.nbytes()
             self.peak = max(self.peak, sum(self.live.values()))

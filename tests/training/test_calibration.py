@@ -25,6 +25,7 @@ from rdvla.training.calibration import (
     outcome,
 )
 from rdvla.training.samples import observe, open_samples
+from tests.support.closeness import assert_no_close_calls
 from tests.support.tiny_training import train_config, write_dataset
 
 DEPTH = 32
@@ -148,6 +149,9 @@ def test_changes_stop_samples_where_the_head_does(trained: tuple[Path, Path]) ->
     data = open_samples(policy, str(dataset), camera_names={}, resize=False)
     frames = data.sample_index[:6]
     changes = changes_of(policy, data, frames, DEPTH)
+    traced = policy.predict(
+        observe(data, frames), stop=DEPTH, generator=torch.Generator().manual_seed(0), trace=True
+    )
     for rule in (
         Stop("action_change", threshold=0.1),
         Stop("latent_change", threshold=0.6),
@@ -155,6 +159,7 @@ def test_changes_stop_samples_where_the_head_does(trained: tuple[Path, Path]) ->
     ):
         generator = torch.Generator().manual_seed(0)
         prediction = policy.predict(observe(data, frames), stop=rule, generator=generator)
+        assert_no_close_calls(traced.trace, rule, tolerance=3e-5)
         assert changes.stops(rule).tolist() == prediction.depth.tolist()
         assert int(prediction.depth.min()) < DEPTH
 

@@ -38,8 +38,9 @@ class Predictor(Protocol):
         max_depth: int | Sequence[int] | None = None,
         initial_state: Tensor | None = None,
         generator: torch.Generator | None = None,
+        trace: bool = False,
     ) -> Prediction:
-        """See `ActionHead.predict`."""
+        """See `ActionHead.predict`; with `trace`, also return every iteration."""
         ...
 
 
@@ -121,27 +122,35 @@ class Unaided:
         max_depth: int | Sequence[int] | None = None,
         initial_state: Tensor | None = None,
         generator: torch.Generator | None = None,
+        trace: bool = False,
     ) -> Prediction:
-        """See `ActionHead.predict`."""
+        """See `ActionHead.predict`.
+
+        Raises:
+            RDVLAError: a trace is asked for: only recurrent heads have one.
+        """
+        if trace:
+            recurrent(self.head)
         return self.head.predict(
             context, stop=stop, max_depth=max_depth, initial_state=initial_state, generator=generator
         )
 
 
-def compile(head: RecurrentDepthHead, *, dtype: torch.dtype = torch.float32) -> Engine:
+def compile(head: ActionHead, *, dtype: torch.dtype = torch.float32) -> Engine:
     """Return an engine that runs a head as compiled code, its weights packed for this processor.
 
     Compiling takes up to a minute, at the first prediction with one sample and again with several.
 
     Args:
-        head: in eval mode.
+        head: a recurrent one, in eval mode.
         dtype: of the matrix products. bfloat16 is faster and moves normalised actions by 5e-3 to 1e-2.
 
     Raises:
         ConfigError: there is no such dtype.
-        RDVLAError: the head is being trained.
+        RDVLAError: the head is being trained, or is not recurrent.
     """
     check_dtype(dtype)
+    head = recurrent(head)
     if head.training:
         raise RDVLAError("compiled code is for weights that do not change any more: call eval() first")
     return Engine(head, CompiledSteps(head, dtype=dtype))

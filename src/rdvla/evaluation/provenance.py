@@ -21,7 +21,7 @@ def describe_policy(policy: RDVLAPolicy, path: str) -> dict[str, Any]:
         "path": Path(path).name,
         "parameters": sum(p.numel() for p in policy.parameters()),
         "head_parameters": sum(p.numel() for p in policy.head.parameters()),
-        "core_blocks": len(policy.config.head.levels_by_part.get("core", ())),
+        "core_blocks": len(policy.config.head.levels_by_part.get("core", ())) or 1,  # all of a head without
     }
 
 

@@ -25,6 +25,13 @@ class HeadConfig(draccus.ChoiceRegistry):  # type: ignore[no-untyped-call]
     # Fields that say how a head is initialised or trained, and not what its weights mean.
     training_fields: ClassVar[tuple[str, ...]] = ()
 
+    # What a model card calls a policy with this head, says about it, and tags it with.
+    card_title: ClassVar[str] = "A vision-language-action policy"
+    card_summary: ClassVar[str] = (
+        "From camera images, proprioception and an instruction to a chunk of actions."
+    )
+    card_tags: ClassVar[tuple[str, ...]] = ()
+
     @classmethod
     def default_choice_name(cls) -> str:
         """Return the type of files that name none."""

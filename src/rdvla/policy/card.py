@@ -12,14 +12,8 @@ from rdvla.files import HUB_ID
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.records import TRAINING
 
-PAPER = "https://arxiv.org/abs/2602.07845"
 HUB = "https://huggingface.co"
-ABOUT = f"""# A recurrent-depth vision-language-action policy
-
-From camera images, proprioception and an instruction to a chunk of actions, refined in latent space for
-as many iterations as the moment needs ([paper]({PAPER})).
-
-```python
+USE = """```python
 from rdvla import RDVLAPolicy
 
 policy = RDVLAPolicy.from_pretrained("this folder, or its id on the hub")
@@ -63,14 +57,14 @@ def write_card(
     data = ModelCardData(
         library_name="rdvla",
         pipeline_tag="robotics",
-        tags=["robotics", "vision-language-action", "recurrent-depth"],
+        tags=["robotics", "vision-language-action", *config.head.card_tags],
         license="other" if base_models else "mit",
         license_name="see-base-model" if base_models else None,
         base_model=public or None,
         datasets=[name.split("@")[0] for name in datasets.get("on_hub", [])] or None,
     )
     sections = [
-        ABOUT,
+        f"# {config.head.card_title}\n\n{config.head.card_summary}\n\n{USE}",
         "## Configuration\n\n" + _configuration(config, parameters),
         "## Data\n\n" + _data(training),
         "## Results\n\n" + _results(summary),
@@ -123,7 +117,7 @@ def _results(summary: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             line["env"] or "average",
-            f"{line['rule']} {line['depth']}" if line["depth"] is not None else line["rule"],
+            _stop(line),
             line["execution"],
             line["episodes"],
             _percent(line["success"]),
@@ -134,6 +128,13 @@ def _results(summary: Sequence[Mapping[str, Any]]) -> str:
     ]
     titles = ("environment", "depth", "execution", "episodes", "success", "95% interval", "mean iterations")
     return "In closed loop, by `rdvla eval`:\n\n" + _table(titles, rows)
+
+
+def _stop(line: Mapping[str, Any]) -> str:
+    if "rule" in line:  # results of older versions have `rule` and `depth` for `stop`
+        return str(line["rule"]) if line["depth"] is None else f"{line['rule']} {line['depth']}"
+    kind, _, depth = line["stop"].partition(":")
+    return f"fixed {depth}" if kind == "fixed" else str(line["stop"])
 
 
 def _licence(base_models: Sequence[str], *, by_name: bool) -> str:

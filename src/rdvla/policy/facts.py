@@ -31,7 +31,7 @@ def describe(policy: RDVLAPolicy) -> dict[str, Any]:
         "base_models": list(policy.backbone.base_models()),
         "levels": head.levels_by_part,
         "sizes": {
-            "hidden_dim (D)": policy.initial_state(1).shape[2],
+            "hidden_dim (D)": policy.head.state_shape[-1],
             "chunk_size (K)": head.chunk_size,
             "action_dim (A)": head.action_dim,
             "context_dim": head.context_width,

@@ -35,7 +35,7 @@ from rdvla.types import Array, Observation, Prediction, check_state, stack
 
 
 class RDVLAPolicy(Trainable, HubPolicy):
-    """A backbone, a recurrent-depth head, and the statistics that tie them to one robot.
+    """A backbone, an action head, and the statistics that tie them to one robot.
 
     Args:
         config: sizes and choices.
@@ -124,19 +124,19 @@ class RDVLAPolicy(Trainable, HubPolicy):
             The prediction; without the batch dimension for a single observation.
 
         Raises:
-            RDVLAError: a camera is missing, or an image or the state has the wrong size.
+            RDVLAError: a camera is missing, or an image or the state has the wrong size; or a trace is asked
+                of a head that does not iterate.
         """
         batch = observation.torch().batched()
         inputs = self.frozen_inputs(batch)
         context = self.context_from(inputs, self.normalize_state(batch.state.to(self.device)))
-        traced = {"trace": True} if trace else {}
         prediction = self.engine.predict(
             context,
             stop=self.stop if stop is None else stop,
             max_depth=max_depth,
             initial_state=initial_state,
             generator=generator,
-            **traced,
+            trace=trace,
         ).with_actions(self.action_normalizer.unnormalize)
         return prediction if observation.is_batch else prediction.sample(0)
 

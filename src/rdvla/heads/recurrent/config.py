@@ -45,6 +45,12 @@ class RecurrentConfig(HeadConfig):  # type: ignore[no-untyped-call]
     training_fields: ClassVar[tuple[str, ...]] = (
         "mean_depth", "backprop_depth", "vision_gate_init", "adapter_init"
     )  # fmt: skip
+    card_title: ClassVar[str] = "A recurrent-depth vision-language-action policy"
+    card_summary: ClassVar[str] = (
+        "From camera images, proprioception and an instruction to a chunk of actions, refined in latent "
+        "space for\nas many iterations as the moment needs ([paper](https://arxiv.org/abs/2602.07845))."
+    )
+    card_tags: ClassVar[tuple[str, ...]] = ("recurrent-depth",)
 
     def __post_init__(self) -> None:
         for field in (

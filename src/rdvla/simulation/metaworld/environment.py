@@ -73,9 +73,9 @@ class MetaWorldEnv(SimulatedTask):
         )
         self._simulator = _build_simulator(task)
         if rendering != "full":
-            _hide_bodies(self._simulator.model)
+            _hide_bodies(self.simulation_model)
         self._renderer = CameraRenderer(
-            model=self._simulator.model,
+            model=self.simulation_model,
             cameras={name: CAMERAS[name] for name in self.cameras},
             image_size=image_size,
             rendering=rendering,
@@ -83,15 +83,25 @@ class MetaWorldEnv(SimulatedTask):
         self._replay_data: Any = None  # a second MjData: rendering the past must leave the present alone
         self._full_observation = np.zeros(39)
 
+    @property
+    def simulation_model(self) -> Any:
+        """MuJoCo's model of the scene."""
+        return self._simulator.model
+
+    @property
+    def simulation_data(self) -> Any:
+        """MuJoCo's state of the scene."""
+        return self._simulator.data
+
     def render_cameras(self, snapshot: NDArray[np.float64] | None = None) -> Images:
         """Render every camera, see `SimulatedTask.render_cameras`."""
         if snapshot is None:
-            return self._renderer.render(self._simulator.data)
+            return self._renderer.render(self.simulation_data)
         import mujoco
 
         if self._replay_data is None:
-            self._replay_data = mujoco.MjData(self._simulator.model)
-        model, data = self._simulator.model, self._replay_data
+            self._replay_data = mujoco.MjData(self.simulation_model)
+        model, data = self.simulation_model, self._replay_data
         mujoco.mj_setState(model, data, snapshot, mujoco.mjtState.mjSTATE_INTEGRATION)
         mujoco.mj_forward(model, data)
         return self._renderer.render(data)
@@ -100,9 +110,9 @@ class MetaWorldEnv(SimulatedTask):
         """Return MuJoCo's integration state, a flat vector that is valid until the next reset."""
         import mujoco
 
-        model = self._simulator.model
+        model = self.simulation_model
         state = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
-        mujoco.mj_getState(model, self._simulator.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_getState(model, self.simulation_data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
         return state
 
     def environment_state(self) -> NDArray[np.float32]:
@@ -115,7 +125,7 @@ class MetaWorldEnv(SimulatedTask):
         """Return (cameras, 3, 2): object, goal and hand in every camera's image, see `SimulatedTask`."""
         full = self._full_observation
         points = np.stack([full[_OBJECT], full[_GOAL], full[_HAND]])
-        model, data = self._simulator.model, self._simulator.data
+        model, data = self.simulation_model, self.simulation_data
         return np.stack([project(points, CAMERAS[name], model=model, data=data) for name in self.cameras])
 
     def full_observation(self) -> NDArray[np.float64]:
@@ -136,7 +146,7 @@ class MetaWorldEnv(SimulatedTask):
         self._full_observation, _ = self._simulator.reset()
         # Tasks place their goal marker in the model after the last kinematics update; without this one the
         # first image would show the marker of the episode before.
-        mujoco.mj_forward(self._simulator.model, self._simulator.data)
+        mujoco.mj_forward(self.simulation_model, self.simulation_data)
 
     def _advance(self, action: NDArray[np.float32]) -> tuple[float, bool]:
         self._full_observation, reward, _, _, info = self._simulator.step(action)
