@@ -144,7 +144,8 @@ def test_without_a_compiler_the_error_says_what_is_missing(tmp_path: Path) -> No
     output = tmp_path / "output"
     output.mkdir()
     code = (
-        "from pathlib import Path; from rdvla.control import Stop; from rdvla.export import export_compiled_head\n"
+        "from pathlib import Path\n"
+        "from rdvla.control import Stop; from rdvla.export import export_compiled_head\n"
         "from tests.support.heads import make_scaled_case\n"
         f"head, context, _ = make_scaled_case(vision={VISION})\n"
         f"output = Path({str(output / 'export')!r})\n"
