@@ -14,12 +14,12 @@ import torch
 from rdvla.cli import main
 from rdvla.control import Stop
 from rdvla.engine import Engine, load_compiled
-from rdvla.errors import RDVLAError
 from rdvla.export import Report, export_compiled_head
 from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.policy import RDVLAPolicy
 from tests.support.closeness import assert_stops_clearly
 from tests.support.heads import make_scaled_case, take
+from tests.support.processes import without_a_compiler
 from tests.support.tiny_models import make_observation, make_policy
 
 pytestmark = [
@@ -108,7 +108,6 @@ def test_no_compiler_is_needed_to_run_it(report: Report) -> None:
     code = f"""
 import torch
 from rdvla.engine import Engine, load_compiled
-from tests.support.closeness import assert_stops_clearly
 from tests.support.heads import make_scaled_case
 head, context, start = make_scaled_case(vision={VISION})
 engines = Engine(head), load_compiled(head, {str(report.folder)!r})
@@ -141,17 +140,18 @@ def test_the_command_line_compiles_a_policy_s_head(
     torch.testing.assert_close(found, expected, atol=3e-2, rtol=3e-2)
 
 
-def test_without_a_compiler_the_error_says_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torch._inductor import cpp_builder
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    def none() -> str:
-        raise InvalidCxxCompiler
-
-    head, context, _ = make_case()
-    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
-    with pytest.raises(RDVLAError, match="C\\+\\+ compiler such as g\\+\\+"):
-        export_compiled_head(head, tmp_path / "export", example=context, stop=Stop.fixed(1))
-    assert not any(tmp_path.iterdir())
+def test_without_a_compiler_the_error_says_what_is_missing(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    code = (
+        "from pathlib import Path\n"
+        "from rdvla.control import Stop; from rdvla.export import export_compiled_head\n"
+        "from tests.support.heads import make_scaled_case\n"
+        f"head, context, _ = make_scaled_case(vision={VISION})\n"
+        f"output = Path({str(output / 'export')!r})\n"
+        "export_compiled_head(head, output, example=context, stop=Stop.fixed(1))"
+    )
+    found = without_a_compiler(code, tmp_path / "cache")
+    assert found.returncode != 0
+    assert "RDVLAError" in found.stderr and "C++ compiler such as g++" in found.stderr
+    assert not any(output.iterdir())

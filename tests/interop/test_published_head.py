@@ -12,6 +12,7 @@ from rdvla.engine import Engine
 from rdvla.errors import RDVLAError
 from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.interop import load_published_head
+from tests.support.closeness import assert_stops_clearly
 from tests.support.reference_case import VECTORS, load_case
 
 CASES = ("tiny", "no_prelude_no_coda")
@@ -43,7 +44,10 @@ def test_every_sample_stops_where_the_reference_does(case: Case, run: type) -> N
     for name, depth in depths.items():
         threshold, _, sample = name.partition("/sample_")
         rule = Stop("action_change", threshold=float(threshold))
-        prediction = run(head).predict(context, stop=rule, initial_state=expected["initial_state"])
+        start = expected["initial_state"]
+        # Actions and states may be off by 1e-4; states are 0.97 or more in the root mean square.
+        assert_stops_clearly(head, context, stop=rule, initial_state=start, tolerance=1.1e-4)
+        prediction = run(head).predict(context, stop=rule, initial_state=start)
         assert int(prediction.depth[int(sample)]) == depth
         assert bool(prediction.converged[int(sample)])
         actions = expected[f"actions_adaptive_{threshold}_sample_{sample}"][0]

@@ -10,6 +10,8 @@ import pytest
 import torch
 from rich.console import Console
 
+pytest.importorskip("gymnasium")
+
 from rdvla.cli import main
 from rdvla.engine import compile
 from rdvla.errors import RDVLAError
@@ -62,6 +64,8 @@ def test_its_card_and_facts_are_its_own(policy: RDVLAPolicy, tmp_path: Path, cap
 
 
 def test_it_is_evaluated_and_reported(tmp_path: Path) -> None:
+    for package in ("matplotlib", "jinja2", "av"):
+        pytest.importorskip(package)
     like = tiny_policy()
     policy = RDVLAPolicy(replace(like.config, head=HEAD), like.statistics).eval()
     config = EvaluationConfig(

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("gymnasium")
+
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rdvla.policy import RDVLAPolicy

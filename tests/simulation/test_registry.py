@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+
+pytest.importorskip("gymnasium")
+
 from gymnasium.utils.env_checker import check_env
 from rich.console import Console
 
