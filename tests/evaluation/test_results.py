@@ -8,7 +8,8 @@ from rich.console import Console
 
 from rdvla.errors import RDVLAError
 from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_table
-from rdvla.evaluation.comparison import standard_comparisons
+from rdvla.evaluation.comparison import enough_depth, standard_comparisons
+from rdvla.evaluation.report.content import key_figures
 from rdvla.evaluation.results import merge
 from rdvla.evaluation.statistics import wilson_interval
 from rdvla.evaluation.summaries import best_fixed, suite_summaries, summaries, summarise
@@ -132,6 +133,18 @@ def test_the_smallest_of_equally_good_depths_is_best(results):
     assert best.setting.depth == min(one.setting.depth for one in fixed if one.success == best.success)
 
 
+def test_enough_depth_is_the_smallest_that_no_paired_test_tells_from_the_best():
+    published = load_results(PUBLISHED / "recurrent.json")
+    own = [each for each in summaries(published.rows) if each.setting.execution == "fixed:8"]
+    # Exact McNemar tests against depth 12, see docs/results.md: depth 8 p = 0.07, depth 4 below 0.05.
+    assert best_fixed(own).setting.depth == 12
+    assert enough_depth(own, published.episodes).setting.depth == 8
+    figures = [figure.text for figure in key_figures(own, published.episodes)]
+    assert figures[-1].endswith("of the fixed depths, 8 is the smallest not told from the best")
+    alone = [each for each in own if each.setting.depth in (1, 12)]
+    assert enough_depth(alone, published.episodes).setting.depth == 12
+
+
 def test_several_policies_are_compared_with_the_first(results, tmp_path):
     rival = make_results(tmp_path, policy="single-pass", depths=(1,), adaptive=False, videos=0)
     rows, episodes = merge([results, rival])
@@ -221,7 +234,8 @@ def test_damage_in_an_old_file_is_named(results, tmp_path):
 def test_published_results_are_read(path):
     published = load_results(path)
     played_to_the_end = {episode.env: episode.steps for episode in published.episodes if not episode.success}
-    assert published.step_limits == played_to_the_end
+    assert published.step_limits.keys() == {episode.env for episode in published.episodes}
+    assert played_to_the_end.items() <= published.step_limits.items()  # all succeeded in some file
     assert summarise(published.episodes) == published.rows
 
 

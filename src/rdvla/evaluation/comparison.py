@@ -16,6 +16,8 @@ from rdvla.evaluation.statistics import PairedTest, paired_test
 from rdvla.evaluation.summaries import Summary, best_fixed
 from rdvla.rollout.jobs import Setting
 
+SIGNIFICANT = 0.05
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -63,6 +65,27 @@ def standard_comparisons(everything: Sequence[Summary], episodes: Sequence[Episo
         compare(first, second, episodes=episodes, question=question) for question, first, second in pairs
     )
     return [comparison for comparison in tested if comparison is not None]
+
+
+def enough_depth(own: Sequence[Summary], episodes: Sequence[Episode]) -> Summary | None:
+    """Return the smallest fixed depth that a paired test (p < 0.05) does not tell from the best.
+
+    Hold an adaptive rule to it: a deeper setting costs iterations that success does not need. Depths that
+    were not played cannot be chosen.
+
+    Args:
+        own: the summaries of one policy under one execution rule.
+        episodes: of all of them.
+    """
+    best = best_fixed(own)
+    fixed = [each for each in own if each.setting.depth is not None]
+    for each in sorted(fixed, key=lambda each: each.setting.depth or 0):
+        if best is None or each is best:
+            break
+        found = compare(each, best, episodes=episodes, question="enough depth")
+        if found is not None and (found.test.p_value or 0.0) >= SIGNIFICANT:
+            return each
+    return best
 
 
 def _adaptive_pairs(own: Sequence[Summary]) -> list[tuple[str, Summary, Summary]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rdvla.evaluation.comparison import Comparison
+from rdvla.evaluation.comparison import Comparison, enough_depth
+from rdvla.evaluation.records import Episode
 from rdvla.evaluation.report.charts import Point, Series, success_chart
 from rdvla.evaluation.summaries import Summary, best_fixed, suite_summary, within
 from rdvla.evaluation.table import number, percent, readable
@@ -29,8 +30,13 @@ class Panel:
     chart: str
 
 
-def key_figures(own: Sequence[Summary]) -> list[Figure]:
-    """Return what a reader should remember about one policy: depth 1, the best depth, the adaptive rule."""
+def key_figures(own: Sequence[Summary], episodes: Sequence[Episode]) -> list[Figure]:
+    """Return what a reader should remember about one policy: depth 1, the best depth, the adaptive rule.
+
+    Args:
+        own: the summaries of one policy under one execution rule.
+        episodes: of all of them.
+    """
     best = best_fixed(own)
     if best is None:
         return []
@@ -38,15 +44,12 @@ def key_figures(own: Sequence[Summary]) -> list[Figure]:
     figures.append(_figure(best, "the best fixed depth"))
     adaptive = [each for each in own if each.setting.depth is None and each.mean_depth is not None]
     chosen = max(adaptive, key=lambda each: each.success or 0.0, default=None)
-    if chosen is not None and chosen.mean_depth is not None and best.mean_depth:
-        saved = 1 - chosen.mean_depth / best.mean_depth
-        against = f"{abs(saved):.0%} {'fewer' if saved >= 0 else 'more'} than the best fixed depth"
-        figures.append(
-            Figure(
-                percent(chosen.success),
-                f"with {chosen.setting.stop}, at {chosen.mean_depth:.1f} iterations per query: {against}",
-            )
-        )
+    enough = enough_depth(own, episodes)
+    if chosen is not None and chosen.mean_depth is not None and enough is not None:
+        text = f"with {chosen.setting.stop}, at {chosen.mean_depth:.1f} iterations per query"
+        if enough is not best:
+            text += f"; of the fixed depths, {enough.setting.depth} is the smallest not told from the best"
+        figures.append(Figure(percent(chosen.success), text))
     return figures
 
 

@@ -39,7 +39,7 @@ def render_page(results: Sequence[Path | str]) -> str:
         first_policy=everything[0].policy,
         number_of_tasks=_number_of_tasks(everything),
         envs=envs,
-        key_figures=content.key_figures(_main_line(everything)),
+        key_figures=content.key_figures(_main_line(everything), episodes),
         lines=content.policies(everything),
         several_executions=len({summary.setting.execution for summary in everything}) > 1,
         compute_chart=content.compute_chart(everything, core_blocks=core_blocks),
