@@ -7,14 +7,14 @@ block that reads it once or twice should leave it as it is and project its few q
 
 It is the same sum in another order. At the paper's size such a reading costs a tenth of the projection.
 
-Sizes: B batch, K chunk length, D width, h heads, C context width, M vision tokens, L latent tokens,
+Sizes: B batch, K chunk length, D width, h heads, E context width, M vision tokens, L latent tokens,
 T = L + 1 + M.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,12 @@ from torch import Tensor, nn
 from rdvla.heads import Context, Level
 from rdvla.heads.recurrent.model import BlockContext, CrossAttention, EncodedContext, KeysValues
 
-NT = TypeVar("NT", bound="KeysValues | Unprojected")
-
 
 class Unprojected(NamedTuple):
     """The context as it came, for a block that projects its queries instead."""
 
-    near: Tensor  # (B, L + 1, C), [latents ; proprio]
-    far: Tensor  # (B, M, C), vision
+    latents: Tensor  # (B, L + 1, E), [latents ; proprio]
+    vision: Tensor  # (B, M, E)
 
 
 Form = KeysValues | Unprojected
@@ -95,24 +93,24 @@ class QueryProjection:
 
     def attend(self, queries: Tensor) -> Tensor:
         """Attend from (B, h, K, D/h) queries to all T tokens, (B, h, K, D/h)."""
-        near_keys, near_values = self._per_head(self.attention.latents_kv)
-        far_keys, far_values = self._per_head(self.attention.vision_kv)
-        near, far = self.context
+        latents_k, latents_v = self._per_head(self.attention.latents_kv)
+        vision_k, vision_v = self._per_head(self.attention.vision_kv)
+        latents, vision = self.context
         scaled = queries * queries.shape[-1] ** -0.5
         gated = scaled * torch.tanh(self.attention.vision_gate).to(scaled.dtype)
         logits = torch.cat(
             [
-                _all_heads(scaled, near_keys) @ near.transpose(1, 2),
-                _all_heads(gated, far_keys) @ far.transpose(1, 2),
+                _all_heads(scaled, latents_k) @ latents.transpose(1, 2),
+                _all_heads(gated, vision_k) @ vision.transpose(1, 2),
             ],
             dim=-1,
         )  # (B, h K, T)
-        near_weights, far_weights = logits.softmax(dim=-1).tensor_split([near.shape[1]], dim=-1)
+        latents_weights, vision_weights = logits.softmax(dim=-1).tensor_split([latents.shape[1]], dim=-1)
         batch, num_heads, chunk, _ = queries.shape
-        shape = (batch, num_heads, chunk, near.shape[2])
-        from_near = _per_head_product((near_weights @ near).view(shape), near_values.transpose(1, 2))
-        from_far = _per_head_product((far_weights @ far).view(shape), far_values.transpose(1, 2))
-        return from_near + from_far
+        shape = (batch, num_heads, chunk, latents.shape[2])
+        from_latents = _per_head_product((latents_weights @ latents).view(shape), latents_v.transpose(1, 2))
+        from_vision = _per_head_product((vision_weights @ vision).view(shape), vision_v.transpose(1, 2))
+        return from_latents + from_vision
 
     def _per_head(self, projection: nn.Linear) -> tuple[Tensor, Tensor]:
         """Weights for keys and for values, each (h, D/h, C)."""
