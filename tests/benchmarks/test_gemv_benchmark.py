@@ -32,7 +32,7 @@ def test_both_are_timed_and_lie_side_by_side(capsys: pytest.CaptureFixture[str])
         assert line["rounds"] == 2 and line["ms"].keys() == {"torch", "kernel"}
     assert capsys.readouterr().out.count("GiB/s") == 4
     table = list(markdown.tables({"rows": lines}))
-    assert len(table) == 2 + 4 and table[2].startswith("| fp32 | 3 | ")
+    assert len(table) == 2 + 4 and table[2].startswith("| float32 | 3 | ")
 
 
 @pytest.mark.slow
