@@ -93,6 +93,24 @@ def test_gradient_flows_through_the_last_iterations_only() -> None:
     assert set(ours) >= {"action_queries", "core.0.feedforward.down.weight", "adapter.weight", "output.bias"}
 
 
+def test_bfloat16_keeps_the_gradient_of_the_last_iterations() -> None:
+    """Autocast keeps weights that it converted without gradient: later iterations must not reuse them."""
+    head = make_head()
+    context, depth = make_context(head), 3 * SMALL.backprop_depth
+    gradients = []
+    for enabled in (False, True):
+        head.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            actions = head(context, depth=depth, generator=torch.Generator().manual_seed(0))
+        actions.float().square().sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in head.named_parameters() if p.grad is not None})
+    plain, converted = gradients
+    assert plain.keys() == converted.keys()
+    for name, value in plain.items():
+        # Rounding to 8 bits some fifty times leaves a few percent; a lost gradient would be off by its norm.
+        assert float((converted[name] - value).norm()) < 0.1 * float(value.norm()) + 1e-3, name
+
+
 def test_a_shallow_update_reaches_the_initial_scale() -> None:
     head = make_head()
     head(make_context(head), depth=SMALL.backprop_depth).sum().backward()

@@ -4,14 +4,14 @@
     S_0   ~ TruncNormal(0, gamma_init * 0.632)               0.632 = sqrt(2/5); cut at three std
     x_k   = RMSNorm(gamma_adapt * W_adapt [S_{k-1} ; S_pre])
     S_k   = RMSNorm(Core(x_k, h_late, p))                    weight-tied, r times (`depth` in code)
-    a_k   = W_out RMSNorm(Coda(S_k, h_late, p)) + b          of the last state; to stop, of every state
+    a_k   = W_out RMSNorm(Coda(S_k, h_late, p)) + b          last state in training, every one in `predict`
 
 Prelude, core and coda (P, R and C in the paper) are lists of blocks. A block applies self-attention,
-cross-attention to the context and SwiGLU. Each block reads one level of the backbone.
+cross-attention to the context and SwiGLU. Each reads one level of the backbone, named in the configuration.
 
-Sizes in comments: B batch, K actions in a chunk, A numbers in an action, D width, h heads, E context width,
-L latent tokens, M vision tokens, T = L + 1 + M. A query is one call of `predict`. Next to this file: how deep
-to train (depth.py) and stop rules (stopping.py).
+Sizes in comments: B batch, K actions in a chunk, A numbers in an action, D width, h heads, E context width
+(D in the paper), L latent tokens, M vision tokens, T = L + 1 + M. Next to this file: how deep to train
+(depth.py), stop rules (stopping.py).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rdvla.types import Prediction
 
 
 class BlockContext(Protocol):
-    """What a block reads of the context; here `KeysValues`."""
+    """What a block reads of the context: `KeysValues`, or an engine's cheaper form."""
 
     def attend(self, queries: Tensor) -> Tensor:
         """Attend from (B, h, K, D/h) queries to all T tokens, (B, h, K, D/h)."""
@@ -55,7 +55,7 @@ class KeysValues(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedContext:
-    """What stays constant over the iterations of a query."""
+    """What stays constant over the iterations."""
 
     injection: Tensor  # (B, K, D), the term of S_pre in W_adapt [S ; S_pre]
     core: tuple[BlockContext, ...]  # one for each core block
@@ -166,7 +166,7 @@ class Block(nn.Module):
     def _initialise(self, config: RecurrentConfig) -> None:
         """Draw weights of std sqrt(2 / (5 D)); projections of the context have E for D.
 
-        Output projections, of every block, are divided by sqrt(mean_depth * core blocks).
+        Every block's `output` and `down` are divided by sqrt(mean_depth * core blocks).
         """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
@@ -190,7 +190,7 @@ class Adapter(nn.Linear):
 
     @torch.no_grad()
     def initialise(self, config: RecurrentConfig) -> None:
-        """Draw weights; `near_identity`, which is not the paper's, starts x_1 near 0.9 S_0 + 0.3 S_pre."""
+        """Draw weights; `near_identity`, not the paper's, is 0.3 of that draw plus [0.9 I, 0.3 I]."""
         truncated_normal_(self.weight, math.sqrt(2 / (5 * config.hidden_dim)))
         if config.adapter_init == "near_identity":
             identity = torch.eye(config.hidden_dim)
@@ -232,7 +232,9 @@ class RecurrentDepthHead(ActionHead):
         self.output_norm = nn.RMSNorm(D, eps=config.norm_eps)
         self.output = nn.Linear(D, config.action_dim)  # W_out, b
         self.gamma_init = nn.Parameter(torch.ones(1))
-        self.gamma_adapt = nn.Parameter(torch.ones(1))  # the norm cancels it but for eps; the paper has it
+        self.gamma_adapt = nn.Parameter(
+            torch.ones(1)
+        )  # the norm cancels its size but for eps; the paper has it
         truncated_normal_(self.output.weight, math.sqrt(2 / (5 * D)))
         nn.init.zeros_(self.output.bias)
         self.adapter.initialise(config)
@@ -284,8 +286,8 @@ class RecurrentDepthHead(ActionHead):
     ) -> Tensor:
         """Run `depth` iterations; gradient flows through the last `backprop_depth` of them.
 
-        Truncated backpropagation through time: memory stops growing at `backprop_depth`, and gamma_init gets
-        no gradient beyond it.
+        Truncated backpropagation through time: memory stops growing at `backprop_depth`. If `depth` exceeds
+        it, gamma_init gets no gradient.
 
         Returns:
             (B, K, A) normalised actions.
@@ -357,7 +359,7 @@ class RecurrentDepthHead(ActionHead):
         state = self.given_or_drawn(initial_state, context, generator)  # S_0
         encoded = self.encode(context)
         limits = limits_on(state.device, stop, batch_size=len(state), max_depth=max_depth)
-        actions = self.decode(state, encoded)  # a_0, which no rule compares: their changes count from k = 2
+        actions = self.decode(state, encoded)  # a_0; no rule on actions stops at k = 1
         running = torch.ones(len(state), dtype=torch.bool, device=state.device)  # (B,)
         converged, depth = torch.zeros_like(running), torch.zeros_like(running, dtype=torch.int64)
         for k in range(1, limits.last + 1):
