@@ -30,7 +30,7 @@ def plain_loop(head: RecurrentDepthHead, context: Context, *, depth: int, initia
 def plain_adaptive_loop(
     head: RecurrentDepthHead, context: Context, *, threshold: float, max_depth: int, initial_state: Tensor
 ) -> tuple[Tensor, int]:
-    """Return one sample's actions (1, K, A) under the paper's rule, and the depth at which it stopped."""
+    """Run one sample until the paper's rule stops it; return its actions (1, K, A) and its depth."""
     prelude, state = _prelude(head, context), initial_state
     depth, change = 0, float("inf")
     previous: Tensor | None = None

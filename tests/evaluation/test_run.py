@@ -155,9 +155,8 @@ def test_a_run_directory_of_another_evaluation_is_refused(tmp_path):
         run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",), max_steps=31)
     with pytest.raises(ConfigError, match="policy_fingerprint"):
         run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",), fingerprint="other")
-    more = run(
-        tmp_path, StepPolicy(), stops=("4", "2"), tasks=("near",), episodes=3
-    )  # more of the same is fine
+    # More of the same is fine.
+    more = run(tmp_path, StepPolicy(), stops=("4", "2"), tasks=("near",), episodes=3)
     assert [row.episodes for row in more.rows] == [3, 3]
 
 

@@ -55,9 +55,8 @@ class RegressionHead(ActionHead):
         depth: int | None = None,
         initial_state: Tensor | None = None,
     ) -> Loss:
-        error = absolute_error(self(context).float(), actions, is_pad=is_pad)
-        total = error.total / error.count
-        return Loss(total, {"loss": total.detach()})
+        error = absolute_error(self(context).float(), actions, is_pad=is_pad).mean
+        return Loss(error, {"loss": error.detach()})
 
     @torch.no_grad()
     def errors(

@@ -40,7 +40,7 @@ class ToyEnv(SimulatedTask):
     ) -> None:  # fmt: skip
         super().__init__(
             task=task, instruction=instruction, image_size=image_size, max_steps=max_steps,
-            cameras=check_cameras(cameras or SUITE.cameras, SUITE.cameras),
+            cameras=check_cameras(cameras, SUITE.cameras),
             stop_on_success=stop_on_success, render_mode=render_mode,
         )  # fmt: skip
         self.goal = np.array([-0.5 if task == "left" else 0.5, 0.0], dtype=np.float32)

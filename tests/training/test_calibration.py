@@ -67,9 +67,8 @@ def test_the_share_that_still_moves_is_kept_and_used(risk: float) -> None:
         rule = calibrated("latent_change", known, PAPER, risk=risk)
         assert outcome(rule, known, paper=PAPER).moving <= risk
         shares.append(outcome(rule, new, paper=PAPER).moving)
-    assert (
-        0.3 * risk < np.mean(shares) < 1.15 * risk
-    )  # on average over draws: what conformal control promises
+    # On average over draws: what conformal control promises.
+    assert 0.3 * risk < np.mean(shares) < 1.15 * risk
 
 
 def test_a_deferred_coda_is_read_less_and_stops_where_the_papers_rule_does() -> None:

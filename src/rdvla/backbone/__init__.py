@@ -1,6 +1,7 @@
 """Backbones behind one small protocol, one folder a family.
 
-Configurations are imported at once, which registers their names; what needs torch is imported on first use.
+Configurations are imported at once, because that registers their names. Code that needs torch is imported on
+first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA, arXiv 2106.09685): small trained matrices next to those of a published model."""
+"""Low-rank adaptation (LoRA, arXiv 2106.09685): it trains small matrices beside frozen ones."""
 
 from __future__ import annotations
 

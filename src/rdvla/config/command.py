@@ -102,7 +102,7 @@ def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, kind: An
 
 
 def _converted(name: str, kind: Any, value: Any) -> Any:
-    """What argparse leaves as a list of words, as the signature declares it."""
+    """Convert an option's words, as argparse returns them, to the type in the signature."""
     pairs = _pairs(kind)
     if value is None:
         return None

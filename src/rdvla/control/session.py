@@ -13,7 +13,7 @@ from rdvla.types import Array, Observation, Prediction
 
 
 class Policy(Protocol):
-    """What a session asks of a policy, in torch or numpy."""
+    """The methods of a policy that a session calls; the policy works in torch or in numpy."""
 
     def initial_state(self, batch_size: int, generator: Any = None) -> Array:
         """Draw S_0, (B, K, D)."""

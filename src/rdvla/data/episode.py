@@ -1,4 +1,4 @@
-"""One demonstration in memory, and what every episode of a dataset must have."""
+"""One demonstration in memory, and checks that every episode of a dataset must pass."""
 
 from __future__ import annotations
 

@@ -98,13 +98,13 @@ class QueryProjection:
         latents, vision = self.context
         scaled = queries * queries.shape[-1] ** -0.5
         gated = scaled * torch.tanh(self.attention.vision_gate).to(scaled.dtype)
-        logits = torch.cat(
+        logits = torch.cat(  # (B, h K, T)
             [
                 _all_heads(scaled, latents_k) @ latents.transpose(1, 2),
                 _all_heads(gated, vision_k) @ vision.transpose(1, 2),
             ],
             dim=-1,
-        )  # (B, h K, T)
+        )
         latents_weights, vision_weights = logits.softmax(dim=-1).tensor_split([latents.shape[1]], dim=-1)
         batch, num_heads, chunk, _ = queries.shape
         shape = (batch, num_heads, chunk, latents.shape[2])

@@ -65,9 +65,8 @@ def _stop(
     if current.actions is None and limits.asks_for("actions"):
         return  # the decoder decodes whenever a sample can stop, so none can
     if previous.actions is None and current.actions is not None:
-        previous = Iteration(
-            previous.state, torch.full_like(current.actions, torch.nan)
-        )  # NaN satisfies no limit
+        # NaN satisfies no limit.
+        previous = Iteration(previous.state, torch.full_like(current.actions, torch.nan))
     converged = satisfied(limits, previous, current) & (depth >= limits.min_depth)
     ended = running.end(converged | (depth >= limits.max_depth))
     if ended.device.type == "cpu" and not bool(ended.any()):  # on an accelerator, reading it would wait

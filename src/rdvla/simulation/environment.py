@@ -7,7 +7,7 @@ simulator subclasses it, adds the abstract methods, and has an entry in `rdvla.s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import gymnasium
@@ -165,8 +165,14 @@ class Expert(Protocol):
         ...
 
 
-def check_cameras(cameras: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return `cameras` as a tuple; raises `ConfigError` for none, a repeated or an unknown name."""
+def check_cameras(cameras: Sequence[str] | None, known: Collection[str]) -> tuple[str, ...]:
+    """Return `cameras` as a tuple, all known ones for None.
+
+    Raises:
+        ConfigError: the sequence is empty, or a name is repeated or unknown.
+    """
+    if cameras is None:
+        return tuple(known)
     if not cameras:
         raise ConfigError(f"at least one camera is needed, of: {', '.join(known)}")
     for name in cameras:

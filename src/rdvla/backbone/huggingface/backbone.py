@@ -154,9 +154,8 @@ class HuggingFaceBackbone(Backbone):
         if "images" in prepared:
             features = self._encode(prepared["images"])
         tokens = prepared["tokens"]
-        tokens = tokens[
-            :, int((tokens == PADDING).sum(dim=1).min()) :
-        ]  # without the padding that all samples share
+        shared_padding = int((tokens == PADDING).sum(dim=1).min())
+        tokens = tokens[:, shared_padding:]
         is_image = tokens == self.published.image_token
         embeddings = self.reader.embed(tokens)
         seen = features[IMAGE].to(embeddings.dtype)

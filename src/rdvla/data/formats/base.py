@@ -25,7 +25,7 @@ FINGERPRINT_BYTES = 1 << 16  # of either end of a file
 
 @dataclass(frozen=True)
 class HubFiles:
-    """What to download of a dataset on the Hugging Face hub.
+    """Which files to download when a dataset is on the Hugging Face hub.
 
     Attributes:
         tag: the tag that datasets of this format carry, tried before the main branch; None: they have none.
@@ -48,7 +48,7 @@ class DatasetFormat(Protocol):
 
     @property
     def hub(self) -> HubFiles | None:
-        """What to download of a dataset on the hub; None: this format is read from the disk only."""
+        """Which files to download from the hub; None if this format is only read from the disk."""
         ...
 
     def rejects(self, path: Path) -> str | None:

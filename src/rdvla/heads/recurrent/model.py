@@ -232,9 +232,8 @@ class RecurrentDepthHead(ActionHead):
         self.output_norm = nn.RMSNorm(D, eps=config.norm_eps)
         self.output = nn.Linear(D, config.action_dim)  # W_out, b
         self.gamma_init = nn.Parameter(torch.ones(1))
-        self.gamma_adapt = nn.Parameter(
-            torch.ones(1)
-        )  # the norm cancels its size but for eps; the paper has it
+        # Of gamma_adapt the norm keeps only the sign, but for eps; the paper has it.
+        self.gamma_adapt = nn.Parameter(torch.ones(1))
         truncated_normal_(self.output.weight, math.sqrt(2 / (5 * D)))
         nn.init.zeros_(self.output.bias)
         self.adapter.initialise(config)

@@ -72,7 +72,7 @@ class LiberoEnv(SimulatedTask):
         super().__init__(
             task=task,
             instruction=instruction,
-            cameras=check_cameras(tuple(CAMERAS) if cameras is None else cameras, tuple(CAMERAS)),
+            cameras=check_cameras(cameras, CAMERAS),
             image_size=image_size,
             max_steps=max_steps,
             stop_on_success=stop_on_success,
