@@ -183,10 +183,10 @@ def _write_tasks(root: Path, tasks: list[str]) -> None:
 
 def _all_features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
     """Return every feature as `info.json` lists them, cameras and default features included."""
-    height, width = spec.image_size
-    video = {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
+    names = ["height", "width", "channels"]
+    cameras = {camera_key(camera): [*spec.size_of(camera), 3] for camera in spec.cameras}
     return {
-        **{camera_key(camera): dict(video) for camera in spec.cameras},
+        **{key: {"dtype": "video", "shape": shape, "names": list(names)} for key, shape in cameras.items()},
         **{name: plain_feature(feature) for name, feature in spec.features.items()},
         IMAGE_IS_NEW: {"dtype": "bool", "shape": [1], "names": None},
         **{name: dict(feature) for name, feature in DEFAULT_FEATURES.items()},
