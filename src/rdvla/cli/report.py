@@ -13,9 +13,12 @@ def run(results: list[str], *, output: Path | None = None) -> None:
             NAME=RUN names a line of the charts, NAME=RUN,RUN makes several runs one line.
         output: page to write (default: report.html next to the first results.json).
     """
-    from rdvla.evaluation import write_report
     from rdvla.evaluation.lines import Source
+    from rdvla.files import check_writable
 
     first = Source.parse(results[0]).paths[0]
     page = output or (first if first.is_dir() else first.parent) / "report.html"
+    check_writable(page, option="--output")
+    from rdvla.evaluation import write_report
+
     print(f"report: {write_report(results, page)}")
