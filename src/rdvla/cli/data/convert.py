@@ -49,8 +49,10 @@ def run(
     from rdvla.data.convert.conversion import convert
     from rdvla.data.convert.sources import open_source
     from rdvla.errors import optional
+    from rdvla.files import check_writable
     from rdvla.progress import Progress
 
+    check_writable(output, option="OUTPUT", folder=True)
     choices = Choices(fps, action, state, cameras, task, robot, flip)
     with optional("convert"):
         opened = open_source(source, split=split)
