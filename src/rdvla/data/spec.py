@@ -87,7 +87,7 @@ class DatasetSpec:
     def differences(self, other: DatasetSpec) -> list[str]:
         """Return what two specifications contradict each other in; what one leaves open is no difference."""
         found = [] if self.fps == other.fps else ["fps"]
-        found += [] if dict(self.cameras) == dict(other.cameras) else ["cameras"]
+        found += [] if [*self.cameras.items()] == [*other.cameras.items()] else ["cameras"]
         pairs = [(self.features.get(name), other.features.get(name)) for name in self.features]
         if self.features.keys() != other.features.keys() or not all(map(_agree, *zip(*pairs, strict=True))):
             found.append("features")
