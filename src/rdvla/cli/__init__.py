@@ -15,6 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rdvla import __version__
+from rdvla.cli.failures import (
+    BAD_INPUT,
+    INTERRUPTED,
+    READER_GONE,
+    discard_output,
+    reader_is_gone,
+    sentence,
+)
 from rdvla.errors import RDVLAError, nearest
 
 # In the order of the work; verbs that are not named here follow.
@@ -36,31 +44,46 @@ ORDER = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `rdvla VERB ...`; return 0, or 2 after a message about bad input."""
+    """Run `rdvla VERB ...`; return 0, or 2 after a sentence about what went wrong.
+
+    Only bugs leave as exceptions. `--debug` also shows where an error came from.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("RDVLA_DEBUG", "") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        try:
+            _dispatch(arguments)
+        finally:
+            sys.stdout.flush()  # fails here if nobody takes the output, not while the interpreter exits
+    except KeyboardInterrupt:
+        print("\nrdvla: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            discard_output()
+            return READER_GONE  # `rdvla --help | head` has what it asked for
+        said = sentence(error)
+        if said is None:
+            raise
+        print(f"rdvla: error: {said}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help", "help"):
         print(_overview())
-        return 0
-    if verb in ("-V", "--version"):
+    elif verb in ("-V", "--version"):
         print(f"rdvla {__version__}")
-        return 0
-    try:
+    else:
         known = verbs()
         if verb not in known:
             raise RDVLAError(f"unknown verb '{verb}'.{nearest(verb, known)} Verbs: {', '.join(known)}")
         _run(verb, arguments[1:])
-    except RDVLAError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"rdvla: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nrdvla: interrupted", file=sys.stderr)
-        return 130
-    return 0
 
 
 def verbs() -> dict[str, str]:

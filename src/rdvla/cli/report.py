@@ -12,8 +12,11 @@ def run(results: list[Path], *, output: Path | None = None) -> None:
         results: results.json, or the run directory that holds it; the others are compared with the first.
         output: page to write (default: report.html next to the first results.json).
     """
-    from rdvla.evaluation import write_report
+    from rdvla.files import check_writable
 
     first = results[0]
     page = output or (first if first.is_dir() else first.parent) / "report.html"
+    check_writable(page, option="--output")
+    from rdvla.evaluation import write_report
+
     print(f"report: {write_report(results, page)}")

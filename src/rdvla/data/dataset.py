@@ -52,7 +52,7 @@ class EpisodeDataset:
                 holds the new ones.
             image_size: side in pixels that the (square) images are scaled to; None: keep the recorded size.
             only_new_images: start chunks only at frames with a new image. Datasets without the feature
-                `observation.camera_is_new` have a new image in every frame.
+                `camera_is_new` have a new image in every frame.
             sample_every: start chunks at every n-th such frame of an episode; the others are left out.
             episodes: start chunks in these episodes only; None: in all.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.features import IMAGE_IS_NEW, NUMERIC_DTYPES, Feature
+from rdvla.data.features import FORMER_NAMES, IMAGE_IS_NEW, NUMERIC_DTYPES, Feature, current_name
 from rdvla.errors import ConfigError, DatasetError, nearest
 
 CAMERA_NAME = re.compile(r"\w[\w.-]*")
@@ -100,6 +100,11 @@ def _check_feature(name: str, feature: Feature) -> None:
         raise ConfigError(
             f"feature {name!r}: the name is reserved (or holds a '/'); the writer adds it itself"
         )
+    if name in FORMER_NAMES:
+        raise ConfigError(
+            f"feature {name!r}: LeRobot's policies take everything below 'observation.' as an input, so this "
+            f"is called {FORMER_NAMES[name]!r}"
+        )
     dtype = feature.get("dtype")
     if dtype not in NUMERIC_DTYPES:
         raise ConfigError(f"feature {name!r}: dtype {dtype!r} is not one of {', '.join(NUMERIC_DTYPES)}")
@@ -156,7 +161,9 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> CheckedEpisode:
 def _check_names(kind: str, given: Mapping[str, Any], expected: tuple[str, ...]) -> None:
     for name in given:
         if name not in expected:
-            raise DatasetError(f"{kind} {name!r} is not in the dataset.{nearest(name, expected)}")
+            raise DatasetError(
+                f"{kind} {name!r} is not in the dataset.{nearest(current_name(name), expected)}"
+            )
     missing = [name for name in expected if name not in given]
     if missing:
         raise DatasetError(f"the episode lacks the {kind} {missing[0]!r}")

@@ -10,10 +10,18 @@ from numpy.typing import NDArray
 
 ACTION = "action"
 STATE = "observation.state"
-ENVIRONMENT_STATE = "observation.environment_state"
-KEYPOINTS = "observation.environment_keypoints"
+# LeRobot's policies take every feature below "observation." as an input. Only what a robot has may go there:
+# neither what the simulator alone knows, nor a bool, which they cannot normalise.
+ENVIRONMENT_STATE = "privileged.environment_state"
+KEYPOINTS = "privileged.environment_keypoints"
 # Not "image" in the name: LeRobot takes every feature with that word for pictures when it merges statistics.
-IMAGE_IS_NEW = "observation.camera_is_new"
+IMAGE_IS_NEW = "camera_is_new"
+# Older datasets and policies have these names for the same.
+FORMER_NAMES = {
+    "observation.environment_state": ENVIRONMENT_STATE,
+    "observation.environment_keypoints": KEYPOINTS,
+    "observation.camera_is_new": IMAGE_IS_NEW,
+}
 CAMERA_PREFIX = "observation.images."
 
 NUMERIC_DTYPES = ("float32", "float64", "int32", "int64", "uint8", "bool")
@@ -35,6 +43,11 @@ class Camera:
     key: str
     height: int
     width: int
+
+
+def current_name(name: str) -> str:
+    """Return the present name of a feature; older datasets and policies have other names for some."""
+    return FORMER_NAMES.get(name, name)
 
 
 def camera_key(camera: str) -> str:

@@ -119,10 +119,11 @@ class LeRobotV3Reader:
         Raises:
             DatasetError: naming the data file that is missing, damaged, or does not hold the expected frames.
         """
+        stored = {self.metadata.stored_name(name): name for name in names}
         found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
         for file, expected in self._frames_by_file().items():
-            for name, values in self._read_file(file, names, expected).items():
-                found[name].append(values)
+            for name, values in self._read_file(file, list(stored), expected).items():
+                found[stored[name]].append(values)
         try:
             return {name: np.concatenate(values) for name, values in found.items()}
         except ValueError as error:

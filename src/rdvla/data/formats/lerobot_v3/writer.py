@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rdvla.data.episode import DatasetSpec, Episode, check_episode
-from rdvla.data.features import Feature
+from rdvla.data.features import Feature, current_name
 from rdvla.data.formats.lerobot_v3.assemble import assemble
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
 from rdvla.data.formats.lerobot_v3.staging import StagedEpisode, write_staged_episode
@@ -60,8 +60,7 @@ class DatasetWriter:
             root: folder of the dataset; it must not exist yet.
             fps: control frequency in Hz.
             features: numeric features, name -> {"dtype": "float32", "shape": (4,), "names": [...] or None}.
-                The image features, `observation.camera_is_new` and the standard columns are added by the
-                writer.
+                The image features, `camera_is_new` and the standard columns are added by the writer.
             cameras: camera names such as "front".
             image_size: side of a square image, or (height, width), in pixels.
             robot_type: free text for the dataset's record.
@@ -181,6 +180,7 @@ class DatasetWriter:
         path = self.staging / SPEC_FILE
         if path.exists():
             found = read_json(path)
+            found["features"] = {current_name(n): f for n, f in found.get("features", {}).items()}
             if found == record:
                 self._sweep()
                 return
