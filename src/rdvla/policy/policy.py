@@ -177,11 +177,11 @@ class RDVLAPolicy(Trainable, HubPolicy):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if isinstance(self._generator, bytes):
-            drawn_so_far = torch.frombuffer(bytearray(self._generator), dtype=torch.uint8)
-            self._generator = torch.Generator()
-            self._generator.set_state(drawn_so_far)
+        if state["_generator"] is not None:
+            generator = torch.Generator()
+            generator.set_state(torch.frombuffer(bytearray(state["_generator"]), dtype=torch.uint8))
+            state = {**state, "_generator": generator}
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     # --- the road in two halves, for training ---
 
