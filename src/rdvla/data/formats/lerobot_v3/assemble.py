@@ -183,10 +183,10 @@ def _write_tasks(root: Path, tasks: list[str]) -> None:
 
 def _all_features(spec: DatasetSpec, existing: DatasetMetadata | None) -> dict[str, dict[str, Any]]:
     """Return every feature as `info.json` lists them, cameras and default features included."""
-    height, width = spec.image_size
-    video = {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
+    names = ["height", "width", "channels"]
+    cameras = {camera_key(camera): [*spec.size_of(camera), 3] for camera in spec.cameras}
     return {
-        **{camera_key(camera): dict(video) for camera in spec.cameras},
+        **{key: {"dtype": "video", "shape": shape, "names": list(names)} for key, shape in cameras.items()},
         **{stored_name(name, existing): plain_feature(feature) for name, feature in spec.features.items()},
         stored_name(IMAGE_IS_NEW, existing): {"dtype": "bool", "shape": [1], "names": None},
         **{name: dict(feature) for name, feature in DEFAULT_FEATURES.items()},

@@ -171,14 +171,15 @@ class DatasetMetadata:
         own = {n: f for n, f in present.items() if n not in DEFAULT_FEATURES and n != IMAGE_IS_NEW}
         videos = {n: f for n, f in own.items() if f["dtype"] == "video" and n.startswith(CAMERA_PREFIX)}
         numeric = {n: f for n, f in own.items() if f["dtype"] in NUMERIC_DTYPES}
-        sizes = {tuple(f["shape"][:2]) for f in videos.values()}
-        if len(own) != len(videos) + len(numeric) or len(sizes) > 1 or IMAGE_IS_NEW not in present:
+        if len(own) != len(videos) + len(numeric) or IMAGE_IS_NEW not in present:
             raise DatasetError(
                 f"{self.files.root} has features that cannot be added to; write a new dataset instead"
             )
         cameras = tuple(camera_name(name) for name in videos)
-        size = sizes.pop() if sizes else (0, 0)
-        return DatasetSpec(int(self.fps), numeric, cameras, size, self.info.get("robot_type"))
+        sizes = {camera_name(name): image_size(feature) for name, feature in videos.items()}
+        size = next(iter(sizes.values()), (0, 0))
+        others = {camera: each for camera, each in sizes.items() if each != size}
+        return DatasetSpec(int(self.fps), numeric, cameras, size, self.info.get("robot_type"), others)
 
     def _position(self, prefix: str, episode: int) -> FilePosition:
         columns = (self.episodes[f"{prefix}/chunk_index"], self.episodes[f"{prefix}/file_index"])
