@@ -41,7 +41,7 @@ class EvaluationConfig:
     The published LIBERO protocol: --env libero_spatial,libero_object,libero_goal,libero_10 --episodes 50
     """
 
-    policy: str  # folder or hub id
+    policy: str  # policy folder, run directory of `rdvla train`, or hub id
     output: str  # run directory: config, episodes.jsonl, results.json, videos
     env: str = "metaworld"  # environment, or several: libero_spatial,libero_object
     tasks: tuple[str, ...] = ()  # tasks or sets of them; none: each environment's own choice (MT10, all)
