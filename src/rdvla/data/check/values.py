@@ -116,7 +116,7 @@ def _constant(numbers: Numbers, *, matters: bool) -> Iterator[Finding]:
 
 
 def _stuck(numbers: Numbers) -> Iterator[Finding]:
-    """Find joints that move, but hardly, and episodes in which a joint that moves elsewhere does not at all."""
+    """Find joints that hardly move, and episodes in which a joint that moves elsewhere does not."""
     long = {i: v for i, v in numbers.episodes.items() if len(v) > 11}
     if not long:
         return
