@@ -10,6 +10,7 @@ from pathlib import Path
 # Extras of pyproject.toml that bring others.
 INCLUDED = {
     "train": ("data",),
+    "convert": ("data",),
     "metaworld": ("eval",),
     "libero": ("eval",),
     "lora": ("vlm",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,8 @@ CAMERA_PREFIX = "observation.images."
 
 NUMERIC_DTYPES = ("float32", "float64", "int32", "int64", "uint8", "bool")
 
-Feature = Mapping[str, Any]  # {"dtype": "float32", "shape": (4,), "names": [...] or None}
+# {"dtype": "float32", "shape": (4,), "names": [...] or None}; "units", one for each value, may be missing
+Feature = Mapping[str, Any]
 Columns = dict[str, NDArray[Any]]  # feature -> (N, size), one line per frame
 
 
@@ -58,3 +60,28 @@ def camera_key(camera: str) -> str:
 def camera_name(key: str) -> str:
     """Return a camera's short name: "observation.images.front" gives "front"."""
     return key.removeprefix(CAMERA_PREFIX)
+
+
+def dimension_names(feature: Feature) -> list[str] | None:
+    """Return the names of a numeric feature's values, such as joints; None: it declares none that fit.
+
+    Datasets have ["x", "y"], [["x", "y"]], {"motors": ["x", "y"]} and {"x": 0, "y": 1} for the same.
+    """
+    return _one_text_each(feature, feature.get("names"))
+
+
+def dimension_units(feature: Feature) -> list[str] | None:
+    """Return the units of a numeric feature's values, such as "rad"; None: it declares none that fit."""
+    return _one_text_each(feature, feature.get("units"))
+
+
+def _one_text_each(feature: Feature, declared: Any) -> list[str] | None:
+    size = math.prod(feature["shape"])
+    if isinstance(declared, Mapping):
+        is_numbered = all(isinstance(value, int) for value in declared.values())
+        declared = sorted(declared, key=lambda n: declared[n]) if is_numbered else list(declared.values())
+    while isinstance(declared, list | tuple) and len(declared) == 1 and isinstance(declared[0], list | tuple):
+        declared = declared[0]
+    if not isinstance(declared, list | tuple) or len(declared) != size:
+        return None
+    return list(declared) if all(isinstance(text, str) for text in declared) else None

@@ -36,6 +36,8 @@ def open_dataset(config: TrainConfig) -> EpisodeDataset:
         camera_names=config.data.cameras,
         image_size=policy.image_size if config.data.resize else None,
         sample_every=config.data.sample_every,
+        action=config.data.action,
+        state=config.data.state,
     )
     for name, wanted, found in (
         ("policy.state_dim", policy.state_dim, dataset.state_dim),

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rdvla.data.episode import DatasetSpec
 from rdvla.data.features import (
     CAMERA_PREFIX,
     FORMER_NAMES,
@@ -34,6 +33,7 @@ from rdvla.data.formats.lerobot_v3.layout import (
     image_size,
     is_depth,
 )
+from rdvla.data.spec import DatasetSpec
 from rdvla.data.statistics import Statistics, from_json
 from rdvla.errors import DatasetError
 
@@ -171,14 +171,17 @@ class DatasetMetadata:
         own = {n: f for n, f in present.items() if n not in DEFAULT_FEATURES and n != IMAGE_IS_NEW}
         videos = {n: f for n, f in own.items() if f["dtype"] == "video" and n.startswith(CAMERA_PREFIX)}
         numeric = {n: f for n, f in own.items() if f["dtype"] in NUMERIC_DTYPES}
-        sizes = {tuple(f["shape"][:2]) for f in videos.values()}
-        if len(own) != len(videos) + len(numeric) or len(sizes) > 1 or IMAGE_IS_NEW not in present:
+        if len(own) != len(videos) + len(numeric) or IMAGE_IS_NEW not in present:
             raise DatasetError(
                 f"{self.files.root} has features that cannot be added to; write a new dataset instead"
             )
-        cameras = tuple(camera_name(name) for name in videos)
-        size = sizes.pop() if sizes else (0, 0)
-        return DatasetSpec(int(self.fps), numeric, cameras, size, self.info.get("robot_type"))
+        return DatasetSpec(
+            int(self.fps),
+            numeric,
+            {camera_name(name): image_size(feature) for name, feature in videos.items()},
+            self.info.get("robot_type"),
+            next((feature.get("rendering") for feature in videos.values()), None),
+        )
 
     def _position(self, prefix: str, episode: int) -> FilePosition:
         columns = (self.episodes[f"{prefix}/chunk_index"], self.episodes[f"{prefix}/file_index"])

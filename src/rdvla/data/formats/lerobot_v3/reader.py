@@ -22,7 +22,6 @@ from rdvla.data.formats.lerobot_v3.layout import (
     reject_version,
 )
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
-from rdvla.data.statistics import Statistics
 from rdvla.errors import DatasetError
 
 
@@ -94,9 +93,19 @@ class LeRobotV3Reader:
         return self.metadata.sources
 
     @property
-    def statistics(self) -> Mapping[str, Statistics]:
-        """`meta/stats.json`."""
-        return self.metadata.statistics
+    def unreadable(self) -> Mapping[str, str]:
+        """Features that are declared but cannot be read, with the reason."""
+        return {}
+
+    @property
+    def robot_type(self) -> str | None:
+        """What the dataset calls its robot; None if it does not say."""
+        return self.metadata.info.get("robot_type") or None
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences about what was repaired or left out."""
+        return ()
 
     def fingerprint(self) -> str:
         """Return a text that changes with the dataset's content."""
@@ -173,5 +182,5 @@ class LeRobotV3Reader:
         columns = {name: matrix(table, name, path=path) for name in names}
         for name, values in columns.items():
             declared = self.metadata.declared.get(name) or DEFAULT_FEATURES[name]
-            check_values(values, declared, name=name, path=path)
+            check_values(values, declared, name=name, path=path, episodes=episode)
         return columns
