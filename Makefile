@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PYTEST := $(BIN)/python -m pytest
 SOURCES := src tests benchmarks
 
-.PHONY: help setup demo reproduce libero test test-slow lint format bench clean
+.PHONY: help setup demo reproduce libero test test-slow lint format bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing $(TORCH)"
 	@$(PIP) install "$(TORCH)" -c constraints.txt
 	@echo "installing rdvla and what it needs"
-	@$(PIP) install -e '.[all,dev]' -c constraints.txt
+	@$(PIP) install -e '.[all,dev,docs]' -c constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## evaluate the shipped policy at several depths and write the report
@@ -53,10 +53,12 @@ $(RESULTS): runs/reproduce/eval_%/results.json: | runs/reproduce/%/policy/config
 	$(BIN)/rdvla eval --config reproduce/eval_$*
 
 # The same for LIBERO's four suites, one policy each; `make runs/libero/eval_goal/results.json` does one of them.
+COMMA := ,
+SPACE := $() $()
 LIBERO_RESULTS := $(patsubst %,runs/libero/eval_%/results.json,spatial object goal 10)
 
 libero: $(LIBERO_RESULTS) ## the same on LIBERO's suites spatial, object, goal and 10 (many hours)
-	$(BIN)/rdvla report $(LIBERO_RESULTS) --output runs/libero/report.html
+	$(BIN)/rdvla report recurrent=$(subst $(SPACE),$(COMMA),$(LIBERO_RESULTS)) --output runs/libero/report.html
 
 datasets/libero_%/meta/info.json: | $(STAMP)
 	$(BIN)/rdvla demos --config libero/demos --env libero_$* --output datasets/libero_$*
@@ -95,6 +97,10 @@ format: $(STAMP) ## reformat, and fix what can be fixed
 
 bench: $(STAMP) ## latency and memory of the head on this machine
 	$(BIN)/rdvla bench --output runs/bench/head.json
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(STAMP) ## these pages as a site: build/site/index.html
+	$(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove .venv and caches; runs/ and datasets/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

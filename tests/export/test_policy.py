@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -110,6 +111,18 @@ def test_chunks_are_executed_as_the_rule_says(exported: Path, monkeypatch: pytes
     assert asked == [2, 2]
     policy.reset(seed=4)
     np.testing.assert_array_equal(first, [policy.select_action(observation) for _ in range(4)])
+
+
+def test_it_pickles_with_its_random_stream(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(exported.parent)
+    policy, observation = OnnxPolicy.load(exported.name, threads=1), make_observation(2)
+    policy.reset(seed=4)
+    policy.select_action(observation)
+    pickled = pickle.dumps(policy)
+    monkeypatch.chdir("/")  # another process may run elsewhere
+    copy = pickle.loads(pickled)
+    expected = [policy.select_action(observation) for _ in range(5)]
+    np.testing.assert_array_equal([copy.select_action(observation) for _ in range(5)], expected)
 
 
 def test_a_query_starts_from_the_one_before(exported: Path, policy: RDVLAPolicy) -> None:

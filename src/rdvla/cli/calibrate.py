@@ -25,7 +25,7 @@ def run(
     were not calibrated on.
 
     Args:
-        policy: folder or hub id of a policy.
+        policy: folder or hub id of a policy, or a run directory of `rdvla train`.
         dataset: folder or hub id of a LeRobot dataset.
         samples: samples, evenly spread over the dataset.
         delta: change of the actions at which the paper's rule stops.
@@ -37,7 +37,10 @@ def run(
     """
     from dataclasses import asdict
 
-    from rdvla.files import write_json
+    from rdvla.files import check_writable, write_json
+
+    if output is not None:
+        check_writable(output, option="--output")
     from rdvla.policy import RDVLAPolicy, choose_device
     from rdvla.training.calibration import calibrate
     from rdvla.training.samples import open_samples

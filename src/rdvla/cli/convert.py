@@ -7,6 +7,7 @@ from typing import Literal
 
 from rdvla.cli.options import Cameras
 from rdvla.errors import ConfigError
+from rdvla.files import check_writable
 
 
 def run(
@@ -44,6 +45,8 @@ def run(
             image=agentview.
         resize: with --check-attention: scale the dataset's images to the policy's size.
     """
+    if output is not None:
+        check_writable(output, option="OUTPUT", folder=True)
     if check_attention is not None:
         _check_attention(
             source,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rdvla.errors import ConfigError, missing_extra
+from rdvla.files import check_writable
 
 if TYPE_CHECKING:
     from rdvla.export import Report
@@ -29,7 +30,7 @@ def run(
     and no wait.
 
     Args:
-        policy: folder or hub id of a policy.
+        policy: folder or hub id of a policy, or a run directory of `rdvla train`.
         output: folder to write; an older export makes way.
         format: onnx: graphs; aoti: a head compiled for this kind of processor and this version of torch.
         part: all of a policy with the compact backbone; or any policy's head: features in, normalised
@@ -42,6 +43,7 @@ def run(
     if precision not in PRECISIONS[format]:
         allowed = " and ".join(PRECISIONS[format])
         raise ConfigError(f"--format {format} has the precisions {allowed}, not {precision}")
+    check_writable(output, option="OUTPUT", folder=True)
     if format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             _require(package)

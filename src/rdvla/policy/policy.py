@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rdvla.assets import find_policy
 from rdvla.backbone.config import must_match
 from rdvla.config import encode_config
 from rdvla.control import ExecutionRule, Session, Stop, Stops, WarmStart, parse_execution, parse_stop
@@ -21,10 +21,9 @@ from rdvla.inputs import as_initial_state, as_seed, check_generator, stack, to_t
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.files import (
     CONFIG_FILE,
-    DOWNLOADED,
     STATISTICS_FILE,
+    find_policy_folder,
     load_weights,
-    local_folder,
     read_description,
     write_policy_files,
 )
@@ -179,6 +178,20 @@ class RDVLAPolicy(Trainable, HubPolicy):
         """Draw S_0 for `predict`, (B, K, D)."""
         return self.head.initial_state(batch_size, generator)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the stream of initial states as bytes: torch's generators do not reach a spawned process."""
+        state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
+        if self._generator is not None:
+            state["_generator"] = self._generator.get_state().numpy().tobytes()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["_generator"] is not None:
+            generator = torch.Generator()
+            generator.set_state(torch.frombuffer(bytearray(state["_generator"]), dtype=torch.uint8))
+            state = {**state, "_generator": generator}
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+
     # --- the road in two halves, for training ---
 
     def frozen_inputs(self, observation: Observation) -> dict[str, Tensor]:
@@ -250,15 +263,13 @@ class RDVLAPolicy(Trainable, HubPolicy):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> RDVLAPolicy:
-        """Load a policy from a folder, by the name of one that ships, or from the hub by id, in eval mode.
+        """Load a policy in eval mode: a folder, a run directory, one that ships by name, or the hub's by id.
 
         Raises:
             RDVLAError: a file is missing or damaged, or does not fit the configuration; the message names it.
         """
-        folder = find_policy(pretrained_model_name_or_path) or local_folder(
+        folder = find_policy_folder(
             pretrained_model_name_or_path,
-            kind="policy",
-            files=DOWNLOADED,
             revision=revision,
             token=token,
             cache_dir=cache_dir,

@@ -21,6 +21,8 @@ class DataConfig:
     validation_fraction: float = 0.1  # share of every task's episodes that is held out, 0..1
     split_seed: int = 0  # of the episode split; not `seed`, so runs with other seeds share a validation set
     cameras: dict[str, str] = field(default_factory=dict)  # dataset's name: policy's, as {image: agentview}
+    action: tuple[str, ...] = ()  # features that make up the action, in this order; empty: action
+    state: tuple[str, ...] = ()  # features that make up the proprioception; empty: observation.state, if any
     resize: bool = False  # scale square images to policy.image_size; false: they must have that size
     sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
     cache_dir: str = ""  # folder of cached frozen inputs, which runs may share; empty: <output_dir>/cache
@@ -172,7 +174,7 @@ class TrainConfig:
     steps: int = 3000  # updates; the learning rate's schedule ends there
     batch_size: int = 128  # B, samples per update
     seed: int = 0  # decides every random draw, together with the step number
-    init_from: str = ""  # policy folder or hub id whose weights the run starts from; empty: random
+    init_from: str = ""  # policy, run directory or hub id whose weights it starts from; empty: random
     init_parts: tuple[str, ...] = ("backbone",)  # taken from init_from: backbone, head or both
     freeze_backbone: bool = False  # train the head alone, on features that are computed once
     data: DataConfig = field(default_factory=DataConfig)

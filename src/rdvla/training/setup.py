@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState  # type: ignore[import-untyped, un
 
 from rdvla.config import encode_config
 from rdvla.data import EpisodeDataset
-from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS
+from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS, current_name
 from rdvla.errors import ConfigError
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 from rdvla.training.config import TrainConfig
@@ -36,6 +36,8 @@ def open_dataset(config: TrainConfig) -> EpisodeDataset:
         camera_names=config.data.cameras,
         image_size=policy.image_size if config.data.resize else None,
         sample_every=config.data.sample_every,
+        action=config.data.action,
+        state=config.data.state,
     )
     for name, wanted, found in (
         ("policy.state_dim", policy.state_dim, dataset.state_dim),
@@ -91,7 +93,7 @@ def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]
     """
     source = RDVLAPolicy.from_pretrained(config.init_from) if config.init_from else None
     if source is not None and "head" in config.init_parts:
-        statistics = source.statistics
+        statistics = {current_name(name): entry for name, entry in source.statistics.items()}
     torch.manual_seed(config.seed)
     policy = RDVLAPolicy(
         config.policy, {name: statistics[name] for name in KEPT_STATISTICS if name in statistics}
