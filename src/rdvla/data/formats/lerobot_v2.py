@@ -74,8 +74,9 @@ def _episodes(info: LeRobotInfo) -> tuple[list[EpisodeRecord], list[str]]:
         )
     if missing := [number for number in sorted(lengths) if number not in data]:
         raise DatasetError(
-            f"{root / 'data'}: episode_{missing[0]:06d}.parquet is missing, and so are {len(missing) - 1} others "
-            f"of {len(lengths)}. Download the dataset again, or take them out of {root / EPISODES_PATH}"
+            f"{root / 'data'}: episode_{missing[0]:06d}.parquet is missing, and so are "
+            f"{len(missing) - 1} others of {len(lengths)}. Download the dataset again, or take them out of "
+            f"{root / EPISODES_PATH}"
         )
     if unlisted := sorted(data.keys() - lengths.keys()):
         notes.append(
