@@ -8,9 +8,11 @@ from typing import Any
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from rdvla.errors import DatasetError
@@ -75,6 +77,19 @@ def decode_picture(content: bytes) -> VideoFrame:
     return frames[0]
 
 
+def video_stream(container: InputContainer) -> VideoStream:
+    """Return the first video stream of an open file.
+
+    Raises:
+        IndexError: it has none.
+        ValueError: its codec is not known.
+    """
+    stream = container.streams.video[0]
+    if getattr(stream, "codec_context", None) is None:  # PyAV's types say that this cannot be
+        raise ValueError("its codec is not known")
+    return stream
+
+
 class VideoDecoder:
     """One open video file, whose pictures are numbered from 0 in the order in which they are shown.
 
@@ -97,7 +112,7 @@ class VideoDecoder:
         self.path = path
         try:
             self._container = av.open(str(path))
-            self._stream = self._container.streams.video[0]
+            self._stream = video_stream(self._container)
             self._stream.thread_type = "NONE"
             # Picture -> time it is shown at, in ticks of the stream.
             self.times = self._picture_times() if times is None else times

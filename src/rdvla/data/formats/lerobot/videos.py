@@ -15,7 +15,7 @@ from pathlib import Path
 
 import av
 
-from rdvla.data.decoding import DECODE_ERRORS
+from rdvla.data.decoding import DECODE_ERRORS, video_stream
 from rdvla.data.formats.lerobot.episodes import EpisodeRecord, VideoPart
 from rdvla.data.formats.lerobot.files import DatasetFiles
 from rdvla.errors import DatasetError
@@ -49,7 +49,7 @@ class VideoHeader:
         """
         try:
             with av.open(str(path)) as container:
-                stream = container.streams.video[0]
+                stream = video_stream(container)
                 size = path.stat().st_size
                 entries = [entry.pos + entry.size <= size for entry in stream.index_entries]
                 whole = entries.index(False) if False in entries else len(entries)
