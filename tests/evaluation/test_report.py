@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from rdvla.evaluation import Interval, PairedTest, ResultsError, write_report
-from rdvla.evaluation.comparison import Comparison
 from rdvla.evaluation.report.content import comparison_sentence
+from rdvla.evaluation.standard import Comparison
 from tests.support.results_sample import META, make_results
 
 pytest.importorskip("jinja2")

@@ -8,10 +8,8 @@ from rich.console import Console
 
 from rdvla.errors import RDVLAError
 from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_table
-from rdvla.evaluation.comparison import enough_depth, standard_comparisons
-from rdvla.evaluation.report.content import key_figures
 from rdvla.evaluation.statistics import wilson_interval
-from rdvla.evaluation.summaries import best_fixed, suite_summaries, summaries, summarise
+from rdvla.evaluation.summaries import suite_summaries, summaries, summarise
 from rdvla.evaluation.upgrade import upgrade_entry
 from tests.support.results_sample import make_results
 
@@ -122,35 +120,6 @@ def test_what_was_not_played_is_not_left_out_of_a_mean_unseen():
     (average,) = summaries([played, dataclasses.replace(none, env="another")])
     assert (average.success, average.mean_depth) == (None, None)
     assert (average.interval.low, average.interval.high) == (0.0, 1.0)
-
-
-def test_the_smallest_of_equally_good_depths_is_best(results):
-    everything = summaries(results.rows)
-    best = best_fixed(everything)
-    fixed = [one for one in everything if one.setting.depth is not None]
-    assert best.success == max(one.success for one in fixed)
-    assert best.setting.depth == min(one.setting.depth for one in fixed if one.success == best.success)
-
-
-def test_enough_depth_is_the_smallest_that_no_paired_test_tells_from_the_best():
-    published = load_results(PUBLISHED / "recurrent.json")
-    own = [each for each in summaries(published.rows) if each.setting.execution == "fixed:8"]
-    # Exact McNemar tests against depth 12, see docs/results.md: depth 8 p = 0.07, depth 4 below 0.05.
-    assert best_fixed(own).setting.depth == 12
-    assert enough_depth(own, published.episodes).setting.depth == 8
-    figures = [figure.text for figure in key_figures(own, published.episodes)]
-    assert figures[-1].endswith("of the fixed depths, 8 is the smallest not told from the best")
-    alone = [each for each in own if each.setting.depth in (1, 12)]
-    assert enough_depth(alone, published.episodes).setting.depth == 12
-
-
-def test_several_policies_are_compared_with_the_first(results, tmp_path):
-    rival = make_results(tmp_path, policy="single-pass", depths=(1,), adaptive=False, videos=0)
-    rows, episodes = [*results.rows, *rival.rows], [*results.episodes, *rival.episodes]
-    questions = [one.question for one in standard_comparisons(summaries(rows), episodes)]
-    assert "adaptive against the best fixed depth" in questions
-    assert "does iterating help?" in questions
-    assert "against the first policy" in questions
 
 
 def test_the_table_names_every_setting_and_task(results):

@@ -86,12 +86,6 @@ def within(summary: Summary, env: str) -> Summary | None:
     return suite_summary(rows) if rows else None
 
 
-def best_fixed(candidates: Sequence[Summary]) -> Summary | None:
-    """Return the fixed depth with the highest mean success; the smallest depth among equals."""
-    fixed = [each for each in candidates if each.setting.depth is not None and each.success is not None]
-    return max(fixed, key=lambda each: (each.success or 0.0, -(each.setting.depth or 0)), default=None)
-
-
 def _average(suites: Sequence[Summary]) -> Summary:
     estimates = [(suite.success, suite.interval) for suite in suites if suite.success is not None]
     return Summary(

@@ -10,13 +10,13 @@ from typing import Any
 
 import jinja2
 
-from rdvla.evaluation.comparison import standard_comparisons
 from rdvla.evaluation.lines import load_lines
 from rdvla.evaluation.profile import depth_profile
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.report import content
 from rdvla.evaluation.report.media import Clip, FilmStrip, clip, film_strip
 from rdvla.evaluation.results import Results
+from rdvla.evaluation.standard import standard_comparisons
 from rdvla.evaluation.summaries import Summary, summaries
 from rdvla.evaluation.table import number, percent, readable
 from rdvla.rollout.jobs import Setting
@@ -42,6 +42,7 @@ def render_page(results: Sequence[str | Path]) -> str:
         number_of_tasks=_number_of_tasks(everything),
         envs=envs,
         key_figures=content.key_figures(_main_line(everything), episodes),
+        caution=content.caution(_main_line(everything)),
         lines=content.policies(everything),
         several_executions=len({summary.setting.execution for summary in everything}) > 1,
         compute_chart=content.compute_chart(everything, core_blocks=core_blocks),
