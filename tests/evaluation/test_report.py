@@ -75,6 +75,13 @@ def test_the_page_holds_charts_videos_strips_and_provenance(page_and_results):
         assert word in text
 
 
+def test_times_of_several_runs_are_in_no_chart(tmp_path, page_and_results):
+    several, _ = page_and_results
+    assert "ms per query" in several and "milliseconds per query" not in several
+    make_results(tmp_path, depths=(1, 8), videos=0)
+    assert "milliseconds per query" in write_report([tmp_path], tmp_path / "report.html").read_text()
+
+
 def test_environments_have_a_section_of_their_own(tmp_path, page_and_results):
     envs = ("libero_spatial", "libero_goal")
     make_results(tmp_path, envs=envs, tasks=("lift_it",), depths=(1, 8), episodes=3)

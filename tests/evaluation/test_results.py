@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from rdvla.errors import RDVLAError
-from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_table
+from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_table, write_report
 from rdvla.evaluation.statistics import wilson_interval
 from rdvla.evaluation.summaries import suite_summaries, summaries, summarise
 from rdvla.evaluation.upgrade import upgrade_entry
@@ -95,7 +95,6 @@ def uneven_row(task, *, env="metaworld", episodes, successes, errors=0, depth=4.
         mean_depth=depth if ended else None,
         mean_executed=8.0 if ended else None,
         mean_steps=96.0 if ended else None,
-        query_ms=15.0 if ended else None,
     )
 
 
@@ -139,7 +138,16 @@ def with_rules(entry):
     return entry | {"rule": f"fixed{start}" if fixed else stop, "depth": int(depth) if fixed else None}
 
 
+def third_schema(content):
+    """Times were taken during the rollouts, by episode."""
+    content["schema_version"] = 3
+    for name in ("summary", "rows", "episodes"):
+        content[name] = [{**entry, "query_ms": 26.9} for entry in content[name]]
+    del content["meta"]["timing"]
+
+
 def second_schema(content):
+    third_schema(content)
     content["schema_version"] = 2
     for name in ("summary", "rows", "episodes"):
         content[name] = [with_rules(entry) for entry in content[name]]
@@ -163,12 +171,22 @@ def test_files_of_the_first_schema_are_read(results, tmp_path):
     assert [episode.video_stride for episode in old.episodes[:2]] == [4, None]
 
 
+def test_times_of_the_third_schema_are_not_shown(results, tmp_path):
+    path = damaged(results, tmp_path, third_schema)
+    old = load_results(path)
+    assert (old.rows, old.episodes, old.query_ms) == (results.rows, results.episodes, {})
+    out = io.StringIO()
+    print_table(old, console=Console(file=out, width=160))
+    page = write_report([path], tmp_path / "report.html").read_text()
+    assert "ms per query" not in out.getvalue() + page and "milliseconds" not in page
+
+
 def test_files_of_the_second_schema_are_read(results, tmp_path):
     old = load_results(damaged(results, tmp_path, second_schema))
     assert (old.rows, old.episodes) == (results.rows, results.episodes)
     assert old.conditions == results.conditions
     assert old.meta["config"].pop("stops") == ["1", "8"]
-    assert old.meta == results.meta
+    assert old.meta == {name: value for name, value in results.meta.items() if name != "timing"}
 
 
 @pytest.mark.parametrize(

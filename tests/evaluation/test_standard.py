@@ -29,7 +29,6 @@ def played(stop, outcomes, *, policy="p", env="e", depth=None, first=0):
             depths=[used],
             executed=[8],
             error=EpisodeError("E", "", "") if letter == "x" else None,
-            query_ms=None,
         )
         for number, letter in enumerate(outcomes)
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rdvla.evaluation.records import Episode
 from rdvla.evaluation.report.charts import Point, Series, success_chart
+from rdvla.evaluation.results import Results
 from rdvla.evaluation.standard import (
     FEWEST_PAIRS,
     Comparison,
@@ -19,6 +21,7 @@ from rdvla.evaluation.standard import (
 from rdvla.evaluation.summaries import Summary, suite_summary, within
 from rdvla.evaluation.table import number, percent, readable
 
+Times = Mapping[tuple[str, str], float]  # policy, stop rule -> milliseconds per query
 Measure = Callable[[Summary], float | None]
 
 
@@ -145,9 +148,22 @@ def _passes(core_blocks: Mapping[str, int]) -> Measure:
     return passes
 
 
-def time_chart(everything: Sequence[Summary]) -> str:
+def query_times(loaded: Sequence[Results]) -> Times:
+    """Return milliseconds per query by policy and stop rule, as far as they were measured."""
+    found: dict[tuple[str, str], float] = {}
+    for results in loaded:
+        for label, (stop, milliseconds) in itertools.product(results.labels, results.query_ms.items()):
+            found.setdefault((label, stop), milliseconds)
+    return found
+
+
+def time_chart(everything: Sequence[Summary], times: Times) -> str:
     """Draw mean success over the tasks against milliseconds per query."""
-    lines = _lines(everything, lambda summary: summary.query_ms, everything=everything)
+    lines = _lines(
+        everything,
+        lambda summary: times.get((summary.policy, summary.setting.stop)),
+        everything=everything,
+    )
     return success_chart(
         lines, ticks=[], label="milliseconds per query", size=(5.4, 3.5), logarithmic=False, connected=False
     )
@@ -233,14 +249,15 @@ def _with_interval(summary: Summary) -> str:
     return f"{percent(summary.success)} ({100 * low:.0f}-{100 * high:.0f})"
 
 
-def summary_cells(summary: Summary) -> list[str]:
-    """Return the numbers of a table line, after policy and setting."""
+def summary_cells(summary: Summary, times: Times) -> list[str]:
+    """Return the numbers of a table line, after policy and setting; times only if any were measured."""
+    own = times.get((summary.policy, summary.setting.stop))
     return [
         percent(summary.success),
         f"{100 * summary.interval.low:.0f}-{100 * summary.interval.high:.0f}%",
         number(summary.mean_depth, 2),
         number(summary.mean_executed, 1),
-        number(summary.query_ms, 1),
+        *([number(own, 1)] if times else []),
         str(summary.episodes),
         str(summary.errors),
     ]

@@ -35,7 +35,7 @@ def render_page(results: Sequence[str | Path]) -> str:
     if not rows:
         raise ResultsError("the results hold no episode; there is nothing to report")
     everything, core_blocks = summaries(rows), _core_blocks(loaded)
-    envs = content.environments(everything)
+    envs, times = content.environments(everything), content.query_times(loaded)
     return _template().render(
         title=_title(envs, everything),
         first_policy=everything[0].policy,
@@ -46,7 +46,9 @@ def render_page(results: Sequence[str | Path]) -> str:
         lines=content.policies(everything),
         several_executions=len({summary.setting.execution for summary in everything}) > 1,
         compute_chart=content.compute_chart(everything, core_blocks=core_blocks),
-        time_chart=content.time_chart(everything),
+        times=times,
+        # Runs were measured one after the other: their times are not for one chart.
+        time_chart=content.time_chart(everything, times) if times and len(loaded) == 1 else None,
         suite_panels=content.suite_panels(everything, core_blocks=core_blocks),
         panels=content.task_panels(everything, core_blocks=core_blocks),
         summaries=everything,
