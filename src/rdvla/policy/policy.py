@@ -18,20 +18,27 @@ from rdvla.errors import RDVLAError
 from rdvla.hashing import hash_tensors
 from rdvla.heads import Context, ProprioProjector
 from rdvla.inputs import as_initial_state, as_seed, check_generator, stack, to_torch
+from rdvla.policy.base_models import BASE_MODELS_FILE, OnChange, check_base_models, write_base_models
+from rdvla.policy.checksums import CHECKSUMS_FILE, check_checksums, write_checksums
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.files import (
     CONFIG_FILE,
     STATISTICS_FILE,
+    WEIGHTS_FILE,
     find_policy_folder,
     load_weights,
     read_description,
     write_policy_files,
 )
 from rdvla.policy.hub import HubPolicy
-from rdvla.policy.records import read_records, write_records
+from rdvla.policy.records import TRAINING, read_records, write_records
 from rdvla.policy.trainable import Trainable
 from rdvla.processing import Normalizer, Statistics
 from rdvla.types import Array, Observation, Prediction, as_observation, check_state
+
+# Files that the checksums cover, as far as a policy has them. Results are put there later, and say themselves
+# which weights they are of; the card may be edited.
+OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE, BASE_MODELS_FILE, TRAINING)
 
 
 class RDVLAPolicy(Trainable, HubPolicy):
@@ -248,9 +255,12 @@ class RDVLAPolicy(Trainable, HubPolicy):
     def _save_pretrained(self, save_directory: Path) -> None:
         own, state = self._own_weights(), self.state_dict()
         weights = {name: state[name] for name in own}
-        self.backbone.save_files(save_directory)
+        (save_directory / CHECKSUMS_FILE).unlink(missing_ok=True)  # they come last, once all files are there
+        files = self.backbone.save_files(save_directory)
         write_policy_files(save_directory, config=self.config, statistics=self.statistics, weights=weights)
+        write_base_models(save_directory, self.backbone)
         write_records(save_directory, self.records)
+        write_checksums(save_directory, [*OWN_FILES, *files])
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's **model_kwargs have no use here
@@ -262,11 +272,24 @@ class RDVLAPolicy(Trainable, HubPolicy):
         cache_dir: str | Path | None = None,
         force_download: bool = False,
         local_files_only: bool = False,
+        changed_weights: OnChange | None = None,
     ) -> RDVLAPolicy:
         """Load a policy in eval mode: a folder, a run directory, one that ships by name, or the hub's by id.
 
+        Args:
+            pretrained_model_name_or_path: folder, name or hub id.
+            revision: branch, tag or commit on the hub.
+            token: for the hub.
+            cache_dir: folder of downloads.
+            force_download: download again what is there already.
+            local_files_only: do not ask the hub.
+            changed_weights: what to do if a published model that the policy stands on is not the one that it
+                was saved with: refuse (the default), or warn. If not given, the environment variable
+                `RDVLA_CHANGED_WEIGHTS` decides.
+
         Raises:
-            RDVLAError: a file is missing or damaged, or does not fit the configuration; the message names it.
+            RDVLAError: a file is missing or damaged, or does not fit the configuration; or a published model
+                changed. The message names it.
         """
         folder = find_policy_folder(
             pretrained_model_name_or_path,
@@ -277,10 +300,12 @@ class RDVLAPolicy(Trainable, HubPolicy):
             local_files_only=local_files_only,
         )
         config, statistics = read_description(folder)
+        check_checksums(folder)
         try:
             policy = cls(config, statistics)
         except RDVLAError as error:
             raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} next to it: {error}") from error
+        check_base_models(folder, policy.backbone, on_change=changed_weights)
         load_weights(policy, folder, wanted=policy._own_weights())
         policy.backbone.load_files(folder)
         policy.records = read_records(folder)
