@@ -48,13 +48,14 @@ class RDVLAPolicy(Trainable, HubPolicy):
 
     def __init__(self, config: PolicyConfig, statistics: Statistics) -> None:
         super().__init__()
+        config.check_complete()
         self.config = config
         self.statistics = statistics
         self.action_normalizer = Normalizer.from_statistics(
             statistics,
             "action",
             size=config.head.action_dim,
-            keep=config.unscaled_actions,
+            keep=config.kept_actions,
             opening=config.gripper_opening,
         )
         self.state_normalizer = Normalizer.from_statistics(
@@ -127,7 +128,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
             RDVLAError: a camera is missing, or an image or the state has the wrong size; or a trace is asked
                 of a head that does not iterate.
         """
-        batch = observation.torch().batched()
+        batch = self.config.fits(observation.torch().batched())
         inputs = self.frozen_inputs(batch)
         context = self.context_from(inputs, self.normalize_state(batch.state.to(self.device)))
         prediction = self.engine.predict(
@@ -173,7 +174,11 @@ class RDVLAPolicy(Trainable, HubPolicy):
     # --- the road in two halves, for training ---
 
     def frozen_inputs(self, observation: Observation) -> dict[str, Tensor]:
-        """Compute what no trainable parameter touches, (B, ...) each; a cache may store it by `cache_key`."""
+        """Compute what no trainable parameter touches, (B, ...) each; a cache may store it by `cache_key`.
+
+        Args:
+            observation: a batch whose images are square already (`config.fits`).
+        """
         config = self.config
         observation.check(cameras=config.cameras, image_size=config.image_size, state_dim=config.state_dim)
         images = stack([observation.images[camera] for camera in config.cameras], axis=1)

@@ -82,7 +82,7 @@ class OnnxPolicy:
                 type, the state is not finite, or an instruction is too long.
         """
         description = self.description
-        batch = observation.numpy().batched()
+        batch = description.fits(observation.numpy().batched())
         batch.check(
             cameras=description.cameras,
             image_size=description.image_size,
