@@ -53,10 +53,12 @@ $(RESULTS): runs/reproduce/eval_%/results.json: | runs/reproduce/%/policy/config
 	$(BIN)/rdvla eval --config reproduce/eval_$*
 
 # The same for LIBERO's four suites, one policy each; `make runs/libero/eval_goal/results.json` does one of them.
+COMMA := ,
+SPACE := $() $()
 LIBERO_RESULTS := $(patsubst %,runs/libero/eval_%/results.json,spatial object goal 10)
 
 libero: $(LIBERO_RESULTS) ## the same on LIBERO's suites spatial, object, goal and 10 (many hours)
-	$(BIN)/rdvla report $(LIBERO_RESULTS) --output runs/libero/report.html
+	$(BIN)/rdvla report recurrent=$(subst $(SPACE),$(COMMA),$(LIBERO_RESULTS)) --output runs/libero/report.html
 
 datasets/libero_%/meta/info.json: | $(STAMP)
 	$(BIN)/rdvla demos --config libero/demos --env libero_$* --output datasets/libero_$*

@@ -7,6 +7,8 @@ median and 90th percentile over held-out episodes (the split that training used)
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset, split_episodes
+from rdvla.data.features import ENVIRONMENT_STATE, current_name
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
 from rdvla.training.samples import observe
@@ -34,7 +37,7 @@ def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("policy", help="folder of a policy whose backbone has a read-out")
-    parser.add_argument("dataset", help="dataset with observation.environment_state")
+    parser.add_argument("dataset", help="dataset with privileged.environment_state")
     parser.add_argument("--every", type=int, default=6, help="take every n-th sample")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -68,7 +71,7 @@ def positions_of(dataset: EpisodeDataset) -> dict[str, slice]:
     if size not in POSITIONS:
         known = " or ".join(map(str, POSITIONS))
         raise ConfigError(
-            f"observation.environment_state of {dataset.name} has {size} numbers; this benchmark knows what "
+            f"{ENVIRONMENT_STATE} of {dataset.name} has {size} numbers; this benchmark knows what "
             f"{known} numbers are. Name them in POSITIONS."
         )
     return POSITIONS[size]
@@ -77,12 +80,16 @@ def positions_of(dataset: EpisodeDataset) -> dict[str, slice]:
 @torch.no_grad()
 def _errors(policy: RDVLAPolicy, dataset: EpisodeDataset, frames: NDArray[np.int64]) -> Tensor:
     """Return seen minus true state, (n, E), metres."""
-    statistics = policy.statistics["observation.environment_state"]
+    statistics = _of_environment_state(policy)
     features = policy.backbone.features(policy.frozen_inputs(policy.config.fits(observe(dataset, frames))))
     seen = policy.backbone.predict_environment_state(features)
     truth = dataset.environment_state(frames)
     assert truth is not None
     return seen * torch.tensor(statistics["std"]) + torch.tensor(statistics["mean"]) - truth
+
+
+def _of_environment_state(policy: RDVLAPolicy) -> Mapping[str, Any]:
+    return {current_name(name): entry for name, entry in policy.statistics.items()}[ENVIRONMENT_STATE]
 
 
 if __name__ == "__main__":

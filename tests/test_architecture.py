@@ -51,7 +51,7 @@ EVERYWHERE = {"lazy"}  # any package's `__init__.py` may use it
 OPTIONAL = (
     "torchvision", "metaworld", "mujoco", "libero", "timm", "peft", "datasets", "lerobot", "pandas", "scipy",
     "sentence_transformers", "torchcodec", "imageio", "cv2",
-    "onnx", "onnx_ir", "onnxruntime", "onnxscript",
+    "onnx", "onnx_ir", "onnxruntime", "onnxscript", "h5py", "google_crc32c",
 )  # fmt: skip
 ROOMS = sorted(
     path.stem

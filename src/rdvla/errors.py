@@ -10,6 +10,7 @@ from pathlib import Path
 # Extras of pyproject.toml that bring others.
 INCLUDED = {
     "train": ("data",),
+    "convert": ("data",),
     "metaworld": ("eval",),
     "libero": ("eval",),
     "lora": ("vlm",),
@@ -78,10 +79,16 @@ def optional(extra: str) -> Iterator[None]:
 
 def install_command(extra: str) -> str:
     """Say how to add an extra (or several, with commas between), depending on where this rdvla came from."""
-    folder = Path(__file__).resolve().parents[2]
-    if (folder / "pyproject.toml").is_file() and (folder / "src" / "rdvla").is_dir():
+    folder = checkout()
+    if folder is not None:
         return f"run pip install -e '.[{extra}]' in {folder}"
     return f"pip install '{_source() or 'rdvla'}[{extra}]'"
+
+
+def checkout() -> Path | None:
+    """Return the source checkout that this rdvla runs from; None if it is an installed package."""
+    folder = Path(__file__).resolve().parents[2]
+    return folder if (folder / "pyproject.toml").is_file() and (folder / "src" / "rdvla").is_dir() else None
 
 
 def _source() -> str | None:

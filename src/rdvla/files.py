@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,16 +11,37 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rdvla.errors import RDVLAError
+from rdvla.errors import ConfigError, RDVLAError
 
 # A model or a dataset on the Hugging Face hub: "user/name" or "user/name@revision".
 HUB_ID = re.compile(r"(?P<repository>\b[\w.-]+\b/\b[\w.-]+\b)(@(?P<revision>[\w./-]+))?")
+
+# Error number of the system -> what follows the place in a sentence.
+_SENTENCES = {
+    errno.ENOSPC: ": no space is left on that disk: make room, or name a place on another disk",
+    errno.EDQUOT: ": your share of that disk is used up: make room, or name a place on another disk",
+    errno.EFBIG: ": the file would be larger than this system allows (ulimit -f)",
+    errno.EACCES: ": permission denied: change the permissions, or name another place",
+    errno.EPERM: ": permission denied: change the permissions, or name another place",
+    errno.EROFS: " is on a disk that cannot be written: name another place",
+    errno.EISDIR: " is a folder: name a file",
+    errno.ENOTDIR: ": a file is where this path needs a folder: name another place",
+    errno.EEXIST: " exists already: name another place, or remove it",
+    errno.ENOENT: " does not exist: check the name",
+    errno.ENAMETOOLONG: ": the name is too long: choose a shorter one",
+    errno.ELOOP: ": its links lead in a circle: name the place itself",
+    errno.EMFILE: ": too many files are open: allow more (ulimit -n), or use fewer workers",
+    errno.ENFILE: ": too many files are open on this machine: close some, or use fewer workers",
+    errno.EIO: ": the disk failed to read or write: check it, or name a place on another disk",
+}
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+_LONGEST_SHOWN = 200  # characters of a path in a sentence
 
 
 @contextmanager
@@ -29,17 +51,96 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
     The body writes the yielded path and closes it. If the body raises, the temporary file is removed and
     `path` keeps its content. Missing parent folders are made. The temporary name keeps the suffix of `path`,
     because some writers (PyAV) choose the format by it.
+
+    Raises:
+        RDVLAError: `path` is a device or the like, which a rename would replace.
+        OSError: it cannot be written; the error names `path`, not the temporary file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    temporary = _temporary(path)
     try:
+        _require_regular(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         flush(temporary)
         temporary.replace(path)
         flush(path.parent)  # the rename itself must survive a power cut
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)) == temporary:
+            error.filename, error.filename2 = str(path), None
+        raise
+    except Exception as error:
+        found = _RUST_ERROR.search(str(error))  # of safetensors, whose error is no OSError
+        if found is None or isinstance(error, RDVLAError):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a name that is too long
+            temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path | str, *, option: str, folder: bool = False) -> None:
+    """Check before any work that a file or folder can be written, by writing a small file there.
+
+    Args:
+        path: what will be written; missing parent folders will be made.
+        option: its name in the error.
+        folder: it will be a folder, and may be one already.
+
+    Raises:
+        ConfigError: it cannot be written; the message says why, and what to do.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir() and not folder:
+            raise IsADirectoryError(errno.EISDIR, "", str(path))
+        if not folder:
+            _require_regular(path, f"{option}: ")
+        place = path.absolute() if folder else path.absolute().parent
+        missing = [] if folder else [path.name]
+        while not os.path.lexists(place):
+            missing.append(place.name)
+            place = place.parent
+        for name in missing:
+            (place / name).exists()  # fails if the name is too long
+        trial = _temporary(place / path.name)
+        try:
+            trial.write_bytes(bytes(4096))  # enough for a full disk to refuse
+        finally:
+            with suppress(OSError):
+                trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{option}: {os_error_sentence(error, path=path)}") from error
+
+
+def os_error_sentence(error: OSError, *, path: Path | str | None = None) -> str:
+    """Say what the system refused, where, and what to do.
+
+    Args:
+        error: what the system or a library raised.
+        path: the place that was meant; if not given, the error's own.
+    """
+    place = str(path or os.fsdecode(error.filename or "") or "the output")
+    if len(place) > _LONGEST_SHOWN:
+        place = f"{place[: _LONGEST_SHOWN // 2]}...{place[-_LONGEST_SHOWN // 2 :]}"
+    if error.errno in _SENTENCES:
+        return place + _SENTENCES[error.errno]
+    if isinstance(error, BrokenPipeError):
+        return "a process that this one talks to has ended: run the command again"
+    if isinstance(error, ConnectionError | TimeoutError):
+        return f"no connection ({error}): check the network, or name a local folder"
+    if error.errno is not None:
+        return f"{place}: {error.strerror or os.strerror(error.errno)}"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+
+
+def _require_regular(path: Path, start: str = "") -> None:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ConfigError(f"{start}{path} is a device or the like: name a file")
 
 
 @contextmanager
@@ -57,12 +158,16 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise RDVLAError(f"{path} exists: name a new folder")
     temporary = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
+    except OSError as error:
+        if error.filename is not None:
+            error.filename = os.fsdecode(error.filename).replace(str(temporary), str(path))
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -110,8 +215,10 @@ def read_json(path: Path | str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RDVLAError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RDVLAError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise RDVLAError(os_error_sentence(error, path=path)) from error
+    except UnicodeDecodeError as error:
+        raise RDVLAError(f"{path} is not text: {error}") from error
     except json.JSONDecodeError as error:
         raise RDVLAError(f"{path} is not valid JSON (line {error.lineno}): {error.msg}") from error
 

@@ -37,8 +37,10 @@ def test_help_lists_every_verb_with_its_summary(argv, capsys):
 
 
 def test_every_verb_module_is_listed():
-    modules = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "__main__"}
-    assert modules - {"options"} == set(cli.verbs())
+    folder = Path(cli.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
+    modules |= {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert modules - {"failures", "options"} == set(cli.verbs())
 
 
 def test_the_order_of_the_overview_names_verbs_only():
@@ -61,6 +63,32 @@ def test_a_new_verb_is_one_file(tmp_path, monkeypatch, capsys):
         cli.main(["greet", "--help"])
     assert "whom to greet" in capsys.readouterr().out
     sys.modules.pop("rdvla.cli.greet")
+
+
+@pytest.mark.parametrize("argv", [["data"], ["data", "--help"]])
+def test_a_folder_is_a_verb_whose_help_lists_its_verbs(argv, capsys):
+    assert cli.main(argv) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: rdvla data VERB")
+    for verb, summary in cli.verbs("data").items():
+        assert verb in shown
+        assert summary in shown
+
+
+def test_a_verb_of_a_folder_has_its_own_help_and_errors(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["data", "convert", "--help"])
+    assert "usage: rdvla data convert" in capsys.readouterr().out
+    assert cli.main(["data", "convrt"]) == 2
+    assert "unknown verb 'data convrt'. Did you mean 'convert'?" in capsys.readouterr().err
+
+
+def test_what_a_verb_returns_is_the_exit_code(monkeypatch):
+    module = types.ModuleType("rdvla.cli.fake")
+    module.run = lambda: 1  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rdvla.cli.fake", module)
+    monkeypatch.setattr(cli, "verbs", lambda: {"fake": "Find something."})
+    assert cli.main(["fake"]) == 1
 
 
 def test_version(capsys):

@@ -16,7 +16,6 @@ from tests.support.datasets import make_episode, make_writer
 
 FILES = (
     "meta/info.json",
-    "meta/stats.json",
     "meta/tasks.parquet",
     "meta/checksums.json",
     "meta/episodes/chunk-000/file-000.parquet",

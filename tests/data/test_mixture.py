@@ -13,9 +13,13 @@ from torch import Tensor
 
 from rdvla.data import EpisodeDataset, FeatureCache, ImageCache, split_episodes
 from rdvla.data import feature_cache as cache_module
+from rdvla.data.features import ENVIRONMENT_STATE, IMAGE_IS_NEW
 from rdvla.errors import ConfigError, DatasetError
 from tests.support.datasets import LENGTHS, make_episode, make_writer
 
+JOINTS = {
+    "dtype": "float32", "shape": [4], "names": ["a", "b", "c", "d"], "units": ["rad", "rad", "rad", "m"],
+}  # fmt: skip
 FIRST, SECOND = sum(LENGTHS), LENGTHS[1] + LENGTHS[2]  # frames
 
 
@@ -84,13 +88,13 @@ def test_statistics_are_those_of_all_values(roots: list[Path], alone: list[Episo
     np.testing.assert_allclose(entry["q99"], np.quantile(values, 0.99, axis=0))
     np.testing.assert_allclose(entry["mean"], values.mean(axis=0))
     assert entry["count"] == [FIRST + SECOND]
-    lows = [d.statistics["observation.images.front"]["min"] for d in alone]
-    np.testing.assert_allclose(joint.statistics["observation.images.front"]["min"], np.min(lows, axis=0))
 
 
 def test_one_dataset_is_what_it_was(roots: list[Path], alone: list[EpisodeDataset]) -> None:
     assert EpisodeDataset([roots[0]], chunk_size=3).fingerprint() == alone[0].fingerprint()
-    assert alone[0].statistics == json.loads((roots[0] / "meta/stats.json").read_text())
+    written = json.loads((roots[0] / "meta/stats.json").read_text())
+    for name, entry in alone[0].statistics.items():
+        assert entry == written[name]
     both, turned = (EpisodeDataset(r, chunk_size=3).fingerprint() for r in (roots, roots[::-1]))
     assert len({both, turned, *(d.fingerprint() for d in alone)}) == 4
 
@@ -104,9 +108,14 @@ def test_a_folder_with_a_comma_in_its_name(dataset_root: Path, tmp_path: Path) -
     ("changes", "message"),
     [
         ({"fps": 20}, r"fps is 20\.0 in the former and 80\.0 in the latter"),
+        ({"robot_type": "aloha"}, r"the robot type is 'aloha' in the former and 'test' in the latter"),
         (
-            {"features": {"extra": {"dtype": "float32", "shape": [2], "names": None}}},
-            r"'extra' is \[2\].*missing",
+            {"features": {"action": JOINTS | {"names": ["a", "c", "b", "d"]}}},
+            r"the order of the values of 'action' is \['a', 'c', 'b', 'd'\] in the former and \['a', 'b'",
+        ),
+        (
+            {"features": {"action": JOINTS | {"units": ["deg", "deg", "deg", "m"]}}},
+            r"the units of 'action' is \['deg', 'deg', 'deg', 'm'\] in the former and \['rad', 'rad'",
         ),
         (
             {"features": {"action": {"dtype": "float32", "shape": [5], "names": None}}},
@@ -117,9 +126,29 @@ def test_a_folder_with_a_comma_in_its_name(dataset_root: Path, tmp_path: Path) -
 def test_datasets_that_differ_are_refused(
     roots: list[Path], tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
+    first = change_info(roots[0], tmp_path / "first", features={"action": JOINTS})
     other = change_info(roots[1], tmp_path / "other", **changes)
     with pytest.raises(DatasetError, match=f"other cannot be read together with .*{message}"):
-        EpisodeDataset([roots[0], other], chunk_size=3)
+        EpisodeDataset([first, other], chunk_size=3)
+
+
+def test_what_nobody_reads_or_declares_is_no_difference(roots: list[Path], tmp_path: Path) -> None:
+    features = {"extra": {"dtype": "float32", "shape": [2], "names": None}, "action": JOINTS}
+    other = change_info(roots[1], tmp_path / "other", features=features, robot_type=None)
+    joint = EpisodeDataset([roots[0], other], chunk_size=3)
+    assert joint.num_frames == FIRST + SECOND and "extra" not in joint.features
+    assert joint.robot_type == "test" and joint.notes == []
+
+
+def test_a_training_signal_that_one_dataset_lacks_is_left_out(roots: list[Path], tmp_path: Path) -> None:
+    other = change_info(roots[1], tmp_path / "other")
+    info = json.loads((other / "meta/info.json").read_text())
+    for name in (ENVIRONMENT_STATE, IMAGE_IS_NEW):
+        info["features"].pop(name)
+    (other / "meta/info.json").write_text(json.dumps(info))
+    joint = EpisodeDataset([roots[0], other], chunk_size=3)
+    assert joint.environment_state([0]) is None and ENVIRONMENT_STATE not in joint.statistics
+    assert any(ENVIRONMENT_STATE in note for note in joint.notes)
 
 
 def test_cameras_by_other_names(roots: list[Path], alone: list[EpisodeDataset]) -> None:

@@ -76,11 +76,11 @@ def foreign(dataset_root: Path, root: Path) -> Path:
     shutil.copytree(dataset_root, root)
     (root / "meta/checksums.json").unlink()
     info = json.loads((root / "meta/info.json").read_text())
-    for name in ("observation.environment_state", "observation.camera_is_new", "next.success"):
+    for name in ("privileged.environment_state", "camera_is_new", "next.success"):
         info["features"].pop(name)
     (root / "meta/info.json").write_text(json.dumps(info))
     data = root / "data/chunk-000/file-000.parquet"
-    removed = ["observation.environment_state", "observation.camera_is_new"]
+    removed = ["privileged.environment_state", "camera_is_new"]
     table = pq.read_table(data).drop_columns(removed)
     lists = pa.array(table.column("action").to_pylist(), pa.list_(pa.float32()))
     table = table.set_column(table.column_names.index("action"), "action", lists)

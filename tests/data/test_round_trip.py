@@ -93,6 +93,7 @@ def test_statistics_are_exact(dataset_root: Path, episodes: list[Episode]) -> No
     actions = np.concatenate([e.features["action"] for e in episodes]).astype(np.float64)
     np.testing.assert_allclose(stats["action"]["q01"], np.quantile(actions, 0.01, axis=0))
     np.testing.assert_allclose(stats["action"]["std"], actions.std(axis=0))
+    stats = json.loads((dataset_root / "meta/stats.json").read_text())
     pixels = np.concatenate([e.images["front"].reshape(-1, 3) for e in episodes]) / 255
     np.testing.assert_allclose(np.ravel(stats["observation.images.front"]["mean"]), pixels.mean(0), rtol=1e-9)
     np.testing.assert_allclose(np.ravel(stats["observation.images.front"]["std"]), pixels.std(0), rtol=1e-9)

@@ -145,3 +145,22 @@ def test_arrays_that_do_not_fit(tmp_path: Path, name: str) -> None:
 def test_an_existing_dataset_is_not_overwritten(dataset_root: Path) -> None:
     with pytest.raises(DatasetError, match="exists already"):
         make_writer(dataset_root)
+
+
+def test_cameras_may_differ_in_size_and_have_odd_sizes(tmp_path: Path) -> None:
+    sizes = {"front": (33, 48), "wrist": (20, 17)}
+    features = {"action": {"dtype": "float32", "shape": (2,), "names": None}}
+    writer = DatasetWriter.create(
+        tmp_path / "demos", fps=10, features=features, cameras=("front", "wrist"), image_size=sizes
+    )
+    images = {
+        camera: np.full((3, height, width, 3), 40 * number + 30, np.uint8)
+        for number, (camera, (height, width)) in enumerate(sizes.items())
+    }
+    writer.add_episode(Episode({"action": np.zeros((3, 2), np.float32)}, images, "wait"))
+    writer.finalize()
+    assert DatasetWriter.append(tmp_path / "demos").spec.camera_sizes == {"wrist": (20, 17)}
+    dataset = EpisodeDataset(tmp_path / "demos", chunk_size=1)
+    for camera, size in sizes.items():
+        assert dataset.recorded_image_size(camera) == size
+        assert np.abs(dataset.images([1])[camera][0].numpy().astype(int) - images[camera][1]).max() <= 2

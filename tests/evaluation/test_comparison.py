@@ -96,11 +96,9 @@ def test_what_cannot_be_compared_is_refused(runs):
         )
     with pytest.raises(ResultsError, match="the second evaluation has no setting 12/fixed:8"):
         compare_runs(first, second, first_setting=EIGHT, second_setting=Setting("fixed:12", "fixed:8"))
-    several = with_episodes(
-        first, lambda one: dataclasses.replace(one, policy="another") if one.setting.depth == 8 else one
-    )
-    with pytest.raises(ResultsError, match="several policies: another, recurrent"):
-        compare_runs(several, second, first_setting=ONE)
+    twice = dataclasses.replace(first, episodes=[*first.episodes, *second.episodes])
+    with pytest.raises(ResultsError, match="push of libero_spatial with seed 1000000 2 times at depth 1"):
+        compare_runs(twice, second, first_setting=ONE)
 
 
 def under(results, *, rendering=None, **protocol):
@@ -168,13 +166,31 @@ def test_a_side_may_be_several_runs(runs, tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)["pairs"]) == 3
     one = parts[0].split(",")[0]
     for named, message in (
-        (f"{one},{one}", "two results hold policy 'recurrent'"),
+        (f"{one},{one}", "both hold push of libero_spatial at depth 1: leave one of them out"),
         (f"{one},", "name one or several runs"),
-        (f"{one},{parts[1].split(',')[1]}", "one side holds results of several policies: recurrent, rival"),
+        (f"={one}", "name one or several runs"),
         (f"{one},{tmp_path / 'none'}", "does not exist"),
     ):
         assert main(["compare", named, parts[1]]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_side_is_what_is_named_together_whatever_the_labels(runs, tmp_path, capsys):
+    ours, theirs = (split(run, tmp_path / name).split(",") for name, run in zip("ab", runs, strict=True))
+    assert main(["compare", f"mixed={ours[0]},{theirs[1]}", f"{runs[0].folder}", "--json"]) == 0
+    for pair in json.loads(capsys.readouterr().out)["pairs"]:
+        assert (pair["first"]["policy"], pair["second"]["policy"]) == ("mixed", "recurrent")
+        assert pair["suites"][ENVS[0]]["difference"] == 0  # the same episodes
+    assert main(["compare", f"{ours[0]},{theirs[1]}", str(runs[0].folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"][0]["first"]["policy"] == "recurrent + rival"
+
+
+def test_two_policies_of_one_label_are_compared(tmp_path):
+    first, second = (
+        make_results(tmp_path / name, policy="policy", videos=0, depths=(1,), seed=seed, fingerprint=name)
+        for seed, name in enumerate(("aa", "bb"))
+    )
+    assert compare_runs(first, second).pairs[0].total.pairs == 12
 
 
 def test_parts_must_have_been_played_alike(runs):

@@ -25,6 +25,21 @@ def test_settings_are_the_product_of_rules():
     assert config.policy_label == "b"
 
 
+def test_a_policy_is_called_as_its_run_if_its_folder_says_nothing(tmp_path, monkeypatch):
+    (tmp_path / "grasp" / "policy").mkdir(parents=True)
+    for policy, name in (
+        (tmp_path / "grasp" / "policy", "grasp"),
+        (tmp_path / "grasp", "grasp"),
+        ("user/name@main", "name@main"),
+        ("runs/gone/policy", "gone"),
+        ("metaworld", "metaworld"),
+    ):
+        assert EvaluationConfig(policy=str(policy), output="o").policy_label == name
+    monkeypatch.chdir(tmp_path / "grasp" / "policy")
+    assert EvaluationConfig(policy=".", output="o").policy_label == "grasp"
+    assert EvaluationConfig(policy=".", output="o", label="mine").policy_label == "mine"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

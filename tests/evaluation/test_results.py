@@ -10,7 +10,6 @@ from rdvla.errors import RDVLAError
 from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_table
 from rdvla.evaluation.comparison import enough_depth, standard_comparisons
 from rdvla.evaluation.report.content import key_figures
-from rdvla.evaluation.results import merge
 from rdvla.evaluation.statistics import wilson_interval
 from rdvla.evaluation.summaries import best_fixed, suite_summaries, summaries, summarise
 from rdvla.evaluation.upgrade import upgrade_entry
@@ -147,13 +146,11 @@ def test_enough_depth_is_the_smallest_that_no_paired_test_tells_from_the_best():
 
 def test_several_policies_are_compared_with_the_first(results, tmp_path):
     rival = make_results(tmp_path, policy="single-pass", depths=(1,), adaptive=False, videos=0)
-    rows, episodes = merge([results, rival])
+    rows, episodes = [*results.rows, *rival.rows], [*results.episodes, *rival.episodes]
     questions = [one.question for one in standard_comparisons(summaries(rows), episodes)]
     assert "adaptive against the best fixed depth" in questions
     assert "does iterating help?" in questions
     assert "against the first policy" in questions
-    with pytest.raises(ResultsError, match="another label"):
-        merge([results, results])
 
 
 def test_the_table_names_every_setting_and_task(results):

@@ -160,6 +160,16 @@ def test_a_run_directory_of_another_evaluation_is_refused(tmp_path):
     assert [row.episodes for row in more.rows] == [3, 3]
 
 
+def test_a_label_may_change_when_an_evaluation_goes_on(tmp_path):
+    run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",))
+    again = StepPolicy()
+    results = run(tmp_path, again, stops=("4",), tasks=("near",), label="mine")
+    assert again.queries == []
+    assert {each.policy for each in (*results.rows, *results.episodes)} == {"mine"}
+    more = run(tmp_path, again, stops=("4",), tasks=("near",), label="other", episodes=3)
+    assert [(row.policy, row.episodes) for row in more.rows] == [("other", 3)]
+
+
 def test_environments_with_the_same_tasks_are_kept_apart(tmp_path):
     options = {"env": "a,b", "stops": ("4",), "workers": 1}
     policy = StepPolicy()

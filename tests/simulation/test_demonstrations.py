@@ -51,7 +51,7 @@ def test_writes_a_dataset_with_its_configuration(uninterrupted):
     assert info["codebase_version"] == "v3.0" and info["fps"] == 80 and info["robot_type"] == "sawyer"
     assert info["total_episodes"] == 2
     table = rows(root)
-    assert {"observation.state", "observation.environment_state", "action", "next.success"} <= set(
+    assert {"observation.state", "privileged.environment_state", "action", "next.success"} <= set(
         table.column_names
     )
     assert np.stack(table["observation.state"].to_numpy()).shape[1] == 4

@@ -82,8 +82,8 @@ def test_rows_hold_state_before_and_success_after_each_action():
     assert episode.task == "move along the line"
     assert {name: values.shape for name, values in episode.features.items()} == {
         "observation.state": (steps, 2),
-        "observation.environment_state": (steps, 1),
-        "observation.environment_keypoints": (steps, 2),
+        "privileged.environment_state": (steps, 1),
+        "privileged.environment_keypoints": (steps, 2),
         "action": (steps, 3),
         "next.success": (steps,),
     }

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from rdvla.data import DatasetWriter, Episode
+from rdvla.data.features import FORMER_NAMES
 
 FPS = 80
 FEATURES: dict[str, dict[str, Any]] = {
     "observation.state": {"dtype": "float32", "shape": (4,), "names": ["x", "y", "z", "gripper"]},
-    "observation.environment_state": {"dtype": "float32", "shape": (3,), "names": None},
+    "privileged.environment_state": {"dtype": "float32", "shape": (3,), "names": None},
     "action": {"dtype": "float32", "shape": (4,), "names": None},
     "next.success": {"dtype": "bool", "shape": (1,), "names": None},
 }
@@ -39,7 +41,7 @@ def make_episode(number: int, length: int | None = None) -> Episode:
     captures = int(image_index[-1]) + 1
     features = {
         "observation.state": rng.normal(size=(steps, 4)).astype(np.float32),
-        "observation.environment_state": rng.normal(size=(steps, 3)).astype(np.float32),
+        "privileged.environment_state": rng.normal(size=(steps, 3)).astype(np.float32),
         "action": rng.normal(size=(steps, 4)).astype(np.float32),
         "next.success": np.arange(steps) == steps - 1,
     }
@@ -65,3 +67,21 @@ def make_writer(root: Path) -> DatasetWriter:
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio of two images, in dB."""
     return float(10 * np.log10(255**2 / max(((a.astype(float) - b.astype(float)) ** 2).mean(), 1e-9)))
+
+
+def give_former_names(root: Path) -> Path:
+    """Make a dataset look as an older version wrote it, down to the names inside its files."""
+    (root / "meta/checksums.json").unlink()
+    for name in ("meta/info.json", "meta/stats.json"):
+        text = (root / name).read_text()
+        for former, present in FORMER_NAMES.items():
+            text = text.replace(f'"{present}"', f'"{former}"')
+        (root / name).write_text(text)
+    for path in [*root.glob("data/*/*.parquet"), *root.glob("meta/episodes/*/*.parquet")]:
+        table = pq.read_table(path)
+        names = table.column_names
+        for former, present in FORMER_NAMES.items():
+            names = [name if name != present else former for name in names]
+            names = [name.replace(f"stats/{present}/", f"stats/{former}/") for name in names]
+        pq.write_table(table.rename_columns(names), path)
+    return root

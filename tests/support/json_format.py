@@ -18,7 +18,6 @@ from rdvla.data import EpisodeDataset
 from rdvla.data.decoding import ImageConverter
 from rdvla.data.features import Camera, Columns, Feature
 from rdvla.data.formats.base import HubFiles, check_values, fingerprint_files
-from rdvla.data.statistics import Statistics
 from rdvla.errors import DatasetError
 
 FILE = "dataset.json"
@@ -43,7 +42,9 @@ class JsonReader:
         self.cameras = {name: Camera(name, *size) for name, size in content["cameras"].items()}
         self.tasks = list(dict.fromkeys(episode["task"] for episode in content["episodes"]))
         self.sources: Sequence[Mapping[str, Any]] = [{} for _ in content["episodes"]]
-        self.statistics: Mapping[str, Statistics] = {}
+        self.unreadable: Mapping[str, str] = {}
+        self.robot_type: str | None = None
+        self.notes: Sequence[str] = ()
         self.lengths = np.array([len(e["features"]["action"]) for e in content["episodes"]])
         self._episodes: list[dict[str, Any]] = content["episodes"]
 

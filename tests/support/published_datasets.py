@@ -2,7 +2,7 @@
 
 `video`: as lerobot/libero, MP4 files of 4:2:0 video with a keyframe every second frame. `image`: as
 HuggingFaceVLA/libero, PNG files inside the parquet files, and `video_path` null. Neither has environment
-state, `observation.camera_is_new` or, here, quantiles (a dataset that was converted from v2.1 has none).
+state, `camera_is_new` or, here, quantiles (a dataset that was converted from v2.1 has none).
 """
 
 from __future__ import annotations

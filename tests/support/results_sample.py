@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from rdvla.rollout.video import Frame, write_video
 VIDEO_STRIDE = 4
 META = {
     "config": {"policy": "policies/compact", "episodes": 25, "seed": 1_000_000},
-    "policy": {"path": "compact", "parameters": 1_234_567, "fingerprint": "0123456789abcdef"},
+    "policy": {"path": "compact", "parameters": 1_234_567},
     "hardware": {"cpu": "Some CPU", "cores": 2, "torch": "2.13.0", "python": "3.11.2", "rdvla": "0.1.0"},
     "command": "rdvla eval --config configs/eval.yaml",
     "finished": "2026-01-01T00:00:00+00:00",
@@ -44,8 +45,12 @@ def make_results(
     images=walk_images,
     error=False,
     seed=0,
+    fingerprint=None,
 ) -> Results:
-    """Results whose success rises with depth; written with their videos under `folder`."""
+    """Results whose success rises with depth; written with their videos under `folder`.
+
+    Policies of another name have other weights, unless `fingerprint` is given.
+    """
     random = np.random.default_rng(seed)
     stops = [(f"fixed:{depth}", depth) for depth in depths]
     stops += [("action_change:0.001", None)] if adaptive else []
@@ -84,7 +89,15 @@ def make_results(
                         error=EpisodeError("ValueError", "<b>broken</b>", "trace") if broken else None,
                     )
                 )
-    meta = {**META, "protocol": {env: {"tasks": list(tasks), "max_steps": 96} for env in envs}}
+    weights = {
+        **META["policy"],
+        "fingerprint": fingerprint or hashlib.sha256(policy.encode()).hexdigest()[:16],
+    }
+    meta = {
+        **META,
+        "policy": weights,
+        "protocol": {env: {"tasks": list(tasks), "max_steps": 96} for env in envs},
+    }
     results = Results(rows=summarise(made), episodes=made, meta=meta, folder=folder)
     results.write(folder / "results.json")
     return results

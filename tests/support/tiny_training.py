@@ -35,7 +35,7 @@ def write_dataset(root: Path, *, episodes: int = 6, length: int = 24, stride: in
         fps=80,
         features={
             "observation.state": {"dtype": "float32", "shape": (4,), "names": None},
-            "observation.environment_state": {"dtype": "float32", "shape": (3,), "names": None},
+            "privileged.environment_state": {"dtype": "float32", "shape": (3,), "names": None},
             "action": {"dtype": "float32", "shape": (4,), "names": None},
         },
         cameras=("front",),
@@ -60,7 +60,7 @@ def _episode(number: int, *, length: int, stride: int) -> Episode:
     return Episode(
         features={
             "observation.state": state.astype(np.float32),
-            "observation.environment_state": environment.astype(np.float32),
+            "privileged.environment_state": environment.astype(np.float32),
             "action": action.astype(np.float32),
         },
         images={"front": images},

@@ -140,7 +140,7 @@ def test_published_data_trains_a_policy(tmp_path: Path, kind: str) -> None:
 
 def test_what_published_data_lacks_is_named_before_anything_is_computed(tmp_path: Path) -> None:
     config = published_config(write_published(tmp_path / "libero", kind="image"), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"observation\.environment_state.*objective=actions"):
+    with pytest.raises(ConfigError, match=r"privileged\.environment_state.*objective=actions"):
         Trainer(replace(config, objective="perception"), console=QUIET)
     with pytest.raises(ConfigError, match=r"environment_state.*libero.*perception_weight=0"):
         Trainer(replace(config, loss=LossConfig(perception_weight=0.1)), console=QUIET)

@@ -35,7 +35,10 @@ def run(
     """
     from dataclasses import asdict
 
-    from rdvla.files import write_json
+    from rdvla.files import check_writable, write_json
+
+    if output is not None:
+        check_writable(output, option="--output")
     from rdvla.policy import RDVLAPolicy, choose_device
     from rdvla.training.calibration import calibrate
     from rdvla.training.samples import open_samples

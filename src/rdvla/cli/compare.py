@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from json import dumps
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rdvla.evaluation import Results
     from rdvla.evaluation.comparison import PairedRuns
     from rdvla.evaluation.statistics import PairedTest
 
@@ -23,16 +21,16 @@ def run(
     compare two of its settings.
 
     Args:
-        first: results.json, or the run directory that holds it; or several of one policy, such as one for
-            each environment: runs/a_goal,runs/a_object.
+        first: results.json, or the run directory that holds it; or several that count as one, such as one for
+            each environment: runs/a_goal,runs/a_object. NAME= before it is what the table calls it.
         second: what it is compared with, named likewise.
         a_setting: setting of the first: STOP or STOP/EXECUTION, such as 8 or action_change:1e-3/fixed:8.
         b_setting: setting of the second (default: the same; without either: all).
         json: print the same as JSON.
     """
-    from rdvla.evaluation import compare_runs, find_setting
+    from rdvla.evaluation import compare_runs, find_setting, load_side
 
-    runs = _load(first), _load(second)
+    runs = load_side(first), load_side(second)
     named = [
         None if text is None else find_setting(text, [row.setting for row in results.rows])
         for text, results in zip((a_setting, b_setting), runs, strict=True)
@@ -46,16 +44,6 @@ def run(
     if compared.left_out:
         names = ", ".join(setting.name for setting in compared.left_out)
         print(f"Left out, as no episode was played under them by both: {names}.")
-
-
-def _load(text: str) -> Results:
-    """Load one run, or several with commas between (a path that exists wins)."""
-    from rdvla.evaluation import ResultsError, combine, load_results
-
-    paths = [text] if Path(text).exists() else [part.strip() for part in text.split(",")]
-    if "" in paths:
-        raise ResultsError(f"{text!r}: name one or several runs, with commas between")
-    return combine([load_results(path) for path in paths])
 
 
 def _show(pair: PairedRuns) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from rdvla.cli.options import Cameras
 from rdvla.errors import ConfigError
+from rdvla.files import check_writable
 
 
 def run(
@@ -42,6 +43,8 @@ def run(
         dataset_cameras: with --check-attention: the dataset's names of cameras and the policy's, as
             image=agentview.
     """
+    if output is not None:
+        check_writable(output, option="OUTPUT", folder=True)
     if check_attention is not None:
         _check_attention(
             source,

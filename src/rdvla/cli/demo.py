@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rdvla.errors import install_command
+from rdvla.files import check_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,8 @@ def run(
         episodes: episodes of each task and depth.
         no_simulator: leave the closed loop out.
     """
+    if not no_simulator:
+        check_writable(output, option="--output", folder=True)
     from rich.console import Console
 
     from rdvla import RDVLAPolicy

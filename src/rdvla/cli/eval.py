@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from rdvla.errors import optional
 from rdvla.evaluation.config import EvaluationConfig
+from rdvla.files import check_writable
 from rdvla.simulation.registry import simulator_extra
 
 
 def run(config: EvaluationConfig) -> None:
     """Run a policy in closed loop at several depths and write results.json."""
+    check_writable(config.output, option="output", folder=True)
     with optional(simulator_extra(config.env)):
         from rdvla.evaluation import evaluate
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rdvla.errors import ConfigError, missing_extra
+from rdvla.files import check_writable
 
 if TYPE_CHECKING:
     from rdvla.export import Report
@@ -42,6 +43,7 @@ def run(
     if precision not in PRECISIONS[format]:
         allowed = " and ".join(PRECISIONS[format])
         raise ConfigError(f"--format {format} has the precisions {allowed}, not {precision}")
+    check_writable(output, option="OUTPUT", folder=True)
     if format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             _require(package)

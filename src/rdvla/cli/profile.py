@@ -19,10 +19,13 @@ def run(
         tasks: tasks to show (default: the first four).
         stop: adaptive stop rule, such as action_change:1e-3 (default: the first of the evaluation).
     """
+    from rdvla.files import check_writable
+
+    picture = output or (results if results.is_dir() else results.parent) / "profile.png"
+    check_writable(picture, option="--output")
     from rdvla.evaluation import draw_profiles, find_setting, load_results
 
     loaded = load_results(results)
     known = [row.setting for row in loaded.rows]
     setting = None if stop is None else find_setting(stop, known)
-    picture = output or (results if results.is_dir() else results.parent) / "profile.png"
     print(f"profile: {draw_profiles(loaded, picture, tasks=tasks, setting=setting)}")

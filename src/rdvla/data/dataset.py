@@ -15,10 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rdvla.data.features import ACTION, ENVIRONMENT_STATE, IMAGE_IS_NEW, STATE, Feature, camera_name
+from rdvla.data.features import (
+    ACTION,
+    ENVIRONMENT_STATE,
+    IMAGE_IS_NEW,
+    STATE,
+    Feature,
+    camera_name,
+    dimension_names,
+    dimension_units,
+)
 from rdvla.data.frames import FrameNumbers, Frames
 from rdvla.data.locate import locate_all
 from rdvla.data.mixture import Mixture, MixtureImages
+from rdvla.data.statistics import as_json, feature_statistics
 from rdvla.errors import ConfigError, DatasetError, nearest
 from rdvla.processing.fit import ImageFit
 
@@ -40,26 +50,33 @@ class EpisodeDataset:
         only_new_images: bool = True,
         sample_every: int = 1,
         episodes: Sequence[int] | None = None,
+        action: Sequence[str] = (),
+        state: Sequence[str] = (),
     ) -> None:
-        """Read the metadata and all numbers.
+        """Read the metadata and the numbers that training needs.
 
         Args:
             root: a local folder in a known format (`rdvla.data.formats`), or the id of a dataset on the
                 Hugging Face hub ("user/name"). Several, as a sequence or in one text with commas between, are
-                read as one dataset; they must have the same features.
+                read as one dataset; they must have the same actions, proprioception, cameras and robot.
             chunk_size: K, number of actions in a chunk.
             cameras: names of the cameras to read; None: all of the dataset.
             camera_names: other names for the dataset's cameras, e.g. {"image": "agentview"}; `cameras` then
                 holds the new ones.
             fits: camera -> what makes its images square; the images of other cameras keep their shape.
             only_new_images: start chunks only at frames with a new image. Datasets without the feature
-                `observation.camera_is_new` have a new image in every frame.
+                `camera_is_new` have a new image in every frame.
             sample_every: start chunks at every n-th such frame of an episode; the others are left out.
             episodes: start chunks in these episodes only; None: in all.
+            action: names of the features that make up the action, in their order; empty: `action`.
+            state: names of the features that make up the proprioception; empty: `observation.state`, or
+                nothing if there is none.
+
+        Both appear under the names `action` and `observation.state` here, whatever the dataset calls them.
 
         Raises:
-            DatasetError: an unknown format, a missing or damaged file (named), or datasets that differ in a
-                feature.
+            DatasetError: an unknown format, a missing or damaged file (named), a missing feature, or datasets
+                that differ.
             ConfigError: an unknown camera or episode, or a chunk size or `sample_every` below 1.
         """
         if chunk_size < 1 or sample_every < 1:
@@ -69,11 +86,13 @@ class EpisodeDataset:
         self.chunk_size = chunk_size
         self.only_new_images = only_new_images
         self.sample_every = sample_every
-        self.mixture = Mixture.open(locate_all(root), cameras=cameras, camera_names=camera_names or {})
+        self.mixture = Mixture.open(
+            locate_all(root), cameras=cameras, camera_names=camera_names or {}, action=action, state=state
+        )
         chosen = self.recorded_cameras if cameras is None else cameras
         self.cameras = [camera_name(name) for name in chosen]
         self.tasks = self.mixture.tasks  # instructions by task_index
-        self._columns = self.mixture.columns()
+        self._columns = self.mixture.columns(self.mixture.needed) | self.mixture.numbering()
         self._images = MixtureImages(self.mixture, self.cameras, fits=fits)
         is_new = self._columns[IMAGE_IS_NEW][:, 0].astype(bool) if IMAGE_IS_NEW in self._columns else None
         self._numbers = FrameNumbers(self.mixture.lengths, is_new)
@@ -131,7 +150,25 @@ class EpisodeDataset:
     @property
     def features(self) -> dict[str, Feature]:
         """Declarations of the numeric features, without those that number frames, episodes and tasks."""
-        return dict(self.mixture.members[0].reader.features)
+        return self.mixture.features
+
+    def names(self, feature: str) -> list[str] | None:
+        """Return the names of a feature's values, such as joints, in their order; None: it has none."""
+        return dimension_names(self._declaration(feature))
+
+    def units(self, feature: str) -> list[str] | None:
+        """Return the units of a feature's values, such as "rad"; None: the dataset does not say."""
+        return dimension_units(self._declaration(feature))
+
+    @property
+    def robot_type(self) -> str | None:
+        """What the dataset calls its robot; None if it does not say."""
+        return self.mixture.robot_type
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what was repaired or left out at opening; tell them to the user."""
+        return list(self.mixture.notes)
 
     @property
     def sources(self) -> list[dict[str, Any]]:
@@ -140,11 +177,12 @@ class EpisodeDataset:
 
     @cached_property
     def statistics(self) -> dict[str, dict[str, list[float]]]:
-        """Feature -> {"min", "max", "mean", "std", "count", "q01", ...}; see `Mixture.statistics`."""
-        return {
-            name: {kind: value.tolist() for kind, value in entry.items()}
-            for name, entry in self.mixture.statistics(self._columns).items()
-        }
+        """Feature -> {"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"}.
+
+        They are computed from the values of all frames, for the features that are read when the dataset is
+        opened. Recorded ones are not used: their quantiles may be averages over episodes.
+        """
+        return {name: as_json(feature_statistics(self._columns[name])) for name in self.mixture.needed}
 
     @property
     def state_dim(self) -> int:
@@ -174,10 +212,12 @@ class EpisodeDataset:
         """Return a numeric feature of the whole dataset, (num_frames, size).
 
         Raises:
-            DatasetError: the dataset has no such feature; the nearest one is named.
+            DatasetError: the dataset has no such feature (the nearest one is named), or the feature cannot be
+                read.
         """
         if name not in self._columns:
-            raise DatasetError(f"{self.name} has no numeric feature {name!r}.{nearest(name, self._columns)}")
+            self._declaration(name)
+            self._columns[name] = self.mixture.columns([name])[name]
         return self._columns[name]
 
     def window(self, name: str, frames: Frames, offsets: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -247,6 +287,13 @@ class EpisodeDataset:
     def captured_at(self, frames: Frames) -> NDArray[np.int64]:
         """Return the frame that each of (B,) frames' image was new at: itself, or an earlier one if held."""
         return self._numbers.captured_at[self._numbers.checked(frames)]
+
+    def _declaration(self, name: str) -> Feature:
+        features = self.features
+        if name not in features:
+            known = (*features, *self._columns)
+            raise DatasetError(f"{self.name} has no numeric feature {name!r}.{nearest(name, known)}")
+        return features[name]
 
     def _choose(self, episodes: Sequence[int] | None) -> None:
         self.episodes, frames = self._numbers.of_episodes(episodes)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.features import IMAGE_IS_NEW, NUMERIC_DTYPES, Feature
+from rdvla.data.features import FORMER_NAMES, IMAGE_IS_NEW, NUMERIC_DTYPES, Feature, current_name
 from rdvla.errors import ConfigError, DatasetError, nearest
 
 CAMERA_NAME = re.compile(r"\w[\w.-]*")
@@ -49,8 +49,9 @@ class DatasetSpec:
         fps: control frequency in Hz, an integer as LeRobot wants it.
         features: numeric features, name -> {"dtype", "shape": [size], "names": [...] or None}.
         cameras: camera names; each becomes the video feature `observation.images.<name>`.
-        image_size: (height, width) in pixels, both even.
+        image_size: (height, width) in pixels.
         robot_type: free text, e.g. "sawyer".
+        camera_sizes: camera -> (height, width) of those whose images have another size.
     """
 
     fps: int
@@ -58,13 +59,15 @@ class DatasetSpec:
     cameras: tuple[str, ...]
     image_size: tuple[int, int]
     robot_type: str | None
+    camera_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.fps, bool) or not isinstance(self.fps, int) or self.fps < 1:
             raise ConfigError(f"fps must be a positive integer number of frames per second, got {self.fps!r}")
-        height, width = self.image_size
-        if self.cameras and (height < 16 or width < 16 or height % 2 or width % 2):
-            raise ConfigError(f"image_size must be even and at least 16 pixels, got {height} x {width}")
+        for camera in self.cameras:
+            height, width = self.size_of(camera)
+            if height < 16 or width < 16:
+                raise ConfigError(f"image_size must be at least 16 pixels, got {height} x {width} ({camera})")
         if not all(CAMERA_NAME.fullmatch(camera) for camera in self.cameras):
             raise ConfigError(
                 f"a camera name may hold letters, digits, '_', '-' and '.': {list(self.cameras)}"
@@ -74,14 +77,20 @@ class DatasetSpec:
         for name, feature in self.features.items():
             _check_feature(name, feature)
 
+    def size_of(self, camera: str) -> tuple[int, int]:
+        """Return (height, width) of a camera's images, in pixels."""
+        return self.camera_sizes.get(camera, self.image_size)
+
     def as_json(self) -> dict[str, Any]:
         """Return the specification as plain JSON values."""
+        others = {camera: list(size) for camera, size in self.camera_sizes.items()}
         return {
             "fps": self.fps,
             "features": {name: plain_feature(feature) for name, feature in self.features.items()},
             "cameras": list(self.cameras),
             "image_size": list(self.image_size),
             "robot_type": self.robot_type,
+            **({"camera_sizes": others} if others else {}),
         }
 
 
@@ -99,6 +108,11 @@ def _check_feature(name: str, feature: Feature) -> None:
     if name in RESERVED_FEATURES or "/" in name:
         raise ConfigError(
             f"feature {name!r}: the name is reserved (or holds a '/'); the writer adds it itself"
+        )
+    if name in FORMER_NAMES:
+        raise ConfigError(
+            f"feature {name!r}: LeRobot's policies take everything below 'observation.' as an input, so this "
+            f"is called {FORMER_NAMES[name]!r}"
         )
     dtype = feature.get("dtype")
     if dtype not in NUMERIC_DTYPES:
@@ -148,7 +162,7 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> CheckedEpisode:
     images = {}
     for camera in spec.cameras:
         images[camera] = _checked_images(
-            camera, episode.images[camera], spec.image_size, int(image_index[-1]) + 1
+            camera, episode.images[camera], spec.size_of(camera), int(image_index[-1]) + 1
         )
     return CheckedEpisode(features, images, image_index, episode.task, dict(episode.source))
 
@@ -156,7 +170,9 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> CheckedEpisode:
 def _check_names(kind: str, given: Mapping[str, Any], expected: tuple[str, ...]) -> None:
     for name in given:
         if name not in expected:
-            raise DatasetError(f"{kind} {name!r} is not in the dataset.{nearest(name, expected)}")
+            raise DatasetError(
+                f"{kind} {name!r} is not in the dataset.{nearest(current_name(name), expected)}"
+            )
     missing = [name for name in expected if name not in given]
     if missing:
         raise DatasetError(f"the episode lacks the {kind} {missing[0]!r}")

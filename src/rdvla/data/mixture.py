@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.decoding import ImageConverter
-from rdvla.data.features import ACTION, KEYPOINTS, Camera, Columns, camera_name
+from rdvla.data.features import ACTION, KEYPOINTS, STATE, Camera, Columns, Feature, camera_name
 from rdvla.data.formats.base import DatasetReader
 from rdvla.data.formats.registry import open_reader
 from rdvla.data.frames import FrameNumbers
-from rdvla.data.statistics import QUANTILES, Statistics, combine, feature_statistics
+from rdvla.data.selected import SelectedFeatures, common, declared_facts
 from rdvla.errors import ConfigError, DatasetError, nearest
 from rdvla.processing.fit import ImageFit
 
@@ -30,12 +30,14 @@ class Member:
 
     Attributes:
         reader: reads it.
+        selected: its features that are read.
         cameras: name in the mixture -> the dataset's own name, for every camera in its order.
         first_frame: number of its first frame in the mixture.
         first_episode: number of its first episode in the mixture.
     """
 
     reader: DatasetReader
+    selected: SelectedFeatures
     cameras: dict[str, str]
     first_frame: int
     first_episode: int
@@ -52,13 +54,27 @@ class Member:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Datasets that are read as one."""
+    """Datasets that are read as one.
+
+    Attributes:
+        members: in their order.
+        needed: names of the features to read when the datasets are opened.
+        notes: sentences about what was repaired or left out.
+    """
 
     members: tuple[Member, ...]
+    needed: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @classmethod
     def open(
-        cls, roots: Sequence[Path], *, cameras: Sequence[str] | None, camera_names: Mapping[str, str]
+        cls,
+        roots: Sequence[Path],
+        *,
+        cameras: Sequence[str] | None,
+        camera_names: Mapping[str, str],
+        action: Sequence[str] = (),
+        state: Sequence[str] = (),
     ) -> Mixture:
         """Read what the datasets say of themselves, and check that they can be read as one.
 
@@ -67,24 +83,28 @@ class Mixture:
             cameras: names of the cameras to read; None: all of the first dataset.
             camera_names: a dataset's name of a camera -> its name in the mixture. Names that a dataset lacks
                 are ignored; cameras without an entry keep their names.
+            action: names of the features that make up the action, in their order; empty: `action`.
+            state: names of the features that make up the proprioception; empty: `observation.state`.
 
         Raises:
-            DatasetError: a dataset is damaged, lacks actions, or differs from the first in a feature (named).
+            DatasetError: a dataset is damaged, lacks one of these features, or differs from the first in
+                what it says of them, of the robot or of a camera (named).
             ConfigError: a dataset lacks one of `cameras`, or two of its cameras would share a name.
         """
         members: list[Member] = []
         frame = episode = 0
         for root in roots:
             reader = open_reader(root)
-            if ACTION not in reader.features:
-                raise DatasetError(f"{root} has no feature {ACTION!r}.{nearest(ACTION, reader.features)}")
-            members.append(Member(reader, _named_cameras(reader, camera_names), frame, episode))
+            selected = SelectedFeatures.choose(reader, action=action, state=state)
+            members.append(Member(reader, selected, _named_cameras(reader, camera_names), frame, episode))
             frame, episode = frame + int(reader.lengths.sum()), episode + len(reader.lengths)
         wanted = members[0].cameras if cameras is None else [camera_name(name) for name in cameras]
         for member in members:
             _check_cameras(member, list(wanted))
             _check_alike(members[0], member, list(wanted))
-        return cls(tuple(members))
+        needed, notes = common([member.selected for member in members])
+        own = [note for m in members for note in (*m.reader.notes, *m.selected.notes)]
+        return cls(tuple(members), tuple(needed), (*own, *notes))
 
     @property
     def name(self) -> str:
@@ -111,20 +131,39 @@ class Mixture:
         """What each episode says of its origin."""
         return [source for member in self.members for source in member.reader.sources]
 
-    def columns(self) -> Columns:
-        """Read every numeric feature as (N, size), and what numbers the frames.
+    @property
+    def features(self) -> dict[str, Feature]:
+        """Declarations of the features that every dataset has."""
+        others = [member.selected.features for member in self.members[1:]]
+        first = self.members[0].selected.features
+        return {name: feature for name, feature in first.items() if all(name in own for own in others)}
 
-        The latter are `index`, `frame_index` (in the episode), `episode_index`, `task_index` (in `tasks`) and
+    @property
+    def robot_type(self) -> str | None:
+        """What the datasets call their robot; None if none of them says."""
+        return next((m.reader.robot_type for m in self.members if m.reader.robot_type), None)
+
+    def columns(self, names: Sequence[str]) -> Columns:
+        """Read features of `features` as (N, size).
+
+        Raises:
+            DatasetError: naming the file that is missing or damaged.
+        """
+        read = [member.selected.columns(names) for member in self.members]
+        return {name: np.concatenate([own[name] for own in read]) for name in names}
+
+    def numbering(self) -> Columns:
+        """Return what numbers the frames, each (N, 1).
+
+        These are `index`, `frame_index` (in the episode), `episode_index`, `task_index` (in `tasks`) and
         `timestamp` (seconds since the episode began).
 
         Raises:
             DatasetError: naming the file that is missing or damaged.
         """
         number = {task: index for index, task in enumerate(self.tasks)}
-        read: list[Columns] = []
         tasks: list[NDArray[np.int64]] = []
         for member in self.members:
-            read.append(member.reader.columns(list(member.reader.features)))
             own = np.array([number[task] for task in member.reader.tasks], dtype=np.int64)
             tasks.append(own[member.reader.task_of_frames()])
         numbers = FrameNumbers(self.lengths, None)
@@ -137,22 +176,7 @@ class Mixture:
             "index": index,
             "task_index": np.concatenate(tasks),
         }
-        columns = {name: np.concatenate([own[name] for own in read]) for name in read[0]}
-        return columns | {name: values[:, None] for name, values in facts.items()}
-
-    def statistics(self, columns: Columns) -> dict[str, Statistics]:
-        """Return statistics over all datasets.
-
-        A single dataset's recorded statistics hold; features without quantiles (datasets that were converted)
-        are computed from `columns`. For several datasets all features are computed, and the recorded image
-        statistics are combined as LeRobot does.
-        """
-        recorded = [member.reader.statistics for member in self.members]
-        merged = dict(recorded[0]) if len(recorded) == 1 else self._image_statistics(recorded)
-        for name, values in columns.items():
-            if len(recorded) > 1 or not merged.get(name, {}).keys() >= {"mean", "std", *QUANTILES}:
-                merged[name] = feature_statistics(values)
-        return merged
+        return {name: values[:, None] for name, values in facts.items()}
 
     def fingerprint(self) -> str:
         """Return a text that changes with the content of a dataset, or the order of the datasets."""
@@ -164,15 +188,6 @@ class Mixture:
         owner = np.searchsorted([member.first_frame for member in self.members], frames, side="right") - 1
         for number in np.unique(owner).tolist():
             yield number, np.flatnonzero(owner == number)
-
-    def _image_statistics(self, recorded: Sequence[Mapping[str, Statistics]]) -> dict[str, Statistics]:
-        merged = {}
-        for name in self.members[0].cameras:
-            keys = [member.camera(name).key if name in member.cameras else "" for member in self.members]
-            entries = [own.get(key) for key, own in zip(keys, recorded, strict=True)]
-            if all(entry is not None and "count" in entry for entry in entries):
-                merged[keys[0]] = combine([entry for entry in entries if entry is not None])
-        return merged
 
 
 class MixtureImages:
@@ -244,19 +259,22 @@ def _check_cameras(member: Member, wanted: Sequence[str]) -> None:
 
 def _check_alike(first: Member, other: Member, cameras: Sequence[str]) -> None:
     here, there = _facts(first, cameras), _facts(other, cameras)
-    for name in dict.fromkeys((*here, *there)):
-        if here.get(name) != there.get(name):
+    for name in (name for name in here if name in there):
+        if here[name] != there[name]:
             raise DatasetError(
-                f"{other.root} cannot be read together with {first.root}: {name} is "
-                f"{there.get(name, 'missing')} in the former and {here.get(name, 'missing')} in the latter"
+                f"{other.root} cannot be read together with {first.root}: {name} is {there[name]} in the "
+                f"former and {here[name]} in the latter"
             )
 
 
 def _facts(member: Member, cameras: Sequence[str]) -> dict[str, Any]:
-    """Return what datasets that are read together must agree in."""
-    features = member.reader.features
+    """Return what datasets that are read together must agree in; what one does not say is no difference."""
+    features = member.selected.features
     facts: dict[str, Any] = {"fps": member.reader.fps}
-    facts |= {f"the shape of {name!r}": list(feature["shape"]) for name, feature in features.items()}
+    if member.reader.robot_type:
+        facts["the robot type"] = repr(member.reader.robot_type)
+    for name in (ACTION, STATE):
+        facts |= declared_facts(features.get(name), name)
     for name in cameras:
         camera = member.camera(name)
         facts[f"the image size of {name!r}"] = (camera.height, camera.width)

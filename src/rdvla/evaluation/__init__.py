@@ -9,6 +9,7 @@ from rdvla.lazy import load_lazily
 if TYPE_CHECKING:
     from rdvla.evaluation.comparison import compare_runs
     from rdvla.evaluation.config import EvaluationConfig, find_setting
+    from rdvla.evaluation.lines import load_side
     from rdvla.evaluation.profile_picture import draw_profiles
     from rdvla.evaluation.protocol import Suite, resolve_suites
     from rdvla.evaluation.records import Episode, EpisodeError, ResultsError, Row
@@ -47,6 +48,7 @@ __all__ = [
     "evaluate_policy",
     "find_setting",
     "load_results",
+    "load_side",
     "mcnemar_exact",
     "paired_test",
     "print_table",

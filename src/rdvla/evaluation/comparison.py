@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,11 +167,9 @@ def compare_runs(
 
     Raises:
         ResultsError: the evaluations share no setting or no episode, or differ in step limits, rendering or
-            another entry of the protocol; or one of them holds several policies.
+            another entry of the protocol; or one of them holds an episode twice.
     """
     check_alike(first, second)
-    for side in (first, second):
-        _check_one_policy(side.episodes)
     compared = [
         _pair(first, second, settings=pair)
         for pair in _setting_pairs(first, second, named=(first_setting, second_setting))
@@ -214,6 +213,8 @@ def _pair(first: Results, second: Results, *, settings: tuple[Setting, Setting])
         [episode for episode in side.episodes if episode.setting == setting]
         for side, setting in zip((first, second), settings, strict=True)
     ]
+    for episodes in own:
+        _played_once(episodes)
     played = [outcomes(episodes) for episodes in own]
     total = paired_test(*played)
     if total is None:
@@ -235,10 +236,15 @@ def _pair(first: Results, second: Results, *, settings: tuple[Setting, Setting])
     return PairedRuns(first=sides[0], second=sides[1], suites=suites, total=total)
 
 
-def _check_one_policy(episodes: Sequence[Episode]) -> None:
-    policies = sorted({episode.policy for episode in episodes})
-    if len(policies) > 1:
-        raise ResultsError(f"one side holds results of several policies: {', '.join(policies)}")
+def _played_once(episodes: Sequence[Episode]) -> None:
+    """Check that no episode is there twice: pairs would be made of episodes of several policies."""
+    counted = Counter((each.env, each.task, each.seed) for each in episodes)
+    for (env, task, seed), count in counted.items():
+        if count > 1:
+            raise ResultsError(
+                f"one side holds {task} of {env} with seed {seed} {count} times at "
+                f"{episodes[0].setting.describe()}: a side is one policy"
+            )
 
 
 def _extent(results: Results) -> str:

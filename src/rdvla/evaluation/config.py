@@ -14,6 +14,9 @@ from rdvla.rollout.jobs import Setting
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 
+# Folders of a run directory that hold a policy: every run has them, so they name none.
+GENERIC_FOLDERS = {"policy", "best", "last", "checkpoints"}
+
 
 def find_setting(text: str, known: Sequence[Setting]) -> Setting:
     """Return one of the `known` settings from `STOP` or `STOP/EXECUTION`, such as `8` or `8/fixed:4`.
@@ -56,7 +59,7 @@ class EvaluationConfig:
     videos: int = 1  # per task and setting, of its first episodes
     video_fps: int = 20  # frames per second of simulated time; each more costs a rendering
     rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
-    label: str = ""  # the policy's name in tables; its folder's name when empty
+    label: str = ""  # the policy's name in tables; if empty, its run's, its folder's or its id's
 
     def __post_init__(self) -> None:
         for name in ("episodes", "workers", "threads", "video_fps"):
@@ -98,4 +101,11 @@ class EvaluationConfig:
     @property
     def policy_label(self) -> str:
         """The policy's name in tables."""
-        return self.label or Path(self.policy).name
+        return self.label or policy_name(self.policy)
+
+
+def policy_name(policy: str) -> str:
+    """Return what people call a policy: its id, its folder, or its run if the folder's name says nothing."""
+    path = Path(policy)
+    names = (path.resolve() if path.exists() else path).parts
+    return next((name for name in reversed(names) if name not in GENERIC_FOLDERS), path.name)

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from rdvla import __version__
+from rdvla.evaluation.config import policy_name
 from rdvla.policy import RDVLAPolicy
 
 
 def describe_policy(policy: RDVLAPolicy, path: str) -> dict[str, Any]:
     """Return where a policy came from, and its sizes (parameters, blocks that one iteration runs)."""
     return {
-        "path": Path(path).name,
+        "path": policy_name(path),
         "parameters": sum(p.numel() for p in policy.parameters()),
         "head_parameters": sum(p.numel() for p in policy.head.parameters()),
         "core_blocks": len(policy.config.head.levels_by_part.get("core", ())) or 1,  # all of a head without

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,17 @@ class Results:
     episodes: list[Episode]
     meta: dict[str, Any]
     folder: Path = field(default=Path(), compare=False)  # where video paths start; not in the file
+
+    @property
+    def labels(self) -> list[str]:
+        """What people call the policy; several only in files that rdvla did not write."""
+        return list(dict.fromkeys(row.policy for row in self.rows))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the policy's weights, which tells policies apart; None if the file does not say."""
+        found = self.meta.get("policy", {}).get("fingerprint")
+        return None if found is None else str(found)
 
     @property
     def step_limits(self) -> dict[str, int]:
@@ -89,41 +100,43 @@ def load_results(path: Path | str) -> Results:
     return Results(rows=rows, episodes=episodes, meta=content["meta"], folder=path.parent)
 
 
-def merge(results: Sequence[Results]) -> tuple[list[Row], list[Episode]]:
-    """Return the rows and episodes of several results.
-
-    Raises:
-        ResultsError: two of them hold the same policy label, environment, task and setting.
-    """
-    rows = [row for each in results for row in each.rows]
-    seen: set[tuple[str, str, str, Setting]] = set()
-    for row in rows:
-        key = (row.policy, row.env, row.task, row.setting)
-        if key in seen:
-            raise ResultsError(
-                f"two results hold policy '{row.policy}' on {row.task} at {row.setting.describe()}: "
-                "evaluate with another label, or leave one of the files out"
-            )
-        seen.add(key)
-    return rows, [episode for each in results for episode in each.episodes]
-
-
 def combine(results: Sequence[Results]) -> Results:
     """Return one evaluation from several runs, such as one per environment; not meant to be written.
 
     Raises:
-        ResultsError: as `merge` and `check_alike`.
+        ResultsError: two of them hold the same task and setting, or were not played alike (`check_alike`).
     """
     if len(results) == 1:
         return results[0]
-    rows, episodes = merge(results)
+    seen: set[tuple[str, str, Setting]] = set()
     protocol: dict[str, dict[str, Any]] = {}
     for number, each in enumerate(results):
         for earlier in results[:number]:
             check_alike(earlier, each)
+        for row in each.rows:
+            if (row.env, row.task, row.setting) in seen:
+                raise ResultsError(
+                    f"two of the results both hold {row.task} of {row.env} at {row.setting.describe()}: "
+                    "leave one of them out"
+                )
+        seen |= {(row.env, row.task, row.setting) for row in each.rows}
         for env, conditions in each.conditions.items():
             protocol[env] = {**protocol.get(env, {}), **conditions}
-    return Results(rows=rows, episodes=episodes, meta={"protocol": protocol})
+    return Results(
+        rows=[row for each in results for row in each.rows],
+        episodes=[episode for each in results for episode in each.episodes],
+        meta={"protocol": protocol},
+    )
+
+
+def differences(first: Results, second: Results) -> Iterator[tuple[str, str, Any, Any]]:
+    """Yield (environment, condition, its value in the first, in the second) where both say another."""
+    theirs = second.conditions
+    for env, ours in first.conditions.items():
+        for name, value in ours.items():
+            other = theirs.get(env, {}).get(name, value)
+            if other != value:
+                yield env, name, value, other
 
 
 def check_alike(first: Results, second: Results) -> None:
@@ -132,15 +145,11 @@ def check_alike(first: Results, second: Results) -> None:
     Raises:
         ResultsError: step limit, rendering or another entry of the protocol differs. Tasks may differ.
     """
-    theirs = second.conditions
-    for env, ours in first.conditions.items():
-        for name, value in ours.items():
-            other = theirs.get(env, {}).get(name, value)
-            if other != value:
-                raise ResultsError(
-                    f"one evaluation has {name} {value!r} in {env}, the other {other!r}: "
-                    f"evaluate both with the same {name} to compare or combine them"
-                )
+    for env, name, value, other in differences(first, second):
+        raise ResultsError(
+            f"one evaluation has {name} {value!r} in {env}, the other {other!r}: "
+            f"evaluate both with the same {name} to compare or combine them"
+        )
 
 
 def _summary_entry(summary: Summary) -> dict[str, Any]:

@@ -131,7 +131,8 @@ def _episodes(
         jobs = _jobs(config, suites)
         missing = [job for job in jobs if not journal.finished(job.key)]
         _run_jobs(policy, config, missing, journal=journal, make=make, console=console)
-        return [journal.episodes[job.key] for job in jobs]
+        # A label is for people: those of an earlier call may be called otherwise by now.
+        return [dataclasses.replace(journal.episodes[job.key], policy=config.policy_label) for job in jobs]
     finally:
         journal.close()
 

@@ -35,7 +35,7 @@ def perception_loss(
         return error
     if batch.keypoints is None:
         raise ConfigError(
-            "loss.keypoint_weight needs observation.environment_keypoints, which the dataset does not have; "
+            "loss.keypoint_weight needs privileged.environment_keypoints, which the dataset does not have; "
             "set loss.keypoint_weight=0."
         )
     return error + keypoint_weight * backbone.keypoint_loss(features, batch.keypoints)
@@ -50,13 +50,13 @@ def environment_state_error(backbone: Backbone, features: Features, batch: Batch
     target = batch.environment_state
     if target is None:
         raise ConfigError(
-            "The perception loss needs observation.environment_state, which the dataset does not have; "
+            "The perception loss needs privileged.environment_state, which the dataset does not have; "
             "train with objective=actions and loss.perception_weight=0."
         )
     predicted = backbone.predict_environment_state(features)
     if predicted.shape != target.shape:
         raise ConfigError(
-            f"The backbone predicts {predicted.shape[-1]} numbers, but observation.environment_state has "
+            f"The backbone predicts {predicted.shape[-1]} numbers, but privileged.environment_state has "
             f"{target.shape[-1]}; set policy.backbone.environment_state_dim={target.shape[-1]}."
         )
     return (predicted.float() - target).abs().mean()

@@ -21,6 +21,8 @@ class DataConfig:
     validation_fraction: float = 0.1  # share of every task's episodes that is held out, 0..1
     split_seed: int = 0  # of the episode split; not `seed`, so runs with other seeds share a validation set
     cameras: dict[str, str] = field(default_factory=dict)  # dataset's name: policy's, as {image: agentview}
+    action: tuple[str, ...] = ()  # features that make up the action, in this order; empty: action
+    state: tuple[str, ...] = ()  # features that make up the proprioception; empty: observation.state, if any
     sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
     cache_dir: str = ""  # folder of cached frozen inputs, which runs may share; empty: <output_dir>/cache
     cache_batch_size: int = 64  # observations per batch while the cache is filled

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState  # type: ignore[import-untyped, un
 
 from rdvla.config import encode_config
 from rdvla.data import EpisodeDataset
-from rdvla.data.features import ACTION, ENVIRONMENT_STATE, KEYPOINTS, STATE
+from rdvla.data.features import ACTION, ENVIRONMENT_STATE, KEYPOINTS, STATE, current_name
 from rdvla.errors import ConfigError
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 from rdvla.processing.normalization import bounds
@@ -51,6 +51,8 @@ def open_dataset(config: TrainConfig, source: RDVLAPolicy | None) -> tuple[Episo
         cameras=cameras or None,
         camera_names=config.data.cameras,
         sample_every=config.data.sample_every,
+        action=config.data.action,
+        state=config.data.state,
     )
     _check_targets(dataset, config)
     config = complete(config, dataset, None if source is None else source.config)
@@ -90,7 +92,7 @@ def build_policy(
     """
     kept: Mapping[str, Mapping[str, Any]] = policy_statistics(config.policy, statistics)
     if source is not None and "head" in config.init_parts:
-        kept = source.statistics
+        kept = {current_name(name): entry for name, entry in source.statistics.items()}
     torch.manual_seed(config.seed)
     policy = RDVLAPolicy(config.policy, kept)
     if source is not None:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from rdvla.data.decoding import ImageConverter
 from rdvla.data.features import Camera, Columns, Feature
-from rdvla.data.statistics import Statistics
 from rdvla.errors import DatasetError
 
 FINGERPRINT_BYTES = 1 << 16  # of either end of a file
@@ -86,7 +85,7 @@ class DatasetReader(Protocol):
 
     @property
     def features(self) -> Mapping[str, Feature]:
-        """Declarations of the numeric features that `columns` can read, each of one dimension.
+        """Declarations of the numeric features that `columns` can read, each with a shape of one dimension.
 
         Their names are those of `rdvla.data.features` if they mean the same. Frame numbers, task numbers and
         times are left out: they follow from the other members.
@@ -114,8 +113,18 @@ class DatasetReader(Protocol):
         ...
 
     @property
-    def statistics(self) -> Mapping[str, Statistics]:
-        """Recorded statistics by feature, a camera's under its key; what is missing here gets computed."""
+    def unreadable(self) -> Mapping[str, str]:
+        """Features that are declared but cannot be read, with the reason; it is told to whom asks for one."""
+        ...
+
+    @property
+    def robot_type(self) -> str | None:
+        """What the dataset calls its robot; None if it does not say."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences about what was repaired or left out; empty if nothing was."""
         ...
 
     def task_of_frames(self) -> NDArray[np.int64]:
@@ -162,7 +171,14 @@ class CameraReader(Protocol):
         ...
 
 
-def check_values(values: NDArray[Any], feature: Feature, *, name: str, path: Path) -> None:
+def check_values(
+    values: NDArray[Any],
+    feature: Feature,
+    *,
+    name: str,
+    path: Path,
+    episodes: NDArray[Any] | None = None,
+) -> None:
     """Check some frames' values of one feature.
 
     Args:
@@ -170,6 +186,7 @@ def check_values(values: NDArray[Any], feature: Feature, *, name: str, path: Pat
         feature: the declaration.
         name: of the feature.
         path: file that holds the values, for the message.
+        episodes: (n,) number of each frame's episode, for the message.
 
     Raises:
         DatasetError: the size is not the declared one, or a value is not finite.
@@ -180,7 +197,12 @@ def check_values(values: NDArray[Any], feature: Feature, *, name: str, path: Pat
             f"{path}: {name!r} has {values.shape[1]} values per frame, the dataset declares {list(shape)}"
         )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise DatasetError(f"{path}: {name!r} has a value that is not finite")
+        row, dimension = np.argwhere(~np.isfinite(values))[0].tolist()
+        episode = "" if episodes is None else f" (episode {int(episodes[row])})"
+        raise DatasetError(
+            f"{path}: {name!r} has a value that is not finite: {values[row, dimension]} in row {row}{episode}"
+            f", dimension {dimension}. Correct it, or remove the episode"
+        )
 
 
 def fingerprint_files(root: Path, names: Iterable[str]) -> str:

@@ -9,13 +9,14 @@ from rdvla.errors import optional
 from rdvla.files import write_atomically
 
 
-def write_report(results: Sequence[Path | str], output: Path | str) -> Path:
+def write_report(results: Sequence[str | Path], output: Path | str) -> Path:
     """Write one self-contained page from one or several results files (or run directories).
 
-    With several, the others are compared with the first file's policy.
+    With several, the others are compared with the first file's policy. ``NAME=RUN`` names a policy,
+    ``NAME=RUN,RUN`` makes several runs one line; see `rdvla.evaluation.lines`.
 
     Raises:
-        ResultsError: a file breaks the schema, two hold the same policy and setting, or all are empty.
+        ResultsError: a file breaks the schema, files named together hold the same episodes, or all are empty.
         MissingExtraError: a package of the extra `report` is not installed.
     """
     with optional("report"):

@@ -11,11 +11,12 @@ from typing import Any
 import jinja2
 
 from rdvla.evaluation.comparison import standard_comparisons
+from rdvla.evaluation.lines import load_lines
 from rdvla.evaluation.profile import depth_profile
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.report import content
 from rdvla.evaluation.report.media import Clip, FilmStrip, clip, film_strip
-from rdvla.evaluation.results import Results, load_results, merge
+from rdvla.evaluation.results import Results
 from rdvla.evaluation.summaries import Summary, summaries
 from rdvla.evaluation.table import number, percent, readable
 from rdvla.rollout.jobs import Setting
@@ -26,10 +27,11 @@ FILM_STRIPS = 12  # at most, one per task, equally many in every environment
 CLIPS = 160  # at most, equally many per task: a page with thousands would not open
 
 
-def render_page(results: Sequence[Path | str]) -> str:
+def render_page(results: Sequence[str | Path]) -> str:
     """Return the whole page as text; see `rdvla.evaluation.write_report`."""
-    loaded = [load_results(path) for path in results]
-    rows, episodes = merge(loaded)
+    loaded = load_lines(results)
+    rows = [row for each in loaded for row in each.rows]
+    episodes = [episode for each in loaded for episode in each.episodes]
     if not rows:
         raise ResultsError("the results hold no episode; there is nothing to report")
     everything, core_blocks = summaries(rows), _core_blocks(loaded)
@@ -139,13 +141,14 @@ def _clips(loaded: Sequence[Results], *, tasks: int) -> dict[tuple[str, str], li
         for episode in results.episodes:
             if episode.video is not None:
                 filmed.setdefault((episode.env, episode.task), []).append((episode, results))
+    several = len({label for results in loaded for label in results.labels}) > 1
     clips: dict[tuple[str, str], list[Clip]] = {}
     for key, found in filmed.items():
         for episode, results in _spread(found, max(1, CLIPS // tasks)):
             made = clip(episode, results.folder)
             if made is None:
                 continue
-            if len(loaded) > 1:
+            if several:
                 made = Clip(f"{episode.policy} · {made.caption}", made.outcome, made.source)
             clips.setdefault(key, []).append(made)
     return clips

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data import Episode
+from rdvla.data.features import ACTION, ENVIRONMENT_STATE, KEYPOINTS, STATE
 from rdvla.rollout.episode import Decision, TimeStep, run_episode
 from rdvla.simulation.environment import Expert, SimulatedTask
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED
@@ -118,10 +119,10 @@ class FrameRecorder:
             self._snapshots.append(env.snapshot())
         self._image_index.append(len(self._snapshots) - 1)
         intended = decision.actions if decision.intended is None else decision.intended
-        self._values["observation.state"].append(now.state)
-        self._values["observation.environment_state"].append(env.environment_state())
-        self._values["observation.environment_keypoints"].append(env.keypoints().ravel())
-        self._values["action"].append(intended[index])
+        self._values[STATE].append(now.state)
+        self._values[ENVIRONMENT_STATE].append(env.environment_state())
+        self._values[KEYPOINTS].append(env.keypoints().ravel())
+        self._values[ACTION].append(intended[index])
 
     def after_step(self, now: TimeStep[SimulatedTask], *, ended: bool) -> None:  # noqa: ARG002
         """Take whether the action led to success."""
@@ -181,10 +182,10 @@ def record_attempt(
 def frame_features(env: SimulatedTask) -> dict[str, dict[str, Any]]:
     """Return the numeric features of a recorded episode, as `DatasetWriter.create` takes them."""
     return {
-        "observation.state": _vector(env.state_size),
-        "observation.environment_state": _vector(env.environment_state_size),
-        "observation.environment_keypoints": _vector(len(env.cameras) * env.num_keypoints * 2),
-        "action": _vector(env.action_size),
+        STATE: _vector(env.state_size),
+        ENVIRONMENT_STATE: _vector(env.environment_state_size),
+        KEYPOINTS: _vector(len(env.cameras) * env.num_keypoints * 2),
+        ACTION: _vector(env.action_size),
         "next.success": {"dtype": "bool", "shape": (1,), "names": None},
     }
 

@@ -37,7 +37,7 @@ from rdvla.data.formats.lerobot_v3.layout import (
     FilePosition,
 )
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
-from rdvla.data.formats.lerobot_v3.staging import FEATURES_FILE, NewEpisodes, first_new_file
+from rdvla.data.formats.lerobot_v3.staging import FEATURES_FILE, NewEpisodes, first_new_file, stored_name
 from rdvla.data.statistics import QUANTILES, Statistics, as_json, combine, feature_statistics, from_json
 from rdvla.files import write_atomically, write_json
 
@@ -181,14 +181,14 @@ def _write_tasks(root: Path, tasks: list[str]) -> None:
         pq.write_table(table, temporary, write_page_checksum=True)
 
 
-def _all_features(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
+def _all_features(spec: DatasetSpec, existing: DatasetMetadata | None) -> dict[str, dict[str, Any]]:
     """Return every feature as `info.json` lists them, cameras and default features included."""
-    height, width = spec.image_size
-    video = {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
+    names = ["height", "width", "channels"]
+    cameras = {camera_key(camera): [*spec.size_of(camera), 3] for camera in spec.cameras}
     return {
-        **{camera_key(camera): dict(video) for camera in spec.cameras},
-        **{name: plain_feature(feature) for name, feature in spec.features.items()},
-        IMAGE_IS_NEW: {"dtype": "bool", "shape": [1], "names": None},
+        **{key: {"dtype": "video", "shape": shape, "names": list(names)} for key, shape in cameras.items()},
+        **{stored_name(name, existing): plain_feature(feature) for name, feature in spec.features.items()},
+        stored_name(IMAGE_IS_NEW, existing): {"dtype": "bool", "shape": [1], "names": None},
         **{name: dict(feature) for name, feature in DEFAULT_FEATURES.items()},
     }
 
@@ -202,7 +202,7 @@ def _write_statistics(
         files = dict.fromkeys(existing.data_file(episode) for episode in range(existing.total_episodes))
         tables = [*(existing.files.table(file) for file in files), *tables]
     statistics: dict[str, Statistics] = {}
-    for name, feature in _all_features(spec).items():
+    for name, feature in _all_features(spec, existing).items():
         if feature["dtype"] in NUMERIC_DTYPES:
             values = np.concatenate([matrix(table, name, path=root) for table in tables])
             statistics[name] = feature_statistics(values)
@@ -242,7 +242,7 @@ def _write_episodes(root: Path, records: list[Record], existing: DatasetMetadata
 def write_info(root: Path, new: NewEpisodes, spec: DatasetSpec, existing: DatasetMetadata | None) -> None:
     """Write `meta/info.json`, the last step, and the checksums of all files just before it."""
     episodes = new.first_episode + len(new)
-    features = _all_features(spec)
+    features = _all_features(spec, existing)
     for camera in spec.cameras:
         key = camera_key(camera)
         features[key]["info"] = video_facts(root / FilePosition().path(VIDEO_PATH, video_key=key))

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from rdvla.data.episode import DatasetSpec
 from rdvla.data.features import (
     CAMERA_PREFIX,
+    FORMER_NAMES,
     IMAGE_IS_NEW,
     NUMERIC_DTYPES,
     Camera,
     Feature,
     camera_name,
+    current_name,
 )
 from rdvla.data.formats.lerobot_v3.files import DatasetFiles, column_values
 from rdvla.data.formats.lerobot_v3.layout import (
@@ -99,14 +101,23 @@ class DatasetMetadata:
 
     @property
     def features(self) -> dict[str, Feature]:
-        """The numeric features of at most one dimension that are no default features."""
+        """The numeric features of at most one dimension that are no default features, by present name."""
         return {
-            name: feature
+            self._present_name(name): feature
             for name, feature in self.declared.items()
             if feature["dtype"] in NUMERIC_DTYPES
             and len(feature["shape"]) <= 1
             and name not in DEFAULT_FEATURES
         }
+
+    def stored_name(self, name: str) -> str:
+        """Return the name that a feature has in the files: a former one in older datasets."""
+        former = [old for old, new in FORMER_NAMES.items() if new == name and old in self.declared]
+        return former[0] if former and name not in self.declared else name
+
+    def _present_name(self, stored: str) -> str:
+        name = current_name(stored)
+        return stored if name in self.declared else name
 
     @property
     def cameras(self) -> dict[str, Camera]:
@@ -122,7 +133,8 @@ class DatasetMetadata:
         """`meta/stats.json` as arrays."""
         path = self.files.root / STATS_PATH
         try:
-            return {name: from_json(entry) for name, entry in self.files.json(STATS_PATH).items()}
+            entries = self.files.json(STATS_PATH).items()
+            return {self._present_name(name): from_json(entry) for name, entry in entries}
         except (TypeError, ValueError, AttributeError) as error:
             if isinstance(error, DatasetError):
                 raise
@@ -155,17 +167,19 @@ class DatasetMetadata:
         Raises:
             DatasetError: the dataset has features that the writer cannot write.
         """
-        own = {n: f for n, f in self.declared.items() if n not in DEFAULT_FEATURES and n != IMAGE_IS_NEW}
+        present = {self._present_name(name): feature for name, feature in self.declared.items()}
+        own = {n: f for n, f in present.items() if n not in DEFAULT_FEATURES and n != IMAGE_IS_NEW}
         videos = {n: f for n, f in own.items() if f["dtype"] == "video" and n.startswith(CAMERA_PREFIX)}
         numeric = {n: f for n, f in own.items() if f["dtype"] in NUMERIC_DTYPES}
-        sizes = {tuple(f["shape"][:2]) for f in videos.values()}
-        if len(own) != len(videos) + len(numeric) or len(sizes) > 1 or IMAGE_IS_NEW not in self.declared:
+        if len(own) != len(videos) + len(numeric) or IMAGE_IS_NEW not in present:
             raise DatasetError(
                 f"{self.files.root} has features that cannot be added to; write a new dataset instead"
             )
         cameras = tuple(camera_name(name) for name in videos)
-        size = sizes.pop() if sizes else (0, 0)
-        return DatasetSpec(int(self.fps), numeric, cameras, size, self.info.get("robot_type"))
+        sizes = {camera_name(name): image_size(feature) for name, feature in videos.items()}
+        size = next(iter(sizes.values()), (0, 0))
+        others = {camera: each for camera, each in sizes.items() if each != size}
+        return DatasetSpec(int(self.fps), numeric, cameras, size, self.info.get("robot_type"), others)
 
     def _position(self, prefix: str, episode: int) -> FilePosition:
         columns = (self.episodes[f"{prefix}/chunk_index"], self.episodes[f"{prefix}/file_index"])

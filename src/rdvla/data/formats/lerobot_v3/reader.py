@@ -22,7 +22,6 @@ from rdvla.data.formats.lerobot_v3.layout import (
     reject_version,
 )
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
-from rdvla.data.statistics import Statistics
 from rdvla.errors import DatasetError
 
 
@@ -94,9 +93,19 @@ class LeRobotV3Reader:
         return self.metadata.sources
 
     @property
-    def statistics(self) -> Mapping[str, Statistics]:
-        """`meta/stats.json`."""
-        return self.metadata.statistics
+    def unreadable(self) -> Mapping[str, str]:
+        """Features that are declared but cannot be read, with the reason."""
+        return {}
+
+    @property
+    def robot_type(self) -> str | None:
+        """What the dataset calls its robot; None if it does not say."""
+        return self.metadata.info.get("robot_type") or None
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences about what was repaired or left out."""
+        return ()
 
     def fingerprint(self) -> str:
         """Return a text that changes with the dataset's content."""
@@ -119,10 +128,11 @@ class LeRobotV3Reader:
         Raises:
             DatasetError: naming the data file that is missing, damaged, or does not hold the expected frames.
         """
+        stored = {self.metadata.stored_name(name): name for name in names}
         found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
         for file, expected in self._frames_by_file().items():
-            for name, values in self._read_file(file, names, expected).items():
-                found[name].append(values)
+            for name, values in self._read_file(file, list(stored), expected).items():
+                found[stored[name]].append(values)
         try:
             return {name: np.concatenate(values) for name, values in found.items()}
         except ValueError as error:
@@ -172,5 +182,5 @@ class LeRobotV3Reader:
         columns = {name: matrix(table, name, path=path) for name in names}
         for name, values in columns.items():
             declared = self.metadata.declared.get(name) or DEFAULT_FEATURES[name]
-            check_values(values, declared, name=name, path=path)
+            check_values(values, declared, name=name, path=path, episodes=episode)
         return columns

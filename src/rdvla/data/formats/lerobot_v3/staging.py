@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rdvla.data.encoding import encode_video
 from rdvla.data.episode import CheckedEpisode
-from rdvla.data.features import IMAGE_IS_NEW, camera_key
+from rdvla.data.features import IMAGE_IS_NEW, camera_key, current_name
 from rdvla.data.formats.lerobot_v3.files import DatasetFiles
 from rdvla.data.formats.lerobot_v3.layout import FilePosition
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
@@ -60,11 +60,11 @@ class StagedEpisode:
             ) from error
 
     def features(self) -> pa.Table:
-        """Read the numeric features, a table of T lines."""
+        """Read the numeric features by present name, a table of T lines."""
         table = DatasetFiles(self.folder).table(FEATURES_FILE)
         if len(table) != self.length:
             raise DatasetError(f"{self.folder / FEATURES_FILE} is damaged: delete {self.folder} and go on")
-        return table
+        return table.rename_columns([current_name(name) for name in table.column_names])
 
     def video(self, camera: str) -> Path:
         """Return the path of the episode's video of one camera."""
@@ -118,12 +118,14 @@ class NewEpisodes:
         first_episode: number of the first of them.
         first_frame: number of the first frame of the first of them.
         tasks: instructions of the whole dataset, by task_index.
+        existing: the dataset that they are added to; None: a new one.
     """
 
     episodes: list[StagedEpisode]
     first_episode: int
     first_frame: int
     tasks: list[str]
+    existing: DatasetMetadata | None
 
     @classmethod
     def read(cls, folders: Sequence[Path], existing: DatasetMetadata | None) -> NewEpisodes:
@@ -132,8 +134,8 @@ class NewEpisodes:
         tasks = list(existing.tasks) if existing else []
         tasks += [t for t in dict.fromkeys(episode.task for episode in episodes) if t not in tasks]
         if existing is None:
-            return cls(episodes, 0, 0, tasks)
-        return cls(episodes, existing.total_episodes, existing.total_frames, tasks)
+            return cls(episodes, 0, 0, tasks, None)
+        return cls(episodes, existing.total_episodes, existing.total_frames, tasks, existing)
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -148,9 +150,15 @@ class NewEpisodes:
             "task_index": np.full(episode.length, self.tasks.index(episode.task)),
         }
         table = episode.features()
+        table = table.rename_columns([stored_name(name, self.existing) for name in table.column_names])
         for name, values in numbers.items():
             table = table.append_column(name, pa.array(values.astype(np.int64)))
         return table
+
+
+def stored_name(name: str, existing: DatasetMetadata | None) -> str:
+    """Return a feature's name in the files; a dataset that is added to keeps its own names."""
+    return existing.stored_name(name) if existing else name
 
 
 def first_new_file(kind: str, existing: DatasetMetadata | None) -> FilePosition:

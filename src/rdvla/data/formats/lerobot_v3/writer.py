@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rdvla.data.episode import DatasetSpec, Episode, check_episode
-from rdvla.data.features import Feature
+from rdvla.data.features import Feature, current_name
 from rdvla.data.formats.lerobot_v3.assemble import assemble
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
 from rdvla.data.formats.lerobot_v3.staging import StagedEpisode, write_staged_episode
-from rdvla.errors import DatasetError
+from rdvla.errors import ConfigError, DatasetError
 from rdvla.files import read_json, write_json
 
 SPEC_FILE = "spec.json"
@@ -51,7 +51,7 @@ class DatasetWriter:
         fps: int,
         features: Mapping[str, Feature],
         cameras: Sequence[str],
-        image_size: int | tuple[int, int],
+        image_size: int | tuple[int, int] | Mapping[str, tuple[int, int]],
         robot_type: str | None = None,
     ) -> DatasetWriter:
         """Start a new dataset, or continue an interrupted one.
@@ -60,10 +60,9 @@ class DatasetWriter:
             root: folder of the dataset; it must not exist yet.
             fps: control frequency in Hz.
             features: numeric features, name -> {"dtype": "float32", "shape": (4,), "names": [...] or None}.
-                The image features, `observation.camera_is_new` and the standard columns are added by the
-                writer.
+                The image features, `camera_is_new` and the standard columns are added by the writer.
             cameras: camera names such as "front".
-            image_size: side of a square image, or (height, width), in pixels.
+            image_size: side of a square image, or (height, width), in pixels; or camera -> (height, width).
             robot_type: free text for the dataset's record.
 
         Raises:
@@ -71,8 +70,8 @@ class DatasetWriter:
             ConfigError: a feature, camera or size is impossible.
         """
         root = Path(root)
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        spec = DatasetSpec(fps, dict(features), tuple(cameras), size, robot_type)
+        size, others = _sizes(image_size, cameras)
+        spec = DatasetSpec(fps, dict(features), tuple(cameras), size, robot_type, others)
         if root.exists():
             raise DatasetError(
                 f"{root} exists already: choose another folder, delete it, or add to it (append)"
@@ -181,6 +180,7 @@ class DatasetWriter:
         path = self.staging / SPEC_FILE
         if path.exists():
             found = read_json(path)
+            found["features"] = {current_name(n): f for n, f in found.get("features", {}).items()}
             if found == record:
                 self._sweep()
                 return
@@ -200,3 +200,18 @@ class DatasetWriter:
         """Remove episodes that killed processes left half written."""
         for leftover in (self.staging / EPISODES_FOLDER).glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sizes(
+    image_size: int | tuple[int, int] | Mapping[str, tuple[int, int]], cameras: Sequence[str]
+) -> tuple[tuple[int, int], dict[str, tuple[int, int]]]:
+    """Return the first camera's (height, width), and those of the cameras that differ from it."""
+    if isinstance(image_size, int):
+        return (image_size, image_size), {}
+    if isinstance(image_size, tuple):
+        return image_size, {}
+    missing = [camera for camera in cameras if camera not in image_size]
+    if missing:
+        raise ConfigError(f"image_size has no entry for the camera {missing[0]!r}")
+    sizes = [image_size[camera] for camera in cameras] or [(0, 0)]
+    return sizes[0], {c: s for c, s in zip(cameras, sizes, strict=False) if s != sizes[0]}

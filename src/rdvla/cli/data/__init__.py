@@ -1,0 +1,1 @@
+"""Look into datasets, check them, convert them, merge and split them."""

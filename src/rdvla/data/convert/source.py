@@ -1,0 +1,107 @@
+"""What a foreign format tells the converter: its features, its cameras, and its episodes one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Flip = Literal["none", "vertical", "rotate"]  # rotate: by 180 degrees
+
+
+class LazyImages(Protocol):
+    """One camera's images of an episode, decoded when asked for."""
+
+    def __len__(self) -> int:
+        """Return T, the number of images."""
+        ...
+
+    def read(self, steps: Sequence[int]) -> NDArray[np.uint8]:
+        """Decode the images of some control steps, (n, H, W, 3) RGB.
+
+        Raises:
+            DatasetError: naming the file, episode and step of an image that is damaged.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SourceEpisode:
+    """One episode of T control steps as its source holds it.
+
+    Attributes:
+        features: name -> (T, ...) numbers.
+        images: camera -> its images.
+        task: the instruction, empty if the source holds none.
+        origin: what JSON can hold of where the episode comes from.
+    """
+
+    features: Mapping[str, NDArray[Any]]
+    images: Mapping[str, LazyImages]
+    task: str
+    origin: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What is fixed for all episodes of a source.
+
+    Attributes:
+        format: name of the format, for messages.
+        features: name of each numeric feature of a control step -> its shape.
+        cameras: names of the cameras, depth maps left out.
+        action: the features that are the action by the format's conventions; empty: they do not tell.
+        state: likewise the proprioception.
+        fps: control frequency in Hz, None if the source does not say.
+        robot_type: None if the source does not say.
+        flip: how images must be turned to look as in published data of this format.
+        notes: sentences about what was left out or differs from what the source says of itself.
+    """
+
+    format: str
+    features: Mapping[str, tuple[int, ...]]
+    cameras: tuple[str, ...]
+    action: tuple[str, ...]
+    state: tuple[str, ...]
+    fps: float | None = None
+    robot_type: str | None = None
+    flip: Flip = "none"
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+
+ReadEpisode = Callable[[], SourceEpisode]
+
+
+class Source(Protocol):
+    """Demonstrations in a foreign format."""
+
+    @property
+    def path(self) -> Path:
+        """Where they are."""
+        ...
+
+    @property
+    def facts(self) -> SourceFacts:
+        """What is fixed for all episodes."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        ...
+
+    def episodes(self, *, skip: Container[int]) -> Iterator[tuple[int, ReadEpisode]]:
+        """Return the episodes in their order, each as its number from 0 and a function that reads it.
+
+        The function raises DatasetError, naming the file and the episode, if this episode is damaged.
+
+        Args:
+            skip: numbers of the episodes to leave out.
+
+        Raises:
+            DatasetError: a file is damaged in such a way that its next episode cannot be found.
+        """
+        ...
