@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -112,6 +113,18 @@ def test_chunks_are_executed_as_the_rule_says(exported: Path, monkeypatch: pytes
     np.testing.assert_array_equal(first, [policy.select_action(observation) for _ in range(4)])
 
 
+def test_it_pickles_with_its_random_stream(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(exported.parent)
+    policy, observation = OnnxPolicy.load(exported.name, threads=1), make_observation(2)
+    policy.reset(seed=4)
+    policy.select_action(observation)
+    pickled = pickle.dumps(policy)
+    monkeypatch.chdir("/")  # another process may run elsewhere
+    copy = pickle.loads(pickled)
+    expected = [policy.select_action(observation) for _ in range(5)]
+    np.testing.assert_array_equal([copy.select_action(observation) for _ in range(5)], expected)
+
+
 def test_a_query_starts_from_the_one_before(exported: Path, policy: RDVLAPolicy) -> None:
     assert policy.config.start == "final"
     found = OnnxPolicy.load(exported, threads=1)
@@ -150,6 +163,28 @@ def test_what_is_wrong_with_an_observation_is_named(exported: Path) -> None:
     assert len(policy.select_action(whole)) == 2  # nothing is left of the call before
     with pytest.raises(RDVLAError, match="a whole policy"):
         OnnxHead.load(exported)
+
+
+def test_it_takes_what_the_policy_takes(exported: Path) -> None:
+    policy = OnnxPolicy.load(exported, threads=1)
+    batch = make_observation(1)
+    start = policy.initial_state(1, np.random.default_rng(0))
+    expected = policy.predict(batch, initial_state=start).actions
+    images = {name: image[0].permute(2, 0, 1) for name, image in batch.images.items()}
+    observation = Observation(images, batch.state[0].tolist(), np.array(batch.instruction))
+    for given in (start, torch.from_numpy(start), start.astype(np.float64)):
+        np.testing.assert_array_equal(policy.predict(observation, initial_state=given).actions, expected)
+    for options, message in (
+        ({"initial_state": start * np.nan}, "initial_state holds NaN"),
+        ({"initial_state": start[:, :1]}, "initial_state must be"),
+        ({"generator": torch.Generator()}, r"generator must be such as numpy\.random\.default_rng"),
+    ):
+        with pytest.raises(InputError, match=message):
+            policy.predict(batch, **options)
+    with pytest.raises(InputError, match=r"takes an Observation\(images"):
+        policy.select_action({})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a seed must be"):
+        policy.reset(-1)
 
 
 def test_a_folder_of_something_else_is_kept(policy: RDVLAPolicy, tmp_path: Path) -> None:

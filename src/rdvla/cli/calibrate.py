@@ -24,7 +24,7 @@ def run(
     were not calibrated on.
 
     Args:
-        policy: folder or hub id of a policy.
+        policy: folder or hub id of a policy, or a run directory of `rdvla train`.
         dataset: folder or hub id of a LeRobot dataset.
         samples: samples, evenly spread over the dataset.
         delta: change of the actions at which the paper's rule stops.

@@ -30,7 +30,7 @@ def run(
     and no wait.
 
     Args:
-        policy: folder or hub id of a policy.
+        policy: folder or hub id of a policy, or a run directory of `rdvla train`.
         output: folder to write; an older export makes way.
         format: onnx: graphs; aoti: a head compiled for this kind of processor and this version of torch.
         part: all of a policy with the compact backbone; or any policy's head: features in, normalised

@@ -12,7 +12,7 @@ def run(policy: str, *, json: bool = False) -> None:
     """Show what a policy is made of: parts, parameters, tokens, memory, statistics, provenance.
 
     Args:
-        policy: folder or hub id of a policy.
+        policy: folder or hub id of a policy, or a run directory of `rdvla train`.
         json: print the same as JSON, and the configuration.
     """
     from rdvla.policy import TRAINING, RDVLAPolicy, describe

@@ -16,7 +16,7 @@ def run(
     """Publish a policy on the hub, with a card that shows configuration, data, results and licences.
 
     Args:
-        policy: folder of a policy.
+        policy: folder of a policy, or run directory of `rdvla train`.
         repository: where to publish it, user/name.
         results: results.json of `rdvla eval` (default: the one in the folder, if any).
         private: visible to its owner only.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rdvla.assets import find_policy
 from rdvla.config import decode_config, encode_config
 from rdvla.errors import RDVLAError
 from rdvla.files import read_json, write_atomically, write_json
@@ -20,6 +22,8 @@ from rdvla.processing import Statistics
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 STATISTICS_FILE = "statistics.json"
+RUN_RECORD = "run.json"  # marks a run directory of `rdvla train`
+RUN_POLICY = "policy"  # the policy's folder in there
 DOWNLOADED = ("*.json", "*.safetensors")  # nothing else is read, a tokenizer's files included
 
 
@@ -31,6 +35,31 @@ def write_policy_files(
         save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
     write_json(folder / STATISTICS_FILE, _plain(statistics))
     write_json(folder / CONFIG_FILE, encode_config(config))
+
+
+def find_policy_folder(name_or_path: str | Path, **download: Any) -> Path:
+    """Return the folder that holds a policy's files.
+
+    Args:
+        name_or_path: a policy's folder, a run directory of `rdvla train` that holds one, the name of a policy
+            that ships, or an id on the hub.
+        download: options of `huggingface_hub.snapshot_download`.
+
+    Raises:
+        RDVLAError: there is no such folder, the run has no policy yet, or the hub does not give the policy.
+    """
+    folder = find_policy(name_or_path) or local_folder(
+        name_or_path, kind="policy", files=DOWNLOADED, **download
+    )
+    if (folder / CONFIG_FILE).exists() or not (folder / RUN_RECORD).is_file():
+        return folder
+    if not (folder / RUN_POLICY / CONFIG_FILE).is_file():
+        config = shlex.quote(str(folder / "config.yaml"))
+        raise RDVLAError(
+            f"{folder} is a training run that has no policy yet: it writes one at its first validation and "
+            f"at its end. Go on with it by `rdvla train --config {config} --resume true`."
+        )
+    return folder / RUN_POLICY
 
 
 def local_folder(name_or_path: str | Path, *, kind: str, files: Sequence[str], **download: Any) -> Path:

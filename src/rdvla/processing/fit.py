@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rdvla.errors import ConfigError, InputError, nearest
-from rdvla.types import Array, Observation, to_numpy
+from rdvla.inputs import to_numpy
+from rdvla.types import Array, Observation
 
 Resize = Literal["crop", "pad", "stretch"]
 SAME_SHAPE = 0.01  # width / height may differ by this share: cameras round odd sizes

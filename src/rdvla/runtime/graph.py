@@ -33,6 +33,7 @@ class Graph:
             raise missing_extra("onnxruntime", "runtime") from None
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be at least 1, got {threads}")
+        self._path, self._threads = path, threads
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3  # errors only: its warnings are about its own optimisations
@@ -48,7 +49,15 @@ class Graph:
         self.shapes: dict[str, list[Any]] = {value.name: value.shape for value in self._session.get_inputs()}
         self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the file's name: onnxruntime's sessions stay in their process."""
+        return _reopen, (self._path.resolve(), self._threads)
+
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name for the inputs by name."""
         values = self._session.run(None, {name: np.ascontiguousarray(value) for name, value in feeds.items()})
         return dict(zip(self.outputs, values, strict=True))
+
+
+def _reopen(path: Path, threads: int | None) -> Graph:
+    return Graph(path, threads=threads)

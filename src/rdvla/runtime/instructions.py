@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,13 @@ class Instructions:
 
 def _tokenizer(folder: Path, description: Description) -> Tokenize:
     if description.tokenizer == "bytes":
-        return lambda sentence: _byte_tokens(sentence, longest=description.longest_instruction)
+        return partial(_byte_tokens, longest=description.longest_instruction)
     if description.tokenizer != "tokenizers":
         raise RDVLAError(
             f"{folder}: there is no tokenizer {description.tokenizer!r}: export the policy again"
         )
-    return _published_tokenizer(folder / TOKENIZER, longest=description.longest_instruction)
+    tokenizer = _published_tokenizer(folder / TOKENIZER)
+    return partial(_published_tokens, tokenizer=tokenizer, longest=description.longest_instruction)
 
 
 def _byte_tokens(sentence: str, *, longest: int) -> list[int]:
@@ -53,7 +55,14 @@ def _byte_tokens(sentence: str, *, longest: int) -> list[int]:
     return [byte + 1 for byte in data] + [0] * (longest - len(data))
 
 
-def _published_tokenizer(path: Path, *, longest: int) -> Tokenize:
+def _published_tokens(sentence: str, *, tokenizer: Any, longest: int) -> list[int]:
+    tokens: list[int] = tokenizer.encode(sentence).ids
+    if longest and len(tokens) > longest:
+        raise InputError(f"an instruction must have at most {longest} tokens: {sentence!r}")
+    return tokens
+
+
+def _published_tokenizer(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -61,11 +70,4 @@ def _published_tokenizer(path: Path, *, longest: int) -> Tokenize:
     tokenizer: Any = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-
-    def tokenize(sentence: str) -> list[int]:
-        tokens: list[int] = tokenizer.encode(sentence).ids
-        if longest and len(tokens) > longest:
-            raise InputError(f"an instruction must have at most {longest} tokens: {sentence!r}")
-        return tokens
-
-    return tokenize
+    return tokenizer

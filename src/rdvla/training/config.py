@@ -176,7 +176,7 @@ class TrainConfig:
     steps: int = 3000  # updates; the learning rate's schedule ends there
     batch_size: int = 128  # B, samples per update
     seed: int = 0  # decides every random draw, together with the step number
-    init_from: str = ""  # policy folder or hub id whose weights the run starts from; empty: random
+    init_from: str = ""  # policy, run directory or hub id whose weights it starts from; empty: random
     init_parts: tuple[str, ...] = ("backbone",)  # taken from init_from: backbone, head or both
     freeze_backbone: bool = False  # train the head alone, on features that are computed once
     data: DataConfig = field(default_factory=DataConfig)
