@@ -37,6 +37,7 @@ class Description:
     tokenizer: str = ""  # bytes, or tokenizers: `tokenizer.json`
     longest_instruction: int = 0  # bytes or tokens; 0: no limit
     start: str = "noise"  # where select_action()'s queries start, a kind of `WarmStart`
+    instructions: tuple[str, ...] = ()  # that the policy was trained on; empty: unknown
     weights: str = ""  # fingerprint of the exported policy, as in results.json
     stop_per_sample: bool = True  # whether the graph takes a stop rule per sample; not written
 
@@ -67,10 +68,17 @@ def _decode(content: dict[str, Any], path: Path) -> Description:
         stop = content.pop("stop")
         stop = (_stop_of_schema_2(**stop) if schema == 2 else parse_stop(stop)).describe()
         cameras = tuple(content.pop("cameras"))
+        instructions = tuple(content.pop("instructions", ()))
         strays = sorted(content.keys() - known)
         if strays:
             raise TypeError(f"unknown entry {strays[0]!r}")
-        return Description(stop=stop, cameras=cameras, stop_per_sample=schema != 2, **content)
+        return Description(
+            stop=stop,
+            cameras=cameras,
+            instructions=instructions,
+            stop_per_sample=schema != 2,
+            **content,
+        )
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise RDVLAError(f"{path} is damaged: {error}. Export the policy again") from error
 
