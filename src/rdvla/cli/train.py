@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rdvla.errors import optional
 from rdvla.training.config import TrainConfig
+from rdvla.training.resuming import options_of_run
 
 SHORT = "--backbone."
 FULL = "--policy.backbone."
@@ -24,9 +25,9 @@ def run(config: TrainConfig) -> None:
 
 
 def in_full(argv: Sequence[str]) -> list[str]:
-    """Write short options of the backbone in full."""
+    """Write short options of the backbone in full, and the paths of a run's config.yaml."""
     written = [FULL + word.removeprefix(SHORT) if word.startswith(SHORT) else word for word in argv]
     names = {word.split("=")[0] for word in written}
     if f"{FULL}name_or_path" in names and not names & {f"{FULL}type", "--config", "--config_path"}:
         written.append(f"{FULL}type=huggingface")
-    return written
+    return options_of_run(written)

@@ -12,6 +12,8 @@ from rdvla.policy.device import Device
 
 OBJECTIVES = ("actions", "perception")
 COMPONENTS = ("backbone", "head")
+TRACKERS = {"tensorboard": "train", "wandb": "wandb", "trackio": "trackio"}  # -> extra that brings it
+MOST = 2**53  # of anything that is counted: larger whole numbers are no numbers in JSON
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class DataConfig:
                 f"data.validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1."
             )
         positive("data", cache_batch_size=self.cache_batch_size, sample_every=self.sample_every)
+        not_negative("data", split_seed=self.split_seed)
         not_negative("data", image_shift=self.image_shift, memory_limit_gb=self.memory_limit_gb)
 
 
@@ -57,6 +60,11 @@ class OptimizerConfig:
             "optimizer", learning_rate=self.learning_rate, epsilon=self.epsilon, clip_norm=self.clip_norm
         )
         not_negative("optimizer", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        if self.learning_rate > 1:
+            raise ConfigError(
+                f"optimizer.learning_rate is {self.learning_rate}; it must be at most 1: an update moves a "
+                "weight by about as much."
+            )
         for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
             if not 0 <= value < 1:
                 raise ConfigError(f"optimizer.{name} is {value}; it must be at least 0 and below 1.")
@@ -150,12 +158,14 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How often a run saves what it can resume from."""
+    """How often a run saves what it can resume from, and which weights it gives as its policy."""
 
     every: int = 500  # steps between checkpoints; the last step always saves a checkpoint
     keep: int = 2  # newest checkpoints that are kept, next to the best
+    policy: Literal["best", "last"] = "best"  # <run>/policy: weights of the best validation, or the newest
 
     def __post_init__(self) -> None:
+        one_of("checkpoints.policy", self.policy, ("best", "last"))
         positive("checkpoints", every=self.every, keep=self.keep)
 
 
@@ -185,7 +195,8 @@ class TrainConfig:
     ema: EMAConfig = field(default_factory=EMAConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
-    log_every: int = 10  # steps between lines of metrics.jsonl, and between TensorBoard points
+    log_every: int = 10  # steps between lines of metrics.jsonl, and between points of the trackers
+    trackers: tuple[str, ...] = ("tensorboard",)  # next to metrics.jsonl: tensorboard, wandb, trackio
     threads: int = 1  # of torch; 1 was 6x faster than 2 on a busy two-core machine
     device: Device = "auto"  # auto: an accelerator if there is one
     mixed_precision: Literal["no", "bf16"] = "no"  # bf16 pays for wide models and slows down small ones
@@ -198,9 +209,13 @@ class TrainConfig:
         one_of("mixed_precision", self.mixed_precision, ("no", "bf16"))
         for component in self.init_parts:
             one_of("init_parts", component, COMPONENTS)
-        for name in ("steps", "batch_size", "log_every", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for tracker in self.trackers:
+            one_of("trackers", tracker, tuple(TRACKERS))
+        for name, least in {"steps": 1, "batch_size": 1, "log_every": 1, "threads": 1, "seed": 0}.items():
+            value = getattr(self, name)
+            if not least <= value <= MOST:
+                bound = f"at least {least}" if value < least else f"at most {MOST}"
+                raise ConfigError(f"{name} is {value}; it must be {bound}.")
         self._check_names()
         self._check_combinations()
         if self.warm_start.share > 0:
@@ -254,17 +269,19 @@ class TrainConfig:
 
 
 def positive(owner: str, **values: float) -> None:
-    """Raise ConfigError if a value of `owner` is not above 0."""
+    """Raise ConfigError if a value of `owner` is not above 0, or too large to be meant."""
     for name, value in values.items():
-        if not value > 0:
-            raise ConfigError(f"{owner}.{name} is {value}; it must be larger than 0.")
+        if not 0 < value <= MOST:
+            bound = f"at most {MOST}" if value > 0 else "larger than 0"
+            raise ConfigError(f"{owner}.{name} is {value}; it must be {bound}.")
 
 
 def not_negative(owner: str, **values: float) -> None:
-    """Raise ConfigError if a value of `owner` is below 0."""
+    """Raise ConfigError if a value of `owner` is below 0, or too large to be meant."""
     for name, value in values.items():
-        if not value >= 0:
-            raise ConfigError(f"{owner}.{name} is {value}; it must be 0 or larger.")
+        if not 0 <= value <= MOST:
+            bound = f"at most {MOST}" if value > 0 else "0 or larger"
+            raise ConfigError(f"{owner}.{name} is {value}; it must be {bound}.")
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
