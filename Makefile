@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PYTEST := $(BIN)/python -m pytest
 SOURCES := src tests benchmarks
 
-.PHONY: help setup demo reproduce libero test test-slow lint format bench clean
+.PHONY: help setup demo reproduce libero test test-slow lint format bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing $(TORCH)"
 	@$(PIP) install "$(TORCH)" -c constraints.txt
 	@echo "installing rdvla and what it needs"
-	@$(PIP) install -e '.[all,dev]' -c constraints.txt
+	@$(PIP) install -e '.[all,dev,docs]' -c constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## evaluate the shipped policy at several depths and write the report
@@ -97,6 +97,10 @@ format: $(STAMP) ## reformat, and fix what can be fixed
 
 bench: $(STAMP) ## latency and memory of the head on this machine
 	$(BIN)/rdvla bench --output runs/bench/head.json
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(STAMP) ## these pages as a site: build/site/index.html
+	$(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove .venv and caches; runs/ and datasets/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

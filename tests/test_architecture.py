@@ -18,7 +18,7 @@ CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
 
 # A room imports itself and the rooms listed for it, which all lie below it.
 FOUNDATIONS = {"errors", "files", "config", "assets"}
-CORE = FOUNDATIONS | {"types", "control", "hashing"}
+CORE = FOUNDATIONS | {"inputs", "types", "control", "hashing"}
 ALLOWED = {
     "errors": set(),
     "lazy": {"errors"},
@@ -28,9 +28,10 @@ ALLOWED = {
     "hashing": set(),
     "manifest": {"errors", "files", "hashing"},
     "progress": set(),
-    "types": {"errors"},
-    "control": {"errors", "types"},
-    "heads": {"errors", "types", "control"},
+    "inputs": {"errors"},
+    "types": {"errors", "inputs"},
+    "control": {"errors", "inputs", "types"},
+    "heads": {"errors", "inputs", "types", "control"},
     "engine": {"errors", "types", "control", "heads", "hashing", "manifest"},
     "processing": {"errors"},
     "backbone": {"errors", "files", "heads", "processing"},
@@ -41,7 +42,7 @@ ALLOWED = {
     "simulation": FOUNDATIONS | {"data", "progress", "rollout"},
     "evaluation": CORE | {"policy", "rollout", "simulation", "progress"},
     "interop": CORE | {"heads", "backbone", "processing", "policy"},
-    "runtime": {"errors", "files", "types", "control", "processing", "manifest"},
+    "runtime": {"errors", "files", "inputs", "types", "control", "processing", "manifest"},
     "export": CORE | {"manifest", "heads", "engine", "backbone", "processing", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything

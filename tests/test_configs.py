@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from rdvla.evaluation import EvaluationConfig, resolve_suites
 from rdvla.simulation import default_tasks, resolve_tasks
 from rdvla.simulation.demonstrations import DemonstrationConfig
 from rdvla.training import TrainConfig
+from tests.support.documents import blocks
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = config_names()
@@ -57,11 +57,11 @@ def test_heads_are_compared_on_equal_terms():
 
 
 def test_commands_in_the_documents_are_understood():
-    text = (ROOT / "docs" / "backbones.md").read_text().replace("\\\n", " ")
-    commands = re.findall(r"^    rdvla train (.*)$", text, re.MULTILINE)
+    shown = [words for block in blocks("docs/backbones.md") for words in block.commands()]
+    commands = [words for words in shown if words[:2] == ["rdvla", "train"]]
     assert len(commands) == 2
     for command in commands:
-        config = load_config(TrainConfig, in_full(shlex.split(command)))
+        config = load_config(TrainConfig, in_full(command[2:]))
         assert isinstance(config.policy.backbone, HuggingFaceConfig)
         assert set(config.policy.head.levels) == set(config.policy.backbone.levels)
 

@@ -57,10 +57,11 @@ TWO = ["push", "pull"]
         ({"front": IMAGE}, STATE, "push", r"state must be \(S,\) to go with a single instruction"),
         ({"front": IMAGE}, STATE[0], TWO, "state must be"),
         ({"front": IMAGE}, STATE[:1], TWO, "state must be"),
-        ({"front": IMAGE.float()}, STATE, TWO, r"images\['front'\].*uint8, got .*float32"),
-        ({"front": IMAGE[0]}, STATE, TWO, r"images\['front'\]"),
+        ({"front": IMAGE[0]}, STATE, TWO, r"images\['front'\] must be \(2, height, width, 3\)"),
+        ({"front": IMAGE}, STATE[0], "push", r"images\['front'\] must be \(height, width, 3\)"),
         ({"front": IMAGE, "side": IMAGE[:1]}, STATE, TWO, r"images\['side'\]"),
-        ({"front": IMAGE.permute(0, 3, 1, 2)}, STATE, TWO, r"images\['front'\].*height, width, 3"),
+        ({"front": IMAGE[:1], "side": IMAGE}, STATE[:1], ["push"], r"images\['side'\] must be \(1,"),
+        ({"front": IMAGE[:0]}, STATE[:0], [], "an empty batch"),
     ],
 )
 def test_bad_observations_are_explained(
@@ -68,6 +69,17 @@ def test_bad_observations_are_explained(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Observation(images=images, state=state, instruction=instruction)
+
+
+def test_observations_of_unequal_sizes_do_not_share_a_batch() -> None:
+    one, other = (Observation({"front": IMAGE[:1, :, :w]}, STATE[:1], ["push"]) for w in (8, 4))
+    with pytest.raises(RDVLAError, match=r"images\['front'\] is \(8, 8, 3\) in one and \(8, 4, 3\)"):
+        Observation.collate([one, other])
+
+
+def test_tensors_and_arrays_share_a_batch() -> None:
+    batch = make_observation(2)
+    assert same(Observation.collate([batch.select([0]).numpy(), batch.select([1])]), batch)
 
 
 CHECKS = {"cameras": ("wrist", "front"), "image_size": SIZE, "state_dim": 3}

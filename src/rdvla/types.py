@@ -5,15 +5,23 @@ Imports neither torch nor numpy when it is imported: robots that talk to a serve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 from rdvla.errors import InputError, nearest
+from rdvla.inputs import (
+    Array,
+    as_images,
+    as_instructions,
+    as_state,
+    concatenate,
+    is_finite,
+    to_numpy,
+    to_torch,
+)
 
-Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor; the fields' comments give shape and dtype
-T = TypeVar("T")
+__all__ = ["Array", "Observation", "Prediction", "Trace", "as_observation", "check_state"]
 
 
 @dataclass(frozen=True)
@@ -21,32 +29,33 @@ class Observation:
     """What a robot or a simulator shows a policy, in the robot's units.
 
     Either a batch of B observations, with a leading B in every array and B instructions, or a single one,
-    without that dimension and with one instruction.
+    without that dimension and with one instruction. In a batch of one, an array or the instruction may lack
+    the dimension.
+
+    Images may be numpy arrays, torch tensors, PIL images or lists of these, with their three colours last or
+    first if that can be told apart. They must be uint8. The state may be an array, a tensor or a list of
+    numbers. The attributes hold what became of them: tensors, or numpy arrays of all else.
 
     Raises:
         InputError: shapes, types and the number of instructions do not go together.
     """
 
     images: Mapping[str, Array]  # camera -> (B, H, W, 3) or (H, W, 3) uint8, RGB, the right way up
-    state: Array  # (B, S) or (S,) proprioception
+    state: Array  # (B, S) or (S,) float32, proprioception
     instruction: Sequence[str] | str  # B sentences, or one
 
     def __post_init__(self) -> None:
-        batch = () if isinstance(self.instruction, str) else (len(self.instruction),)
-        state = tuple(self.state.shape)
-        if len(state) != len(batch) + 1 or state[: len(batch)] != batch:
-            wanted = f"({batch[0]}, S)" if batch else "(S,)"
-            said = f"{batch[0]} instructions" if batch else "a single instruction"
-            raise InputError(
-                f"state must be {wanted} to go with {said}, got {state}; a batch has a list of instructions, "
-                "a single observation one sentence"
-            )
-        for camera, image in self.images.items():
-            shape = tuple(image.shape)
-            fits = len(shape) == len(batch) + 3 and shape[: len(batch)] == batch and shape[-1] == 3
-            if not fits or str(image.dtype).removeprefix("torch.") != "uint8":
-                wanted = ", ".join(map(str, (*batch, "height", "width", 3)))
-                raise InputError(f"images[{camera!r}] must be ({wanted}) uint8, got {shape} {image.dtype}")
+        sentences, state = as_instructions(self.instruction), as_state(self.state)
+        images = as_images(self.images)
+        forms = [(state, 2), *((image, 4) for image in images.values())]
+        if any(array.ndim == batched and len(array) == 1 for array, batched in forms):
+            sentences = [sentences] if isinstance(sentences, str) else sentences
+        if not isinstance(sentences, str) and len(sentences) == 1:
+            state = state if state.ndim == 2 else state[None]
+            images = {camera: image if image.ndim == 4 else image[None] for camera, image in images.items()}
+        _check_sizes(images, state, sentences)
+        for name, value in (("images", images), ("state", state), ("instruction", sentences)):
+            object.__setattr__(self, name, value)
 
     @property
     def is_batch(self) -> bool:
@@ -76,7 +85,7 @@ class Observation:
         """Join batches and single observations, all with the same cameras and sizes, into one batch.
 
         Raises:
-            InputError: there are none, or their cameras differ.
+            InputError: there are none, or their cameras or sizes differ.
         """
         if not observations:
             raise InputError("there is no observation to collate")
@@ -84,6 +93,16 @@ class Observation:
         cameras = batches[0].images.keys()
         if any(other.images.keys() != cameras for other in batches):
             raise InputError("observations that are batched together must have the same cameras")
+        for name, arrays in (
+            ("state", [batch.state for batch in batches]),
+            *((f"images[{camera!r}]", [batch.images[camera] for batch in batches]) for camera in cameras),
+        ):
+            first, *others = dict.fromkeys(tuple(array.shape[1:]) for array in arrays)
+            if others:
+                raise InputError(
+                    f"observations that are batched together must have the same sizes, but {name} is "
+                    f"{first} in one and {others[0]} in another"
+                )
         return Observation(
             images={camera: concatenate([b.images[camera] for b in batches]) for camera in cameras},
             state=concatenate([b.state for b in batches]),
@@ -182,6 +201,19 @@ class Prediction:
         return replace(self, actions=convert(self.actions), trace=trace)
 
 
+def as_observation(value: Any) -> Observation:
+    """Return an observation as it is.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(value, Observation):
+        raise InputError(
+            f"a policy takes an Observation(images, state, instruction) of rdvla, got {type(value).__name__}"
+        )
+    return value
+
+
 def check_state(state: Array, *, state_dim: int) -> None:
     """Check proprioception, (B, S) or (S,).
 
@@ -190,44 +222,8 @@ def check_state(state: Array, *, state_dim: int) -> None:
     """
     if state.shape[-1] != state_dim:
         raise InputError(f"the policy takes {state_dim} numbers of proprioception, got {state.shape[-1]}")
-    if not bool((abs(state) < math.inf).all()):  # NaN is not below infinity either
+    if not is_finite(state):
         raise InputError("the proprioception holds NaN or infinite numbers: check the robot's sensors")
-
-
-def to_torch(array: Array) -> Array:
-    """Return a torch tensor that shares the array's memory if it can."""
-    import torch
-
-    return torch.as_tensor(array)
-
-
-def to_numpy(array: Array) -> Array:
-    """Return a numpy array that shares the tensor's memory if it can."""
-    import numpy as np
-
-    return np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
-
-
-def concatenate(arrays: Sequence[Array]) -> Array:
-    """Join arrays of one kind along their first dimension."""
-    if hasattr(arrays[0], "detach"):
-        import torch
-
-        return torch.cat(list(arrays))
-    import numpy as np
-
-    return np.concatenate(arrays)
-
-
-def stack(arrays: Sequence[Array], *, axis: int = 0) -> Array:
-    """Join arrays of one kind and shape along a new dimension."""
-    if hasattr(arrays[0], "detach"):
-        import torch
-
-        return torch.stack(list(arrays), dim=axis)
-    import numpy as np
-
-    return np.stack(arrays, axis=axis)
 
 
 def _convert(observation: Observation, convert: Any) -> Observation:
@@ -236,3 +232,23 @@ def _convert(observation: Observation, convert: Any) -> Observation:
         images={camera: convert(image) for camera, image in observation.images.items()},
         state=convert(observation.state),
     )
+
+
+def _check_sizes(images: Mapping[str, Array], state: Array, sentences: list[str] | str) -> None:
+    batch = () if isinstance(sentences, str) else (len(sentences),)
+    if batch == (0,):
+        raise InputError("the observation is an empty batch: give at least one instruction")
+    if state.ndim != len(batch) + 1 or tuple(state.shape[:-1]) != batch:
+        wanted = f"({batch[0]}, S)" if batch else "(S,)"
+        said = f"{batch[0]} instructions" if batch else "a single instruction"
+        raise InputError(
+            f"state must be {wanted} to go with {said}, got {tuple(state.shape)}; a batch has a list of "
+            "instructions, a single observation one sentence"
+        )
+    for camera, image in images.items():
+        if tuple(image.shape[:-3]) != batch:
+            wanted = ", ".join(map(str, (*batch, "height", "width", 3)))
+            raise InputError(
+                f"images[{camera!r}] must be ({wanted}) to go with the instruction and the state, "
+                f"got {tuple(image.shape)}"
+            )

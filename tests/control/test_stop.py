@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -78,7 +79,28 @@ def test_another_number_of_rules_than_samples_is_refused(stop: list) -> None:
         limits_of(8, batch_size=3, max_depth=[1])
 
 
-@pytest.mark.parametrize("stop", [2.5, True, None])
+def test_depths_may_be_scalars_or_arrays_of_numpy_and_torch() -> None:
+    for depth in (8, np.int64(8), np.array(8), torch.tensor(8)):
+        assert as_stop(depth) == Stop.fixed(8) == Stop("fixed", min_depth=depth, max_depth=depth)
+        assert limits_of("action_change", batch_size=2, max_depth=depth).max_depth.tolist() == [8, 8]
+    for depths in ([4, 8], np.array([4, 8]), torch.tensor([4, 8])):
+        assert limits_of(depths, batch_size=2).max_depth.tolist() == [4, 8]
+        assert limits_of(9, batch_size=2, max_depth=depths).max_depth.tolist() == [4, 8]
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, math.nan, math.inf])
+def test_a_threshold_is_positive_and_finite(threshold: float) -> None:
+    for make in (
+        lambda: Stop("action_change", threshold=threshold),
+        lambda: parse_stop(f"action_change:{threshold}"),
+    ):
+        with pytest.raises(ConfigError, match="threshold must be positive and finite"):
+            make()
+
+
+@pytest.mark.parametrize(
+    "stop", [2.5, 1.0, True, np.True_, torch.tensor(True), math.nan, None, torch.tensor(8.0)]
+)
 def test_what_is_no_rule_is_refused(stop: object) -> None:
     with pytest.raises(ConfigError, match="stop must be"):
         as_stop(stop)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rdvla.data import DatasetWriter, Episode, EpisodeDataset
 from rdvla.data import encoding as encoding_module
 from rdvla.data.formats.lerobot_v3 import assemble as assemble_module
 from rdvla.errors import DatasetError
-from tests.support.datasets import FPS, LENGTHS, STRIDE, make_episode, make_writer, psnr
+from tests.support.datasets import FEATURES, FPS, LENGTHS, STRIDE, make_episode, make_writer, psnr
 
 
 def test_append_gives_what_writing_at_once_gives(dataset_root: Path, tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_arrays_that_do_not_fit(tmp_path: Path, name: str) -> None:
         action[2, 1] = np.nan if name == "value" else 0
         features["action"] = {
             "shape": action[:, :3],
-            "dtype": action.astype(float),
+            "dtype": action.astype(complex),
             "length": action[1:],
         }.get(name, action)
     with pytest.raises(DatasetError, match="front" if name == "image" else "act"):
@@ -147,20 +148,70 @@ def test_an_existing_dataset_is_not_overwritten(dataset_root: Path) -> None:
         make_writer(dataset_root)
 
 
-def test_cameras_may_differ_in_size_and_have_odd_sizes(tmp_path: Path) -> None:
-    sizes = {"front": (33, 48), "wrist": (20, 17)}
-    features = {"action": {"dtype": "float32", "shape": (2,), "names": None}}
-    writer = DatasetWriter.create(
-        tmp_path / "demos", fps=10, features=features, cameras=("front", "wrist"), image_size=sizes
-    )
-    images = {
-        camera: np.full((3, height, width, 3), 40 * number + 30, np.uint8)
-        for number, (camera, (height, width)) in enumerate(sizes.items())
-    }
-    writer.add_episode(Episode({"action": np.zeros((3, 2), np.float32)}, images, "wait"))
-    writer.finalize()
-    assert DatasetWriter.append(tmp_path / "demos").spec.camera_sizes == {"wrist": (20, 17)}
-    dataset = EpisodeDataset(tmp_path / "demos", chunk_size=1)
-    for camera, size in sizes.items():
-        assert dataset.recorded_image_size(camera) == size
-        assert np.abs(dataset.images([1])[camera][0].numpy().astype(int) - images[camera][1]).max() <= 2
+def test_robots_numbers_are_rounded_to_the_declared_precision(tmp_path: Path) -> None:
+    good = make_episode(0)
+    precise = np.random.default_rng(0).normal(size=(LENGTHS[0], 4))
+    features = {**good.features, "observation.state": precise, "next.success": np.arange(LENGTHS[0]) % 2}
+    writer = make_writer(tmp_path / "demos")
+    writer.add_episode(Episode(**{**good.__dict__, "features": features}))
+    dataset = EpisodeDataset(writer.finalize(), chunk_size=2)
+    np.testing.assert_array_equal(dataset.column("observation.state"), precise.astype(np.float32))
+    np.testing.assert_array_equal(dataset.column("next.success")[:, 0], np.arange(LENGTHS[0]) % 2 == 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("observation.state", np.full((5, 4), 1e300), "observation.state: the value at step 0 is not finite"),
+        ("next.success", np.full(5, 0.5), "next.success: expected dtype bool, got float64"),
+        ("next.success", np.full(5, 2), "next.success: expected dtype bool, got int64"),
+        ("action", np.full((5, 4), (1 << 24) + 1), "action: expected dtype float32, got int64"),
+    ],
+)
+def test_numbers_that_the_declared_type_cannot_hold(
+    tmp_path: Path, name: str, values: np.ndarray, message: str
+) -> None:
+    good = make_episode(0, length=5)
+    with pytest.raises(DatasetError, match=message):
+        make_writer(tmp_path / "demos").add_episode(
+            Episode(**{**good.__dict__, "features": {**good.features, name: values}})
+        )
+
+
+def test_a_recording_that_an_older_version_began_goes_on(tmp_path: Path) -> None:
+    """It kept one image size for all cameras, and no rendering or names."""
+    make_writer(tmp_path / "demos").add_episode(make_episode(0))
+    path = tmp_path / ".demos.staging/spec.json"
+    spec = json.loads(path.read_text())
+    spec |= {"cameras": list(spec["cameras"]), "image_size": [32, 32]}
+    spec["features"] |= {"observation.state": {**spec["features"]["observation.state"], "names": None}}
+    path.write_text(json.dumps({name: value for name, value in spec.items() if name != "rendering"}))
+    writer = make_writer(tmp_path / "demos")
+    assert writer.finished() == {0: {"seed": 0}}
+    assert EpisodeDataset(writer.finalize(), chunk_size=2).names("observation.state") is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fps": 30}, "another fps:"),
+        ({"image_size": 16}, "another cameras:"),
+        ({"features": {**FEATURES, "action": FEATURES["next.success"]}}, "another features:"),
+        ({"features": {"action": FEATURES["action"]}}, "another features:"),
+        ({"robot_type": "other", "rendering": "full"}, "another robot_type, rendering:"),
+    ],
+)
+def test_an_interrupted_dataset_of_another_kind_is_not_mixed_with(
+    tmp_path: Path, change: dict, message: str
+) -> None:
+    settings = {"fps": FPS, "features": FEATURES, "cameras": ("front",), "image_size": 32}
+    DatasetWriter.create(tmp_path / "demos", **settings, robot_type="test", rendering="fast")
+    with pytest.raises(DatasetError, match=message):
+        DatasetWriter.create(tmp_path / "demos", **(settings | change))
+
+
+def test_a_damaged_specification_says_what_to_delete(tmp_path: Path) -> None:
+    make_writer(tmp_path / "demos")
+    (tmp_path / ".demos.staging/spec.json").write_text("[]")
+    with pytest.raises(DatasetError, match=r"spec\.json is damaged: delete .*\.demos\.staging"):
+        make_writer(tmp_path / "demos")

@@ -13,7 +13,7 @@ from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation import EvaluationConfig, Suite, evaluate_policy, load_results
 from rdvla.rollout import starting_seed
 from tests.support.closeness import assert_no_close_calls
-from tests.support.line_task import TASKS, make_dying, make_line, make_logging, make_raising
+from tests.support.line_task import TASKS, make_closed, make_dying, make_line, make_logging, make_raising
 from tests.support.rollout_doubles import StepPolicy
 
 SEED = 1_000_000
@@ -121,6 +121,29 @@ def test_a_dead_worker_is_named_and_replaced(tmp_path):
     assert "exit code 9 while playing near with seed 1000001" in error.message
 
 
+def test_an_evaluation_in_which_everything_raised_fails_after_writing_its_results(tmp_path):
+    with pytest.raises(RDVLAError, match=r"every episode.*\(1 in all\).*ArithmeticError: no physics"):
+        run(
+            tmp_path,
+            StepPolicy(),
+            make=make_raising,
+            stops=("4",),
+            tasks=("near",),
+            seed=SEED + 1,
+            episodes=1,
+        )
+    results = load_results(tmp_path / "run")
+    assert [(row.episodes, row.errors) for row in results.rows] == [(0, 1)]
+
+
+def test_an_environment_that_does_not_open_stops_the_run_before_its_first_episode(tmp_path):
+    for attempt in range(2):
+        with pytest.raises(RDVLAError, match=r"metaworld does not open \(near\): OSError: no display"):
+            run(tmp_path, StepPolicy(), make=make_closed, stops=("4",), fingerprint=str(attempt))
+    results = run(tmp_path, StepPolicy(), stops=("4",))  # what was refused left the folder free
+    assert all(row.errors == 0 for row in results.rows)
+
+
 def test_workers_that_keep_dying_stop_the_run(tmp_path):
     with pytest.raises(RDVLAError, match=r"4 workers have died.*run the same command again"):
         run(tmp_path, StepPolicy(), make=make_dying, stops=("4",), tasks=("near",), episodes=8, workers=1)
@@ -222,7 +245,12 @@ def test_a_worker_has_one_environment_open_and_stays_at_its_task(tmp_path):
     results = run(tmp_path, StepPolicy(), make=make, env="a,b", stops=("4", "1"), workers=2, episodes=3)
     assert [row.setting.depth for row in results.rows] == [4] * 4 + [1] * 4  # in order, whoever played
     by_process = {}
-    for line in (tmp_path / "log").read_text().splitlines():
+    lines = (tmp_path / "log").read_text().splitlines()
+    checks = [line.split() for line in lines[:4]]  # each environment once, in workers of its own
+    assert sorted(place for _, what, place in checks if what == "open") == [
+        f"{env}/{TASKS[0]}" for env in "ab"
+    ]
+    for line in lines[4:]:
         process, what, place = line.split()
         by_process.setdefault(process, []).append((what, place))
     opened = [place for events in by_process.values() for what, place in events if what == "open"]

@@ -165,6 +165,28 @@ def test_what_is_wrong_with_an_observation_is_named(exported: Path) -> None:
         OnnxHead.load(exported)
 
 
+def test_it_takes_what_the_policy_takes(exported: Path) -> None:
+    policy = OnnxPolicy.load(exported, threads=1)
+    batch = make_observation(1)
+    start = policy.initial_state(1, np.random.default_rng(0))
+    expected = policy.predict(batch, initial_state=start).actions
+    images = {name: image[0].permute(2, 0, 1) for name, image in batch.images.items()}
+    observation = Observation(images, batch.state[0].tolist(), np.array(batch.instruction))
+    for given in (start, torch.from_numpy(start), start.astype(np.float64)):
+        np.testing.assert_array_equal(policy.predict(observation, initial_state=given).actions, expected)
+    for options, message in (
+        ({"initial_state": start * np.nan}, "initial_state holds NaN"),
+        ({"initial_state": start[:, :1]}, "initial_state must be"),
+        ({"generator": torch.Generator()}, r"generator must be such as numpy\.random\.default_rng"),
+    ):
+        with pytest.raises(InputError, match=message):
+            policy.predict(batch, **options)
+    with pytest.raises(InputError, match=r"takes an Observation\(images"):
+        policy.select_action({})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a seed must be"):
+        policy.reset(-1)
+
+
 def test_a_folder_of_something_else_is_kept(policy: RDVLAPolicy, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(RDVLAError, match="exists and is no export"):

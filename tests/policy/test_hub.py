@@ -67,7 +67,9 @@ def test_a_policy_comes_back_as_it_went(hub: LoopbackHub) -> None:
     assert hub.private == {"user/policy": True} and hub.committed == ["new"]
     assert len(hub.uploads()) == 1  # the weights, the large file's way
     names = {path.name for path in hub.folder("user/policy").iterdir()}
-    assert names == {"config.json", "model.safetensors", "statistics.json", TRAINING, "README.md"}
+    assert names == {
+        *("config.json", "model.safetensors", "statistics.json", TRAINING, "checksums.json", "README.md")
+    }
     for name in ("user/policy", "user/policy@new"):
         loaded = RDVLAPolicy.from_pretrained(name)
         assert loaded.records == without_places(policy.records)

@@ -246,7 +246,7 @@ def test_a_saved_policy_acts_the_same(saved: Path) -> None:
     assert torch.equal(ours.actions, theirs.actions) and torch.equal(ours.state, theirs.state)
     assert loaded.config == CONFIG and loaded.statistics == STATISTICS and not loaded.training
     names = {path.name for path in saved.iterdir()}
-    assert names == {"config.json", "model.safetensors", "statistics.json", "README.md"}
+    assert names == {"config.json", "model.safetensors", "statistics.json", "checksums.json", "README.md"}
 
 
 def test_saving_again_replaces_the_files(saved: Path) -> None:
@@ -325,6 +325,7 @@ def test_configurations_that_do_not_fit(saved: Path, part: str, key: str, value:
     config = json.loads(path.read_text())
     config[part][key] = value
     path.write_text(json.dumps(config))
+    (saved / "checksums.json").unlink()
     with pytest.raises(RDVLAError, match=message):
         RDVLAPolicy.from_pretrained(saved)
 
@@ -347,7 +348,9 @@ def test_published_encoders_are_named_and_not_saved(tmp_path: Path) -> None:
     assert torch.equal(ours, theirs)
 
     save_tiny_dinov2(dinov2, seed=1)  # other weights in the same folder
-    assert RDVLAPolicy.from_pretrained(tmp_path / "policy").cache_key() != loaded.cache_key()
+    with pytest.warns(UserWarning, match="changed since"):
+        other = RDVLAPolicy.from_pretrained(tmp_path / "policy", changed_weights="warn")
+    assert other.cache_key() != loaded.cache_key()
 
 
 def test_a_compact_backbone_must_have_its_cameras() -> None:
@@ -403,4 +406,5 @@ def test_files_from_before_the_option_was_called_stop_load(tmp_path: Path) -> No
     older["depth"] = older.pop("stop")
     del older["head"]["type"]
     path.write_text(json.dumps(older))
+    (tmp_path / "checksums.json").unlink()
     assert RDVLAPolicy.from_pretrained(tmp_path).config == CONFIG

@@ -84,6 +84,9 @@ def test_five_actions_are_executed_as_published(policy: RDVLAPolicy) -> None:
 def test_a_folder_without_its_tokenizer_is_explained(policy: RDVLAPolicy, tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved" / "tokenizer" / "tokenizer_config.json").unlink()
+    with pytest.raises(RDVLAError, match=r"tokenizer_config\.json is missing"):
+        RDVLAPolicy.from_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "checksums.json").unlink()  # as in an older policy
     with pytest.raises(RDVLAError, match="tokenizer holds no tokenizer"):
         RDVLAPolicy.from_pretrained(tmp_path / "saved")
 
@@ -150,6 +153,7 @@ def test_a_checkpoint_on_the_hub_is_linked(policy: RDVLAPolicy) -> None:
 def test_a_record_without_a_source_is_refused(policy: RDVLAPolicy, tmp_path: Path) -> None:
     policy.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved" / "conversion.json").write_text(json.dumps({"mapped": {}}))
+    (tmp_path / "saved" / "checksums.json").unlink()
     with pytest.raises(RDVLAError, match=r"conversion\.json does not name its source"):
         RDVLAPolicy.from_pretrained(tmp_path / "saved")
 

@@ -50,6 +50,10 @@ def test_writes_a_dataset_with_its_configuration(uninterrupted):
     info = json.loads((root / "meta/info.json").read_text())
     assert info["codebase_version"] == "v3.0" and info["fps"] == 80 and info["robot_type"] == "sawyer"
     assert info["total_episodes"] == 2
+    assert info["features"]["observation.images.side"]["rendering"] == "fast"
+    assert info["features"]["action"]["names"] == ["x", "y", "z", "gripper"]
+    observations = {name for name in info["features"] if name.startswith("observation")}
+    assert observations == {"observation.images.side", "observation.state"}
     table = rows(root)
     assert {"observation.state", "privileged.environment_state", "action", "next.success"} <= set(
         table.column_names

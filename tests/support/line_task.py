@@ -92,3 +92,7 @@ def make_dying(env: str, task: str) -> DyingTask:
 
 def make_logging(env: str, task: str, *, log: Path) -> LoggingTask:
     return LoggingTask(log, env, task)
+
+
+def make_closed(env: str, task: str) -> LineTask:
+    raise OSError("no display")

@@ -23,6 +23,7 @@ from rdvla.training import TrainConfig, Trainer, train
 from rdvla.training.batches import Draw
 from rdvla.training.config import DataConfig, DepthConfig, LossConfig
 from rdvla.types import Observation
+from tests.support.documents import blocks
 from tests.support.published_datasets import SIZE, write_published
 from tests.support.tiny_training import policy_config, train_config, write_dataset
 
@@ -169,9 +170,9 @@ def test_options_of_the_command_line() -> None:
 
 
 def test_the_documented_configuration_fits_published_data(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
+    (shown,) = (block for block in blocks("docs/datasets.md") if block.title == "libero.yaml")
     file = tmp_path / "libero.yaml"
-    file.write_text(text.split("```yaml\n")[1].split("```")[0])
+    file.write_text(shown.text)
     root = write_published(tmp_path / "libero", kind="video")
     config = load_config(
         TrainConfig, ["--config", str(file), f"--dataset={root}", f"--output_dir={tmp_path / 'run'}",

@@ -42,6 +42,7 @@ def test_a_policy_with_former_names_is_fine_tuned_and_keeps_all_its_statistics(
     old = text.replace('"privileged.environment_state"', '"observation.environment_state"')
     assert old != text
     (first / "statistics.json").write_text(old)
+    (first / "checksums.json").unlink()
     config = train_config(
         dataset, tmp_path / "second", init_from=str(first), init_parts=("backbone", "head"), loss=BOTH
     )

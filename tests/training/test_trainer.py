@@ -151,6 +151,7 @@ def test_a_policy_is_fine_tuned_in_the_units_it_was_trained_in(dataset: Path, tm
     statistics = json.loads((first / "statistics.json").read_text())
     statistics["action"]["q99"] = [9.0, 9.0, 9.0, 9.0]
     (first / "statistics.json").write_text(json.dumps(statistics))
+    (first / "checksums.json").unlink()
     config = train_config(dataset, tmp_path / "second", init_from=str(first), init_parts=("backbone", "head"))
     policy = Trainer(config, console=QUIET).policy
     assert policy.statistics["action"]["q99"] == [9.0, 9.0, 9.0, 9.0]

@@ -130,8 +130,13 @@ class Backbone(nn.Module, ABC):
             "compact backbone: export its head with --part head, and run the backbone with torch"
         )
 
-    def save_files(self, folder: Path) -> None:  # most backbones are all weights
-        """Write the files next to the weights that a saved policy needs, such as a tokenizer."""
+    def save_files(self, folder: Path) -> Sequence[str]:  # noqa: ARG002  # most backbones are all weights
+        """Write the files next to the weights that a saved policy needs, such as a tokenizer.
+
+        Returns:
+            Their names below the folder.
+        """
+        return ()
 
     def load_files(self, folder: Path) -> None:
         """Read the files that `save_files` wrote.

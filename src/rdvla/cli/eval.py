@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rdvla.errors import optional
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.files import check_writable
@@ -14,4 +16,6 @@ def run(config: EvaluationConfig) -> None:
     with optional(simulator_extra(config.env)):
         from rdvla.evaluation import evaluate
 
-    evaluate(config)
+    results = evaluate(config)
+    print(f"written: {results}")
+    print(f"next: rdvla report {shlex.quote(str(results.parent))}")

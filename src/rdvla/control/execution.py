@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol
 
 from rdvla.errors import ConfigError, nearest
-from rdvla.types import Array
+from rdvla.inputs import Array
 
 
 class ExecutionRule(Protocol):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from rdvla.control.stop import CHANGES, NO_LIMIT, Stop, as_stop
 from rdvla.errors import InputError
-from rdvla.types import Array
+from rdvla.inputs import Array, whole_number
 
 GATED_READS = 4  # states decoded under a rule that asks for actions only once the state settles: measured
 
@@ -75,13 +75,11 @@ def limits_of(stop: Stops, *, batch_size: int, max_depth: int | Sequence[int] | 
 
     Raises:
         ConfigError: a rule cannot be read.
-        InputError: there are other numbers of rules or depths than samples.
+        InputError: there are other numbers of rules or depths than samples, or a depth is no whole number of
+            at least 1.
     """
-    if isinstance(stop, Sequence) and not isinstance(stop, str):
-        stops = [as_stop(each) for each in stop]
-    else:
-        stops = [as_stop(stop)] * batch_size
-    caps = [max_depth] * batch_size if max_depth is None or isinstance(max_depth, int) else list(max_depth)
+    stops = [as_stop(each) for each in _per_sample(stop, batch_size)]
+    caps = [_cap(each) for each in _per_sample(max_depth, batch_size)]
     for name, found in (("stop rules", stops), ("maximum depths", caps)):
         if len(found) != batch_size:
             raise InputError(f"there are {len(found)} {name} for {batch_size} samples: give one, or one each")
@@ -89,8 +87,6 @@ def limits_of(stop: Stops, *, batch_size: int, max_depth: int | Sequence[int] | 
         each.max_depth if cap is None else min(each.max_depth, cap)
         for each, cap in zip(stops, caps, strict=True)
     ]
-    if last and min(last) < 1:
-        raise InputError(f"the maximum depth must be at least 1, got {min(last)}")
     kinds = set(stops)
     asked = [name for name in CHANGES if any(name in kind.below for kind in kinds)]
     return StopLimits(
@@ -102,6 +98,19 @@ def limits_of(stop: Stops, *, batch_size: int, max_depth: int | Sequence[int] | 
         last=max(last, default=1),
         coda_reads=_coda_reads(kinds),
     )
+
+
+def _per_sample(value: Any, batch_size: int) -> list[Any]:
+    """Return a list or an array with a value per sample as a list; repeat any other value."""
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return list(value) if several or getattr(value, "ndim", 0) == 1 else [value] * batch_size
+
+
+def _cap(value: Any) -> int | None:
+    number = None if value is None else whole_number(value)
+    if value is not None and (number is None or number < 1):
+        raise InputError(f"the maximum depth must be a whole number of at least 1, got {value!r}")
+    return number
 
 
 def _coda_reads(stops: set[Stop]) -> int | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rdvla.errors import ConfigError, nearest
-from rdvla.types import Array
+from rdvla.inputs import Array
 
 StartKind = Literal["noise", "final", "midpoint", "shifted"]
 KINDS: tuple[StartKind, ...] = get_args(StartKind)

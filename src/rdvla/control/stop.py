@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rdvla.errors import ConfigError, nearest
-from rdvla.types import Array
+from rdvla.inputs import Array, whole_number
 
 FIXED = "fixed"
 NO_LIMIT = float("inf")  # the rule does not ask for this change
@@ -123,9 +123,10 @@ class Stop:
         if strays:
             raise ConfigError(f"{rule} has no {strays[0]!r}, only {', '.join(known) or 'a depth'}")
         values = tuple((known | limits).values())
+        min_depth, max_depth = _whole(min_depth, "min_depth"), _whole(max_depth, "max_depth")
         for name, value in zip(known, values, strict=True):
-            if not value > 0:
-                raise ConfigError(f"{rule}: {name} must be positive, got {value}")
+            if not 0 < value < NO_LIMIT:
+                raise ConfigError(f"{rule}: {name} must be positive and finite, got {value}")
         first = MIN_DEPTH if known else 1
         if not first <= min_depth <= max_depth:
             raise ConfigError(
@@ -142,6 +143,7 @@ class Stop:
     @staticmethod
     def fixed(depth: int) -> Stop:
         """Return the rule of one depth for all; a sample that reaches it counts as converged."""
+        depth = _whole(depth, "depth")
         if depth < 1:
             raise ConfigError(f"depth must be at least 1, got {depth}")
         return Stop(FIXED, min_depth=depth, max_depth=depth)
@@ -179,16 +181,19 @@ class Stop:
 
 
 def as_stop(stop: int | str | Stop) -> Stop:
-    """Return a rule: a number is a fixed depth, a text what it says.
+    """Return a rule: a whole number, also a numpy or torch scalar, is a fixed depth, a text what it says.
 
     Raises:
         ConfigError: it is none of these.
     """
     if isinstance(stop, Stop):
         return stop
-    if isinstance(stop, bool) or not isinstance(stop, int | str):
+    if isinstance(stop, str):
+        return parse_stop(stop)
+    depth = whole_number(stop)
+    if depth is None:
         raise ConfigError(f"stop must be a number of iterations, a Stop, or its text, got {stop!r}")
-    return Stop.fixed(stop) if isinstance(stop, int) else parse_stop(stop)
+    return Stop.fixed(depth)
 
 
 def parse_stop(text: str) -> Stop:
@@ -220,6 +225,13 @@ def parse_stop(text: str) -> Stop:
             f"cannot read the stop rule {text!r}; write {name}, {form} or {form}:min_depth:max_depth"
         )
     raise ConfigError(f"unknown stop rule {text!r}; {_how_to_write()}{nearest(name, STOP_RULES)}")
+
+
+def _whole(value: int, name: str) -> int:
+    number = whole_number(value)
+    if number is None:
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    return number
 
 
 def _how_to_write() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.features import FORMER_NAMES, IMAGE_IS_NEW, NUMERIC_DTYPES, Feature, current_name
-from rdvla.errors import ConfigError, DatasetError, nearest
-
-CAMERA_NAME = re.compile(r"\w[\w.-]*")
-# The writer adds these itself.
-RESERVED_FEATURES = (
-    IMAGE_IS_NEW, "timestamp", "frame_index", "episode_index", "index", "task_index",
-)  # fmt: skip
+from rdvla.data.features import Feature, current_name
+from rdvla.data.spec import DatasetSpec
+from rdvla.errors import DatasetError, nearest
 
 
 @dataclass(frozen=True)
@@ -39,90 +33,6 @@ class Episode:
     task: str
     image_index: NDArray[np.integer[Any]] | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What is fixed for a whole dataset.
-
-    Attributes:
-        fps: control frequency in Hz, an integer as LeRobot wants it.
-        features: numeric features, name -> {"dtype", "shape": [size], "names": [...] or None}.
-        cameras: camera names; each becomes the video feature `observation.images.<name>`.
-        image_size: (height, width) in pixels.
-        robot_type: free text, e.g. "sawyer".
-        camera_sizes: camera -> (height, width) of those whose images have another size.
-    """
-
-    fps: int
-    features: Mapping[str, Feature]
-    cameras: tuple[str, ...]
-    image_size: tuple[int, int]
-    robot_type: str | None
-    camera_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.fps, bool) or not isinstance(self.fps, int) or self.fps < 1:
-            raise ConfigError(f"fps must be a positive integer number of frames per second, got {self.fps!r}")
-        for camera in self.cameras:
-            height, width = self.size_of(camera)
-            if height < 16 or width < 16:
-                raise ConfigError(f"image_size must be at least 16 pixels, got {height} x {width} ({camera})")
-        if not all(CAMERA_NAME.fullmatch(camera) for camera in self.cameras):
-            raise ConfigError(
-                f"a camera name may hold letters, digits, '_', '-' and '.': {list(self.cameras)}"
-            )
-        if len(set(self.cameras)) != len(self.cameras):
-            raise ConfigError(f"a camera is named twice: {list(self.cameras)}")
-        for name, feature in self.features.items():
-            _check_feature(name, feature)
-
-    def size_of(self, camera: str) -> tuple[int, int]:
-        """Return (height, width) of a camera's images, in pixels."""
-        return self.camera_sizes.get(camera, self.image_size)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the specification as plain JSON values."""
-        others = {camera: list(size) for camera, size in self.camera_sizes.items()}
-        return {
-            "fps": self.fps,
-            "features": {name: plain_feature(feature) for name, feature in self.features.items()},
-            "cameras": list(self.cameras),
-            "image_size": list(self.image_size),
-            "robot_type": self.robot_type,
-            **({"camera_sizes": others} if others else {}),
-        }
-
-
-def plain_feature(feature: Feature) -> dict[str, Any]:
-    """Return a declaration as plain JSON values."""
-    names = feature.get("names")
-    return {
-        "dtype": feature["dtype"],
-        "shape": [int(size) for size in feature["shape"]],
-        "names": list(names) if names is not None else None,
-    }
-
-
-def _check_feature(name: str, feature: Feature) -> None:
-    if name in RESERVED_FEATURES or "/" in name:
-        raise ConfigError(
-            f"feature {name!r}: the name is reserved (or holds a '/'); the writer adds it itself"
-        )
-    if name in FORMER_NAMES:
-        raise ConfigError(
-            f"feature {name!r}: LeRobot's policies take everything below 'observation.' as an input, so this "
-            f"is called {FORMER_NAMES[name]!r}"
-        )
-    dtype = feature.get("dtype")
-    if dtype not in NUMERIC_DTYPES:
-        raise ConfigError(f"feature {name!r}: dtype {dtype!r} is not one of {', '.join(NUMERIC_DTYPES)}")
-    shape = feature.get("shape", ())
-    if len(shape) != 1 or int(shape[0]) < 1:
-        raise ConfigError(f"feature {name!r}: shape must be (size,), got {tuple(shape)}")
-    names = feature.get("names")
-    if names is not None and len(names) != int(shape[0]):
-        raise ConfigError(f"feature {name!r}: {len(names)} names for {int(shape[0])} values")
 
 
 @dataclass(frozen=True)
@@ -150,7 +60,7 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> CheckedEpisode:
     if not isinstance(episode.task, str) or not episode.task.strip():
         raise DatasetError(f"an episode needs a task (its instruction as text), got {episode.task!r}")
     _check_names("feature", episode.features, tuple(spec.features))
-    _check_names("camera", episode.images, spec.cameras)
+    _check_names("camera", episode.images, tuple(spec.cameras))
     lengths = {name: len(values) for name, values in episode.features.items()}
     if not lengths or len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise DatasetError(f"an episode needs at least one step and features of equal length, got {lengths}")
@@ -162,7 +72,7 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> CheckedEpisode:
     images = {}
     for camera in spec.cameras:
         images[camera] = _checked_images(
-            camera, episode.images[camera], spec.size_of(camera), int(image_index[-1]) + 1
+            camera, episode.images[camera], spec.cameras[camera], int(image_index[-1]) + 1
         )
     return CheckedEpisode(features, images, image_index, episode.task, dict(episode.source))
 
@@ -185,12 +95,25 @@ def _checked_values(name: str, values: NDArray[Any], feature: Feature) -> NDArra
         array = array[:, None]
     if array.shape != (len(array), size):
         raise DatasetError(f"{name}: expected shape (T, {size}), got {array.shape}")
-    if array.dtype != np.dtype(feature["dtype"]):
-        raise DatasetError(f"{name}: expected dtype {feature['dtype']}, got {array.dtype}; convert it first")
+    array = _as_declared(name, array, np.dtype(feature["dtype"]))
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         step = int(np.argwhere(~np.isfinite(array))[0, 0])
         raise DatasetError(f"{name}: the value at step {step} is not finite")
     return array
+
+
+def _as_declared(name: str, array: NDArray[Any], declared: np.dtype[Any]) -> NDArray[Any]:
+    """Round float64 to a declared float32, as robots' drivers give it; anything else must lose nothing."""
+    kinds = (array.dtype.kind, declared.kind)
+    if set(kinds) <= set("fiub"):
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, or not equal
+            converted = array.astype(declared)
+        if kinds == ("f", "f") or np.array_equal(converted, array):
+            return converted
+    raise DatasetError(
+        f"{name}: expected dtype {declared}, got {array.dtype} with values that it cannot hold; convert them "
+        "first, or declare the feature with another dtype"
+    )
 
 
 def _checked_image_index(episode: Episode, length: int) -> NDArray[np.int64]:

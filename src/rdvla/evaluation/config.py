@@ -59,6 +59,7 @@ class EvaluationConfig:
     videos: int = 1  # per task and setting, of its first episodes
     video_fps: int = 20  # frames per second of simulated time; each more costs a rendering
     rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
+    allow_other_robot: bool = False  # warn if the policy was trained on another robot, instead of refusing
     label: str = ""  # the policy's name in tables; if empty, its run's, its folder's or its id's
 
     def __post_init__(self) -> None:

@@ -12,9 +12,10 @@ from rdvla.errors import ConfigError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.records import Episode, ResultsError, build
 from rdvla.evaluation.upgrade import upgrade_entry
-from rdvla.files import read_json, write_json
+from rdvla.files import read_json
 from rdvla.rollout.jobs import Setting
 
+RECORD = "evaluation.json"  # what a run directory's episodes are of
 Key = tuple[str, str, Setting, int]  # environment, task, setting, seed
 
 # Options that may change when an evaluation continues: more of the same, and how fast it is done. Step limits
@@ -58,10 +59,10 @@ class Journal:
         self.episodes[episode.env, episode.task, episode.setting, episode.seed] = episode
 
 
-def check_same_run(
+def same_run(
     folder: Path, config: EvaluationConfig, *, limits: Mapping[str, int], fingerprint: str
-) -> None:
-    """Write what the run is, or check that an existing run directory holds the same.
+) -> dict[str, Any]:
+    """Return what the run is, for `RECORD`, after checking that an existing run directory holds the same.
 
     Environments, tasks, settings and episodes may be added or left out; at least one environment must stay.
 
@@ -74,7 +75,7 @@ def check_same_run(
     Raises:
         ConfigError: the directory holds an evaluation of something else.
     """
-    path = folder / "evaluation.json"
+    path = folder / RECORD
     now: dict[str, Any] = {
         "policy_fingerprint": fingerprint,
         **dataclasses.asdict(config),
@@ -84,7 +85,7 @@ def check_same_run(
         before = read_json(path)
         _check_options(folder, before, now)
         now["limits"] = _all_limits(folder, before, limits)
-    write_json(path, now)
+    return now
 
 
 def _check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import re
 import textwrap
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,17 @@ import torch
 from rich.console import Console
 
 from rdvla.control import check_fits, parse_execution
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
-from rdvla.evaluation.journal import Journal, check_same_run
+from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
+from rdvla.evaluation.journal import RECORD, Journal, same_run
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
 from rdvla.evaluation.records import Episode, EpisodeError
 from rdvla.evaluation.results import Results
 from rdvla.evaluation.summaries import summarise
 from rdvla.evaluation.table import print_table, readable
-from rdvla.files import sole_user
+from rdvla.files import sole_user, write_json
 from rdvla.hashing import fingerprint as fingerprint_of
 from rdvla.policy import RDVLAPolicy, choose_device
 from rdvla.progress import Progress
@@ -58,10 +60,11 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
     config = dataclasses.replace(config, execution=config.execution or (policy.config.execution,))
     for rule in config.execution:
         check_fits(parse_execution(rule), chunk_size=policy.config.head.chunk_size)
+    check_cameras(policy.config, [suite.env for suite in suites])
     make = functools.partial(
         make_environment,
         cameras=policy.config.cameras,
-        image_size=policy.config.image_size,
+        image_size=max(height for height, _ in recorded_sizes(policy.config).values()),
         max_steps={suite.env: suite.max_steps for suite in suites},
         rendering=config.rendering,
     )
@@ -72,6 +75,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
         make=make,
         provenance=describe_policy(policy, config.policy),
         fingerprint=fingerprint_of(policy),
+        fits=functools.partial(check_policy, policy.config, allow_other_robot=config.allow_other_robot),
         console=console,
     )
 
@@ -84,11 +88,26 @@ def evaluate_policy(
     make: MakeEnvironment[Environment],
     provenance: dict[str, Any],
     fingerprint: str,
+    fits: Fits | None = None,
     console: Console | None = None,
 ) -> Path:
     """Evaluate a policy of the caller's own, in environments that `make` builds; see `evaluate`.
 
-    `make` has to pickle. The configuration has to name an execution rule.
+    Every environment is opened once in a worker before the first episode.
+
+    Args:
+        policy: gives the actions.
+        config: has to name an execution rule.
+        suites: what to play in each environment.
+        make: build an environment in a worker; has to pickle.
+        provenance: what is known of the policy, for the results.
+        fingerprint: tells its weights from others.
+        fits: raise if the policy cannot act in what was opened (`rdvla.rollout.Opened` by environment).
+        console: for progress and the table.
+
+    Raises:
+        RDVLAError: an environment does not open, or every episode ended with an exception. In the latter
+            case the results have been written.
     """
     if not config.execution:
         raise ConfigError("execution is empty; name at least one rule")
@@ -98,8 +117,20 @@ def evaluate_policy(
     start = time.perf_counter()
     with sole_user(output):
         limits = {suite.env: suite.max_steps for suite in suites}
-        check_same_run(output, config, limits=limits, fingerprint=fingerprint)
-        episodes = _episodes(policy, config, suites=suites, make=make, console=console)
+        record = same_run(output, config, limits=limits, fingerprint=fingerprint)
+        jobs = _jobs(config, suites)
+        with closing(Journal(output / "episodes.jsonl")) as journal:
+            missing = [job for job in jobs if not journal.finished(job.key)]
+            if missing:
+                left = [suite for suite in suites if any(job.env == suite.env for job in missing)]
+                opened = open_environments(left, make=make, seed=config.seed, workers=config.workers)
+                if fits is not None:
+                    fits(opened, console=console)
+            write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
+            _run_jobs(policy, config, missing, journal=journal, make=make, console=console)
+        # A label is for people: the episodes of an earlier call may have had another.
+        label = config.policy_label
+        episodes = [dataclasses.replace(journal.episodes[job.key], policy=label) for job in jobs]
     meta = {
         "config": {**dataclasses.asdict(config), "output": output.name},
         "protocol": {
@@ -114,27 +145,18 @@ def evaluate_policy(
     results = Results(rows=summarise(episodes), episodes=episodes, meta=meta)
     results.write(output / "results.json")
     print_table(results, console=console)
+    _check_some_ended(episodes, output / "results.json")
     return output / "results.json"
 
 
-def _episodes(
-    policy: Policy,
-    config: EvaluationConfig,
-    *,
-    suites: Sequence[Suite],
-    make: MakeEnvironment[Environment],
-    console: Console,
-) -> list[Episode]:
-    """Play the episodes that the run directory lacks; return all, in the order of the results."""
-    journal = Journal(Path(config.output) / "episodes.jsonl")
-    try:
-        jobs = _jobs(config, suites)
-        missing = [job for job in jobs if not journal.finished(job.key)]
-        _run_jobs(policy, config, missing, journal=journal, make=make, console=console)
-        # A label is for people: those of an earlier call may be called otherwise by now.
-        return [dataclasses.replace(journal.episodes[job.key], policy=config.policy_label) for job in jobs]
-    finally:
-        journal.close()
+def _check_some_ended(episodes: Sequence[Episode], path: Path) -> None:
+    first = next((episode.error for episode in episodes if episode.error is not None), None)
+    if first is not None and all(episode.error is not None for episode in episodes):
+        raise RDVLAError(
+            f"every episode ended with an exception ({len(episodes)} in all), so nothing was measured. The "
+            f"first: {first.type}: {first.message}. {path} holds the tracebacks; the same command plays "
+            "these episodes again"
+        )
 
 
 def _jobs(config: EvaluationConfig, suites: Sequence[Suite]) -> list[EpisodeJob]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rdvla.control import Stops
+from rdvla.errors import InputError
 from rdvla.heads.config import HeadConfig, Level
 from rdvla.types import Prediction
 
@@ -138,16 +139,16 @@ class ActionHead(nn.Module, ABC):
     def given_or_drawn(
         self, initial_state: Tensor | None, context: Context, generator: torch.Generator | None
     ) -> Tensor:
-        """Return the initial state as given, or drawn if it is None.
+        """Return the initial state as given, on the head's device, or drawn if it is None.
 
         Raises:
-            ValueError: its shape does not fit the context.
+            InputError: its shape does not fit the context.
         """
         if initial_state is None:
             return self.initial_state(context.batch_size, generator)
         expected = (context.batch_size, *self.state_shape)
         if tuple(initial_state.shape) != expected:
-            raise ValueError(f"initial_state must be {expected}, got {tuple(initial_state.shape)}")
+            raise InputError(f"initial_state must be {expected}, got {tuple(initial_state.shape)}")
         return initial_state
 
     def context(

@@ -17,20 +17,28 @@ from rdvla.engine import Predictor, engine_for
 from rdvla.errors import RDVLAError
 from rdvla.hashing import hash_tensors
 from rdvla.heads import Context, ProprioProjector
+from rdvla.inputs import as_initial_state, as_seed, check_generator, stack, to_torch
+from rdvla.policy.base_models import BASE_MODELS_FILE, OnChange, check_base_models, write_base_models
+from rdvla.policy.checksums import CHECKSUMS_FILE, check_checksums, write_checksums
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.files import (
     CONFIG_FILE,
     STATISTICS_FILE,
+    WEIGHTS_FILE,
     find_policy_folder,
     load_weights,
     read_description,
     write_policy_files,
 )
 from rdvla.policy.hub import HubPolicy
-from rdvla.policy.records import read_records, write_records
+from rdvla.policy.records import TRAINING, read_records, write_records
 from rdvla.policy.trainable import Trainable
 from rdvla.processing import Normalizer, Statistics
-from rdvla.types import Array, Observation, Prediction, check_state, stack
+from rdvla.types import Array, Observation, Prediction, as_observation, check_state
+
+# Files that the checksums cover, as far as a policy has them. Results are put there later, and say themselves
+# which weights they are of; the card may be edited.
+OWN_FILES = (CONFIG_FILE, WEIGHTS_FILE, STATISTICS_FILE, BASE_MODELS_FILE, TRAINING)
 
 
 class RDVLAPolicy(Trainable, HubPolicy):
@@ -104,7 +112,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         *,
         stop: Stops | None = None,
         max_depth: int | Sequence[int] | None = None,
-        initial_state: Tensor | None = None,
+        initial_state: Array | None = None,
         generator: torch.Generator | None = None,
         trace: bool = False,
     ) -> Prediction:
@@ -115,7 +123,8 @@ class RDVLAPolicy(Trainable, HubPolicy):
             stop: iterations, a stop rule, its text, or one of these per sample; the configuration's if not
                 given.
             max_depth: a depth at which samples end whatever their rule says; one, or one per sample.
-            initial_state: S_0, (B, K, D); drawn if not given.
+            initial_state: S_0, (B, K, D), a tensor or a numpy array; for a single observation also (K, D),
+                such as the last prediction's state; drawn if not given.
             generator: source of S_0.
             trace: also return what every iteration would have done.
 
@@ -123,10 +132,15 @@ class RDVLAPolicy(Trainable, HubPolicy):
             The prediction; without the batch dimension for a single observation.
 
         Raises:
-            RDVLAError: a camera is missing, or an image or the state has the wrong size; or a trace is asked
-                of a head that does not iterate.
+            RDVLAError: a camera is missing, or an image, the state or S_0 has the wrong size or is not
+                finite; or a trace is asked of a head that does not iterate.
         """
+        observation = as_observation(observation)
+        check_generator(generator, torch.Generator, example="torch.Generator().manual_seed(0)")
         batch = observation.torch().batched()
+        if initial_state is not None:
+            shape = (batch.batch_size, *self.head.state_shape)
+            initial_state = to_torch(as_initial_state(initial_state, shape=shape)).to(self.device)
         inputs = self.frozen_inputs(batch)
         context = self.context_from(inputs, self.normalize_state(batch.state.to(self.device)))
         prediction = self.engine.predict(
@@ -148,6 +162,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         Raises:
             RDVLAError: as `predict`; or the batch has another size than before.
         """
+        observation = as_observation(observation)
         batch = observation.torch().batched()
         actions = stack(self.session.act(self, batch, generator=self._generator))
         return actions if observation.is_batch else actions[0]
@@ -163,8 +178,9 @@ class RDVLAPolicy(Trainable, HubPolicy):
             self.session.reset(robots)
             return
         self.session = Session(self.execution, self.warm_start)
-        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self._generator = None if seed is None else torch.Generator().manual_seed(as_seed(seed))
 
+    @torch.no_grad()
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw S_0 for `predict`, (B, K, D)."""
         return self.head.initial_state(batch_size, generator)
@@ -189,9 +205,9 @@ class RDVLAPolicy(Trainable, HubPolicy):
         """Compute what no trainable parameter touches, (B, ...) each; a cache may store it by `cache_key`."""
         config = self.config
         observation.check(cameras=config.cameras, image_size=config.image_size, state_dim=config.state_dim)
-        images = stack([observation.images[camera] for camera in config.cameras], axis=1)
+        images = torch.stack([observation.images[camera].to(self.device) for camera in config.cameras], dim=1)
         with torch.no_grad():
-            return self.backbone.frozen_inputs(images.to(self.device), observation.instruction)
+            return self.backbone.frozen_inputs(images, observation.instruction)
 
     def context_from(self, frozen_inputs: Mapping[str, Tensor], state: Tensor) -> Context:
         """Compute the head's context from there, with gradient.
@@ -239,9 +255,12 @@ class RDVLAPolicy(Trainable, HubPolicy):
     def _save_pretrained(self, save_directory: Path) -> None:
         own, state = self._own_weights(), self.state_dict()
         weights = {name: state[name] for name in own}
-        self.backbone.save_files(save_directory)
+        (save_directory / CHECKSUMS_FILE).unlink(missing_ok=True)  # they come last, once all files are there
+        files = self.backbone.save_files(save_directory)
         write_policy_files(save_directory, config=self.config, statistics=self.statistics, weights=weights)
+        write_base_models(save_directory, self.backbone)
         write_records(save_directory, self.records)
+        write_checksums(save_directory, [*OWN_FILES, *files])
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's **model_kwargs have no use here
@@ -253,11 +272,24 @@ class RDVLAPolicy(Trainable, HubPolicy):
         cache_dir: str | Path | None = None,
         force_download: bool = False,
         local_files_only: bool = False,
+        changed_weights: OnChange | None = None,
     ) -> RDVLAPolicy:
         """Load a policy in eval mode: a folder, a run directory, one that ships by name, or the hub's by id.
 
+        Args:
+            pretrained_model_name_or_path: folder, name or hub id.
+            revision: branch, tag or commit on the hub.
+            token: for the hub.
+            cache_dir: folder of downloads.
+            force_download: download again what is there already.
+            local_files_only: do not ask the hub.
+            changed_weights: what to do if a published model that the policy stands on is not the one that it
+                was saved with: refuse (the default), or warn. If not given, the environment variable
+                `RDVLA_CHANGED_WEIGHTS` decides.
+
         Raises:
-            RDVLAError: a file is missing or damaged, or does not fit the configuration; the message names it.
+            RDVLAError: a file is missing or damaged, or does not fit the configuration; or a published model
+                changed. The message names it.
         """
         folder = find_policy_folder(
             pretrained_model_name_or_path,
@@ -268,10 +300,12 @@ class RDVLAPolicy(Trainable, HubPolicy):
             local_files_only=local_files_only,
         )
         config, statistics = read_description(folder)
+        check_checksums(folder)
         try:
             policy = cls(config, statistics)
         except RDVLAError as error:
             raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} next to it: {error}") from error
+        check_base_models(folder, policy.backbone, on_change=changed_weights)
         load_weights(policy, folder, wanted=policy._own_weights())
         policy.backbone.load_files(folder)
         policy.records = read_records(folder)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         run_episode,
     )
     from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting
+    from rdvla.rollout.opening import Opened, OpeningJob, open_each
     from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
     from rdvla.rollout.queries import Outcome, Policy, roll_out, starting_seed
@@ -48,6 +49,8 @@ __all__ = [
     "LocalProcesses",
     "MakeEnvironment",
     "OpenEnvironment",
+    "Opened",
+    "OpeningJob",
     "Outcome",
     "Policy",
     "Question",
@@ -57,6 +60,7 @@ __all__ = [
     "Setting",
     "TimeStep",
     "Transport",
+    "open_each",
     "read_frames",
     "roll_out",
     "run_episode",

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rdvla.control import Stops
 from rdvla.errors import InputError, RDVLAError
+from rdvla.inputs import as_numbers, to_numpy
 from rdvla.runtime.description import read_description
 from rdvla.runtime.solver import Solver
-from rdvla.types import Prediction
+from rdvla.types import Array, Prediction
 
 
 class OnnxHead:
@@ -43,11 +43,11 @@ class OnnxHead:
 
     def predict(
         self,
-        features: Mapping[str, NDArray[np.float32]],
+        features: Mapping[str, Array],
         *,
         stop: Stops | None = None,
         max_depth: int | Sequence[int] | None = None,
-        initial_state: NDArray[np.float32] | None = None,
+        initial_state: Array | None = None,
         generator: np.random.Generator | None = None,
     ) -> Prediction:
         """Iterate until every sample's own stop rule is satisfied.
@@ -64,13 +64,15 @@ class OnnxHead:
             The prediction, with actions (B, K, A) in normalised units.
 
         Raises:
-            InputError: a feature or the initial state is missing or has another shape.
+            InputError: a feature is missing, or it or the initial state has another shape or no numbers.
         """
         missing = [name for name in self.features if name not in features]
         if missing:
             raise InputError(f"features lack {missing[0]!r}; the head takes {', '.join(self.features)}")
-        batch = len(features["proprio"])
-        used = {name: features[name].astype(np.float32, copy=False) for name in self.features}
+        used = {
+            name: to_numpy(as_numbers(features[name], name=f"features[{name!r}]")) for name in self.features
+        }
+        batch = used["proprio"].shape[0] if used["proprio"].ndim else 0
         for name, value in used.items():
             width = self._solver.graph.shapes[name][2]
             if value.ndim != 3 or len(value) != batch or value.shape[2] != width:

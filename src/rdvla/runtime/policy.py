@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from rdvla.control import Session, Stops, WarmStart, parse_execution
 from rdvla.errors import RDVLAError
+from rdvla.inputs import as_seed
 from rdvla.runtime.description import read_description
 from rdvla.runtime.graph import Array
 from rdvla.runtime.instructions import Instructions
 from rdvla.runtime.solver import Solver
-from rdvla.types import Observation, Prediction
+from rdvla.types import Observation, Prediction, as_observation
 
 
 class OnnxPolicy:
@@ -62,7 +63,7 @@ class OnnxPolicy:
         *,
         stop: Stops | None = None,
         max_depth: int | Sequence[int] | None = None,
-        initial_state: NDArray[np.float32] | None = None,
+        initial_state: Array | None = None,
         generator: np.random.Generator | None = None,
     ) -> Prediction:
         """Return one action chunk per sample, in the robot's units, as numpy arrays.
@@ -71,7 +72,8 @@ class OnnxPolicy:
             observation: a batch of B observations, or a single one.
             stop: iterations, a stop rule, its text, or one of these per sample; the policy's if not given.
             max_depth: a depth at which samples end whatever their rule says; one, or one per sample.
-            initial_state: S_0, (B, K, D), such as the last prediction's state; drawn if not given.
+            initial_state: S_0, (B, K, D), or (K, D) for a single observation, such as the last prediction's
+                state; drawn if not given.
             generator: source of S_0.
 
         Returns:
@@ -82,6 +84,7 @@ class OnnxPolicy:
                 type, the state is not finite, or an instruction is too long.
         """
         description = self.description
+        observation = as_observation(observation)
         batch = observation.numpy().batched()
         batch.check(
             cameras=description.cameras,
@@ -91,7 +94,7 @@ class OnnxPolicy:
         inputs: dict[str, Array] = {
             "images": np.stack([batch.images[camera] for camera in description.cameras], axis=1),
             "text": self._instructions.encode(batch.instruction),
-            "proprioception": batch.state.astype(np.float32, copy=False),
+            "proprioception": batch.state,
         }
         prediction = self._solver(
             inputs,
@@ -111,6 +114,7 @@ class OnnxPolicy:
         Raises:
             InputError: see `predict`; no action is used up then.
         """
+        observation = as_observation(observation)
         batch = observation.numpy().batched()
         actions = np.stack(self.session.act(self, batch, generator=self._generator))
         return actions if observation.is_batch else actions[0]
@@ -132,4 +136,4 @@ class OnnxPolicy:
             self.session.reset(robots)
             return
         self.session = Session(self.execution, self.warm_start)
-        self._generator = np.random.default_rng(seed)
+        self._generator = np.random.default_rng(None if seed is None else as_seed(seed))

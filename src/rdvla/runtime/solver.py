@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rdvla.control import CHANGES, FIXED, NO_LIMIT, STOP_RULES, StopLimits, Stops, limits_of
 from rdvla.errors import InputError
+from rdvla.inputs import as_initial_state, check_generator, to_numpy
 from rdvla.runtime.description import GRAPH, Description
 from rdvla.runtime.graph import Array, Graph
 from rdvla.types import Prediction
@@ -48,24 +49,23 @@ class Solver:
         batch_size: int,
         stop: Stops | None,
         max_depth: int | Sequence[int] | None,
-        initial_state: NDArray[np.float32] | None,
+        initial_state: Array | None,
         generator: np.random.Generator | None,
     ) -> Prediction:
         """Run the graph on `inputs` from `initial_state` (B, K, D), drawn if not given.
 
         Raises:
-            InputError: the initial state has another shape, or the graph cannot run the stop rules.
+            InputError: the initial state has another shape or is not finite, the generator is not numpy's, or
+                the graph cannot run the stop rules.
         """
+        check_generator(generator, np.random.Generator, example="numpy.random.default_rng(0)")
         if initial_state is None:
             initial_state = self.initial_state(batch_size, generator)
-        expected = self._state_shape(batch_size)
-        if initial_state.shape != expected:
-            raise InputError(f"initial_state must be {expected}, got {initial_state.shape}")
+        start = to_numpy(as_initial_state(initial_state, shape=self._state_shape(batch_size)))
         limits = limits_of(
             self.description.stop if stop is None else stop, batch_size=batch_size, max_depth=max_depth
         )
-        start = {"initial_state": initial_state.astype(np.float32, copy=False)}
-        found = self.graph.run({**inputs, **start, **self._stop_inputs(limits)})
+        found = self.graph.run({**inputs, "initial_state": start, **self._stop_inputs(limits)})
         return Prediction(found["actions"], found["depth"], found["converged"], found["state"])
 
     def initial_state(self, batch_size: int, generator: np.random.Generator | None) -> NDArray[np.float32]:

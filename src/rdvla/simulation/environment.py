@@ -38,6 +38,7 @@ class SimulatedTask(gymnasium.Env[State, NDArray[np.float32]], ABC):
         control_hz: control steps per second of simulated time.
         robot_type: the robot's name, for a dataset's record.
         state_size, action_size, environment_state_size: lengths of the vectors (S, A, E).
+        state_names, action_names: what each of their numbers is, for a dataset's record; empty: not said.
         num_keypoints: points of the scene that `keypoints` follows (P).
         noise_scale: how much of the noise in demonstrations each of the A actions gets; the gripper's is 0.
     """
@@ -49,6 +50,8 @@ class SimulatedTask(gymnasium.Env[State, NDArray[np.float32]], ABC):
     environment_state_size: int
     num_keypoints: int
     noise_scale: tuple[float, ...]
+    state_names: tuple[str, ...] = ()
+    action_names: tuple[str, ...] = ()
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (Gymnasium declares it so)
 
     def __init__(

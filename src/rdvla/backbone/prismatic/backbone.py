@@ -177,15 +177,20 @@ class PrismaticBackbone(Backbone):
         """See `Backbone.base_models`: the converted checkpoint, if there is one."""
         return (self.conversion["source"],) if self.conversion else ()
 
-    def save_files(self, folder: Path) -> None:
+    def save_files(self, folder: Path) -> list[str]:
         """Write the tokenizer, and the record of the conversion if there is one."""
+        written = []
         if self.prompt_tokenizer is not None:
             with new_folder(folder / TOKENIZER_FOLDER, replace=True) as temporary:
                 self.prompt_tokenizer.tokenizer.save_pretrained(temporary)
+            files = (folder / TOKENIZER_FOLDER).glob("*.json")  # only these are downloaded from the hub
+            written += [f"{TOKENIZER_FOLDER}/{path.name}" for path in files]
         if self.conversion:
             write_json(folder / CONVERSION_FILE, self.conversion)
+            written.append(CONVERSION_FILE)
         else:  # of an older policy in the same folder
             (folder / CONVERSION_FILE).unlink(missing_ok=True)
+        return written
 
     def load_files(self, folder: Path) -> None:
         """Read the tokenizer, and the record of the conversion if there is one."""

@@ -156,6 +156,7 @@ def _open_writer(config: DemonstrationConfig) -> DatasetWriter:
             cameras=config.cameras,
             image_size=config.image_size,
             robot_type=env.robot_type,
+            rendering=config.rendering,
         )
     finally:
         env.close()

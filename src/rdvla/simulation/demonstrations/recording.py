@@ -182,13 +182,13 @@ def record_attempt(
 def frame_features(env: SimulatedTask) -> dict[str, dict[str, Any]]:
     """Return the numeric features of a recorded episode, as `DatasetWriter.create` takes them."""
     return {
-        STATE: _vector(env.state_size),
+        STATE: _vector(env.state_size, env.state_names),
         ENVIRONMENT_STATE: _vector(env.environment_state_size),
         KEYPOINTS: _vector(len(env.cameras) * env.num_keypoints * 2),
-        ACTION: _vector(env.action_size),
+        ACTION: _vector(env.action_size, env.action_names),
         "next.success": {"dtype": "bool", "shape": (1,), "names": None},
     }
 
 
-def _vector(size: int) -> dict[str, Any]:
-    return {"dtype": "float32", "shape": (size,), "names": None}
+def _vector(size: int, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"dtype": "float32", "shape": (size,), "names": list(names) or None}

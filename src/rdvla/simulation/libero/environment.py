@@ -23,6 +23,7 @@ from rdvla.simulation.rendering import CameraRenderer, Rendering
 
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 
+_HAND = ("x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3")  # as in published LIBERO data
 SETTLING_STEPS = 10  # of the published protocol: objects of the initial states fall into place
 _SETTLE = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 _VISUAL_GEOMS = 1  # robosuite's group of the geometry that is seen; group 0 collides
@@ -54,6 +55,8 @@ class LiberoEnv(SimulatedTask):
     action_size = 7
     environment_state_size = 18
     num_keypoints = 5
+    state_names = (*_HAND, "gripper", "gripper")
+    action_names = (*_HAND, "gripper")
     noise_scale = (1.0, 1.0, 1.0, 0.3, 0.3, 0.3, 0.0)
 
     def __init__(

@@ -47,6 +47,8 @@ class MetaWorldEnv(SimulatedTask):
     state_size = 4
     action_size = 4
     environment_state_size = 9
+    state_names = ("x", "y", "z", "gripper")
+    action_names = ("x", "y", "z", "gripper")
     num_keypoints = 3
     noise_scale = (1.0, 1.0, 1.0, 0.0)
 

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdvla.data.encoding import concatenate_videos, stream_header, video_facts
-from rdvla.data.episode import DatasetSpec, plain_feature
 from rdvla.data.features import IMAGE_IS_NEW, NUMERIC_DTYPES, camera_key
 from rdvla.data.formats.lerobot_v3.files import checksum, matrix
 from rdvla.data.formats.lerobot_v3.layout import (
@@ -38,6 +37,7 @@ from rdvla.data.formats.lerobot_v3.layout import (
 )
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
 from rdvla.data.formats.lerobot_v3.staging import FEATURES_FILE, NewEpisodes, first_new_file, stored_name
+from rdvla.data.spec import DatasetSpec, plain_feature
 from rdvla.data.statistics import QUANTILES, Statistics, as_json, combine, feature_statistics, from_json
 from rdvla.files import write_atomically, write_json
 
@@ -183,10 +183,13 @@ def _write_tasks(root: Path, tasks: list[str]) -> None:
 
 def _all_features(spec: DatasetSpec, existing: DatasetMetadata | None) -> dict[str, dict[str, Any]]:
     """Return every feature as `info.json` lists them, cameras and default features included."""
-    names = ["height", "width", "channels"]
-    cameras = {camera_key(camera): [*spec.size_of(camera), 3] for camera in spec.cameras}
+    axes = ["height", "width", "channels"]
+    drawn = {"rendering": spec.rendering} if spec.rendering else {}
     return {
-        **{key: {"dtype": "video", "shape": shape, "names": list(names)} for key, shape in cameras.items()},
+        **{
+            camera_key(camera): {"dtype": "video", "shape": [*size, 3], "names": axes, **drawn}
+            for camera, size in spec.cameras.items()
+        },
         **{stored_name(name, existing): plain_feature(feature) for name, feature in spec.features.items()},
         stored_name(IMAGE_IS_NEW, existing): {"dtype": "bool", "shape": [1], "names": None},
         **{name: dict(feature) for name, feature in DEFAULT_FEATURES.items()},

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rdvla.data.episode import DatasetSpec
 from rdvla.data.features import (
     CAMERA_PREFIX,
     FORMER_NAMES,
@@ -34,6 +33,7 @@ from rdvla.data.formats.lerobot_v3.layout import (
     image_size,
     is_depth,
 )
+from rdvla.data.spec import DatasetSpec
 from rdvla.data.statistics import Statistics, from_json
 from rdvla.errors import DatasetError
 
@@ -175,11 +175,13 @@ class DatasetMetadata:
             raise DatasetError(
                 f"{self.files.root} has features that cannot be added to; write a new dataset instead"
             )
-        cameras = tuple(camera_name(name) for name in videos)
-        sizes = {camera_name(name): image_size(feature) for name, feature in videos.items()}
-        size = next(iter(sizes.values()), (0, 0))
-        others = {camera: each for camera, each in sizes.items() if each != size}
-        return DatasetSpec(int(self.fps), numeric, cameras, size, self.info.get("robot_type"), others)
+        return DatasetSpec(
+            int(self.fps),
+            numeric,
+            {camera_name(name): image_size(feature) for name, feature in videos.items()},
+            self.info.get("robot_type"),
+            next((feature.get("rendering") for feature in videos.values()), None),
+        )
 
     def _position(self, prefix: str, episode: int) -> FilePosition:
         columns = (self.episodes[f"{prefix}/chunk_index"], self.episodes[f"{prefix}/file_index"])

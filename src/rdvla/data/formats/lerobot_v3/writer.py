@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdvla.data.episode import DatasetSpec, Episode, check_episode
-from rdvla.data.features import Feature, current_name
+from rdvla.data.episode import Episode, check_episode
+from rdvla.data.features import Feature
 from rdvla.data.formats.lerobot_v3.assemble import assemble
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
 from rdvla.data.formats.lerobot_v3.staging import StagedEpisode, write_staged_episode
+from rdvla.data.spec import DatasetSpec, ImageSize, camera_sizes
 from rdvla.errors import ConfigError, DatasetError
 from rdvla.files import read_json, write_json
 
@@ -32,7 +33,9 @@ class DatasetWriter:
 
     Example::
 
-        writer = DatasetWriter.create("demos", fps=80, features=features, cameras=("front",), image_size=128)
+        writer = DatasetWriter.create(
+            "demos", fps=80, features=features, cameras=("front",), image_size=(480, 640)
+        )
         for number, seed in enumerate(seeds):
             if number not in writer.finished():  # resumes an interrupted generation
                 writer.add_episode(demonstrate(seed), number=number)
@@ -51,27 +54,30 @@ class DatasetWriter:
         fps: int,
         features: Mapping[str, Feature],
         cameras: Sequence[str],
-        image_size: int | tuple[int, int] | Mapping[str, tuple[int, int]],
+        image_size: ImageSize | Mapping[str, ImageSize],
         robot_type: str | None = None,
+        rendering: str | None = None,
     ) -> DatasetWriter:
         """Start a new dataset, or continue an interrupted one.
 
         Args:
             root: folder of the dataset; it must not exist yet.
             fps: control frequency in Hz.
-            features: numeric features, name -> {"dtype": "float32", "shape": (4,), "names": [...] or None}.
-                The image features, `camera_is_new` and the standard columns are added by the writer.
+            features: numeric features, name -> {"dtype": "float32", "shape": (4,), "names": [...] or None};
+                "units": [...] may be added. A robot's are `action` and `observation.state`. The writer itself
+                adds the images, `camera_is_new` and the standard columns.
             cameras: camera names such as "front".
-            image_size: side of a square image, or (height, width), in pixels; or camera -> (height, width).
+            image_size: side of a square image, or (height, width), in pixels; camera -> size if they differ.
             robot_type: free text for the dataset's record.
+            rendering: how a simulator drew the images, for the record.
 
         Raises:
             DatasetError: the dataset exists, or an interrupted one has another specification.
             ConfigError: a feature, camera or size is impossible.
         """
         root = Path(root)
-        size, others = _sizes(image_size, cameras)
-        spec = DatasetSpec(fps, dict(features), tuple(cameras), size, robot_type, others)
+        sizes = camera_sizes(cameras, image_size)
+        spec = DatasetSpec(fps, dict(features), sizes, robot_type, rendering)
         if root.exists():
             raise DatasetError(
                 f"{root} exists already: choose another folder, delete it, or add to it (append)"
@@ -179,15 +185,14 @@ class DatasetWriter:
         record = self.spec.as_json() | {"base_episodes": self.base_episodes}
         path = self.staging / SPEC_FILE
         if path.exists():
-            found = read_json(path)
-            found["features"] = {current_name(n): f for n, f in found.get("features", {}).items()}
-            if found == record:
+            different, base_episodes = self._differences(path)
+            if not different and base_episodes == self.base_episodes:
                 self._sweep()
                 return
             # A finalize that was killed between its last two steps left these episodes behind. They are in
             # the dataset already.
-            if found.get("base_episodes", 0) >= self.base_episodes:
-                different = [name for name in record if found.get(name) != record[name]]
+            if base_episodes >= self.base_episodes:
+                different += ["number of episodes"] if base_episodes > self.base_episodes else []
                 raise DatasetError(
                     f"{self.staging} holds an interrupted dataset with another {', '.join(different)}: "
                     "use the same settings to go on, or delete that folder to start again"
@@ -196,22 +201,17 @@ class DatasetWriter:
         (self.staging / EPISODES_FOLDER).mkdir(parents=True, exist_ok=True)
         write_json(path, record)
 
+    def _differences(self, path: Path) -> tuple[list[str], int]:
+        """Return what the specification of an interrupted dataset differs in, and its `base_episodes`."""
+        try:
+            found = read_json(path)
+            return self.spec.differences(DatasetSpec.from_json(found)), int(found.get("base_episodes", 0))
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+            raise DatasetError(
+                f"{path} is damaged: delete {self.staging} to start again ({error})"
+            ) from error
+
     def _sweep(self) -> None:
         """Remove episodes that killed processes left half written."""
         for leftover in (self.staging / EPISODES_FOLDER).glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _sizes(
-    image_size: int | tuple[int, int] | Mapping[str, tuple[int, int]], cameras: Sequence[str]
-) -> tuple[tuple[int, int], dict[str, tuple[int, int]]]:
-    """Return the first camera's (height, width), and those of the cameras that differ from it."""
-    if isinstance(image_size, int):
-        return (image_size, image_size), {}
-    if isinstance(image_size, tuple):
-        return image_size, {}
-    missing = [camera for camera in cameras if camera not in image_size]
-    if missing:
-        raise ConfigError(f"image_size has no entry for the camera {missing[0]!r}")
-    sizes = [image_size[camera] for camera in cameras] or [(0, 0)]
-    return sizes[0], {c: s for c, s in zip(cameras, sizes, strict=False) if s != sizes[0]}
