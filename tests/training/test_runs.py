@@ -212,6 +212,8 @@ def test_resuming_a_finished_run_says_so(run: Path, dataset: Path) -> None:
 def test_every_option_that_may_change_exists_and_has_a_reason() -> None:
     assert MAY_CHANGE.keys() <= set(option_names(TrainConfig))
     assert all(MAY_CHANGE.values())
+    page = (Path(__file__).parents[2] / "docs/runs.md").read_text()
+    assert [name for name in MAY_CHANGE if f"`{name}`" not in page] == []
 
 
 # --- moving ---

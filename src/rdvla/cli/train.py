@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rdvla.cli.failures import INTERRUPTED
 from rdvla.errors import optional
 from rdvla.training.config import TrainConfig
 from rdvla.training.resuming import options_of_run
@@ -12,8 +13,8 @@ SHORT = "--backbone."
 FULL = "--policy.backbone."
 
 
-def run(config: TrainConfig) -> None:
-    """Train a policy on a LeRobot v3.0 dataset; `--resume true` goes on after an interruption.
+def run(config: TrainConfig) -> int:
+    """Train a policy on a LeRobot v3.0 dataset; `--resume true` goes on after an interruption, or for longer.
 
     `--backbone.x` is short for `--policy.backbone.x`, and `--backbone.name_or_path` chooses the backbone
     `huggingface` if neither a type nor a configuration file is given.
@@ -21,7 +22,7 @@ def run(config: TrainConfig) -> None:
     with optional("train"):
         from rdvla.training import train
 
-    train(config)
+    return 0 if train(config).finished else INTERRUPTED
 
 
 def in_full(argv: Sequence[str]) -> list[str]:

@@ -56,15 +56,15 @@ class OptimizerConfig:
     clip_norm: float = 1.0  # largest norm of the whole gradient
 
     def __post_init__(self) -> None:
-        positive(
-            "optimizer", learning_rate=self.learning_rate, epsilon=self.epsilon, clip_norm=self.clip_norm
-        )
-        not_negative("optimizer", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
         if self.learning_rate > 1:
             raise ConfigError(
                 f"optimizer.learning_rate is {self.learning_rate}; it must be at most 1: an update moves a "
                 "weight by about as much."
             )
+        positive(
+            "optimizer", learning_rate=self.learning_rate, epsilon=self.epsilon, clip_norm=self.clip_norm
+        )
+        not_negative("optimizer", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
         for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
             if not 0 <= value < 1:
                 raise ConfigError(f"optimizer.{name} is {value}; it must be at least 0 and below 1.")

@@ -26,7 +26,8 @@ def check_installed(names: Sequence[str]) -> None:
         MissingExtraError: one is not; the message names the extra that brings it.
     """
     for name in names:
-        if find_spec(name) is None:
+        found = find_spec(name)
+        if found is None or found.origin is None:  # a folder of this name, such as old figures, has no origin
             raise missing_extra(name, TRACKERS[name])
 
 
