@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from rdvla.evaluation import Interval, PairedTest, ResultsError, write_report
-from rdvla.evaluation.comparison import Comparison
 from rdvla.evaluation.report.content import comparison_sentence
+from rdvla.evaluation.standard import Comparison
 from tests.support.results_sample import META, make_results
 
 pytest.importorskip("jinja2")
@@ -73,6 +73,13 @@ def test_the_page_holds_charts_videos_strips_and_provenance(page_and_results):
     assert "#0a0101" not in text  # every placeholder colour has become a variable
     for word in (META["command"], META["hardware"]["cpu"], "1000000 to 1000003", "single-pass", "McNemar"):
         assert word in text
+
+
+def test_times_of_several_runs_are_in_no_chart(tmp_path, page_and_results):
+    several, _ = page_and_results
+    assert "ms per query" in several and "milliseconds per query" not in several
+    make_results(tmp_path, depths=(1, 8), videos=0)
+    assert "milliseconds per query" in write_report([tmp_path], tmp_path / "report.html").read_text()
 
 
 def test_environments_have_a_section_of_their_own(tmp_path, page_and_results):

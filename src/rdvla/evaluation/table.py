@@ -33,7 +33,9 @@ def print_table(results: Results, *, console: Console) -> None:
     _add_means(table, "mean" if len(envs) == 1 else "mean of environments", columns)
     table.add_row("iterations per query", *(number(column.mean_depth, 2) for column in columns))
     table.add_row("actions executed", *(number(column.mean_executed, 1) for column in columns))
-    table.add_row("ms per query", *(number(column.query_ms, 1) for column in columns))
+    times = results.query_ms
+    if times:
+        table.add_row("ms per query", *(number(times.get(column.setting.stop), 1) for column in columns))
     if any(column.errors for column in columns):
         table.add_row("exceptions", *(str(column.errors) for column in columns), style="red")
     console.print(table)

@@ -9,6 +9,7 @@ from rdvla.control.start import KINDS
 from rdvla.errors import ConfigError, nearest
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.device import Device
+from rdvla.processing.augmentation import Augmentation
 
 OBJECTIVES = ("actions", "perception")
 COMPONENTS = ("backbone", "head")
@@ -31,6 +32,7 @@ class DataConfig:
     cache_batch_size: int = 64  # observations per batch while the cache is filled
     memory_limit_gb: float = 2.0  # GB; caches up to this size are held in memory, larger stay on the disk
     image_shift: int = 0  # pixels; random shift of images for a trainable encoder, 0: off
+    augmentation: Augmentation = field(default_factory=Augmentation)  # random changes of its images
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
@@ -234,6 +236,11 @@ class TrainConfig:
             raise ConfigError("init_from is given but init_parts is empty; name backbone, head or both.")
 
     def _check_combinations(self) -> None:
+        if self.freeze_backbone and self.data.augmentation.is_on:
+            raise ConfigError(
+                "data.augmentation changes images, but with freeze_backbone=true their features are computed "
+                "once; set freeze_backbone=false, or leave data.augmentation out."
+            )
         if self.freeze_backbone and self.objective == "perception":
             raise ConfigError(
                 "objective=perception trains the backbone, but freeze_backbone is true; "

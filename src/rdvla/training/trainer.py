@@ -98,7 +98,11 @@ class Trainer:
             ),
         )
         self.source = BatchSource(
-            self.dataset, features, policy=self.policy, image_shift=config.data.image_shift
+            self.dataset,
+            features,
+            policy=self.policy,
+            image_shift=config.data.image_shift,
+            augmentation=config.data.augmentation,
         )
         self.objective = make_objective(config, self.dataset, self.source)
         self.state = TrainingState(self.policy, config)

@@ -10,13 +10,13 @@ from typing import Any
 
 import jinja2
 
-from rdvla.evaluation.comparison import standard_comparisons
 from rdvla.evaluation.lines import load_lines
 from rdvla.evaluation.profile import depth_profile
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.report import content
 from rdvla.evaluation.report.media import Clip, FilmStrip, clip, film_strip
 from rdvla.evaluation.results import Results
+from rdvla.evaluation.standard import standard_comparisons
 from rdvla.evaluation.summaries import Summary, summaries
 from rdvla.evaluation.table import number, percent, readable
 from rdvla.rollout.jobs import Setting
@@ -35,17 +35,20 @@ def render_page(results: Sequence[str | Path]) -> str:
     if not rows:
         raise ResultsError("the results hold no episode; there is nothing to report")
     everything, core_blocks = summaries(rows), _core_blocks(loaded)
-    envs = content.environments(everything)
+    envs, times = content.environments(everything), content.query_times(loaded)
     return _template().render(
         title=_title(envs, everything),
         first_policy=everything[0].policy,
         number_of_tasks=_number_of_tasks(everything),
         envs=envs,
         key_figures=content.key_figures(_main_line(everything), episodes),
+        caution=content.caution(_main_line(everything)),
         lines=content.policies(everything),
         several_executions=len({summary.setting.execution for summary in everything}) > 1,
         compute_chart=content.compute_chart(everything, core_blocks=core_blocks),
-        time_chart=content.time_chart(everything),
+        times=times,
+        # Runs were measured one after the other: their times are not for one chart.
+        time_chart=content.time_chart(everything, times) if times and len(loaded) == 1 else None,
         suite_panels=content.suite_panels(everything, core_blocks=core_blocks),
         panels=content.task_panels(everything, core_blocks=core_blocks),
         summaries=everything,
