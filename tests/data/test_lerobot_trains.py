@@ -25,17 +25,31 @@ SMALL_DIFFUSION = [
     "--policy.type=diffusion", "--policy.pretrained_backbone_weights=null", "--policy.crop_shape=[56,56]",
     "--policy.down_dims=[16,32]", "--policy.n_groups=4", "--policy.spatial_softmax_num_keypoints=4",
 ]  # fmt: skip
+SMALL_VQBET = [
+    "--policy.type=vqbet", "--policy.pretrained_backbone_weights=null", "--policy.crop_shape=[56,56]",
+    "--policy.gpt_n_layer=1", "--policy.gpt_n_head=2", "--policy.gpt_input_dim=32",
+    "--policy.gpt_hidden_dim=32", "--policy.gpt_output_dim=32", "--policy.dropout=0",
+]  # fmt: skip
 STEPS = 3
+
+
+def record(root: Path, cameras: str) -> Path:
+    needs_lerobot()
+    pytest.importorskip("metaworld")
+    options = ["--episodes_per_task=2", "--image_size=64", "--steps_after_success=4", "--workers=1"]
+    options += ["--tasks=[reach-v3]", f"--cameras=[{cameras}]"]
+    assert main(["demos", f"--output={root}", *options]) == 0
+    return root
 
 
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    needs_lerobot()
-    pytest.importorskip("metaworld")
-    root = tmp_path_factory.mktemp("metaworld") / "demos"
-    options = ["--episodes_per_task=2", "--image_size=64", "--steps_after_success=4", "--workers=1"]
-    assert main(["demos", f"--output={root}", "--tasks=[reach-v3]", "--cameras=[front,side]", *options]) == 0
-    return root
+    return record(tmp_path_factory.mktemp("metaworld") / "demos", "front,side")
+
+
+@pytest.fixture(scope="module")
+def one_camera(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("metaworld") / "one_camera", "front")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +91,14 @@ def test_lerobots_policies_train_on_demonstrations_and_see_cameras_and_state_onl
         "observation.state": "STATE",
     }
     assert set(config["output_features"]) == {"action"}
+
+
+@pytest.mark.parametrize("policy", [SMALL_VQBET, ["--policy.type=tdmpc"]], ids=["vqbet", "tdmpc"])
+def test_lerobots_policies_for_one_camera_train_too(
+    one_camera: Path, tmp_path: Path, policy: list[str]
+) -> None:
+    config = train(one_camera, tmp_path / "run", policy)
+    assert set(config["input_features"]) == {"observation.images.front", "observation.state"}
 
 
 def test_lerobot_trains_on_a_robot_of_ones_own(arm: Path, tmp_path: Path) -> None:

@@ -98,11 +98,17 @@ def largest_difference(first: Tensor, second: Tensor) -> float:
 def random_observation(policy: RDVLAPolicy) -> Observation:
     """Return noise for the cameras, proprioception as in training, and an instruction for each sample."""
     config, generator = policy.config, torch.Generator().manual_seed(0)
-    size = (BATCH, config.image_size, config.image_size, 3)
+    square = (config.image_size, config.image_size)
     state = torch.rand(BATCH, config.state_dim, generator=generator) * 2 - 1
     return Observation(
         images={
-            camera: torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+            camera: torch.randint(
+                0,
+                256,
+                (BATCH, *config.camera_sizes.get(camera, square), 3),
+                dtype=torch.uint8,
+                generator=generator,
+            )
             for camera in config.cameras
         },
         state=policy.state_normalizer.unnormalize(state),

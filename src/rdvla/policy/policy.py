@@ -55,13 +55,14 @@ class RDVLAPolicy(Trainable, HubPolicy):
 
     def __init__(self, config: PolicyConfig, statistics: Statistics) -> None:
         super().__init__()
+        config.check_complete()
         self.config = config
         self.statistics = statistics
         self.action_normalizer = Normalizer.from_statistics(
             statistics,
             "action",
             size=config.head.action_dim,
-            keep=config.unscaled_actions,
+            keep=config.kept_actions,
             opening=config.gripper_opening,
         )
         self.state_normalizer = Normalizer.from_statistics(
@@ -137,7 +138,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         """
         observation = as_observation(observation)
         check_generator(generator, torch.Generator, example="torch.Generator().manual_seed(0)")
-        batch = observation.torch().batched()
+        batch = self.config.fits(observation.torch().batched())
         if initial_state is not None:
             shape = (batch.batch_size, *self.head.state_shape)
             initial_state = to_torch(as_initial_state(initial_state, shape=shape)).to(self.device)
@@ -202,7 +203,11 @@ class RDVLAPolicy(Trainable, HubPolicy):
     # --- the road in two halves, for training ---
 
     def frozen_inputs(self, observation: Observation) -> dict[str, Tensor]:
-        """Compute what no trainable parameter touches, (B, ...) each; a cache may store it by `cache_key`."""
+        """Compute what no trainable parameter touches, (B, ...) each; a cache may store it by `cache_key`.
+
+        Args:
+            observation: a batch whose images are square already (`config.fits`).
+        """
         config = self.config
         observation.check(cameras=config.cameras, image_size=config.image_size, state_dim=config.state_dim)
         images = torch.stack([observation.images[camera].to(self.device) for camera in config.cameras], dim=1)

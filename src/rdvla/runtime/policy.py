@@ -85,7 +85,7 @@ class OnnxPolicy:
         """
         description = self.description
         observation = as_observation(observation)
-        batch = observation.numpy().batched()
+        batch = description.fits(observation.numpy().batched())
         batch.check(
             cameras=description.cameras,
             image_size=description.image_size,

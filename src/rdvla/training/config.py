@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from rdvla.control.start import KINDS
 from rdvla.errors import ConfigError, nearest
@@ -26,13 +26,15 @@ class DataConfig:
     cameras: dict[str, str] = field(default_factory=dict)  # dataset's name: policy's, as {image: agentview}
     action: tuple[str, ...] = ()  # features that make up the action, in this order; empty: action
     state: tuple[str, ...] = ()  # features that make up the proprioception; empty: observation.state, if any
-    resize: bool = False  # scale square images to policy.image_size; false: they must have that size
     sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
     cache_dir: str = ""  # folder of cached frozen inputs, which runs may share; empty: <output_dir>/cache
     cache_batch_size: int = 64  # observations per batch while the cache is filled
     memory_limit_gb: float = 2.0  # GB; caches up to this size are held in memory, larger stay on the disk
     image_shift: int = 0  # pixels; random shift of images for a trainable encoder, 0: off
     augmentation: Augmentation = field(default_factory=Augmentation)  # random changes of its images
+
+    # Options of older files that are gone -> the value that meant what is done now.
+    gone: ClassVar[dict[str, Any]] = {"resize": False}
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
@@ -180,7 +182,7 @@ class TrainConfig:
     """
 
     dataset: str  # LeRobot v3.0: a folder or hub id (user/name, user/name@revision), or several: a,b,c
-    output_dir: str  # run directory; new or empty, unless the run resumes
+    output_dir: str = ""  # run directory; new or empty, unless the run resumes; empty: runs/<dataset's name>
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: Literal["actions", "perception"] = "actions"  # cloning, or environment-state regression
     steps: int = 3000  # updates; the learning rate's schedule ends there
@@ -229,9 +231,8 @@ class TrainConfig:
         return self.objective == "perception" or self.loss.perception_weight > 0
 
     def _check_names(self) -> None:
-        for name in ("dataset", "output_dir"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is empty; name a folder, for example {name}=runs/example.")
+        if not self.dataset:
+            raise ConfigError("dataset is empty; name a folder, for example dataset=datasets/example.")
         if self.init_from and not self.init_parts:
             raise ConfigError("init_from is given but init_parts is empty; name backbone, head or both.")
 

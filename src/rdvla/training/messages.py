@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rdvla.files import read_object
@@ -37,40 +38,48 @@ def resume_lines(trainer: Trainer, *, before: Length) -> list[str]:
 
 def stop_lines(trainer: Trainer) -> list[str]:
     """Say what is there of a run that was interrupted, and how it goes on."""
-    there = [_policy_line(trainer)] if trainer.export.step() is not None else []
-    command = trainer.run_directory.resume_command()
-    return [f"Stopped after step {trainer.state.step}.", *there, f"{'go on':<{TITLE}}{command}"]
+    there = [("policy", _exported(trainer))] if trainer.export.step() is not None else []
+    return [
+        f"Stopped after step {trainer.state.step}.",
+        *titled([*there, ("go on", trainer.run_directory.resume_command())]),
+    ]
 
 
 def finish_lines(trainer: Trainer) -> list[str]:
     """Say what a finished run has written, and what comes next."""
     run = trainer.run_directory
     name, state = shlex.quote(str(run.path)), trainer.state
-    shown = [str(run.path / "metrics.jsonl")]
+    figures = str(run.path / "metrics.jsonl")
     if "tensorboard" in trainer.config.trackers:
-        shown.append(f"tensorboard --logdir {shlex.quote(str(run.path / 'tensorboard'))}")
+        figures += f"; tensorboard --logdir {shlex.quote(str(run.path / 'tensorboard'))}"
     if trainer.config.objective == "perception":
         following = f"rdvla train --init_from {name} --freeze_backbone true --dataset ..."
     else:
         following = f"rdvla eval --policy {name} --output {shlex.quote(str(run.path / 'eval'))} --env ..."
     return [
         f"Finished: {state.step:,} updates in {duration(state.seconds)}.",
-        _policy_line(trainer),
-        f"{'figures':<{TITLE}}{'; '.join(shown)}",
-        f"{'next':<{TITLE}}{following}",
-        f"{'':<{TITLE}}rdvla info {name}",
-        f"{'train longer':<{TITLE}}{run.resume_command()} --steps {2 * state.step}",
+        *titled(
+            [
+                ("policy", _exported(trainer)),
+                ("figures", figures),
+                ("next", following),
+                ("", f"rdvla info {name}"),
+                ("train longer", f"{run.resume_command()} --steps {2 * state.step}"),
+            ]
+        ),
     ]
 
 
-def _policy_line(trainer: Trainer) -> str:
+def titled(lines: Sequence[tuple[str, str]]) -> list[str]:
+    """Lay out pairs of a title and a text."""
+    return [f"{title:<{TITLE}}{text}" for title, text in lines]
+
+
+def _exported(trainer: Trainer) -> str:
     record = read_object(trainer.export.folder / TRAINING)
     loss = record["validation_loss"]
-    best = "best" if record["chosen"] == "best" else "last"
     figure = "" if loss is None else f", validation loss {loss:.4f}"
-    line = (
-        f"{'policy':<{TITLE}}{trainer.export.folder}: the {best} weights, of step {record['steps']}{figure}"
-    )
-    if best == "best" and record["steps"] != trainer.state.step:
-        line += " (for the last ones: --resume true --checkpoints.policy last)"
-    return line
+    text = f"{trainer.export.folder}: the {record['chosen']} weights, of step {record['steps']}{figure}"
+    if record["chosen"] == "best" and record["steps"] != trainer.state.step:
+        text += " (for the last ones: --resume true --checkpoints.policy last)"
+    return text

@@ -23,6 +23,7 @@ from rdvla.config import decode_config, encode_config
 from rdvla.errors import ConfigError
 from rdvla.files import check_writable, read_object, write_json
 from rdvla.policy.files import RUN_POLICY
+from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.resuming import (
     CONFIG_FILE,
@@ -44,7 +45,8 @@ class RunDirectory:
         began_with: its configuration, from `begin` on; a new run's own.
 
     Raises:
-        ConfigError: the folder cannot be written, or is not empty and the run is not resumed.
+        ConfigError: the folder cannot be written, is not empty and the run is not resumed, or the run there
+            is longer than asked for.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -62,9 +64,20 @@ class RunDirectory:
                 f"{self.path} is not empty; choose another output_dir, or go on with the run there "
                 "by resume=true."
             )
+        done = max(CheckpointStore(self.checkpoints).steps(), default=0)
+        if config.steps < done:
+            raise ConfigError(
+                f"The run in {self.path} has done {done} updates, more than steps={config.steps}. Give "
+                f"steps={done} or more, or start a new run in another output_dir."
+            )
 
     def begin(
-        self, config: TrainConfig, origin: Mapping[str, Any], *, older: Mapping[str, Any] | None = None
+        self,
+        config: TrainConfig,
+        origin: Mapping[str, Any],
+        *,
+        older: Mapping[str, Any] | None = None,
+        complete: Callable[[TrainConfig], TrainConfig] | None = None,
     ) -> None:
         """Write what the run begins with; of a run that goes on, check first that it is the same.
 
@@ -72,13 +85,14 @@ class RunDirectory:
             config: with nothing left open.
             origin: name -> fingerprint, for example of the dataset.
             older: name -> the fingerprint that an older version would have recorded.
+            complete: takes from the dataset what the configuration of an older version left open.
 
         Raises:
             ConfigError: the run there has another configuration, or began with something else. The message
                 names what differs.
         """
         if self.resumes:
-            self._check_same(config)
+            self._check_same(config, complete)
             self._check_origin(origin, older or {})
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.resumes and self.record_file.exists()):
@@ -100,10 +114,12 @@ class RunDirectory:
         # A run that was killed before it wrote its configuration leaves nothing to compare with or to lose.
         return not config.resume or self.checkpoints.exists() or self.policy.exists()
 
-    def _check_same(self, config: TrainConfig) -> None:
+    def _check_same(self, config: TrainConfig, complete: Callable[[TrainConfig], TrainConfig] | None) -> None:
         saved = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
         # Decoded, so an option that did not exist when the run began counts as its default.
         self.began_with = decode_config(TrainConfig, saved, source=str(self.config_file))
+        if complete is not None:
+            self.began_with = complete(self.began_with)
         differing = differences(encode_config(self.began_with), encode_config(config), except_for=may_change)
         if differing:
             shown = "; ".join(f"{name} was {old!r}, is now {new!r}" for name, (old, new) in differing.items())

@@ -15,14 +15,15 @@ from torch import Tensor
 from rdvla.config import encode_config
 from rdvla.data import split_episodes
 from rdvla.data.locate import hub_ids
-from rdvla.errors import ConfigError, RDVLAError
+from rdvla.errors import RDVLAError
 from rdvla.files import os_error_sentence, sole_user
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
 from rdvla.training.checkpoints import Checkpoint, CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
+from rdvla.training.inference import complete, describe, describe_size, named
 from rdvla.training.interruption import StopRequest
-from rdvla.training.messages import finish_lines, resume_lines, stop_lines
+from rdvla.training.messages import finish_lines, resume_lines, stop_lines, titled
 from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, validate
@@ -30,7 +31,7 @@ from rdvla.training.optimization import TrainingState, fixed_weights
 from rdvla.training.policy_export import PolicyExport
 from rdvla.training.run_directory import RunDirectory, flatten
 from rdvla.training.schedule import Length
-from rdvla.training.setup import build_policy, make_accelerator, open_dataset
+from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset
 from rdvla.training.trackers import check_installed, open_trackers
 
 
@@ -58,16 +59,20 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, *, console: Console | None = None) -> None:
-        self.config = config
         self.console = console or Console()
+        config = named(config)
         self.run_directory = RunDirectory(config)
         self.store = CheckpointStore(self.run_directory.checkpoints, keep=config.checkpoints.keep)
-        self._check_length()
         check_installed(config.trackers)
         torch.set_num_threads(config.threads)
         self.accelerator = make_accelerator(config)
-        self.dataset = open_dataset(config)
-        self.policy = build_policy(config, self.dataset.statistics).to(self.accelerator.device)
+        source = load_source(config)
+        self.dataset, config = open_dataset(config, source)
+        self.config = config
+        self._say(titled(describe(config, self.dataset)))
+        self.policy = build_policy(config, self.dataset.statistics, source).to(self.accelerator.device)
+        self._say(titled([("policy", describe_size(self.policy))]))
+        self.policy.backbone.check_instructions(self.dataset.tasks)
         self.run_directory.begin(
             config,
             {
@@ -76,6 +81,7 @@ class Trainer:
                 "published files": self.policy.published_files(),
             },
             older={"fixed weights": fixed_weights(self.policy, used=("",))},
+            complete=lambda saved: complete(saved, self.dataset, None if source is None else source.config),
         )
         training, held_out = split_episodes(
             self.dataset, config.data.validation_fraction, config.data.split_seed
@@ -115,6 +121,7 @@ class Trainer:
                     "on_hub": hub_ids(config.dataset),
                     "fingerprint": self.dataset.fingerprint(),
                 },
+                "instructions": list(self.dataset.tasks),
                 "config": encode_config(config),
             },
         )
@@ -255,14 +262,6 @@ class Trainer:
 
     # --- going on ---
 
-    def _check_length(self) -> None:
-        done = max(self.store.steps(), default=0)
-        if self.config.steps < done:
-            raise ConfigError(
-                f"The run in {self.run_directory.path} has done {done} updates, more than steps="
-                f"{self.config.steps}. Give steps={done} or more, or start a new run in another output_dir."
-            )
-
     def _resume(self) -> None:
         if not self.config.resume:
             return
@@ -318,5 +317,6 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     Raises:
         RDVLAError: another process trains there, or as `Trainer` and `Trainer.run`.
     """
+    config = named(config)
     with sole_user(Path(config.output_dir)):
         return Trainer(config, console=console).run()
