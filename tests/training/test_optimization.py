@@ -38,7 +38,7 @@ def test_schedule_is_linear_then_cosine() -> None:
 def test_a_run_that_is_extended_warms_up_to_the_schedule_of_its_new_length() -> None:
     """From 2 % of the peak the rate must not jump to half of it, and must end at 2 % of it again."""
     lengths = with_length(with_length((), start=0, steps=100), start=100, steps=200)
-    schedule = Schedule(lengths, warmup_steps=10, final_fraction=0.02)
+    schedule = Schedule(lengths, warmup=lambda _: 10, final_fraction=0.02)
     short, long = (WarmupCosine(steps, 10, 0.02) for steps in (100, 200))
     factors = [schedule.factor(update) for update in range(200)]
     assert factors[:100] == [short.factor(update) for update in range(100)]
@@ -54,7 +54,7 @@ def test_a_run_may_change_its_length_several_times() -> None:
     assert with_length(lengths, start=50, steps=100) == lengths  # resumed as it was
     lengths = with_length(with_length(lengths, start=40, steps=300), start=60, steps=80)
     assert lengths == (Length(0, 100), Length(40, 300), Length(60, 80))
-    schedule = Schedule(lengths, warmup_steps=30, final_fraction=0.1)
+    schedule = Schedule(lengths, warmup=lambda _: 30, final_fraction=0.1)
     at_40 = WarmupCosine(100, 30, 0.1).factor(39)
     at_59 = at_40 + (WarmupCosine(300, 30, 0.1).factor(59) - at_40) * 20 / 30  # still on its way
     assert schedule.factor(59) == pytest.approx(at_59)

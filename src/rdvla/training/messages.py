@@ -31,7 +31,7 @@ def resume_lines(trainer: Trainer, *, before: Length) -> list[str]:
     if before.steps != steps:
         lines.append(
             f"The run was to end after {before.steps:,} updates. Over the next "
-            f"{trainer.config.optimizer.warmup_steps} the learning rate moves to the schedule of {steps:,}."
+            f"{trainer.config.optimizer.warmup(steps)} the learning rate moves to the schedule of {steps:,}."
         )
     return lines
 

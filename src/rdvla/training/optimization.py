@@ -105,7 +105,7 @@ class TrainingState:
         self.lengths = with_length(so_far, start=self.step, steps=self._steps)
         self._schedule = Schedule(
             self.lengths,
-            warmup_steps=self._config.warmup_steps,
+            warmup=self._config.warmup,
             final_fraction=self._config.final_fraction,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -49,22 +49,23 @@ def with_length(lengths: Sequence[Length], *, start: int, steps: int) -> tuple[L
 class Schedule:
     """Warm-up and cosine of a run whose length may have been changed on the way.
 
-    After a change the factor moves, over as many updates as the warm-up has, from where it stood to the
-    schedule of a run that was meant to have the new length from its beginning, and follows that to its end.
-    A finished run that is extended so warms up again instead of jumping.
+    After a change the factor moves, over as many updates as a run of the new length warms up, from where it
+    stood to the schedule of such a run, and follows that to its end. A finished run that is extended so warms
+    up again instead of jumping.
     """
 
     lengths: tuple[Length, ...]  # the first starts at 0
-    warmup_steps: int  # updates of every rise
+    warmup: Callable[[int], int]  # updates of the whole run -> updates of a rise
     final_fraction: float  # of the peak, at the last update
 
     def factor(self, update: int) -> float:
         """Return the factor for update number `update`."""
         known = [length for length in self.lengths if length.start <= update]
-        target = WarmupCosine(known[-1].steps, self.warmup_steps, self.final_fraction).factor(update)
-        since = update - known[-1].start
-        if len(known) == 1 or since >= self.warmup_steps:
+        steps = known[-1].steps
+        rise, since = self.warmup(steps), update - known[-1].start
+        target = WarmupCosine(steps, rise, self.final_fraction).factor(update)
+        if len(known) == 1 or since >= rise:
             return target
-        before = Schedule(tuple(known[:-1]), self.warmup_steps, self.final_fraction)
+        before = Schedule(tuple(known[:-1]), self.warmup, self.final_fraction)
         stood = before.factor(known[-1].start - 1)
-        return stood + (target - stood) * (since + 1) / self.warmup_steps
+        return stood + (target - stood) * (since + 1) / rise

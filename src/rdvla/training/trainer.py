@@ -69,6 +69,7 @@ class Trainer:
         source = load_source(config)
         self.dataset, config = open_dataset(config, source)
         self.config = config
+        self._say(titled([("note", note) for note in self.dataset.notes]))
         self._say(titled(describe(config, self.dataset)))
         self.policy = build_policy(config, self.dataset.statistics, source).to(self.accelerator.device)
         self._say(titled([("policy", describe_size(self.policy))]))
@@ -121,6 +122,7 @@ class Trainer:
                     "on_hub": hub_ids(config.dataset),
                     "fingerprint": self.dataset.fingerprint(),
                 },
+                "notes": self.dataset.notes,
                 "instructions": list(self.dataset.tasks),
                 "config": encode_config(config),
             },
