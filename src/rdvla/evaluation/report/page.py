@@ -38,7 +38,7 @@ def render_page(results: Sequence[str | Path]) -> str:
     envs, times = content.environments(everything), content.query_times(loaded)
     return _template().render(
         title=_title(envs, everything),
-        first_policy=everything[0].policy,
+        policies=list(dict.fromkeys(row.policy for row in rows)),
         number_of_tasks=_number_of_tasks(everything),
         envs=envs,
         key_figures=content.key_figures(_main_line(everything), episodes),
