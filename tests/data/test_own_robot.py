@@ -68,6 +68,27 @@ def test_the_rendering_of_simulated_images_is_recorded_and_kept(tmp_path: Path) 
     assert "rendering" not in features["action"]
 
 
+def test_quality_is_chosen_by_the_image_size_or_by_hand_and_kept(tmp_path: Path) -> None:
+    def written(name: str, **changes: object) -> dict[str, tuple[int, int]]:
+        writer = arm_writer(tmp_path / name, **changes)
+        writer.add_episode(arm_episode(0, length=4))
+        root = writer.finalize()
+        assert DatasetWriter.append(root).spec.crf == changes.get("crf")
+        features = json.loads((root / "meta/info.json").read_text())["features"]
+        return {
+            camera: (
+                features[f"observation.images.{camera}"]["info"]["video.crf"],
+                (root / f"videos/observation.images.{camera}/chunk-000/file-000.mp4").stat().st_size,
+            )
+            for camera in SIZES
+        }
+
+    usual, coarse = written("usual"), written("coarse", crf=40)
+    assert [usual[camera][0] for camera in ("top", "wrist")] == [18, 6]
+    for camera in SIZES:
+        assert coarse[camera][0] == 40 and coarse[camera][1] < 0.7 * usual[camera][1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -76,6 +97,7 @@ def test_the_rendering_of_simulated_images_is_recorded_and_kept(tmp_path: Path) 
         ({"image_size": {"top": 64, "wrist": (0, 64)}}, "'wrist' need at least one pixel"),
         ({"cameras": ("top", "top"), "image_size": 64}, "a camera is named twice"),
         ({"cameras": ("top/left",), "image_size": 64}, "a camera name may hold"),
+        ({"crf": 52}, "crf must be from 0"),
         ({"fps": 29.97}, "fps must be a positive integer"),
     ],
 )

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdvla.data.encoding import concatenate_videos, stream_header, video_facts
+from rdvla.data.encoding import concatenate_videos, stream_header, usual_crf, video_facts
 from rdvla.data.features import IMAGE_IS_NEW, NUMERIC_DTYPES, camera_key
 from rdvla.data.formats.lerobot_v3.files import checksum, matrix
 from rdvla.data.formats.lerobot_v3.layout import (
@@ -246,9 +246,11 @@ def write_info(root: Path, new: NewEpisodes, spec: DatasetSpec, existing: Datase
     """Write `meta/info.json`, the last step, and the checksums of all files just before it."""
     episodes = new.first_episode + len(new)
     features = _all_features(spec, existing)
-    for camera in spec.cameras:
+    for camera, size in spec.cameras.items():
         key = camera_key(camera)
-        features[key]["info"] = video_facts(root / FilePosition().path(VIDEO_PATH, video_key=key))
+        crf = usual_crf(size) if spec.crf is None else spec.crf
+        facts = video_facts(root / FilePosition().path(VIDEO_PATH, video_key=key))
+        features[key]["info"] = facts | {"video.crf": crf}
     info = {
         "codebase_version": CODEBASE_VERSION,
         "robot_type": spec.robot_type,

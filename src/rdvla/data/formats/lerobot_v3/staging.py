@@ -5,7 +5,7 @@ Each holds the numeric features, one video per camera, and a record of the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rdvla.data.encoding import encode_video
+from rdvla.data.encoding import VideoEncoder
 from rdvla.data.episode import CheckedEpisode
 from rdvla.data.features import IMAGE_IS_NEW, camera_key, current_name
 from rdvla.data.formats.lerobot_v3.files import DatasetFiles
 from rdvla.data.formats.lerobot_v3.layout import FilePosition
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
-from rdvla.data.statistics import Statistics, as_json, from_json, image_statistics
+from rdvla.data.spec import DatasetSpec
+from rdvla.data.statistics import ImageSample, Statistics, as_json, from_json
 from rdvla.errors import DatasetError
 from rdvla.files import write_atomically, write_json
 
@@ -71,28 +72,79 @@ class StagedEpisode:
         return self.folder / f"{camera}.mp4"
 
 
-def write_staged_episode(folder: Path, episode: CheckedEpisode, *, fps: int) -> None:
+class StagedVideos:
+    """Writes an episode's images into its folder, step by step, and sums them up."""
+
+    def __init__(self, folder: Path, spec: DatasetSpec) -> None:
+        self._encoders = {
+            camera: VideoEncoder(folder / f"{camera}.mp4", size=size, fps=spec.fps, crf=spec.crf)
+            for camera, size in spec.cameras.items()
+        }
+        self._samples = {camera: ImageSample() for camera in spec.cameras}
+        self._is_new: list[bool] = []
+
+    def add(self, images: Mapping[str, NDArray[np.uint8]], *, is_new: bool) -> None:
+        """Show one image of every camera in the next step; one that is held is not new."""
+        self._is_new.append(is_new)
+        for camera, image in images.items():
+            self._encoders[camera].add(image)
+            if is_new:
+                self._samples[camera].add(image)
+
+    def close(self) -> None:
+        """Complete the files."""
+        for encoder in self._encoders.values():
+            encoder.close()
+
+    def abandon(self) -> None:
+        """Let go of the files as they are."""
+        for encoder in self._encoders.values():
+            encoder.abandon()
+
+    @property
+    def is_new(self) -> NDArray[np.bool_]:
+        """(T,) whether the cameras took a new image."""
+        return np.array(self._is_new)
+
+    def statistics(self) -> dict[str, Statistics]:
+        """Return camera feature -> statistics."""
+        return {camera_key(camera): sample.statistics() for camera, sample in self._samples.items()}
+
+
+def write_staged_episode(folder: Path, episode: CheckedEpisode, spec: DatasetSpec) -> None:
     """Write an episode into an empty folder."""
-    steps = np.arange(episode.length)
+    videos = StagedVideos(folder, spec)
     is_new = np.diff(episode.image_index, prepend=-1) > 0
-    columns = dict(episode.features) | {
-        IMAGE_IS_NEW: is_new[:, None],
-        "timestamp": (steps / fps).astype(np.float32)[:, None],
+    for index, new in zip(episode.image_index.tolist(), is_new.tolist(), strict=True):
+        videos.add({camera: images[index] for camera, images in episode.images.items()}, is_new=new)
+    finish_staged_episode(folder, episode.features, videos, spec, task=episode.task, source=episode.source)
+
+
+def finish_staged_episode(
+    folder: Path,
+    features: Mapping[str, NDArray[Any]],
+    videos: StagedVideos,
+    spec: DatasetSpec,
+    *,
+    task: str,
+    source: Mapping[str, Any],
+) -> None:
+    """Complete an episode whose images are written: its features, (T, size) each, and its record."""
+    videos.close()
+    steps = np.arange(len(videos.is_new))
+    columns = dict(features) | {
+        IMAGE_IS_NEW: videos.is_new[:, None],
+        "timestamp": (steps / spec.fps).astype(np.float32)[:, None],
         "frame_index": steps.astype(np.int64)[:, None],
     }
     table = pa.table({name: arrow_column(values) for name, values in columns.items()})
     with write_atomically(folder / FEATURES_FILE) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
-    for camera, images in episode.images.items():
-        with write_atomically(folder / f"{camera}.mp4") as temporary:
-            encode_video(temporary, images, image_index=episode.image_index, fps=fps)
     record = {
-        "length": episode.length,
-        "task": episode.task,
-        "source": episode.source,
-        "image_statistics": {
-            camera_key(camera): as_json(image_statistics(images)) for camera, images in episode.images.items()
-        },
+        "length": len(steps),
+        "task": task,
+        "source": dict(source),
+        "image_statistics": {key: as_json(entry) for key, entry in videos.statistics().items()},
     }
     try:
         write_json(folder / RECORD_FILE, record)
