@@ -77,16 +77,18 @@ def test_quality_is_chosen_by_the_image_size_or_by_hand_and_kept(tmp_path: Path)
         features = json.loads((root / "meta/info.json").read_text())["features"]
         return {
             camera: (
-                features[f"observation.images.{camera}"]["info"]["video.crf"],
+                features[f"observation.images.{camera}"]["info"].get("video.crf"),
                 (root / f"videos/observation.images.{camera}/chunk-000/file-000.mp4").stat().st_size,
             )
             for camera in SIZES
         }
 
-    usual, coarse = written("usual"), written("coarse", crf=40)
-    assert [usual[camera][0] for camera in ("top", "wrist")] == [18, 6]
-    for camera in SIZES:
-        assert coarse[camera][0] == 40 and coarse[camera][1] < 0.7 * usual[camera][1]
+    usual, sharp, coarse = (
+        written(f"crf_{crf}", **({} if crf is None else {"crf": crf})) for crf in (None, 6, 18)
+    )
+    assert {camera: number for camera, (number, _) in coarse.items()} == {"top": 18, "wrist": 18}
+    assert usual["top"][1] == coarse["top"][1] < sharp["top"][1]  # more than 256 pixels
+    assert coarse["wrist"][1] < sharp["wrist"][1] == usual["wrist"][1]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rdvla.errors import RDVLAError
 from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_table, write_report
 from rdvla.evaluation.statistics import wilson_interval
-from rdvla.evaluation.summaries import suite_summaries, summaries, summarise
+from rdvla.evaluation.summaries import sort_rows, suite_summaries, summaries, summarise
 from rdvla.evaluation.upgrade import upgrade_entry
 from tests.support.results_sample import make_results
 
@@ -127,6 +127,20 @@ def test_the_table_names_every_setting_and_task(results):
     text = out.getvalue()
     for word in ("depth 1", "depth 8", "action change 0.001", "push", "reach", "ms per query", "exceptions"):
         assert word in text
+
+
+def test_rows_are_shown_in_order_whatever_order_they_were_played_in(tmp_path):
+    results = make_results(tmp_path, depths=(12, 1, 4), tasks=("reach", "push"), videos=0, error=True)
+    shown = sort_rows(results.rows[::-1])
+    assert [row.stop for row in shown[::2]] == ["fixed:1", "fixed:4", "fixed:12", "action_change:0.001"]
+    assert [row.task for row in shown[:2]] == ["push", "reach"]
+    out = io.StringIO()
+    print_table(results, console=Console(file=out, width=160))
+    text = out.getvalue()
+    heading = next(line for line in text.splitlines() if "depth 12" in line)
+    assert heading.index("depth 1 ") < heading.index("depth 4") < heading.index("depth 12")
+    assert text.index("push") < text.index("reach")
+    assert "2 of 48 episodes ended with an exception" in text
 
 
 def with_rules(entry):

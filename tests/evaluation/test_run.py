@@ -58,7 +58,7 @@ def test_a_depth_sweep_counts_successes_and_depths(tmp_path):
         assert len(episode.executed) == len(episode.depths)
         assert all(count == 8 for count in episode.executed[:-1])
         assert (episode.video is not None) == (episode.seed == SEED)
-        assert (episode.video_stride == 4) == (episode.video is not None)
+        assert (episode.video_stride, episode.video_speed) == ((2, 0.5) if episode.video else (None, None))
         assert episode.video is None or (results.folder / episode.video).stat().st_size > 0
     seeds = {}
     for episode in results.episodes:

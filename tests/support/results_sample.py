@@ -109,13 +109,11 @@ def make_results(
 def _film(path, images, depths, success):
     frames = [
         Frame(
-            image=image,
-            depth=depths[min(i * VIDEO_STRIDE // 8, len(depths) - 1)],
+            image,
+            query=min(i * VIDEO_STRIDE // 8, len(depths) - 1),
             step=i * VIDEO_STRIDE,
-            success=False,
+            success=success and i == len(images) - 1,
         )
         for i, image in enumerate(images)
     ]
-    if success:
-        frames[-1] = Frame(frames[-1].image, frames[-1].depth, frames[-1].step, success=True)
-    write_video(path, frames, fps=20)
+    write_video(path, frames, fps=20, depths=depths)

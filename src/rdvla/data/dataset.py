@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rdvla.data.division import divide_by_task
 from rdvla.data.features import (
     ACTION,
     ENVIRONMENT_STATE,
@@ -322,18 +323,5 @@ def split_episodes(
     Raises:
         ConfigError: the fraction is out of range.
     """
-    if not 0 <= validation_fraction < 1:
-        raise ConfigError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
-    by_task: dict[int, list[int]] = {}
-    for episode in dataset.episodes.tolist():
-        by_task.setdefault(dataset.episode_task(episode), []).append(episode)
-    training: list[int] = []
-    validation: list[int] = []
-    for task, episodes in by_task.items():
-        count = round(validation_fraction * len(episodes))
-        if validation_fraction > 0 and len(episodes) > 1:
-            count = min(max(count, 1), len(episodes) - 1)
-        order = np.random.default_rng([seed, task]).permutation(len(episodes))
-        validation += [episodes[i] for i in order[:count]]
-        training += [episodes[i] for i in order[count:]]
-    return sorted(training), sorted(validation)
+    tasks = {episode: dataset.episode_task(episode) for episode in dataset.episodes.tolist()}
+    return divide_by_task(tasks, validation_fraction, seed)

@@ -58,7 +58,7 @@ class EvaluationConfig:
     device: Device = "auto"  # of the policy; auto: an accelerator if there is one
     threads: int = 1  # torch threads of the policy; the environments need the other cores
     videos: int = 1  # per task and setting, of its first episodes
-    video_fps: int = 20  # frames per second of simulated time; each more costs a rendering
+    video_fps: int = 20  # frames per second of watching; each more costs a rendering
     timing_seconds: float = 20.0  # after the episodes, about how long to measure ms per query; 0: not at all
     rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
     allow_other_robot: bool = False  # warn if the policy was trained on another robot, instead of refusing

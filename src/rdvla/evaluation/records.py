@@ -41,6 +41,7 @@ class Episode:
     executed: list[int]  # actions executed after each query
     video: str | None = None  # path relative to the results file
     video_stride: int | None = None  # environment steps between its frames; None without a video
+    video_speed: float | None = None  # times the robot's own; None without a video, and in older files: 1
     error: EpisodeError | None = None
 
     @property

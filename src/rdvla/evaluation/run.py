@@ -245,4 +245,5 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
         executed=end.result.executed,
         video=None if job.video is None else str(job.video.relative_to(config.output)),
         video_stride=end.result.video_stride,
+        video_speed=end.result.video_speed,
     )

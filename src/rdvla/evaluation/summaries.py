@@ -47,6 +47,26 @@ def summarise(episodes: Iterable[Episode]) -> list[Row]:
     return [_row(group) for group in _grouped(keyed).values()]
 
 
+def sort_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return rows for people: policies and environments as they came, tasks by name, depths before rules.
+
+    Fixed depths rise, adaptive rules follow by name, each execution rule as it came.
+    """
+    order = [
+        list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("policy", "execution", "env")
+    ]
+
+    def key(row: Row) -> tuple[int, int, bool, int, str, int, str]:
+        policy, execution, env = (
+            known.index(value)
+            for known, value in zip(order, (row.policy, row.execution, row.env), strict=True)
+        )
+        depth = row.setting.depth
+        return policy, execution, depth is None, depth or 0, row.stop, env, row.task
+
+    return sorted(rows, key=key)
+
+
 def suite_summaries(rows: Iterable[Row]) -> list[Summary]:
     """Return one summary per policy, setting and environment, in the order of first appearance."""
     grouped = _grouped([((row.policy, row.setting, row.env), row) for row in rows])

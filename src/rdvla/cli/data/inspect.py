@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-WIDTH_OF_A_FILE = 110  # columns, if the output is no terminal
-
 
 def run(dataset: str, *, output: Path | None = None) -> None:
     """Show what a dataset holds: episodes, lengths, tasks, statistics and histograms; as a page also images.
@@ -25,7 +23,7 @@ def run(dataset: str, *, output: Path | None = None) -> None:
         from rdvla.data.check.check import check_dataset
         from rdvla.data.formats.registry import open_reader
         from rdvla.data.inspect.facts import gather
-        from rdvla.data.inspect.terminal import show
+        from rdvla.data.inspect.terminal import WIDTH_OF_A_FILE, show
         from rdvla.data.locate import locate
 
     root = locate(dataset)

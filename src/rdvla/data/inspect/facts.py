@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +77,23 @@ class DatasetFacts:
     tasks: tuple[TaskFacts, ...]
     features: tuple[FeatureFacts, ...]
     cameras: dict[str, Camera]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as plain JSON values."""
+        features = {
+            feature.name: {"dtype": feature.dtype, "numbers": [asdict(number) for number in feature.numbers]}
+            for feature in self.features
+        }
+        return {
+            "dataset": str(self.root),
+            "fps": self.fps,
+            "episodes": len(self.lengths),
+            "frames": int(self.lengths.sum()),
+            "lengths": self.lengths.tolist(),
+            "tasks": [asdict(task) for task in self.tasks],
+            "cameras": {name: [camera.height, camera.width] for name, camera in self.cameras.items()},
+            "features": features,
+        }
 
     @property
     def seconds(self) -> float:

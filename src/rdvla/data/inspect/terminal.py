@@ -15,6 +15,7 @@ from rdvla.data.inspect.facts import DatasetFacts, FeatureFacts
 BLOCKS = " ▁▂▃▄▅▆▇█"
 BLOCKS_IN_A_ROW = 12
 TASKS = 10  # shown
+WIDTH_OF_A_FILE = 110  # columns, if the output is no terminal
 DETAILED = (ACTION, STATE)
 
 

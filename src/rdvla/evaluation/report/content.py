@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -98,6 +99,14 @@ def caution(own: Sequence[Summary]) -> str | None:
         f"With {episodes} episode{'s' if episodes != 1 else ''} per setting no test can tell two settings "
         f"apart: it takes at least {FEWEST_PAIRS}, and many more for small differences."
     )
+
+
+def exception_kinds(episodes: Sequence[Episode]) -> list[str]:
+    """Return each exception that ended episodes, with how many, the most frequent first."""
+    counted = Counter(
+        f"{each.error.type}: {each.error.message}" for each in episodes if each.error is not None
+    )
+    return [f"{text} ({count} episode{'s' if count != 1 else ''})" for text, count in counted.most_common()]
 
 
 def _figure(summary: Summary, note: str) -> Figure:

@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rdvla.data.episode import check_names, check_task, checked_values
-from rdvla.data.formats.lerobot_v3.staging import StagedVideos, finish_staged_episode
+from rdvla.data.formats.lerobot_v3.staging import (
+    StagedVideos,
+    write_staged_features,
+    write_staged_record,
+)
 from rdvla.data.spec import DatasetSpec
 from rdvla.errors import DatasetError
 
@@ -23,12 +27,12 @@ class EpisodeRecorder:
         self._folder, self._spec, self._task, self._source = folder, spec, task, source
         self._values: dict[str, list[NDArray[Any]]] = {name: [] for name in spec.features}
         self._images: dict[str, NDArray[np.uint8]] = {}  # the last ones
-        self._videos = StagedVideos(folder, spec)
-        self._steps = 0
+        self._videos = StagedVideos(folder, spec, list(spec.cameras))
+        self._is_new: list[bool] = []
         self._discarded = False
 
     def __len__(self) -> int:
-        return self._steps
+        return len(self._is_new)
 
     def add(
         self, features: Mapping[str, ArrayLike], images: Mapping[str, NDArray[np.uint8]] | None = None
@@ -45,7 +49,7 @@ class EpisodeRecorder:
         """
         check_names("feature", features, tuple(self._spec.features))
         step = {
-            name: checked_values(name, np.atleast_1d(features[name])[None], declared, first_step=self._steps)
+            name: checked_values(name, np.atleast_1d(features[name])[None], declared, first_step=len(self))
             for name, declared in self._spec.features.items()
         }
         shown = self._images if images is None else self._checked(images)
@@ -53,8 +57,9 @@ class EpisodeRecorder:
             raise DatasetError("the first step of an episode needs images")
         for name, values in step.items():
             self._values[name].append(values)
-        self._videos.add(shown, is_new=images is not None or not self._spec.cameras)
-        self._images, self._steps = shown, self._steps + 1
+        self._is_new.append(images is not None or not self._spec.cameras)
+        self._videos.add(shown, is_new=self._is_new[-1])
+        self._images = shown
 
     def discard(self) -> None:
         """Throw the episode away, for instance because the demonstration failed."""
@@ -68,11 +73,17 @@ class EpisodeRecorder:
         """
         if self._discarded:
             return False
-        if not self._steps:
+        if not self._is_new:
             raise DatasetError("an episode needs at least one step")
         features = {name: np.concatenate(values) for name, values in self._values.items()}
-        finish_staged_episode(
-            self._folder, features, self._videos, self._spec, task=self._task, source=self._source
+        self._videos.close()
+        write_staged_features(self._folder, features, np.array(self._is_new), fps=self._spec.fps)
+        write_staged_record(
+            self._folder,
+            task=self._task,
+            length=len(self),
+            source=self._source,
+            statistics=self._videos.statistics(),
         )
         return True
 
@@ -87,7 +98,7 @@ class EpisodeRecorder:
             image = np.asarray(images[camera])
             if image.shape != (*size, 3) or image.dtype != np.uint8:
                 raise DatasetError(
-                    f"camera {camera!r}, step {self._steps}: expected a {(*size, 3)} uint8 image, "
+                    f"camera {camera!r}, step {len(self)}: expected a {(*size, 3)} uint8 image, "
                     f"got {image.shape} {image.dtype}"
                 )
             checked[camera] = np.array(image)  # the driver may write into its own again

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rdvla.data.clips import Clip, sample_images, write_clip
 from rdvla.data.encoding import VideoEncoder
 from rdvla.data.episode import CheckedEpisode
 from rdvla.data.features import IMAGE_IS_NEW, camera_key, current_name
-from rdvla.data.formats.lerobot_v3.files import DatasetFiles
+from rdvla.data.formats.lerobot.files import DatasetFiles
 from rdvla.data.formats.lerobot_v3.layout import FilePosition
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
 from rdvla.data.spec import DatasetSpec
@@ -73,19 +74,25 @@ class StagedEpisode:
 
 
 class StagedVideos:
-    """Writes an episode's images into its folder, step by step, and sums them up."""
+    """Writes images of an episode into its folder, step by step, and sums them up.
 
-    def __init__(self, folder: Path, spec: DatasetSpec) -> None:
+    Args:
+        folder: of the episode.
+        spec: of the dataset.
+        cameras: those whose images are written here.
+    """
+
+    def __init__(self, folder: Path, spec: DatasetSpec, cameras: Sequence[str]) -> None:
         self._encoders = {
-            camera: VideoEncoder(folder / f"{camera}.mp4", size=size, fps=spec.fps, crf=spec.crf)
-            for camera, size in spec.cameras.items()
+            camera: VideoEncoder(
+                folder / f"{camera}.mp4", size=spec.cameras[camera], fps=spec.fps, crf=spec.crf
+            )
+            for camera in cameras
         }
-        self._samples = {camera: ImageSample() for camera in spec.cameras}
-        self._is_new: list[bool] = []
+        self._samples = {camera: ImageSample() for camera in cameras}
 
     def add(self, images: Mapping[str, NDArray[np.uint8]], *, is_new: bool) -> None:
         """Show one image of every camera in the next step; one that is held is not new."""
-        self._is_new.append(is_new)
         for camera, image in images.items():
             self._encoders[camera].add(image)
             if is_new:
@@ -101,50 +108,61 @@ class StagedVideos:
         for encoder in self._encoders.values():
             encoder.abandon()
 
-    @property
-    def is_new(self) -> NDArray[np.bool_]:
-        """(T,) whether the cameras took a new image."""
-        return np.array(self._is_new)
-
     def statistics(self) -> dict[str, Statistics]:
-        """Return camera feature -> statistics."""
-        return {camera_key(camera): sample.statistics() for camera, sample in self._samples.items()}
+        """Return camera -> statistics."""
+        return {camera: sample.statistics() for camera, sample in self._samples.items()}
 
 
 def write_staged_episode(folder: Path, episode: CheckedEpisode, spec: DatasetSpec) -> None:
     """Write an episode into an empty folder."""
-    videos = StagedVideos(folder, spec)
+    clips = {camera: images for camera, images in episode.images.items() if isinstance(images, Clip)}
+    arrays = {camera: images for camera, images in episode.images.items() if not isinstance(images, Clip)}
     is_new = np.diff(episode.image_index, prepend=-1) > 0
+    videos = StagedVideos(folder, spec, list(arrays))
     for index, new in zip(episode.image_index.tolist(), is_new.tolist(), strict=True):
-        videos.add({camera: images[index] for camera, images in episode.images.items()}, is_new=new)
-    finish_staged_episode(folder, episode.features, videos, spec, task=episode.task, source=episode.source)
-
-
-def finish_staged_episode(
-    folder: Path,
-    features: Mapping[str, NDArray[Any]],
-    videos: StagedVideos,
-    spec: DatasetSpec,
-    *,
-    task: str,
-    source: Mapping[str, Any],
-) -> None:
-    """Complete an episode whose images are written: its features, (T, size) each, and its record."""
+        videos.add({camera: images[index] for camera, images in arrays.items()}, is_new=new)
     videos.close()
-    steps = np.arange(len(videos.is_new))
+    statistics = videos.statistics()
+    for camera, clip in clips.items():
+        write_clip(clip, folder / f"{camera}.mp4", fps=spec.fps)
+        sample = ImageSample()
+        for image in sample_images(folder / f"{camera}.mp4"):
+            sample.add(image)
+        statistics[camera] = sample.statistics()
+    write_staged_features(folder, episode.features, is_new, fps=spec.fps)
+    write_staged_record(
+        folder, task=episode.task, length=episode.length, source=episode.source, statistics=statistics
+    )
+
+
+def write_staged_features(
+    folder: Path, features: Mapping[str, NDArray[Any]], is_new: NDArray[np.bool_], *, fps: int
+) -> None:
+    """Write an episode's features, (T, size) each, and in which of the T steps the images are new."""
+    steps = np.arange(len(is_new))
     columns = dict(features) | {
-        IMAGE_IS_NEW: videos.is_new[:, None],
-        "timestamp": (steps / spec.fps).astype(np.float32)[:, None],
+        IMAGE_IS_NEW: is_new[:, None],
+        "timestamp": (steps / fps).astype(np.float32)[:, None],
         "frame_index": steps.astype(np.int64)[:, None],
     }
     table = pa.table({name: arrow_column(values) for name, values in columns.items()})
     with write_atomically(folder / FEATURES_FILE) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
+
+
+def write_staged_record(
+    folder: Path, *, task: str, length: int, source: Mapping[str, Any], statistics: Mapping[str, Statistics]
+) -> None:
+    """Write the rest of an episode; `statistics` are the cameras'.
+
+    Raises:
+        DatasetError: the source cannot be written as JSON.
+    """
     record = {
-        "length": len(steps),
+        "length": length,
         "task": task,
         "source": dict(source),
-        "image_statistics": {key: as_json(entry) for key, entry in videos.statistics().items()},
+        "image_statistics": {camera_key(camera): as_json(entry) for camera, entry in statistics.items()},
     }
     try:
         write_json(folder / RECORD_FILE, record)
