@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rdvla.cli.options import Cameras
+from rdvla.cli.options import AtLeastTwo, Cameras, Positive, Share
 
 
 def run(
     policy: str,
     dataset: str,
     *,
-    samples: int = 1000,
-    delta: float = 1e-3,
-    risk: float = 0.02,
-    max_depth: int = 32,
+    samples: AtLeastTwo = 1000,
+    delta: Positive = 1e-3,
+    risk: Share = 0.02,
+    max_depth: AtLeastTwo = 32,
     dataset_cameras: Cameras | None = None,
     resize: bool = False,
     output: Path | None = None,

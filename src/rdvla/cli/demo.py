@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rdvla.cli.options import AtLeastOne
 from rdvla.errors import install_command
 from rdvla.files import check_writable
 
@@ -25,7 +26,7 @@ def run(
     *,
     output: Path = Path("runs/demo"),
     tasks: tuple[str, ...] = (),
-    episodes: int = 5,
+    episodes: AtLeastOne = 5,
     no_simulator: bool = False,
 ) -> None:
     """Show the policy that ships: how its actions settle, then closed-loop episodes in MetaWorld.

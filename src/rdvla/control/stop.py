@@ -15,6 +15,7 @@ from rdvla.inputs import Array, whole_number
 
 FIXED = "fixed"
 NO_LIMIT = float("inf")  # the rule does not ask for this change
+LARGEST_DEPTH = 10_000  # more is a slip of the pen, and would run for hours
 MIN_DEPTH, MAX_DEPTH = 2, 32  # defaults of rules that ask for a change, which needs two iterations
 
 
@@ -133,6 +134,8 @@ class Stop:
                 f"{rule}: need {first} <= min_depth <= max_depth, got {min_depth} and {max_depth}"
                 + ("; a change needs two iterations" if known else "")
             )
+        if max_depth > LARGEST_DEPTH:
+            raise ConfigError(f"{rule}: the depth must be at most {LARGEST_DEPTH}, got {max_depth}")
         if not known and min_depth != max_depth:
             raise ConfigError("a fixed depth has min_depth = max_depth: write Stop.fixed(n)")
         for name, found in (

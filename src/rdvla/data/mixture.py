@@ -81,14 +81,15 @@ class Mixture:
             roots: folders, at least one.
             cameras: names of the cameras to read; None: all of the first dataset.
             camera_names: a dataset's name of a camera -> its name in the mixture. Names that a dataset lacks
-                are ignored; cameras without an entry keep their names.
+                are ignored if another has them; cameras without an entry keep their names.
             action: names of the features that make up the action, in their order; empty: `action`.
             state: names of the features that make up the proprioception; empty: `observation.state`.
 
         Raises:
             DatasetError: a dataset is damaged, lacks one of these features, or differs from the first in
                 what it says of them, of the robot or of a camera (named).
-            ConfigError: a dataset lacks one of `cameras`, or two of its cameras would share a name.
+            ConfigError: a dataset lacks one of `cameras`, two of its cameras would share a name, or no
+                dataset has a camera that is renamed.
         """
         members: list[Member] = []
         frame = episode = 0
@@ -97,6 +98,7 @@ class Mixture:
             selected = SelectedFeatures.choose(reader, action=action, state=state)
             members.append(Member(reader, selected, _named_cameras(reader, camera_names), frame, episode))
             frame, episode = frame + int(reader.lengths.sum()), episode + len(reader.lengths)
+        _check_renamed(members, camera_names)
         wanted = members[0].cameras if cameras is None else [camera_name(name) for name in cameras]
         for member in members:
             _check_cameras(member, list(wanted))
@@ -252,6 +254,16 @@ def _named_cameras(reader: DatasetReader, names: Mapping[str, str]) -> dict[str,
             f"and the new names are {short}"
         )
     return named
+
+
+def _check_renamed(members: Sequence[Member], names: Mapping[str, str]) -> None:
+    known = list(dict.fromkeys(camera for member in members for camera in member.reader.cameras))
+    for name in map(camera_name, names):
+        if name not in known:
+            roots = ", ".join(str(member.root) for member in members)
+            raise ConfigError(
+                f"{roots}: there is no camera {name!r} to rename, only {known}.{nearest(name, known)}"
+            )
 
 
 def _check_cameras(member: Member, wanted: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ from rdvla.simulation.rendering import Rendering
 # Folders of a run directory that hold a policy: every run has them, so they name none.
 GENERIC_FOLDERS = {"policy", "best", "last", "checkpoints"}
 
+LARGEST_SEED = 2**32 - 1  # that numpy's legacy generators take, which some simulators use
+
 
 def find_setting(text: str, known: Sequence[Setting]) -> Setting:
     """Return one of the `known` settings from `STOP` or `STOP/EXECUTION`, such as `8` or `8/fixed:4`.
@@ -73,6 +75,9 @@ class EvaluationConfig:
                 f"seed must be at least {FIRST_EVALUATION_SEED}, got {self.seed}: "
                 "lower seeds belong to demonstrations, which a policy must not be tested on"
             )
+        last = self.seed + self.episodes - 1
+        if last > LARGEST_SEED:
+            raise ConfigError(f"the last episode's seed must be at most {LARGEST_SEED}, got {last}")
         self._check_steps()
         if not self.stops:
             raise ConfigError("stops is empty; name at least one")
