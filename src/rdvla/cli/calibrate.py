@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rdvla.cli.options import AtLeastTwo, Cameras, Positive, Share
@@ -52,3 +53,6 @@ def run(
     if output is not None:
         write_json(output, asdict(found))
         print(f"written: {output}")
+    rule = found.outcomes[1].rule  # the first that was calibrated
+    print(f"next: rdvla eval --policy {shlex.quote(policy)} --output RUN --stops '[\"{rule}\"]'")
+    print(f'or: policy.predict(observation, stop="{rule}")')

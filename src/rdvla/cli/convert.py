@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +77,9 @@ def run(
         _check_spelling(cameras)
         conversion = convert_published(source, output, options=choices)
         print(format_report(conversion))
-        print(f"statistics of {conversion.statistics}; the policy is in {output}")
+        print(f"statistics of {conversion.statistics}")
+        print(f"written: {output}")
+        print(f"next: rdvla eval --policy {shlex.quote(str(output))} --output RUN --env ENVIRONMENT")
 
 
 def _check_spelling(cameras: Sequence[str]) -> None:
@@ -93,7 +96,7 @@ def _write_back(source: str, output: Path, *, template: str, statistics: str | N
 
     policy = RDVLAPolicy.from_pretrained(source)
     write_published(policy, output, template=template, statistics=statistics)
-    print(f"{source} is in {output}, in the layout of {template}")
+    print(f"written: {output}, in the layout of {template}")
 
 
 def _check_attention(

@@ -116,4 +116,5 @@ def _play(output: Path, *, tasks: tuple[str, ...], episodes: int) -> None:
     if tasks:
         options.append(f"--tasks=[{', '.join(tasks)}]")
     evaluate(load_config(EvaluationConfig, options))
-    print(f"report: {write_report([output], output / 'report.html')}")
+    print(f"written: {write_report([output], output / 'report.html')}")
+    print("next: open it in a browser")

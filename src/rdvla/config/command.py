@@ -43,6 +43,13 @@ class Pairs:
 
 
 @dataclasses.dataclass(frozen=True)
+class More:
+    """In ``Annotated[str, More("a or b")]``: what follows an option's own help, such as choices."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Number:
     """In ``Annotated[int, Number(at_least=1)]``: what an option takes. NaN and infinities never fit."""
 
@@ -109,7 +116,7 @@ def _description(function: Callable[..., Any]) -> str:
 def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, kind: Any, text: str) -> None:
     required = parameter.default is parameter.empty
     default = None if required else parameter.default
-    kind, pairs = _bare(kind), _mark(kind, Pairs)
+    parameter_kind, kind, pairs = kind, _bare(kind), _mark(kind, Pairs)
     settings: dict[str, Any] = {"default": default}
     if pairs is not None:
         settings |= {"nargs": "+", "metavar": pairs.form}
@@ -121,6 +128,9 @@ def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, kind: An
         settings |= {"nargs": "+", "type": typing.get_args(kind)[0]}
     else:
         settings |= {"type": kind}
+    more = _mark(parameter_kind, More)
+    if more is not None:
+        text = f"{text} {more.text}"
     if default not in (None, False, (), ""):
         shown = " ".join(map(str, default)) if isinstance(default, LISTS) else default
         text = f"{text.removesuffix('.')} (default: {shown})"

@@ -199,6 +199,11 @@ def as_stop(stop: int | str | Stop) -> Stop:
     return Stop.fixed(depth)
 
 
+def stop_text(stop: int | str | Stop) -> str:
+    """Return a rule as text; a text stays as it is."""
+    return stop if isinstance(stop, str) else as_stop(stop).describe()
+
+
 def parse_stop(text: str) -> Stop:
     """Read ``8``, ``fixed:8`` or ``RULE[:LIMIT...[:min_depth:max_depth]]``.
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 from rdvla.backbone import BackboneConfig, CompactConfig
 from rdvla.control import (
-    WarmStart,
+    as_start,
     check_fits,
     execution_help,
+    execution_text,
     parse_execution,
     parse_stop,
     stop_help,
+    stop_text,
 )
 from rdvla.errors import ConfigError
 from rdvla.heads import HeadConfig, RecurrentConfig
@@ -45,6 +47,10 @@ class PolicyConfig:
     start: str = "noise"  # of select_action()'s queries: noise, or from the last: final, midpoint, shifted
 
     def __post_init__(self) -> None:
+        # Programs may give rules as numbers or objects; files hold texts.
+        object.__setattr__(self, "stop", stop_text(self.stop))
+        object.__setattr__(self, "execution", execution_text(self.execution))
+        object.__setattr__(self, "start", as_start(self.start).kind)
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"policy.cameras must name at least one camera, each once, got {self.cameras}")
         for name in ("state_dim", "image_size"):
@@ -57,6 +63,5 @@ class PolicyConfig:
                 f"{self.unscaled_actions}"
             )
         parse_stop(self.stop)
-        WarmStart(self.start)  # type: ignore[arg-type]  # checked by the class
         check_fits(parse_execution(self.execution), chunk_size=self.head.chunk_size)
         self.backbone.check(cameras=len(self.cameras), image_size=self.image_size, levels=self.head.levels)
