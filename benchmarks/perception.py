@@ -81,7 +81,7 @@ def positions_of(dataset: EpisodeDataset) -> dict[str, slice]:
 def _errors(policy: RDVLAPolicy, dataset: EpisodeDataset, frames: NDArray[np.int64]) -> Tensor:
     """Return seen minus true state, (n, E), metres."""
     statistics = _of_environment_state(policy)
-    features = policy.backbone.features(policy.frozen_inputs(observe(dataset, frames)))
+    features = policy.backbone.features(policy.frozen_inputs(policy.config.fits(observe(dataset, frames))))
     seen = policy.backbone.predict_environment_state(features)
     truth = dataset.environment_state(frames)
     assert truth is not None

@@ -20,7 +20,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 # Packages that only an extra brings, by the name they are imported under.
 OPTIONAL = (
     "accelerate", "av", "gymnasium", "jinja2", "libero", "matplotlib", "metaworld", "mujoco", "onnx",
-    "onnxruntime", "onnxscript", "peft", "PIL", "pyarrow", "scipy", "tensorboard", "tokenizers",
+    "onnxruntime", "onnxscript", "peft", "pyarrow", "scipy", "tensorboard", "tokenizers",
     "transformers",
 )  # fmt: skip
 

@@ -139,7 +139,6 @@ def test_without_a_read_out_perception_cannot_be_trained() -> None:
         ({"layers": 1}, "backbone.layers must be at least 2"),
         ({"width": 15}, "multiple of backbone.heads"),
         ({"image_size": 40}, "multiple of 16"),
-        ({"image_size": 0}, "multiple of 16"),
         ({"environment_state_dim": -1}, "must not be negative"),
         ({"conv_width": 0}, "backbone.conv_width"),
         ({"text_width": 18}, "backbone.text_width must be a multiple of 4"),

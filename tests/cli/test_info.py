@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from rdvla.backbone import CompactConfig
@@ -95,3 +97,51 @@ def test_a_fine_tuned_model_shows_what_is_its_own(tmp_path, capsys):
     assert facts["tokens"] == {"vision (M)": 8, "latents (L)": 7, "proprioception": 1}
     assert main(["info", str(tmp_path / "policy")]) == 0
     assert model in capsys.readouterr().out
+
+
+def test_a_dataset_is_described_by_its_values(tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    from tests.support.datasets import LENGTHS, make_episode, make_writer
+
+    writer = make_writer(tmp_path / "demos")
+    for number in range(2):
+        writer.add_episode(make_episode(number))
+    root = writer.finalize()
+    assert main(["info", str(root), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["lengths"] == list(LENGTHS[:2])
+    actions = np.concatenate([make_episode(number).features["action"] for number in range(2)])
+    highest = [number["high"] for number in facts["features"]["action"]["numbers"]]
+    np.testing.assert_allclose(highest, actions.max(axis=0), rtol=1e-6)
+    assert main(["info", str(root)]) == 0
+    assert "2 episodes, 26 frames at 80 Hz" in capsys.readouterr().out
+
+
+def write_run(folder, *, step=20):
+    folder.mkdir()
+    (folder / "config.yaml").write_text("dataset: demos\nsteps: 50\nseed: 3\n")
+    (folder / "run.json").write_text("{}")
+    lines = [{"step": 10, "kind": "train", "loss": 0.5}, {"step": step, "kind": "validation", "loss": 0.25}]
+    cut = '{"step": 30, "ki'
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + cut)
+    return folder
+
+
+def test_a_run_without_a_policy_says_how_far_it_is_and_how_it_goes_on(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    assert main(["info", str(run), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["run"]
+    assert (facts["dataset"], facts["steps"], facts["steps done"]) == ("demos", 50, 20)
+    assert facts["last validation"] == {"step": 20, "loss": 0.25}
+    assert facts["go on"] == f"rdvla train --config {run / 'config.yaml'} --resume true"
+    assert main(["info", str(run)]) == 0
+    assert "last train" in capsys.readouterr().out
+
+
+def test_a_run_with_a_policy_shows_both(folder, tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    shutil.copytree(folder, run / "policy")
+    assert main(["info", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "steps done" in shown
+    assert "head (parameters)" in shown

@@ -15,7 +15,8 @@ from PIL import Image
 
 from rdvla.data import EpisodeDataset
 from rdvla.data.decoding import ImageConverter, decode_picture
-from rdvla.errors import ConfigError, DatasetError
+from rdvla.errors import DatasetError
+from rdvla.processing.fit import ImageFit
 from tests.support.loopback_hub import serve_hub
 from tests.support.published_datasets import (
     FPS,
@@ -81,21 +82,13 @@ def test_one_camera_alone(published: Path, tmp_path: Path) -> None:
     assert list(dataset.images([2])) == ["agentview"]
 
 
-def test_scaled_images_are_means(published: Path) -> None:
-    full, half = opened(published), opened(published, image_size=SIZE // 2)
-    images, scaled = (d.images([4, 9])["wrist"].float() for d in (full, half))
-    means = images.unfold(1, 2, 2).unfold(2, 2, 2).mean(dim=(-1, -2))
-    assert scaled.shape == means.shape
-    assert (scaled - means).abs().mean() < (0.6 if published.name == "image" else 2)  # rounding, and chroma
-    assert torch.equal(opened(published, image_size=SIZE).images([4])["wrist"], full.images([4])["wrist"])
-
-
-def test_images_that_are_not_square_are_not_distorted(published: Path, tmp_path: Path) -> None:
-    shutil.copytree(published, tmp_path / "wide")
-    info = tmp_path / "wide/meta/info.json"
-    info.write_text(info.read_text().replace(f"[{SIZE}, {SIZE}, 3]", f"[{SIZE}, {2 * SIZE}, 3]"))
-    with pytest.raises(ConfigError, match="64x32"):
-        opened(tmp_path / "wide", image_size=16)
+def test_fitted_images_are_those_that_the_policy_would_make(published: Path) -> None:
+    fit = ImageFit(SIZE // 2, "crop")
+    full, half = opened(published), opened(published, fits={"wrist": fit})
+    images, fitted = (d.images([4, 9])["wrist"].numpy() for d in (full, half))
+    np.testing.assert_array_equal(fitted, [fit(image) for image in images])
+    as_it_is = opened(published, fits={"wrist": ImageFit(SIZE, "crop")})
+    assert torch.equal(as_it_is.images([4])["wrist"], full.images([4])["wrist"])
 
 
 def test_old_versions_name_the_converter(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def check(words: Sequence[str]) -> set[str]:
 def check_verb(arguments: Sequence[str]) -> set[str]:
     """Read the arguments of `rdvla VERB` as the command line does, and stop before the verb runs."""
     verb, *words = arguments
-    module = importlib.import_module(f"rdvla.cli.{verb}")
+    if (Path(cli.__file__).parent / verb).is_dir():
+        verb, *words = f"{verb} {words[0]}", *words[1:]
+    module = importlib.import_module(f"rdvla.cli.{verb.replace(' ', '.')}")
     written: set[str] = set()
 
     @functools.wraps(module.run)

@@ -38,7 +38,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
     """The pages of a fresh build, by their path."""
-    pytest.importorskip("material", reason="pip install '.[docs]'")
+    for package in ("material", "mkdocstrings"):
+        pytest.importorskip(package, reason="pip install '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],

@@ -56,6 +56,8 @@ def test_a_policy_is_called_as_its_run_if_its_folder_says_nothing(tmp_path, monk
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"max_steps": 200, "step_limits": "published"}, "give one"),
         ({"video_fps": 0}, "video_fps"),
+        ({"timing_seconds": -1.0}, "timing_seconds must be a number from 0 on, got -1"),
+        ({"timing_seconds": float("nan")}, "timing_seconds"),
     ],
 )
 def test_bad_values_are_named(change, message):

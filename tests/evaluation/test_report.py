@@ -1,12 +1,14 @@
+import dataclasses
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from rdvla.evaluation import Interval, PairedTest, ResultsError, write_report
-from rdvla.evaluation.comparison import Comparison
+from rdvla.evaluation import EpisodeError, Interval, PairedTest, ResultsError, write_report
 from rdvla.evaluation.report.content import comparison_sentence
+from rdvla.evaluation.standard import Comparison
+from rdvla.evaluation.summaries import summarise
 from tests.support.results_sample import META, make_results
 
 pytest.importorskip("jinja2")
@@ -73,6 +75,57 @@ def test_the_page_holds_charts_videos_strips_and_provenance(page_and_results):
     assert "#0a0101" not in text  # every placeholder colour has become a variable
     for word in (META["command"], META["hardware"]["cpu"], "1000000 to 1000003", "single-pass", "McNemar"):
         assert word in text
+
+
+def test_every_entry_of_the_contents_leads_somewhere(page_and_results):
+    text, _ = page_and_results
+    entries = re.findall(r'<li><a href="#([^"]+)">', text)
+    assert entries == ["cost", "settings", "tests", "tasks", "episodes", "videos", "exceptions", "method"]
+    for entry in entries:
+        assert text.count(f'id="{entry}"') == 1
+    places = [text.index(f'<section id="{entry}"') for entry in entries]
+    assert places == sorted(places)
+
+
+def test_rows_and_clips_are_in_the_order_of_depth(tmp_path):
+    make_results(tmp_path, depths=(8, 1), tasks=("reach", "push"), episodes=2)
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    cells = [line for line in Page(text).lines if line[:1] in (["push"], ["reach"])]
+    assert [line[0] for line in cells] == ["push", "reach"] * 3
+    assert [line[2] for line in cells[::2]] == ["depth 1", "depth 8", "action_change:0.001"]
+    captions = re.findall(r"<figcaption>(depth \d+|action_change)", text)
+    assert captions == ["depth 1", "depth 8", "action_change"] * 2
+
+
+def test_exceptions_are_in_a_banner_on_top(tmp_path, page_and_results):
+    text, _ = page_and_results
+    assert "2 of 32 episodes ended with an exception" in text
+    assert text.index('class="banner"') < text.index("<section")
+    assert "ValueError: &lt;b&gt;broken&lt;/b&gt; (2 episodes)" in text
+    results = make_results(tmp_path, depths=(1,), adaptive=False, tasks=("push",), episodes=1, videos=0)
+    error = EpisodeError("OSError", "no display", "trace")
+    broken = [dataclasses.replace(one, success=None, error=error) for one in results.episodes]
+    dataclasses.replace(results, episodes=broken, rows=summarise(broken)).write(tmp_path / "results.json")
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "Every episode ended with an exception: nothing was measured." in text
+    assert "OSError: no display (1 episode)" in text
+    make_results(tmp_path, depths=(1,), videos=0)
+    assert 'class="banner"' not in write_report([tmp_path], tmp_path / "report.html").read_text()
+
+
+def test_a_clips_speed_is_in_its_caption(tmp_path):
+    results = make_results(tmp_path, depths=(8,), adaptive=False, tasks=("push",), episodes=1)
+    slow = [dataclasses.replace(one, video_speed=0.5) for one in results.episodes]
+    dataclasses.replace(results, episodes=slow).write(tmp_path / "results.json")
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "<figcaption>depth 8 · 0.5x speed" in text
+
+
+def test_times_of_several_runs_are_in_no_chart(tmp_path, page_and_results):
+    several, _ = page_and_results
+    assert "ms per query" in several and "milliseconds per query" not in several
+    make_results(tmp_path, depths=(1, 8), videos=0)
+    assert "milliseconds per query" in write_report([tmp_path], tmp_path / "report.html").read_text()
 
 
 def test_environments_have_a_section_of_their_own(tmp_path, page_and_results):

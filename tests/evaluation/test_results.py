@@ -7,11 +7,9 @@ import pytest
 from rich.console import Console
 
 from rdvla.errors import RDVLAError
-from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_table
-from rdvla.evaluation.comparison import enough_depth, standard_comparisons
-from rdvla.evaluation.report.content import key_figures
+from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_table, write_report
 from rdvla.evaluation.statistics import wilson_interval
-from rdvla.evaluation.summaries import best_fixed, suite_summaries, summaries, summarise
+from rdvla.evaluation.summaries import sort_rows, suite_summaries, summaries, summarise
 from rdvla.evaluation.upgrade import upgrade_entry
 from tests.support.results_sample import make_results
 
@@ -97,7 +95,6 @@ def uneven_row(task, *, env="metaworld", episodes, successes, errors=0, depth=4.
         mean_depth=depth if ended else None,
         mean_executed=8.0 if ended else None,
         mean_steps=96.0 if ended else None,
-        query_ms=15.0 if ended else None,
     )
 
 
@@ -124,41 +121,26 @@ def test_what_was_not_played_is_not_left_out_of_a_mean_unseen():
     assert (average.interval.low, average.interval.high) == (0.0, 1.0)
 
 
-def test_the_smallest_of_equally_good_depths_is_best(results):
-    everything = summaries(results.rows)
-    best = best_fixed(everything)
-    fixed = [one for one in everything if one.setting.depth is not None]
-    assert best.success == max(one.success for one in fixed)
-    assert best.setting.depth == min(one.setting.depth for one in fixed if one.success == best.success)
-
-
-def test_enough_depth_is_the_smallest_that_no_paired_test_tells_from_the_best():
-    published = load_results(PUBLISHED / "recurrent.json")
-    own = [each for each in summaries(published.rows) if each.setting.execution == "fixed:8"]
-    # Exact McNemar tests against depth 12, see docs/results.md: depth 8 p = 0.07, depth 4 below 0.05.
-    assert best_fixed(own).setting.depth == 12
-    assert enough_depth(own, published.episodes).setting.depth == 8
-    figures = [figure.text for figure in key_figures(own, published.episodes)]
-    assert figures[-1].endswith("of the fixed depths, 8 is the smallest not told from the best")
-    alone = [each for each in own if each.setting.depth in (1, 12)]
-    assert enough_depth(alone, published.episodes).setting.depth == 12
-
-
-def test_several_policies_are_compared_with_the_first(results, tmp_path):
-    rival = make_results(tmp_path, policy="single-pass", depths=(1,), adaptive=False, videos=0)
-    rows, episodes = [*results.rows, *rival.rows], [*results.episodes, *rival.episodes]
-    questions = [one.question for one in standard_comparisons(summaries(rows), episodes)]
-    assert "adaptive against the best fixed depth" in questions
-    assert "does iterating help?" in questions
-    assert "against the first policy" in questions
-
-
 def test_the_table_names_every_setting_and_task(results):
     out = io.StringIO()
     print_table(results, console=Console(file=out, width=160))
     text = out.getvalue()
     for word in ("depth 1", "depth 8", "action change 0.001", "push", "reach", "ms per query", "exceptions"):
         assert word in text
+
+
+def test_rows_are_shown_in_order_whatever_order_they_were_played_in(tmp_path):
+    results = make_results(tmp_path, depths=(12, 1, 4), tasks=("reach", "push"), videos=0, error=True)
+    shown = sort_rows(results.rows[::-1])
+    assert [row.stop for row in shown[::2]] == ["fixed:1", "fixed:4", "fixed:12", "action_change:0.001"]
+    assert [row.task for row in shown[:2]] == ["push", "reach"]
+    out = io.StringIO()
+    print_table(results, console=Console(file=out, width=160))
+    text = out.getvalue()
+    heading = next(line for line in text.splitlines() if "depth 12" in line)
+    assert heading.index("depth 1 ") < heading.index("depth 4") < heading.index("depth 12")
+    assert text.index("push") < text.index("reach")
+    assert "2 of 48 episodes ended with an exception" in text
 
 
 def with_rules(entry):
@@ -170,7 +152,16 @@ def with_rules(entry):
     return entry | {"rule": f"fixed{start}" if fixed else stop, "depth": int(depth) if fixed else None}
 
 
+def third_schema(content):
+    """Times were taken during the rollouts, by episode."""
+    content["schema_version"] = 3
+    for name in ("summary", "rows", "episodes"):
+        content[name] = [{**entry, "query_ms": 26.9} for entry in content[name]]
+    del content["meta"]["timing"]
+
+
 def second_schema(content):
+    third_schema(content)
     content["schema_version"] = 2
     for name in ("summary", "rows", "episodes"):
         content[name] = [with_rules(entry) for entry in content[name]]
@@ -194,12 +185,22 @@ def test_files_of_the_first_schema_are_read(results, tmp_path):
     assert [episode.video_stride for episode in old.episodes[:2]] == [4, None]
 
 
+def test_times_of_the_third_schema_are_not_shown(results, tmp_path):
+    path = damaged(results, tmp_path, third_schema)
+    old = load_results(path)
+    assert (old.rows, old.episodes, old.query_ms) == (results.rows, results.episodes, {})
+    out = io.StringIO()
+    print_table(old, console=Console(file=out, width=160))
+    page = write_report([path], tmp_path / "report.html").read_text()
+    assert "ms per query" not in out.getvalue() + page and "milliseconds" not in page
+
+
 def test_files_of_the_second_schema_are_read(results, tmp_path):
     old = load_results(damaged(results, tmp_path, second_schema))
     assert (old.rows, old.episodes) == (results.rows, results.episodes)
     assert old.conditions == results.conditions
     assert old.meta["config"].pop("stops") == ["1", "8"]
-    assert old.meta == results.meta
+    assert old.meta == {name: value for name, value in results.meta.items() if name != "timing"}
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def run(tmp_path, policy, *, make=make_line, fingerprint="abc", **changes):
         "execution": ("fixed:8",),
         "max_steps": 30,
         "videos": 0,
+        "timing_seconds": 0,
     }
     config = EvaluationConfig(**{**options, **changes})
     suites = [Suite(env=env, tasks=config.tasks, max_steps=config.max_steps) for env in config.envs]
@@ -57,7 +58,7 @@ def test_a_depth_sweep_counts_successes_and_depths(tmp_path):
         assert len(episode.executed) == len(episode.depths)
         assert all(count == 8 for count in episode.executed[:-1])
         assert (episode.video is not None) == (episode.seed == SEED)
-        assert (episode.video_stride == 4) == (episode.video is not None)
+        assert (episode.video_stride, episode.video_speed) == ((2, 0.5) if episode.video else (None, None))
         assert episode.video is None or (results.folder / episode.video).stat().st_size > 0
     seeds = {}
     for episode in results.episodes:
@@ -172,6 +173,18 @@ def test_a_stopped_evaluation_goes_on_to_the_same_results(tmp_path):
     assert len(journal.read_text().splitlines()) == len(whole.episodes)
 
 
+def test_times_are_of_the_settings_and_survive_a_call_that_plays_nothing(tmp_path):
+    options = {"stops": ("1", "4", "action_change:1e-3"), "tasks": ("near",), "timing_seconds": 0.01}
+    results = run(tmp_path, StepPolicy(), **options)
+    assert list(results.query_ms) == ["fixed:1", "fixed:4", "action_change:0.001"]
+    assert all(value > 0 for value in results.query_ms.values())
+    entries = json.loads((results.folder / "results.json").read_text())["summary"]
+    assert {one["stop"]: one["query_ms"] for one in entries} == results.query_ms
+    again = run(tmp_path, StepPolicy(), **options)
+    assert again.query_ms == results.query_ms
+    assert run(tmp_path / "off", StepPolicy(), **{**options, "timing_seconds": 0}).query_ms == {}
+
+
 def test_a_run_directory_of_another_evaluation_is_refused(tmp_path):
     run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",))
     with pytest.raises(ConfigError, match="at most 30 steps in metaworld, and this one has 31"):
@@ -215,7 +228,7 @@ def test_a_run_directory_of_the_first_version_goes_on(tmp_path):
     run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",))
     path = tmp_path / "run" / "evaluation.json"
     content = json.loads(path.read_text())
-    for name in ("limits", "step_limits", "video_fps", "rendering"):
+    for name in ("limits", "step_limits", "video_fps", "rendering", "timing_seconds", "allow_other_robot"):
         del content[name]
     path.write_text(json.dumps(content))
     policy = StepPolicy()
@@ -265,12 +278,12 @@ def test_a_worker_has_one_environment_open_and_stays_at_its_task(tmp_path):
 def test_results_are_plain_json_with_the_documented_entries(tmp_path):
     results = run(tmp_path, StepPolicy(), stops=("1",), tasks=("near",))
     content = json.loads((results.folder / "results.json").read_text())
-    assert content["schema_version"] == 3
+    assert content["schema_version"] == 4
     assert content["meta"]["protocol"] == {"metaworld": {"tasks": ["near"], "max_steps": 30}}
     assert [one["env"] for one in content["summary"]] == ["metaworld", None]
     wanted = {
         *("env", "task", "stop", "episodes", "successes", "success_low", "success_high"),
-        *("mean_depth", "mean_executed", "query_ms", "policy", "execution", "errors"),
+        *("mean_depth", "mean_executed", "policy", "execution", "errors"),
     }
     assert wanted <= content["rows"][0].keys()
     assert {"cpu", "cores", "torch"} <= content["meta"]["hardware"].keys()

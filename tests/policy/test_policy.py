@@ -200,7 +200,7 @@ def test_reset_forgets_and_a_seed_repeats() -> None:
         (lambda: replace(CONFIG, cameras=("front",)), r"number of cameras \(1\)"),
         (lambda: replace(CONFIG, cameras=("front", "front")), "each once"),
         (lambda: replace(CONFIG, image_size=64), "image_size"),
-        (lambda: replace(CONFIG, state_dim=0), "state_dim"),
+        (lambda: replace(CONFIG, state_dim=-1), "state_dim"),
         (lambda: replace(CONFIG, stop="acton_change"), "action_change"),
         (lambda: replace(CONFIG, execution="fixed:0"), "at least 1"),
         (lambda: make_policy(replace(CONFIG, head=replace(HEAD, context_dim=8))), "head.context_dim"),

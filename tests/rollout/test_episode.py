@@ -40,20 +40,28 @@ def test_success_ends_the_episode():
 
 
 @pytest.mark.parametrize(
-    ("control_hz", "fps", "stride", "rate"),
-    [(80, 20, 4, 20), (20, 5, 4, 5), (20, 20, 1, 20), (20, 60, 1, 20)],
+    ("control_hz", "fps", "limit", "speed", "stride", "rate"),
+    [
+        (80, 20, 20, 0.5, 2, 20),  # a quarter of a second: at half speed
+        (80, 20, 400, 1, 4, 20),
+        (20, 5, 200, 1, 4, 5),
+        (20, 20, 520, 2, 2, 20),
+        (20, 60, 200, 1, 1, 20),
+    ],
 )
-def test_a_video_runs_at_the_speed_of_simulated_time(tmp_path, control_hz, fps, stride, rate):
+def test_a_video_plays_at_a_speed_that_the_longest_episode_gives(
+    tmp_path, control_hz, fps, limit, speed, stride, rate
+):
     environment = CountingTask("near")
     environment.control_hz = control_hz
-    end = episode(environment, video=tmp_path / "v.mp4", fps=fps)
-    assert end.video_stride == stride
+    end = episode(environment, speed=0.16, max_steps=limit, video=tmp_path / "v.mp4", fps=fps)
+    assert (end.video_stride, end.video_speed) == (stride, speed)
     with av.open(str(tmp_path / "v.mp4")) as container:
         stream = container.streams.video[0]
-        assert stream.average_rate == rate
-        assert stream.frames == len(range(0, 20, stride)) + 1
+        assert stream.average_rate == rate == speed * control_hz / stride
+        assert stream.frames == len(range(0, end.steps, stride)) + 1
         # A frame at the moment of a query is the query's image.
-        queries_between_frames = sum(step % stride != 0 for step in (0, 8, 16))
+        queries_between_frames = sum(step % stride != 0 for step in range(0, end.steps, 8))
         assert environment.renderings == stream.frames + queries_between_frames
 
 

@@ -86,9 +86,11 @@ def test_rows_hold_state_before_and_success_after_each_action():
         "privileged.environment_keypoints": (steps, 2),
         "action": (steps, 3),
         "next.success": (steps,),
+        "next.reward": (steps,),
     }
     np.testing.assert_allclose(episode.features["observation.state"][:, 0], 0.1 * np.arange(steps), atol=1e-6)
     np.testing.assert_array_equal(episode.features["next.success"], np.arange(steps) >= 9)
+    np.testing.assert_array_equal(episode.features["next.reward"], episode.features["next.success"])
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 5])

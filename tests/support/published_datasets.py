@@ -35,7 +35,11 @@ def pictures(camera: int) -> np.ndarray:
 
 
 def numbers(size: int) -> np.ndarray:
-    return np.random.default_rng(size).normal(size=(sum(LENGTHS), size)).astype(np.float32)
+    """Random features; like the published ones, the seventh of an action is a gripper of -1 or 1."""
+    drawn = np.random.default_rng(size).normal(size=(sum(LENGTHS), size)).astype(np.float32)
+    if size == 7:
+        drawn[:, 6] = np.sign(drawn[:, 6])
+    return drawn
 
 
 def write_published(root: Path, *, kind: str, version: str = "v3.0", keys: tuple[str, str] = KEYS) -> Path:

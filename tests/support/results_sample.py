@@ -46,6 +46,7 @@ def make_results(
     error=False,
     seed=0,
     fingerprint=None,
+    timed=True,
 ) -> Results:
     """Results whose success rises with depth; written with their videos under `folder`.
 
@@ -83,7 +84,6 @@ def make_results(
                         steps=steps,
                         depths=used[:count],
                         executed=[8] * (count - 1) + [steps - 8 * (count - 1)],
-                        query_ms=14 + 0.4 * float(np.mean(used)) + float(random.normal(0, 0.1)),
                         video=video,
                         video_stride=None if video is None else VIDEO_STRIDE,
                         error=EpisodeError("ValueError", "<b>broken</b>", "trace") if broken else None,
@@ -93,10 +93,13 @@ def make_results(
         **META["policy"],
         "fingerprint": fingerprint or hashlib.sha256(policy.encode()).hexdigest()[:16],
     }
+    stops = dict.fromkeys(episode.stop for episode in made)
+    times = {stop: 14.0 + 0.5 * number for number, stop in enumerate(stops)}
     meta = {
         **META,
         "policy": weights,
         "protocol": {env: {"tasks": list(tasks), "max_steps": 96} for env in envs},
+        "timing": {"query_ms": times, "queries": 6, "rounds": 9} if timed else None,
     }
     results = Results(rows=summarise(made), episodes=made, meta=meta, folder=folder)
     results.write(folder / "results.json")
@@ -106,13 +109,11 @@ def make_results(
 def _film(path, images, depths, success):
     frames = [
         Frame(
-            image=image,
-            depth=depths[min(i * VIDEO_STRIDE // 8, len(depths) - 1)],
+            image,
+            query=min(i * VIDEO_STRIDE // 8, len(depths) - 1),
             step=i * VIDEO_STRIDE,
-            success=False,
+            success=success and i == len(images) - 1,
         )
         for i, image in enumerate(images)
     ]
-    if success:
-        frames[-1] = Frame(frames[-1].image, frames[-1].depth, frames[-1].step, success=True)
-    write_video(path, frames, fps=20)
+    write_video(path, frames, fps=20, depths=depths)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from rdvla.errors import ConfigError
 from rdvla.heads import ConstantDepth, LogNormalPoisson
-from rdvla.training.batches import Sampler, depth_distribution, shift_images, step_generator
-from rdvla.training.config import DepthConfig
+from rdvla.processing.augmentation import Augmentation
+from rdvla.training.batches import (
+    BatchSource,
+    Sampler,
+    augment_images,
+    depth_distribution,
+    shift_images,
+    step_generator,
+)
+from rdvla.training.config import DataConfig, DepthConfig
 from rdvla.training.non_finite import non_finite_frames
-from tests.support.tiny_training import tiny_batch, tiny_policy
+from rdvla.training.trainer import Trainer
+from tests.support.tiny_training import tiny_batch, tiny_policy, train_config
 
 
 def test_draws_depend_on_seed_and_step_alone() -> None:
@@ -56,6 +68,55 @@ def test_shifted_images_are_cut_from_the_bordered_image() -> None:
         assert matches
         offsets.add(matches[0])
     assert len(offsets) > 1
+
+
+PAPER = Augmentation(crop_area=0.9, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
+
+
+def test_augmented_images_and_keypoints_depend_on_the_generator_alone() -> None:
+    images = torch.randint(0, 256, (4, 2, 8, 8, 3), dtype=torch.uint8)
+    features, keypoints = {"images": images, "text_bytes": torch.arange(4)}, torch.zeros(4, 2, 3, 2)
+    first, again, other = (
+        augment_images(features, keypoints, augmentation=PAPER, generator=step_generator(0, step))
+        for step in (5, 5, 6)
+    )
+    assert first[0]["text_bytes"] is features["text_bytes"]
+    assert first[0]["images"].equal(again[0]["images"]) and first[1].equal(again[1])
+    assert not first[0]["images"].equal(other[0]["images"]) and not first[1].equal(other[1])
+    assert len({tuple(place) for place in first[1][:, :, 0].flatten(0, 1).tolist()}) == 4 * 2
+    assert features["images"] is images and keypoints.eq(0).all()
+
+
+def test_only_training_batches_are_augmented(dataset: Path, tmp_path: Path) -> None:
+    data = DataConfig(validation_fraction=0.34, augmentation=PAPER)
+    trainer = Trainer(train_config(dataset, tmp_path / "run", data=data))
+    frames = trainer.validation_frames[:4]
+    plain = trainer.source.batch(frames).features["images"]
+    assert plain.equal(torch.stack([trainer.dataset.images(frames.numpy())["front"]], dim=1))
+    changed = [
+        trainer.source.batch(frames, generator=step_generator(0, step)).features["images"] for step in (5, 5)
+    ]
+    assert changed[0].equal(changed[1]) and not changed[0].equal(plain)
+
+
+def test_augmentation_that_is_off_draws_nothing(dataset: Path, tmp_path: Path) -> None:
+    data = DataConfig(validation_fraction=0.34, image_shift=2, augmentation=Augmentation())
+    trainer = Trainer(train_config(dataset, tmp_path / "run", data=data))
+    generator, other = step_generator(0, 1), step_generator(0, 1)
+    frames = trainer.validation_frames[:4]
+    images = trainer.source.batch(frames).features
+    shifted = trainer.source.batch(frames, generator=generator).features["images"]
+    assert shifted.equal(shift_images(images, at_most=2, generator=other)["images"])
+    assert torch.rand(3, generator=generator).equal(torch.rand(3, generator=other))
+
+
+def test_frozen_features_cannot_be_augmented(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "run")
+    with pytest.raises(ConfigError, match="freeze_backbone=true their features are computed once"):
+        replace(config, data=DataConfig(augmentation=PAPER), freeze_backbone=True)
+    frozen = Trainer(replace(config, data=DataConfig(), freeze_backbone=True))
+    with pytest.raises(ConfigError, match="features of a frozen image encoder"):
+        BatchSource(frozen.dataset, frozen.source._features, policy=frozen.policy, augmentation=PAPER)
 
 
 def test_rows_that_are_not_finite_are_named() -> None:

@@ -151,7 +151,7 @@ def test_a_camera_without_a_name_is_refused(
 def test_changes_stop_samples_where_the_head_does(trained: tuple[Path, Path]) -> None:
     folder, dataset = trained
     policy = RDVLAPolicy.from_pretrained(folder)
-    data = open_samples(policy, str(dataset), camera_names={}, resize=False)
+    data = open_samples(policy, str(dataset), camera_names={})
     frames = data.sample_index[:6]
     changes = changes_of(policy, data, frames, DEPTH)
     traced = policy.predict(

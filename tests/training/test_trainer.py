@@ -19,6 +19,7 @@ from rdvla.config import decode_config
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
+from rdvla.policy.config import RobotConfig
 from rdvla.training import CheckpointError, NonFiniteLossError, TrainConfig, Trainer, train
 from rdvla.training.batches import Draw
 from rdvla.training.config import (
@@ -32,7 +33,7 @@ from rdvla.training.config import (
 from rdvla.training.metrics import read_metrics
 from rdvla.training.optimization import fixed_weights
 from rdvla.types import Observation
-from tests.support.tiny_training import policy_config, train_config
+from tests.support.tiny_training import TASKS, policy_config, train_config
 
 QUIET = Console(quiet=True)
 
@@ -54,7 +55,10 @@ def test_a_run_leaves_everything_behind(dataset: Path, tmp_path: Path) -> None:
     assert record["steps"] == 12
     assert record["training_seconds"] > 0
     assert record["versions"]["torch"] == torch.__version__
-    assert decode_config(TrainConfig, record["config"]) == config
+    recorded = decode_config(TrainConfig, record["config"])
+    robot = RobotConfig(fps=80.0)
+    assert recorded == replace(config, policy=replace(config.policy, unscaled_actions=(), robot=robot))
+    assert record["instructions"] == list(TASKS)
     averaged = load_file(tmp_path / "run/checkpoints/step-00000012/ema.safetensors")
     saved = load_file(result.policy_dir / "model.safetensors")
     assert all(saved[name].equal(value) for name, value in averaged.items())

@@ -80,6 +80,13 @@ class Backbone(nn.Module, ABC):
     def transform(self, prepared: Mapping[str, Tensor]) -> Features:
         """Compute the features from prepared inputs, with gradient."""
 
+    def check_instructions(self, instructions: Sequence[str]) -> None:
+        """Check that every instruction can be read, before hours of decoding; most backbones read any.
+
+        Raises:
+            ConfigError: one is too long; the message has its text and the option that allows it.
+        """
+
     def predict_environment_state(self, features: Features) -> Tensor:
         """Predict the standardised environment state, (B, E): a training signal for perception only.
 

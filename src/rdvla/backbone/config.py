@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rdvla.backbone.base import Backbone
     from rdvla.heads import Level
 
+LARGEST_IMAGE = 384  # pixels; published image encoders take 224 to 384
+
 Where = Literal["none", "language", "all"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -44,12 +46,29 @@ class BackboneConfig(draccus.ChoiceRegistry, ABC):  # type: ignore[no-untyped-ca
 
         Args:
             cameras: how many the policy has.
-            image_size: pixels, square, of the cameras' images.
+            image_size: pixels, square, of the fitted images; 0: still open, as is the number of cameras.
             levels: that the head reads.
 
         Raises:
             ConfigError: it does not fit; names both options.
         """
+
+    def fitted(self, *, cameras: int, image_size: int, environment_state_dim: int) -> Self:  # noqa: ARG002
+        """Return the configuration with the sizes that it leaves open taken from the policy and the dataset.
+
+        Args:
+            cameras: how many the policy has.
+            image_size: pixels, square, of the fitted images.
+            environment_state_dim: E, numbers of the environment's state that is trained to be read; 0: none.
+        """
+        return self
+
+    def choose_image_size(self, recorded: Sequence[tuple[int, int]]) -> int:
+        """Return a size, in pixels, to fit images to that were recorded with these (height, width).
+
+        The default is for models that scale images themselves: the longest side, up to `LARGEST_IMAGE`.
+        """
+        return min(max(max(size) for size in recorded), LARGEST_IMAGE)
 
     @abstractmethod
     def in_float32(self) -> Self:

@@ -17,7 +17,6 @@ def run(
     risk: Share = 0.02,
     max_depth: AtLeastTwo = 32,
     dataset_cameras: Cameras | None = None,
-    resize: bool = False,
     output: Path | None = None,
 ) -> None:
     """Find stop rules on the latent state that keep the action change below delta, from demonstrations.
@@ -33,7 +32,6 @@ def run(
         risk: share of samples that may stop while the actions still change by delta.
         max_depth: depth at which every sample stops.
         dataset_cameras: the dataset's names of cameras and the policy's, as image=agentview.
-        resize: scale the dataset's images to the policy's size.
         output: JSON file to write as well.
     """
     from dataclasses import asdict
@@ -47,7 +45,7 @@ def run(
     from rdvla.training.samples import open_samples
 
     loaded = RDVLAPolicy.from_pretrained(policy).to(choose_device("auto"))
-    opened = open_samples(loaded, dataset, camera_names=dataset_cameras or {}, resize=resize)
+    opened = open_samples(loaded, dataset, camera_names=dataset_cameras or {})
     found = calibrate(loaded, opened, samples=samples, delta=delta, risk=risk, max_depth=max_depth)
     print(found.table())
     if output is not None:

@@ -28,7 +28,6 @@ def run(
     samples: AtLeastOne = 32,
     depth: AtLeastOne = 32,
     dataset_cameras: Cameras | None = None,
-    resize: bool = False,
 ) -> None:
     """Turn a published checkpoint into a policy, or back; or check how its language model attends.
 
@@ -47,7 +46,6 @@ def run(
         depth: with --check-attention: iterations.
         dataset_cameras: with --check-attention: the dataset's names of cameras and the policy's, as
             image=agentview.
-        resize: with --check-attention: scale the dataset's images to the policy's size.
     """
     if output is not None:
         check_writable(output, option="OUTPUT", folder=True)
@@ -58,7 +56,6 @@ def run(
             samples=samples,
             depth=depth,
             camera_names=dataset_cameras or {},
-            resize=resize,
         )
     elif output is None:
         raise ConfigError("name the folder to write: rdvla convert SOURCE OUTPUT")
@@ -100,12 +97,12 @@ def _write_back(source: str, output: Path, *, template: str, statistics: str | N
 
 
 def _check_attention(
-    source: str, dataset: str, *, samples: int, depth: int, camera_names: dict[str, str], resize: bool
+    source: str, dataset: str, *, samples: int, depth: int, camera_names: dict[str, str]
 ) -> None:
     from rdvla.policy import RDVLAPolicy, choose_device
     from rdvla.training.attention_check import compare_attention, format_comparison
     from rdvla.training.samples import open_samples
 
     policy = RDVLAPolicy.from_pretrained(source).to(choose_device("auto"))
-    opened = open_samples(policy, dataset, camera_names=camera_names, resize=resize)
+    opened = open_samples(policy, dataset, camera_names=camera_names)
     print(format_comparison(compare_attention(policy, opened, samples=samples, depth=depth)))

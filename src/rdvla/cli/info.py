@@ -3,28 +3,67 @@
 from __future__ import annotations
 
 from json import dumps
+from pathlib import Path
 from typing import Any
 
 KINDS = ("all", "frozen", "lora", "trained")
 
 
-def run(policy: str, *, json: bool = False) -> None:
-    """Show what a policy is made of: parts, parameters, tokens, memory, statistics, provenance.
+def run(thing: str, *, json: bool = False) -> None:
+    """Show what a policy, a training run or a dataset holds.
+
+    Of a policy: parts, parameters, tokens, memory, statistics, provenance. Of a run also how far it is, and
+    how it goes on. Of a dataset: episodes, tasks, and the range of every number.
 
     Args:
-        policy: folder or hub id of a policy, or a run directory of `rdvla train`.
-        json: print the same as JSON, and the configuration.
+        thing: folder or hub id of a policy, run directory of `rdvla train`, or folder of a dataset.
+        json: print the same as JSON, and a policy's configuration.
     """
+    folder = Path(thing)
+    if (folder / "meta" / "info.json").is_file():
+        _dataset(folder, json=json)
+        return
+    from rdvla.training.run_facts import describe_run, is_run
+
+    facts = {"run": describe_run(folder)} if is_run(folder) else {}
+    if not facts or facts["run"]["has a policy"]:
+        facts |= _policy(thing)
+    print(dumps(facts, indent=2) if json else format_facts(facts))
+
+
+def _policy(thing: str) -> dict[str, Any]:
     from rdvla.policy import TRAINING, RDVLAPolicy, describe
 
-    loaded = RDVLAPolicy.from_pretrained(policy)
-    facts = describe(loaded) | {"provenance": loaded.records.get(TRAINING, {})}
-    print(dumps(facts, indent=2) if json else format_facts(facts))
+    loaded = RDVLAPolicy.from_pretrained(thing)
+    return describe(loaded) | {"provenance": loaded.records.get(TRAINING, {})}
+
+
+def _dataset(folder: Path, *, json: bool) -> None:
+    from rich.console import Console
+
+    from rdvla.errors import optional
+
+    with optional("data"):
+        from rdvla.data.formats.registry import open_reader
+        from rdvla.data.inspect.facts import gather
+        from rdvla.data.inspect.terminal import WIDTH_OF_A_FILE, show
+
+    facts = gather(open_reader(folder))
+    if json:
+        print(dumps(facts.to_dict(), indent=2))
+        return
+    console = Console(highlight=False)
+    show(facts, console if console.is_terminal else Console(highlight=False, width=WIDTH_OF_A_FILE))
+    print(f"Next: rdvla data inspect {folder} --output page.html")
 
 
 def format_facts(facts: dict[str, Any]) -> str:
     """Lay the facts out as text; `--json` shows the full configuration as well."""
     lines: list[str] = []
+    if "run" in facts:
+        lines += ["run", *(f"  {name:<36}{_text(value)}" for name, value in facts["run"].items())]
+    if "parts" not in facts:
+        return "\n".join(lines)
     for title in ("parts", "head"):
         lines.append(f"{title + ' (parameters)':<36}" + "".join(f"{kind:>15}" for kind in KINDS))
         lines += [

@@ -20,6 +20,7 @@ from draccus.utils import is_choice_type
 from rdvla.errors import ConfigError, nearest
 
 CHOICE_KEY = "type"  # draccus' name of the key that selects one class of a registry
+GONE = "gone"  # class attribute of options that are no more -> the value that meant what is done now
 WAS = "was"  # key of a field's metadata: the name that the option had before
 
 
@@ -51,6 +52,8 @@ def check_finite(config: Any, path: tuple[str, ...] = ()) -> None:
 
 def rename_old(cls: type[Any], values: Any, *, source: str = "") -> Any:
     """Return `values`, as a file held them, with the options of `cls` under their present names.
+
+    Options that are no more are left out if they had the value that means what is done now.
 
     Raises:
         ConfigError: an option is given under both names.
@@ -160,8 +163,11 @@ def _rename_options(cls: Any, values: Mapping[Any, Any], path: tuple[str, ...]) 
     if is_choice_type(cls) and not _is_choice(cls):
         cls = cls.get_known_choices().get(values.get(CHOICE_KEY, cls.default_choice_name()), cls)
     options, renamed = _options(cls), _renamed(cls)
+    gone = getattr(cls, GONE, {})
     result: dict[Any, Any] = {}
     for key, value in values.items():
+        if key in gone and value == gone[key]:
+            continue
         name = key if key in options else renamed.get(key, key)
         if name != key and name in values:
             old, new = (".".join((*path, each)) for each in (key, name))

@@ -29,6 +29,7 @@ from rdvla.config.check import (
     rename_old,
     type_at,
 )
+from rdvla.config.defaults import complete, shown_defaults
 from rdvla.config.help import option_help
 from rdvla.errors import ConfigError, nearest
 from rdvla.files import write_atomically
@@ -43,7 +44,10 @@ def load_config(
 
     `--config` also takes the name of a configuration that ships, such as `reproduce/recurrent`.
 
-    `--a.b=1` and `--a.b 1` mean the same; lists are written as YAML (`--cameras '[front, wrist]'`).
+    `--a.b=1` and `--a.b 1` mean the same; lists are written as YAML (`--cameras '[front, wrist]'`). An option
+    of a group changes that option alone: the others keep the defaults that `--help` prints. Naming the `type`
+    of a component chooses it with its own defaults.
+
     `--help` prints every option with its comment and exits.
 
     Args:
@@ -65,8 +69,8 @@ def load_config(
         raise ConfigError(_unknown_argument(unknown[0], cls))
     file = given.pop(utils.CONFIG_ARG, None)
     values = {} if file is None else rename_old(cls, _read_yaml(find_config(file)), source=f"{file}: ")
-    check(cls, values, source=f"{file}: ")
-    return _decode(cls, dict(mergedeep.merge(values, _parse_values(given))))
+    check(cls, complete(cls, values), source=f"{file}: ")
+    return _decode(cls, complete(cls, dict(mergedeep.merge(values, _parse_values(given)))))
 
 
 def save_config(path: Path | str, config: Any) -> None:
@@ -116,7 +120,7 @@ class _Parser(ArgumentParser[Any]):
         self.parser.usage = (
             f"{self.parser.prog} [--config FILE.yaml] [--option value] [--option '[a, b]'] ..."
         )
-        texts = option_help(config_class)
+        texts, defaults = option_help(config_class), shown_defaults(config_class)
         for group in self.parser._action_groups:
             owner = (group.title or "").split(" ")[0]  # the class's name
             for action in group._group_actions:
@@ -125,6 +129,8 @@ class _Parser(ArgumentParser[Any]):
                     continue
                 text = texts.get(f"{owner}:{action.dest}", texts.get(action.dest))
                 action.help = action.help if text is None else text.replace("%", "%%")
+                default = defaults.get(f"{owner}:{action.dest}", defaults.get(action.dest))
+                action.default = action.default if default is None else default
             if group.description:  # a docstring's first paragraph
                 group.description = group.description.strip().split("\n\n")[0]
         shipped = ", ".join(config_names())

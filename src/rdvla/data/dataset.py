@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rdvla.data.division import divide_by_task
 from rdvla.data.features import (
     ACTION,
     ENVIRONMENT_STATE,
@@ -30,6 +31,7 @@ from rdvla.data.locate import locate_all
 from rdvla.data.mixture import Mixture, MixtureImages
 from rdvla.data.statistics import as_json, feature_statistics
 from rdvla.errors import ConfigError, DatasetError, nearest
+from rdvla.processing.fit import ImageFit
 
 
 class EpisodeDataset:
@@ -45,7 +47,7 @@ class EpisodeDataset:
         chunk_size: int,
         cameras: Sequence[str] | None = None,
         camera_names: Mapping[str, str] | None = None,
-        image_size: int | None = None,
+        fits: Mapping[str, ImageFit] | None = None,
         only_new_images: bool = True,
         sample_every: int = 1,
         episodes: Sequence[int] | None = None,
@@ -62,7 +64,7 @@ class EpisodeDataset:
             cameras: names of the cameras to read; None: all of the dataset.
             camera_names: other names for the dataset's cameras, e.g. {"image": "agentview"}; `cameras` then
                 holds the new ones.
-            image_size: side in pixels that the (square) images are scaled to; None: keep the recorded size.
+            fits: camera -> what makes its images square; the images of other cameras keep their shape.
             only_new_images: start chunks only at frames with a new image. Datasets without the feature
                 `camera_is_new` have a new image in every frame.
             sample_every: start chunks at every n-th such frame of an episode; the others are left out.
@@ -76,8 +78,7 @@ class EpisodeDataset:
         Raises:
             DatasetError: an unknown format, a missing or damaged file (named), a missing feature, or datasets
                 that differ.
-            ConfigError: an unknown camera or episode, images to be scaled that are not square, or a chunk
-                size or `sample_every` below 1.
+            ConfigError: an unknown camera or episode, or a chunk size or `sample_every` below 1.
         """
         if chunk_size < 1 or sample_every < 1:
             raise ConfigError(
@@ -93,7 +94,7 @@ class EpisodeDataset:
         self.cameras = [camera_name(name) for name in chosen]
         self.tasks = self.mixture.tasks  # instructions by task_index
         self._columns = self.mixture.columns(self.mixture.needed) | self.mixture.numbering()
-        self._images = MixtureImages(self.mixture, self.cameras, size=image_size)
+        self._images = MixtureImages(self.mixture, self.cameras, fits=fits)
         is_new = self._columns[IMAGE_IS_NEW][:, 0].astype(bool) if IMAGE_IS_NEW in self._columns else None
         self._numbers = FrameNumbers(self.mixture.lengths, is_new)
         self.episodes: NDArray[np.int64] = np.arange(0)
@@ -116,12 +117,19 @@ class EpisodeDataset:
         return list(self.mixture.members[0].cameras)
 
     @property
-    def image_size(self) -> int | None:
-        """Side in pixels that images are scaled to; None: they keep their recorded size."""
-        return self._images.size
+    def fits(self) -> Mapping[str, ImageFit]:
+        """Camera -> what makes its images square; the images of other cameras keep their shape."""
+        return self._images.fits
+
+    def fitted(self, fits: Mapping[str, ImageFit]) -> EpisodeDataset:
+        """Return the same dataset with images fitted so; the numbers in memory are shared."""
+        view = object.__new__(EpisodeDataset)
+        view.__dict__.update(self.__dict__)
+        view._images = MixtureImages(self.mixture, self.cameras, fits=fits)
+        return view
 
     def recorded_image_size(self, camera: str) -> tuple[int, int]:
-        """Return (height, width) of a camera's images before scaling."""
+        """Return (height, width) of a camera's images as they were recorded."""
         recorded = self.mixture.members[0].camera(camera)
         return recorded.height, recorded.width
 
@@ -315,18 +323,5 @@ def split_episodes(
     Raises:
         ConfigError: the fraction is out of range.
     """
-    if not 0 <= validation_fraction < 1:
-        raise ConfigError(f"validation_fraction must be at least 0 and below 1, got {validation_fraction}")
-    by_task: dict[int, list[int]] = {}
-    for episode in dataset.episodes.tolist():
-        by_task.setdefault(dataset.episode_task(episode), []).append(episode)
-    training: list[int] = []
-    validation: list[int] = []
-    for task, episodes in by_task.items():
-        count = round(validation_fraction * len(episodes))
-        if validation_fraction > 0 and len(episodes) > 1:
-            count = min(max(count, 1), len(episodes) - 1)
-        order = np.random.default_rng([seed, task]).permutation(len(episodes))
-        validation += [episodes[i] for i in order[:count]]
-        training += [episodes[i] for i in order[count:]]
-    return sorted(training), sorted(validation)
+    tasks = {episode: dataset.episode_task(episode) for episode in dataset.episodes.tolist()}
+    return divide_by_task(tasks, validation_fraction, seed)

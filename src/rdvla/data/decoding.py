@@ -10,10 +10,11 @@ import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from rdvla.errors import DatasetError
+from rdvla.processing.fit import ImageFit
 
 # PyAV reports damage by any of these, depending on where the damage lies.
 DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError, IndexError, EOFError, MemoryError)
@@ -22,38 +23,30 @@ CODECS = {b"\x89PNG": "png", b"\xff\xd8\xff": "mjpeg"}  # by the first bytes of 
 
 
 class ImageConverter:
-    """Turns decoded pictures into RGB images of the wanted size. Not safe to share between threads.
+    """Turns decoded pictures into RGB images that fit a policy. Not safe to share between threads.
 
     FFmpeg's converter takes ten times longer to set up than to run, so one is kept for all pictures. It sets
     itself up again when size or format change.
     """
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, fit: ImageFit | None = None) -> None:
         """Set up nothing yet.
 
         Args:
-            size: side in pixels of the square to scale to, each pixel the mean of those it covers; None: keep
-                the size.
+            fit: makes images square; None: they keep their shape.
         """
-        self.size = size
+        self.fit = fit
         self._reformatter = VideoReformatter()
 
-    def __reduce__(self) -> tuple[type[ImageConverter], tuple[int | None]]:
-        return ImageConverter, (self.size,)
+    def __reduce__(self) -> tuple[type[ImageConverter], tuple[ImageFit | None]]:
+        return ImageConverter, (self.fit,)
 
     def __call__(self, picture: VideoFrame | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a picture (a decoded one, or (H, W, 3) RGB) as (size, size, 3) RGB."""
-        if not isinstance(picture, VideoFrame):
-            picture = VideoFrame.from_ndarray(picture, format="rgb24")
-        converted = self._reformatter.reformat(
-            picture,
-            width=self.size,
-            height=self.size,
-            format="rgb24",
-            interpolation=None if self.size is None else Interpolation.AREA,
-            threads=1,
-        )
-        return np.asarray(converted.to_ndarray(), dtype=np.uint8)
+        """Return a picture (a decoded one, or (H, W, 3) RGB) as (H, W, 3) RGB, square if it is fitted."""
+        if isinstance(picture, VideoFrame):
+            converted = self._reformatter.reformat(picture, format="rgb24", threads=1)
+            picture = np.asarray(converted.to_ndarray(), dtype=np.uint8)
+        return picture if self.fit is None else self.fit(picture)
 
 
 def decode_picture(content: bytes) -> VideoFrame:

@@ -65,14 +65,16 @@ def encode_video(path: Path, images: NDArray[np.uint8], *, image_index: NDArray[
 
 
 def stream_header(path: Path) -> bytes:
-    """Return what a decoder needs before the first frame; only files with equal headers can be joined.
+    """Return codec, size and what a decoder needs first; only files with equal headers can be joined.
 
     Raises:
         DatasetError: naming the file that is damaged.
     """
     try:
         with av.open(str(path)) as container:
-            return bytes(container.streams.video[0].codec_context.extradata or b"")
+            codec = container.streams.video[0].codec_context
+            shape = f"{codec.codec.canonical_name} {codec.width}x{codec.height} {codec.pix_fmt} "
+            return shape.encode() + bytes(codec.extradata or b"")
     except DECODE_ERRORS as error:
         raise DatasetError(f"{path} cannot be read as a video: {error}") from error
 
@@ -95,7 +97,8 @@ def concatenate_videos(videos: Sequence[tuple[Path, int]], target: Path, *, fps:
         for path, frames in videos:
             try:
                 with av.open(str(path)) as source:
-                    stream = stream or output.add_stream_from_template(source.streams.video[0])
+                    # opaque: also streams that this FFmpeg can decode and not encode, such as AV1
+                    stream = stream or output.add_stream_from_template(source.streams.video[0], opaque=True)
                     copied = _copy_packets(source, output, stream, offset=offset, fps=fps)
             except DECODE_ERRORS as error:
                 raise DatasetError(f"{path} cannot be read as a video: {error}") from error

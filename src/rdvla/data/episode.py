@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.data.clips import Clip
 from rdvla.data.features import Feature, current_name
 from rdvla.data.spec import DatasetSpec
 from rdvla.errors import DatasetError, nearest
@@ -20,7 +21,8 @@ class Episode:
 
     Attributes:
         features: every numeric feature of the dataset, name -> (T, size), or (T,) for a feature of size 1.
-        images: camera name ("front") -> (N, H, W, 3) uint8 RGB, the N distinct captures.
+        images: camera name ("front") -> (N, H, W, 3) uint8 RGB, the N distinct captures; or a clip of a video
+            file with one picture for every step, which is copied.
         task: the natural-language instruction.
         image_index: (T,) integers into the captures, the same for all cameras: step t shows capture
             `image_index[t]`. It starts at 0 and rises by 0 or 1; a camera slower than the control holds its
@@ -29,7 +31,7 @@ class Episode:
     """
 
     features: Mapping[str, NDArray[Any]]
-    images: Mapping[str, NDArray[np.uint8]]
+    images: Mapping[str, NDArray[np.uint8] | Clip]
     task: str
     image_index: NDArray[np.integer[Any]] | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -40,7 +42,7 @@ class CheckedEpisode:
     """An episode whose arrays fit the dataset; features are (T, size), `image_index` is (T,) int64."""
 
     features: dict[str, NDArray[Any]]
-    images: dict[str, NDArray[np.uint8]]
+    images: dict[str, NDArray[np.uint8] | Clip]
     image_index: NDArray[np.int64]
     task: str
     source: dict[str, Any]
@@ -69,11 +71,13 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> CheckedEpisode:
         name: _checked_values(name, episode.features[name], spec.features[name]) for name in spec.features
     }
     image_index = _checked_image_index(episode, length)
-    images = {}
-    for camera in spec.cameras:
-        images[camera] = _checked_images(
-            camera, episode.images[camera], spec.cameras[camera], int(image_index[-1]) + 1
-        )
+    images: dict[str, NDArray[np.uint8] | Clip] = {}
+    for camera, size in spec.cameras.items():
+        given = episode.images[camera]
+        if isinstance(given, Clip):
+            images[camera] = _checked_clip(camera, given, size, length)
+        else:
+            images[camera] = _checked_images(camera, given, size, int(image_index[-1]) + 1)
     return CheckedEpisode(features, images, image_index, episode.task, dict(episode.source))
 
 
@@ -126,6 +130,15 @@ def _checked_image_index(episode: Episode, length: int) -> NDArray[np.int64]:
     if index[0] != 0 or not np.isin(np.diff(index), (0, 1)).all():
         raise DatasetError("image_index: it must start at 0 and rise by 0 or 1 from step to step")
     return index
+
+
+def _checked_clip(camera: str, clip: Clip, size: tuple[int, int], length: int) -> Clip:
+    if clip.count != length or clip.size() != size:
+        raise DatasetError(
+            f"camera {camera!r}: expected {length} pictures of {size[0]} x {size[1]} pixels, {clip.path} has "
+            f"{clip.count} of {clip.size()[0]} x {clip.size()[1]}"
+        )
+    return clip
 
 
 def _checked_images(

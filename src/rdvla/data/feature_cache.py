@@ -180,7 +180,7 @@ def _plan(
     folders = []
     for number, indices in dataset.mixture.split(kept):
         member, own = dataset.mixture.members[number], kept[indices]
-        cameras = [f"{name} {member.camera(name).key} {dataset.image_size}" for name in dataset.cameras]
+        cameras = [f"{name} {member.camera(name).key} {dataset.fits.get(name)}" for name in dataset.cameras]
         digest = hashlib.sha256((own - member.first_frame).tobytes())
         digest.update("\n".join([member.reader.fingerprint(), *cameras, key, str(dtype)]).encode())
         folders.append(_Folder(directory / f"{readable}-{digest.hexdigest()[:16]}", own))

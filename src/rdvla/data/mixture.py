@@ -21,6 +21,7 @@ from rdvla.data.formats.registry import open_reader
 from rdvla.data.frames import FrameNumbers
 from rdvla.data.selected import SelectedFeatures, common, declared_facts
 from rdvla.errors import ConfigError, DatasetError, nearest
+from rdvla.processing.fit import ImageFit
 
 
 @dataclass(frozen=True)
@@ -196,17 +197,19 @@ class MixtureImages:
 
     Attributes:
         cameras: their names, in order.
-        size: side in pixels of the square to scale to; None: images keep their recorded size.
+        fits: camera -> what makes its images square; those of other cameras keep their recorded shape.
     """
 
-    def __init__(self, mixture: Mixture, cameras: Sequence[str], *, size: int | None) -> None:
-        """Open no file yet; raise ConfigError if images that are not square would have to be scaled."""
+    def __init__(
+        self, mixture: Mixture, cameras: Sequence[str], *, fits: Mapping[str, ImageFit] | None = None
+    ) -> None:
+        """Open no file yet."""
         self._mixture = mixture
         self.cameras = list(cameras)
-        self.size = size if size and self._must_be_scaled(size) else None
+        self.fits = dict(fits or {})
         self._readers = [
             {
-                name: member.reader.open_camera(member.cameras[name], ImageConverter(self.size))
+                name: member.reader.open_camera(member.cameras[name], ImageConverter(self.fits.get(name)))
                 for name in cameras
             }
             for member in mixture.members
@@ -214,7 +217,7 @@ class MixtureImages:
 
     def copy(self) -> MixtureImages:
         """Return a reader of the same images that opens files of its own."""
-        return MixtureImages(self._mixture, self.cameras, size=self.size)
+        return MixtureImages(self._mixture, self.cameras, fits=self.fits)
 
     def read(self, frames: NDArray[np.int64]) -> dict[str, NDArray[np.uint8]]:
         """Read the images of (B,) frames, camera name -> (B, H, W, 3) RGB.
@@ -233,16 +236,6 @@ class MixtureImages:
             return {camera: images[0] for camera, images in found.items()}
         back = np.argsort(np.concatenate(order))
         return {camera: np.concatenate(images)[back] for camera, images in found.items()}
-
-    def _must_be_scaled(self, size: int) -> bool:
-        cameras = {name: self._mixture.members[0].camera(name) for name in self.cameras}
-        for name, camera in cameras.items():
-            if camera.height != camera.width:
-                raise ConfigError(
-                    f"the images of {name!r} are {camera.width}x{camera.height} and cannot be scaled to "
-                    f"{size}x{size} without distorting them"
-                )
-        return any(camera.height != size for camera in cameras.values())
 
 
 def _named_cameras(reader: DatasetReader, names: Mapping[str, str]) -> dict[str, str]:

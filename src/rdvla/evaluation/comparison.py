@@ -1,6 +1,6 @@
 """Paired tests on episodes that both sides played: same environment, task, seed and conditions.
 
-`standard_comparisons` compares settings and policies for the report, `compare_runs` two evaluations.
+`compare_runs` compares two evaluations; `rdvla.evaluation.standard` settings and policies for the report.
 """
 
 from __future__ import annotations
@@ -14,101 +14,12 @@ from typing import Any
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.results import Results, check_alike
 from rdvla.evaluation.statistics import PairedTest, paired_test
-from rdvla.evaluation.summaries import Summary, best_fixed
 from rdvla.rollout.jobs import Setting
-
-SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two settings on the same episodes."""
-
-    question: str
-    first: Summary
-    second: Summary
-    test: PairedTest
 
 
 def outcomes(episodes: Iterable[Episode]) -> dict[tuple[str, str, int], bool]:
     """Return success by (environment, task, seed), for the episodes that ended by themselves."""
     return {(each.env, each.task, each.seed): bool(each.success) for each in episodes if each.error is None}
-
-
-def compare(
-    first: Summary, second: Summary, *, episodes: Sequence[Episode], question: str
-) -> Comparison | None:
-    """Test two summaries on the episodes that both played; return None if there are none."""
-    sides = [
-        outcomes(
-            each for each in episodes if (each.policy, each.setting) == (summary.policy, summary.setting)
-        )
-        for summary in (first, second)
-    ]
-    test = paired_test(*sides)
-    return None if test is None else Comparison(question, first, second, test)
-
-
-def standard_comparisons(everything: Sequence[Summary], episodes: Sequence[Episode]) -> list[Comparison]:
-    """Return the tests that the report shows.
-
-    Adaptive rules against the best fixed depth, deep against enough, other policies against the first policy.
-    """
-    by_policy: dict[str, list[Summary]] = {}
-    for summary in everything:
-        by_policy.setdefault(summary.policy, []).append(summary)
-    pairs: list[tuple[str, Summary, Summary]] = []
-    for own in by_policy.values():
-        pairs += _adaptive_pairs(own) + _depth_pairs(own)
-    bests = [best for own in by_policy.values() if (best := best_fixed(own)) is not None]
-    pairs += [("against the first policy", rival, bests[0]) for rival in bests[1:]]
-    tested = (
-        compare(first, second, episodes=episodes, question=question) for question, first, second in pairs
-    )
-    return [comparison for comparison in tested if comparison is not None]
-
-
-def enough_depth(own: Sequence[Summary], episodes: Sequence[Episode]) -> Summary | None:
-    """Return the smallest fixed depth that a paired test (p < 0.05) does not tell from the best.
-
-    Hold an adaptive rule to it: a deeper setting costs iterations that success does not need. Depths that
-    were not played cannot be chosen.
-
-    Args:
-        own: the summaries of one policy under one execution rule.
-        episodes: of all of them.
-    """
-    best = best_fixed(own)
-    fixed = [each for each in own if each.setting.depth is not None]
-    for each in sorted(fixed, key=lambda each: each.setting.depth or 0):
-        if best is None or each is best:
-            break
-        found = compare(each, best, episodes=episodes, question="enough depth")
-        if found is not None and (found.test.p_value or 0.0) >= SIGNIFICANT:
-            return each
-    return best
-
-
-def _adaptive_pairs(own: Sequence[Summary]) -> list[tuple[str, Summary, Summary]]:
-    pairs = []
-    for adaptive in own:
-        same = [each for each in own if each.setting.execution == adaptive.setting.execution]
-        best = best_fixed(same)
-        if adaptive.setting.depth is None and best is not None:
-            pairs.append(("adaptive against the best fixed depth", adaptive, best))
-    return pairs
-
-
-def _depth_pairs(own: Sequence[Summary]) -> list[tuple[str, Summary, Summary]]:
-    """Depth 64 against 12 if both are there, and the best depth against depth 1."""
-    pairs = []
-    at = {each.setting.depth: each for each in reversed(own) if each.setting.depth is not None}
-    if 64 in at and 12 in at:
-        pairs.append(("does over-iterating hurt?", at[64], at[12]))
-    best = best_fixed(list(at.values()))
-    if 1 in at and best is not None and best.setting.depth != 1:
-        pairs.append(("does iterating help?", best, at[1]))
-    return pairs
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,8 @@ class EvaluationConfig:
     device: Device = "auto"  # of the policy; auto: an accelerator if there is one
     threads: int = 1  # torch threads of the policy; the environments need the other cores
     videos: int = 1  # per task and setting, of its first episodes
-    video_fps: int = 20  # frames per second of simulated time; each more costs a rendering
+    video_fps: int = 20  # frames per second of watching; each more costs a rendering
+    timing_seconds: float = 20.0  # after the episodes, about how long to measure ms per query; 0: not at all
     rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
     allow_other_robot: bool = False  # warn if the policy was trained on another robot, instead of refusing
     label: str = ""  # the policy's name in tables; if empty, its run's, its folder's or its id's
@@ -72,6 +74,8 @@ class EvaluationConfig:
         for name in ("episodes", "workers", "threads", "video_fps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.timing_seconds < math.inf:
+            raise ConfigError(f"timing_seconds must be a number from 0 on, got {self.timing_seconds}")
         if self.videos < 0:
             raise ConfigError(f"videos must not be negative, got {self.videos}")
         if self.seed < FIRST_EVALUATION_SEED:

@@ -39,9 +39,9 @@ class Episode:
     steps: int
     depths: list[int]  # iterations of each query
     executed: list[int]  # actions executed after each query
-    query_ms: float | None  # mean over its queries: time of the predict call / observations in that call
     video: str | None = None  # path relative to the results file
     video_stride: int | None = None  # environment steps between its frames; None without a video
+    video_speed: float | None = None  # times the robot's own; None without a video, and in older files: 1
     error: EpisodeError | None = None
 
     @property
@@ -67,7 +67,6 @@ class Row:
     mean_depth: float | None  # iterations per query; None if no episode ended by itself
     mean_executed: float | None  # actions per query
     mean_steps: float | None  # environment steps per episode
-    query_ms: float | None
 
     @property
     def setting(self) -> Setting:

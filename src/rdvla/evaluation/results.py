@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,11 @@ class Results:
         return None if found is None else str(found)
 
     @property
+    def query_ms(self) -> dict[str, float]:
+        """Milliseconds per query by stop rule, measured in turn after the episodes; empty if not at all."""
+        return dict((self.meta.get("timing") or {}).get("query_ms", {}))
+
+    @property
     def step_limits(self) -> dict[str, int]:
         """Steps after which an episode ended, by environment; empty if the file does not say."""
         protocol = self.meta.get("protocol", {})
@@ -59,7 +64,8 @@ class Results:
         content = {
             "schema_version": SCHEMA_VERSION,
             "summary": [
-                _summary_entry(summary) for summary in [*suite_summaries(self.rows), *summaries(self.rows)]
+                _summary_entry(summary, self.query_ms)
+                for summary in [*suite_summaries(self.rows), *summaries(self.rows)]
             ],
             "rows": [dataclasses.asdict(row) for row in self.rows],
             "episodes": [dataclasses.asdict(episode) for episode in self.episodes],
@@ -152,7 +158,7 @@ def check_alike(first: Results, second: Results) -> None:
         )
 
 
-def _summary_entry(summary: Summary) -> dict[str, Any]:
+def _summary_entry(summary: Summary, query_ms: Mapping[str, float]) -> dict[str, Any]:
     return {
         "env": summary.env,
         "policy": summary.policy,
@@ -166,5 +172,5 @@ def _summary_entry(summary: Summary) -> dict[str, Any]:
         "success_high": summary.interval.high,
         "mean_depth": summary.mean_depth,
         "mean_executed": summary.mean_executed,
-        "query_ms": summary.query_ms,
+        "query_ms": query_ms.get(summary.setting.stop),
     }

@@ -27,6 +27,7 @@ from rdvla.evaluation.records import Episode, EpisodeError
 from rdvla.evaluation.results import Results
 from rdvla.evaluation.summaries import summarise
 from rdvla.evaluation.table import print_table, readable
+from rdvla.evaluation.timing import Sample, earlier_timing, time_queries
 from rdvla.files import sole_user, write_json
 from rdvla.hashing import fingerprint as fingerprint_of
 from rdvla.policy import RDVLAPolicy, choose_device
@@ -127,7 +128,13 @@ def evaluate_policy(
                 if fits is not None:
                     fits(opened, console=console)
             write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
-            _run_jobs(policy, config, missing, journal=journal, make=make, console=console)
+            sample = Sample()
+            _run_jobs(policy, config, missing, journal=journal, make=make, watch=sample, console=console)
+        timing = earlier_timing(output / "results.json")
+        if missing and config.timing_seconds:
+            console.print(f"measuring times per query, {config.timing_seconds:g} s ...", highlight=False)
+            stops = list(dict.fromkeys(setting.stop for setting in config.settings))
+            timing = time_queries(policy, sample, stops=stops, seconds=config.timing_seconds)
         # A label is for people: the episodes of an earlier call may have had another.
         label = config.policy_label
         episodes = [dataclasses.replace(journal.episodes[job.key], policy=label) for job in jobs]
@@ -138,6 +145,7 @@ def evaluate_policy(
         },
         "policy": {**provenance, "fingerprint": fingerprint},
         "hardware": describe_hardware(),
+        "timing": timing,
         "command": command_line(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 1),  # a continued run counts from its continuation
@@ -194,13 +202,14 @@ def _run_jobs(
     *,
     journal: Journal,
     make: MakeEnvironment[Environment],
+    watch: Sample,
     console: Console,
 ) -> None:
     if not jobs:
         return
     with Progress(console, speed_estimate_period=SPEED_PERIOD) as progress:
         bar = progress.add_task("episodes", total=len(jobs))
-        for outcome in roll_out(policy, jobs, make=make, workers=config.workers):
+        for outcome in roll_out(policy, jobs, make=make, workers=config.workers, watch=watch):
             episode = _episode(config, outcome)
             journal.add(episode)
             if episode.error is not None:
@@ -225,7 +234,6 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
         "execution": job.setting.execution,
         "seed": job.seed,
         "depths": outcome.depths,
-        "query_ms": outcome.query_ms,
     }
     if isinstance(end, Failed):
         error = EpisodeError(end.type, end.message, end.traceback)
@@ -237,4 +245,5 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
         executed=end.result.executed,
         video=None if job.video is None else str(job.video.relative_to(config.output)),
         video_stride=end.result.video_stride,
+        video_speed=end.result.video_speed,
     )

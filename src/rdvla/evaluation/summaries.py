@@ -24,7 +24,6 @@ class Summary:
     interval: Interval  # Wilson 95% of an environment's pooled episodes; over several see `mean_interval`
     mean_depth: float | None  # mean of the tasks, weighted by their episodes; over environments like success
     mean_executed: float | None
-    query_ms: float | None
 
     @property
     def episodes(self) -> int:
@@ -46,6 +45,26 @@ def summarise(episodes: Iterable[Episode]) -> list[Row]:
     """Return one row per task and setting, in the order of first appearance."""
     keyed = [((each.policy, each.env, each.task, each.setting), each) for each in episodes]
     return [_row(group) for group in _grouped(keyed).values()]
+
+
+def sort_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return rows for people: policies and environments as they came, tasks by name, depths before rules.
+
+    Fixed depths rise, adaptive rules follow by name, each execution rule as it came.
+    """
+    order = [
+        list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("policy", "execution", "env")
+    ]
+
+    def key(row: Row) -> tuple[int, int, bool, int, str, int, str]:
+        policy, execution, env = (
+            known.index(value)
+            for known, value in zip(order, (row.policy, row.execution, row.env), strict=True)
+        )
+        depth = row.setting.depth
+        return policy, execution, depth is None, depth or 0, row.stop, env, row.task
+
+    return sorted(rows, key=key)
 
 
 def suite_summaries(rows: Iterable[Row]) -> list[Summary]:
@@ -76,7 +95,6 @@ def suite_summary(rows: Sequence[Row]) -> Summary:
         interval=wilson_interval(successes, episodes),
         mean_depth=_weighted_mean([(row.episodes, row.mean_depth) for row in rows]),
         mean_executed=_weighted_mean([(row.episodes, row.mean_executed) for row in rows]),
-        query_ms=_weighted_mean([(row.episodes, row.query_ms) for row in rows]),
     )
 
 
@@ -84,12 +102,6 @@ def within(summary: Summary, env: str) -> Summary | None:
     """Return the summary of one environment's rows only; None if it has none."""
     rows = [row for row in summary.rows if row.env == env]
     return suite_summary(rows) if rows else None
-
-
-def best_fixed(candidates: Sequence[Summary]) -> Summary | None:
-    """Return the fixed depth with the highest mean success; the smallest depth among equals."""
-    fixed = [each for each in candidates if each.setting.depth is not None and each.success is not None]
-    return max(fixed, key=lambda each: (each.success or 0.0, -(each.setting.depth or 0)), default=None)
 
 
 def _average(suites: Sequence[Summary]) -> Summary:
@@ -103,7 +115,6 @@ def _average(suites: Sequence[Summary]) -> Summary:
         interval=mean_interval(estimates) if len(estimates) == len(suites) else Interval(0.0, 1.0),
         mean_depth=_mean([suite.mean_depth for suite in suites]),
         mean_executed=_mean([suite.mean_executed for suite in suites]),
-        query_ms=_mean([suite.query_ms for suite in suites]),
     )
 
 
@@ -125,7 +136,6 @@ def _row(group: Sequence[Episode]) -> Row:
         mean_depth=_mean([depth for episode in ended for depth in episode.depths]),
         mean_executed=_mean([count for episode in ended for count in episode.executed]),
         mean_steps=_mean([episode.steps for episode in ended]),
-        query_ms=_mean([episode.query_ms for episode in ended]),
     )
 
 

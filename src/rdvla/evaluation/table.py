@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rdvla.evaluation.results import Results
-from rdvla.evaluation.summaries import Summary, summaries, within
+from rdvla.evaluation.summaries import Summary, sort_rows, summaries, within
 
 
 def print_table(results: Results, *, console: Console) -> None:
@@ -17,14 +17,15 @@ def print_table(results: Results, *, console: Console) -> None:
 
     With several environments, each has its tasks and its mean, and their average comes last.
     """
-    columns = summaries(results.rows)
+    rows = sort_rows(results.rows)
+    columns = summaries(rows)
     table = Table(title="Success by task and setting", title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("task", min_width=18)
     for column in columns:
         table.add_column(_heading(column, columns), justify="right", overflow="fold", min_width=6)
-    envs = list(dict.fromkeys(row.env for row in results.rows))
+    envs = list(dict.fromkeys(row.env for row in rows))
     for env in envs:
-        for task in dict.fromkeys(row.task for row in results.rows if row.env == env):
+        for task in dict.fromkeys(row.task for row in rows if row.env == env):
             table.add_row(readable(task), *(percent(_success(column, env, task)) for column in columns))
         table.add_section()
         if len(envs) > 1:
@@ -33,12 +34,19 @@ def print_table(results: Results, *, console: Console) -> None:
     _add_means(table, "mean" if len(envs) == 1 else "mean of environments", columns)
     table.add_row("iterations per query", *(number(column.mean_depth, 2) for column in columns))
     table.add_row("actions executed", *(number(column.mean_executed, 1) for column in columns))
-    table.add_row("ms per query", *(number(column.query_ms, 1) for column in columns))
+    times = results.query_ms
+    if times:
+        table.add_row("ms per query", *(number(times.get(column.setting.stop), 1) for column in columns))
     if any(column.errors for column in columns):
         table.add_row("exceptions", *(str(column.errors) for column in columns), style="red")
     console.print(table)
-    if any(column.errors for column in columns):
-        console.print("Episodes that ended with an exception are neither successes nor failures.")
+    errors = sum(column.errors for column in columns)
+    if errors:
+        played = errors + sum(column.episodes for column in columns)
+        console.print(
+            f"{errors} of {played} episodes ended with an exception: neither successes nor failures.",
+            style="red",
+        )
 
 
 def _add_means(table: Table, title: str, columns: Sequence[Summary | None]) -> None:

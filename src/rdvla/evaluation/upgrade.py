@@ -3,6 +3,7 @@
 - Version 1 had one environment, its step limit in the configuration, and did not name the stride of videos.
 - Versions 1 and 2 had `rule` and `depth` (null under an adaptive rule) in place of `stop`, and an
   option `rules`.
+- Versions 1 to 3 timed queries during the rollouts (`query_ms` of every entry), which nothing reads any more.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-SCHEMA_VERSION = 3
-READABLE_VERSIONS = (1, 2, SCHEMA_VERSION)
+SCHEMA_VERSION = 4
+READABLE_VERSIONS = (1, 2, 3, SCHEMA_VERSION)
 VERSION_1_VIDEO_STRIDE = 4
 
 
@@ -36,7 +37,7 @@ def upgrade_entry(values: Any) -> Any:
     """Return a row, a summary or an episode (of a results file or a journal) with the present entries."""
     if not isinstance(values, dict):
         return values
-    upgraded = dict(values)
+    upgraded = {name: value for name, value in values.items() if name != "query_ms"}
     if "rule" in upgraded:
         rule, depth = upgraded.pop("rule"), upgraded.pop("depth", None)
         kind, at, start = str(rule).partition("@")

@@ -20,7 +20,7 @@ class HeadConfig(draccus.ChoiceRegistry):  # type: ignore[no-untyped-call]
     """Base of the heads' configurations; ``head.type`` in a file or on the command line names one."""
 
     chunk_size: int = 8  # K, actions in a chunk
-    action_dim: int = 7  # A, numbers in an action
+    action_dim: int = 7  # A, numbers in an action; in training 0: as in the dataset
 
     # Fields that say how a head is initialised or trained, and not what its weights mean.
     training_fields: ClassVar[tuple[str, ...]] = ()

@@ -7,8 +7,7 @@ the same whoever shares its batch, and all settings see the same layouts and the
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -44,13 +43,16 @@ class Policy(Protocol):
         ...
 
 
+# Called with the setting, the observation (a single one) and S_0 (1, K, D) of every query.
+Watch = Callable[[Setting, Observation, Tensor], None]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How an episode ended, and what happened at its queries."""
 
     end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
     depths: list[int]
-    query_ms: float | None  # mean over its queries; None without any
 
 
 @dataclass
@@ -59,7 +61,6 @@ class _Episode:
 
     session: Session
     depths: list[int] = field(default_factory=list)
-    milliseconds: list[float] = field(default_factory=list)
 
 
 def roll_out(
@@ -69,6 +70,7 @@ def roll_out(
     make: MakeEnvironment[Environment],
     workers: int,
     transport: Transport | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Outcome]:
     """Run all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
 
@@ -80,8 +82,9 @@ def roll_out(
         make: build a simulator in a worker.
         workers: how many.
         transport: starts them; processes on this machine if not given.
+        watch: sees every query.
     """
-    answers = _Answers(policy)
+    answers = _Answers(policy, watch)
     ends = run_jobs(
         EpisodeRunner(make),
         Schedule(jobs).next_job,
@@ -102,8 +105,8 @@ def starting_seed(task: str, seed: int, query: int) -> int:
 class _Answers:
     """Answers queries, with a session per episode."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, watch: Watch | None) -> None:
+        self._policy, self._watch = policy, watch
         self._episodes: dict[EpisodeJob, _Episode] = {}
 
     def __call__(self, questions: Sequence[Question[EpisodeJob]]) -> list[Reply]:
@@ -121,26 +124,24 @@ class _Answers:
     def outcome(self, end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]) -> Outcome:
         """Return how an episode went, and forget it."""
         episode = self._episodes.pop(end.job, None)
-        if episode is None:
-            return Outcome(end, [], None)
-        spent = episode.milliseconds
-        return Outcome(end, episode.depths, sum(spent) / len(spent) if spent else None)
+        return Outcome(end, [] if episode is None else episode.depths)
 
     def _answer(self, setting: Setting, group: Sequence[Question[EpisodeJob]]) -> list[Reply]:
-        start = time.perf_counter()
         stop, _ = split_start(setting.stop)
+        states = [self._initial_state(question) for question in group]
+        if self._watch is not None:
+            for question, state in zip(group, states, strict=True):
+                self._watch(setting, question.content, state)
         prediction = self._policy.predict(
             Observation.collate([question.content for question in group]).torch(),
             stop=stop,
-            initial_state=torch.cat([self._initial_state(question) for question in group]),
+            initial_state=torch.cat(states),
         )
-        spent = 1000 * (time.perf_counter() - start) / len(group)
         prediction = replace(prediction, actions=prediction.actions.float().cpu().numpy())
         replies = []
         for sample, question in enumerate(group):
             episode, own = self._episodes[question.job], prediction.select([sample])
             episode.depths.append(int(own.depth[0]))
-            episode.milliseconds.append(spent)
             episode.session.accept([0], own)
             replies.append(Reply(np.stack(episode.session.take(0)), episode.depths[-1]))
         return replies

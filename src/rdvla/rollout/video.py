@@ -1,7 +1,8 @@
-"""MP4 of an episode with the depth of the current query written on each frame."""
+"""MP4 of an episode, with the depth of the current query written under each frame, between all others."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +18,12 @@ from rdvla.files import write_atomically
 from rdvla.rollout.episode import Decision, Environment, TimeStep
 
 SIZE = 256  # pixels of the video's shorter side; small camera images are enlarged to it
-BANNER = 28  # pixels of the strip under the image that holds the text
+BANNER = 28  # pixels of the strip under the image that holds the depths
+STRIP = 86  # pixels at either side of the strip for text; the bars of the queries are between
+
+# Times the robot's own speed, the first at which the longest possible episode lasts at most so many seconds.
+SPEEDS = {0.5: 6.0, 1.0: 15.0, 2.0: 15.0, 4.0: 15.0, 8.0: 15.0, 16.0: math.inf}
+DARK, DIM, LIGHT, ACCENT = (18, 22, 28), (62, 72, 84), (160, 170, 182), (255, 183, 77)
 
 
 @dataclass(frozen=True)
@@ -25,23 +31,34 @@ class Frame:
     """A frame of an episode's video."""
 
     image: NDArray[np.uint8]  # (H, W, 3)
-    depth: int  # iterations of the query whose actions are being executed
+    query: int  # whose actions are being executed, from 0
     step: int
     success: bool
 
 
+def playback_speed(seconds: float) -> float:
+    """Return how many times faster than the robot a video plays, if an episode may take so many seconds.
+
+    All episodes of an environment play at one speed, so they can be watched next to each other.
+    """
+    return next(speed for speed, longest in SPEEDS.items() if seconds / speed <= longest)
+
+
 class Film:
-    """Records an episode's video: frames of the steps that come closest to `fps` per simulated second."""
+    """Records an episode's video: frames of the steps that come closest to `fps` per second of watching."""
 
-    def __init__(self, control_hz: float, *, fps: int) -> None:
-        self.stride = max(1, round(control_hz / fps))  # environment steps between frames
+    def __init__(self, control_hz: float, *, fps: int, max_steps: int) -> None:
+        """Choose the speed by the length that an episode may have at most."""
+        self.speed = playback_speed(max_steps / control_hz)
+        self.stride = max(1, round(self.speed * control_hz / fps))  # environment steps between frames
+        self._rate = Fraction(self.speed * control_hz).limit_denominator(1000) / self.stride
         self._frames: list[Frame] = []
-        self._rate = Fraction(control_hz).limit_denominator(1000) / self.stride
-        self._depth = 0
+        self._depths: list[int] = []
 
-    def before_step(self, now: TimeStep[Environment], decision: Decision, index: int) -> None:  # noqa: ARG002
+    def before_step(self, now: TimeStep[Environment], decision: Decision, index: int) -> None:
         """Take a frame if one is due."""
-        self._depth = decision.depth
+        if index == 0:
+            self._depths.append(decision.depth)
         if now.step % self.stride == 0:
             self._take(now)
 
@@ -51,38 +68,64 @@ class Film:
             self._take(now)
 
     def write(self, path: Path) -> None:
-        """Write the video, at the speed of simulated time."""
-        write_video(path, self._frames, fps=self._rate)
+        """Write the video."""
+        write_video(path, self._frames, fps=self._rate, depths=self._depths, speed=self.speed)
 
     def _take(self, now: TimeStep[Environment]) -> None:
         image = next(iter(now.images.values()))
-        self._frames.append(Frame(image=image, depth=self._depth, step=now.step, success=now.success))
+        self._frames.append(Frame(image, query=len(self._depths) - 1, step=now.step, success=now.success))
 
 
-def draw_frame(frame: Frame) -> NDArray[np.uint8]:
-    """Return the image, enlarged, over a strip with depth and step; sides are even, as yuv420p needs."""
+def draw_frame(frame: Frame, *, depths: Sequence[int], speed: float = 1.0) -> NDArray[np.uint8]:
+    """Return the image, enlarged, over a strip: the depth, a bar for every query, the step.
+
+    The bar of the present query is bright, those to come are dim. Sides are even, as yuv420p needs.
+    """
     height, width = frame.image.shape[:2]
     scale = SIZE / min(height, width)
     size = (round(width * scale) // 2 * 2, round(height * scale) // 2 * 2)
-    canvas = Image.new("RGB", (size[0], size[1] + BANNER), (18, 22, 28))
+    canvas = Image.new("RGB", (size[0], size[1] + BANNER), DARK)
     canvas.paste(Image.fromarray(frame.image).resize(size, Image.Resampling.LANCZOS), (0, 0))
     draw = ImageDraw.Draw(canvas)
     middle = size[1] + BANNER // 2
-    draw.text((8, middle), f"depth {frame.depth}", fill=(255, 255, 255), font=_font(15), anchor="lm")
-    note, colour = ("success", (110, 231, 160)) if frame.success else (f"step {frame.step}", (160, 170, 182))
-    draw.text((size[0] - 8, middle), note, fill=colour, font=_font(13), anchor="rm")
+    draw.text((6, middle), f"depth {depths[frame.query]}", fill=(255, 255, 255), font=_font(17), anchor="lm")
+    _draw_bars(draw, frame.query, depths, box=(STRIP, size[1] + 4, size[0] - STRIP, size[1] + BANNER - 3))
+    at = "" if speed == 1 else f" · {speed:g}x"
+    note, colour = ("success", (110, 231, 160)) if frame.success else (f"step {frame.step}", LIGHT)
+    draw.text((size[0] - 6, middle), note + at, fill=colour, font=_font(13), anchor="rm")
     return np.asarray(canvas)
 
 
-def write_video(path: Path, frames: Sequence[Frame], *, fps: Fraction | int) -> None:
+def _draw_bars(
+    draw: ImageDraw.ImageDraw, query: int, depths: Sequence[int], *, box: tuple[int, int, int, int]
+) -> None:
+    left, top, right, bottom = box
+    step = min(8.0, (right - left) / len(depths))
+    tallest = max(*depths, 1)
+    for number, depth in enumerate(depths):
+        colour = ACCENT if number == query else LIGHT if number < query else DIM
+        x, y = left + number * step, bottom - (bottom - top) * depth / tallest
+        draw.rectangle((x, y, x + max(step - 1.5, 0.5), bottom), fill=colour)
+
+
+def write_video(
+    path: Path, frames: Sequence[Frame], *, fps: Fraction | int, depths: Sequence[int], speed: float = 1.0
+) -> None:
     """Write `frames` as H.264, yuv420p, with the index in front, so every browser plays it.
+
+    Args:
+        path: the file.
+        frames: in order of time.
+        fps: frames per second of watching.
+        depths: iterations of each query of the episode.
+        speed: times the robot's own, which is written on the frames unless it is 1.
 
     Raises:
         ValueError: there is no frame.
     """
     if not frames:
         raise ValueError(f"cannot write {path}: a video needs at least one frame")
-    pictures = [draw_frame(frame) for frame in frames]
+    pictures = [draw_frame(frame, depths=depths, speed=speed) for frame in frames]
     options = {"movflags": "faststart"}
     with write_atomically(path) as temporary, av.open(str(temporary), "w", options=options) as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "27", "preset": "fast"})

@@ -38,6 +38,7 @@ class EpisodeResult:
     steps: int
     executed: list[int]  # actions executed after each query
     video_stride: int | None  # environment steps between the frames of its video
+    video_speed: float | None  # of the video, times the robot's own
 
 
 class EpisodeRunner:
@@ -62,7 +63,11 @@ def run_episode_job(
 
     Images are rendered when the policy is queried, not in every step; a video needs some more.
     """
-    film = None if job.video is None else Film(environment.control_hz, fps=job.video_fps)
+    film = (
+        None
+        if job.video is None
+        else Film(environment.control_hz, fps=job.video_fps, max_steps=job.max_steps)
+    )
     end = run_episode(
         environment,
         _RemotePolicy(ask),
@@ -72,7 +77,8 @@ def run_episode_job(
     )
     if film is not None and job.video is not None:
         film.write(job.video)
-    return EpisodeResult(end.success, end.steps, end.executed, None if film is None else film.stride)
+    stride, speed = (None, None) if film is None else (film.stride, film.speed)
+    return EpisodeResult(end.success, end.steps, end.executed, stride, speed)
 
 
 class _RemotePolicy:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rdvla.control import Stop, parse_stop
 from rdvla.errors import RDVLAError
 from rdvla.manifest import read_manifest, write_manifest
+from rdvla.processing.fit import CameraFits, ImageFit, Resize
 
 NAME = "runtime.json"
 FORMAT = "rdvla-onnx"
@@ -32,13 +34,26 @@ class Description:
     stop: str  # the rule if none is given, as text for `parse_stop`
     execution: str  # actions that select_action() runs per query, as text for `parse_execution`
     cameras: tuple[str, ...] = ()
-    image_size: int = 0  # pixels, square
+    image_size: int = 0  # pixels, square, that images are fitted to
+    resize: Mapping[str, Resize] = field(default_factory=dict)  # camera -> how its images are made square
+    camera_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # (height, width) in training
     state_dim: int = 0  # S, proprioception
     tokenizer: str = ""  # bytes, or tokenizers: `tokenizer.json`
     longest_instruction: int = 0  # bytes or tokens; 0: no limit
     start: str = "noise"  # where select_action()'s queries start, a kind of `WarmStart`
+    instructions: tuple[str, ...] = ()  # that the policy was trained on; empty: unknown
     weights: str = ""  # fingerprint of the exported policy, as in results.json
     stop_per_sample: bool = True  # whether the graph takes a stop rule per sample; not written
+
+    @property
+    def fits(self) -> CameraFits:
+        """What makes the cameras' images fit, as in training."""
+        return CameraFits(
+            fits={
+                camera: ImageFit(self.image_size, self.resize.get(camera, "pad")) for camera in self.cameras
+            },
+            sizes=self.camera_sizes,
+        )
 
     def write(self, folder: Path) -> None:
         """Write `runtime.json` with digests of all other files in the folder."""
@@ -61,16 +76,28 @@ def read_description(folder: Path) -> Description:
 
 
 def _decode(content: dict[str, Any], path: Path) -> Description:
-    known = {field.name for field in fields(Description)} - {"stop_per_sample"}
+    known = {each.name for each in fields(Description)} - {"stop_per_sample"}
     try:
         schema = content.pop("schema")
         stop = content.pop("stop")
         stop = (_stop_of_schema_2(**stop) if schema == 2 else parse_stop(stop)).describe()
         cameras = tuple(content.pop("cameras"))
+        instructions = tuple(content.pop("instructions", ()))
+        sizes = {
+            camera: (int(height), int(width))
+            for camera, (height, width) in content.pop("camera_sizes", {}).items()
+        }
         strays = sorted(content.keys() - known)
         if strays:
             raise TypeError(f"unknown entry {strays[0]!r}")
-        return Description(stop=stop, cameras=cameras, stop_per_sample=schema != 2, **content)
+        return Description(
+            stop=stop,
+            cameras=cameras,
+            camera_sizes=sizes,
+            instructions=instructions,
+            stop_per_sample=schema != 2,
+            **content,
+        )
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise RDVLAError(f"{path} is damaged: {error}. Export the policy again") from error
 

@@ -85,7 +85,7 @@ def format_comparison(losses: Mapping[str, Tensor]) -> str:
 
 def _batch(policy: RDVLAPolicy, dataset: EpisodeDataset, frames: NDArray[np.int64]) -> Batch:
     return Batch(
-        features=policy.frozen_inputs(observe(dataset, frames)),
+        features=policy.frozen_inputs(policy.config.fits(observe(dataset, frames))),
         state=policy.normalize_state(dataset.state(frames).to(policy.device)),
         actions=policy.action_normalizer.normalize(dataset.actions(frames).to(policy.device)),
         action_is_pad=dataset.action_is_pad(frames).to(policy.device),

@@ -16,6 +16,7 @@ from rdvla.errors import ConfigError
 from rdvla.heads import ConstantDepth, DepthDistribution, LogNormalPoisson
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy.batch import Batch
+from rdvla.processing.augmentation import Augmentation
 from rdvla.training.config import DepthConfig
 from rdvla.training.features import FrozenFeatures, is_image
 
@@ -120,15 +121,31 @@ class BatchSource:
         features: frozen inputs by dataset frame.
         policy: its normalisers and device are used.
         image_shift: largest random shift of images in training batches, in pixels; 0: none.
+        augmentation: other random changes of images in training batches.
+
+    Raises:
+        ConfigError: images are to be augmented, but the frozen inputs hold none.
     """
 
     def __init__(
-        self, dataset: EpisodeDataset, features: FrozenFeatures, *, policy: RDVLAPolicy, image_shift: int = 0
+        self,
+        dataset: EpisodeDataset,
+        features: FrozenFeatures,
+        *,
+        policy: RDVLAPolicy,
+        image_shift: int = 0,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self._dataset = dataset
         self._features = features
         self._policy = policy
         self._image_shift = image_shift
+        self._augmentation = augmentation or Augmentation()
+        if self._augmentation.is_on and not features.image_names:
+            raise ConfigError(
+                "data.augmentation changes images, but this run trains on features of a frozen image "
+                "encoder, which are computed once: train the encoder, or leave data.augmentation out."
+            )
         self._standardize = Standardizer.from_statistics(dataset.statistics, ENVIRONMENT_STATE)
 
     def batch(self, frames: Tensor, *, generator: torch.Generator | None = None) -> Batch:
@@ -143,6 +160,11 @@ class BatchSource:
         features = {name: value.to(device) for name, value in self._features.get(index).items()}
         if generator is not None and self._image_shift > 0:
             features = shift_images(features, at_most=self._image_shift, generator=generator)
+        keypoints = self._keypoints(index, device)
+        if generator is not None and self._augmentation.is_on:
+            features, keypoints = augment_images(
+                features, keypoints, augmentation=self._augmentation, generator=generator
+            )
         state = self._dataset.state(index).to(device)
         actions = self._dataset.actions(index).to(device)
         return Batch(
@@ -151,7 +173,7 @@ class BatchSource:
             actions=self._policy.action_normalizer.normalize(actions),
             action_is_pad=self._dataset.action_is_pad(index).to(device),
             environment_state=self._environment_state(index, device),
-            keypoints=self._keypoints(index, device),
+            keypoints=keypoints,
         )
 
     def _environment_state(self, index: Any, device: torch.device) -> Tensor | None:
@@ -180,6 +202,30 @@ def shift_images(
         name: _shift(value, at_most=at_most, generator=generator) if is_image(value) else value
         for name, value in features.items()
     }
+
+
+def augment_images(
+    features: Mapping[str, Tensor],
+    keypoints: Tensor | None,
+    *,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Change images, and move the keypoints in them; each sample and camera has its own changes.
+
+    Args:
+        features: with images (B, cameras, H, W, 3) among them, see `is_image`; others pass unchanged.
+        keypoints: (B, cameras, P, 2) in the images, if there are any.
+        augmentation: how far images are changed.
+        generator: source of the changes.
+    """
+    images = {name: value for name, value in features.items() if is_image(value)}
+    batch, cameras, height, width, _ = next(iter(images.values())).shape
+    changes = augmentation.draw(batch * cameras, generator=generator)
+    changed = {name: changes.apply(value.flatten(0, 1)).view(value.shape) for name, value in images.items()}
+    if keypoints is not None:
+        keypoints = changes.move(keypoints.flatten(0, 1), size=(height, width)).view(keypoints.shape)
+    return {**features, **changed}, keypoints
 
 
 def _shift(images: Tensor, *, at_most: int, generator: torch.Generator) -> Tensor:

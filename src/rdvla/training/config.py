@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from rdvla.control.start import KINDS
 from rdvla.errors import ConfigError, nearest
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.device import Device
+from rdvla.processing.augmentation import Augmentation
 
 OBJECTIVES = ("actions", "perception")
 COMPONENTS = ("backbone", "head")
+USUAL_WARMUP = 100  # updates
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,15 @@ class DataConfig:
     cameras: dict[str, str] = field(default_factory=dict)  # dataset's name: policy's, as {image: agentview}
     action: tuple[str, ...] = ()  # features that make up the action, in this order; empty: action
     state: tuple[str, ...] = ()  # features that make up the proprioception; empty: observation.state, if any
-    resize: bool = False  # scale square images to policy.image_size; false: they must have that size
     sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
     cache_dir: str = ""  # folder of cached frozen inputs, which runs may share; empty: <output_dir>/cache
     cache_batch_size: int = 64  # observations per batch while the cache is filled
     memory_limit_gb: float = 2.0  # GB; caches up to this size are held in memory, larger stay on the disk
     image_shift: int = 0  # pixels; random shift of images for a trainable encoder, 0: off
+    augmentation: Augmentation = field(default_factory=Augmentation)  # random changes of its images
+
+    # Options of older files that are gone -> the value that meant what is done now.
+    gone: ClassVar[dict[str, Any]] = {"resize": False}
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
@@ -45,7 +50,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3  # reached by the warm-up; the paper's 72 M head takes 2e-4
     final_fraction: float = 0.02  # last step's share of learning_rate
-    warmup_steps: int = 100  # updates of linear rise from 0
+    warmup_steps: int | None = None  # updates of linear rise from 0; null: 100, or a tenth of a short run
     weight_decay: float = 0.01  # on matrices only, see `parameter_groups`
     beta1: float = 0.9  # decay of the gradient's running mean
     beta2: float = 0.95  # decay of the squared gradient's mean; short, as its size changes with the depth
@@ -56,12 +61,16 @@ class OptimizerConfig:
         positive(
             "optimizer", learning_rate=self.learning_rate, epsilon=self.epsilon, clip_norm=self.clip_norm
         )
-        not_negative("optimizer", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        not_negative("optimizer", warmup_steps=self.warmup_steps or 0, weight_decay=self.weight_decay)
         for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
             if not 0 <= value < 1:
                 raise ConfigError(f"optimizer.{name} is {value}; it must be at least 0 and below 1.")
         if not 0 <= self.final_fraction <= 1:
             raise ConfigError(f"optimizer.final_fraction is {self.final_fraction}; it must be in 0..1.")
+
+    def warmup(self, steps: int) -> int:
+        """Return the updates of the warm-up in a run of `steps` updates."""
+        return min(USUAL_WARMUP, steps // 10) if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,7 @@ class TrainConfig:
     """
 
     dataset: str  # LeRobot v3.0: a folder or hub id (user/name, user/name@revision), or several: a,b,c
-    output_dir: str  # run directory; new or empty, unless the run resumes
+    output_dir: str = ""  # run directory; new or empty, unless the run resumes; empty: runs/<dataset's name>
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: Literal["actions", "perception"] = "actions"  # cloning, or environment-state regression
     steps: int = 3000  # updates; the learning rate's schedule ends there
@@ -212,13 +221,17 @@ class TrainConfig:
         return self.objective == "perception" or self.loss.perception_weight > 0
 
     def _check_names(self) -> None:
-        for name in ("dataset", "output_dir"):
-            if not getattr(self, name):
-                raise ConfigError(f"{name} is empty; name a folder, for example {name}=runs/example.")
+        if not self.dataset:
+            raise ConfigError("dataset is empty; name a folder, for example dataset=datasets/example.")
         if self.init_from and not self.init_parts:
             raise ConfigError("init_from is given but init_parts is empty; name backbone, head or both.")
 
     def _check_combinations(self) -> None:
+        if self.freeze_backbone and self.data.augmentation.is_on:
+            raise ConfigError(
+                "data.augmentation changes images, but with freeze_backbone=true their features are computed "
+                "once; set freeze_backbone=false, or leave data.augmentation out."
+            )
         if self.freeze_backbone and self.objective == "perception":
             raise ConfigError(
                 "objective=perception trains the backbone, but freeze_backbone is true; "
@@ -233,7 +246,7 @@ class TrainConfig:
                 "loss.keypoint_weight acts within the perception loss, which this run does not have; "
                 "set it to 0, or train with objective=perception or loss.perception_weight above 0."
             )
-        if self.optimizer.warmup_steps >= self.steps:
+        if (self.optimizer.warmup_steps or 0) >= self.steps:
             raise ConfigError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but the run has only {self.steps} "
                 "steps; shorten the warm-up."

@@ -13,19 +13,19 @@ from rdvla.policy import RDVLAPolicy
 from rdvla.types import Observation
 
 
-def open_samples(
-    policy: RDVLAPolicy, dataset: str, *, camera_names: Mapping[str, str], resize: bool
-) -> EpisodeDataset:
+def open_samples(policy: RDVLAPolicy, dataset: str, *, camera_names: Mapping[str, str]) -> EpisodeDataset:
     """Open a dataset with the policy's cameras and sizes.
+
+    Images come as they were recorded, and the policy makes them square. A policy that does not know in which
+    shape its images were recorded gets square ones in its own size.
 
     Args:
         policy: its cameras and sizes are taken.
         dataset: folder or hub id.
         camera_names: other names for the dataset's cameras, as {"image": "agentview"}.
-        resize: scale images to the policy's size.
 
     Raises:
-        ConfigError: state or actions have another size than the policy's.
+        ConfigError: state or actions have another size than the policy's, or images other proportions.
         DatasetError: the dataset is missing or damaged.
     """
     config = policy.config
@@ -34,7 +34,7 @@ def open_samples(
         chunk_size=config.head.chunk_size,
         cameras=config.cameras,
         camera_names=camera_names,
-        image_size=config.image_size if resize else None,
+        fits={camera: fit for camera, fit in config.fits.fits.items() if camera not in config.camera_sizes},
     )
     for name, wanted, found in (
         ("state", config.state_dim, opened.state_dim),
@@ -42,6 +42,8 @@ def open_samples(
     ):
         if wanted != found:
             raise ConfigError(f"{opened.name} has {name}s of {found} numbers, the policy takes {wanted}")
+    for camera in config.cameras:
+        config.fits.check_shape(camera, opened.recorded_image_size(camera), of=opened.name)
     return opened
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,56 +12,51 @@ from accelerate.state import AcceleratorState  # type: ignore[import-untyped, un
 
 from rdvla.config import encode_config
 from rdvla.data import EpisodeDataset
-from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS, current_name
+from rdvla.data.features import ACTION, ENVIRONMENT_STATE, KEYPOINTS, STATE, current_name
 from rdvla.errors import ConfigError
 from rdvla.policy import PolicyConfig, RDVLAPolicy
+from rdvla.processing.normalization import bounds
 from rdvla.training.config import TrainConfig
+from rdvla.training.inference import complete
 from rdvla.training.run_directory import differences
 
-KEPT_STATISTICS = ("action", "observation.state", ENVIRONMENT_STATE)
+KEPT_STATISTICS = (ACTION, STATE, ENVIRONMENT_STATE)
 
 
-def open_dataset(config: TrainConfig) -> EpisodeDataset:
-    """Open the dataset, or the datasets, and check that they fit the policy and the objective.
+def load_source(config: TrainConfig) -> RDVLAPolicy | None:
+    """Load the policy that a run starts from; None: it starts from nothing."""
+    return RDVLAPolicy.from_pretrained(config.init_from) if config.init_from else None
+
+
+def open_dataset(config: TrainConfig, source: RDVLAPolicy | None) -> tuple[EpisodeDataset, TrainConfig]:
+    """Open the dataset, or the datasets, and take from there what the configuration leaves open.
+
+    Args:
+        config: of the run.
+        source: the policy that the run starts from.
+
+    Returns:
+        The dataset, with images as the policy takes them, and the configuration with nothing left open.
 
     Raises:
-        ConfigError: the policy takes states, actions or images of another size than the dataset holds, or
-            the loss needs something that the dataset does not have.
+        ConfigError: the configuration contradicts the dataset, or the loss needs something that it lacks.
         DatasetError: the dataset is missing or damaged.
     """
-    policy = config.policy
+    cameras = config.policy.cameras
+    if source is not None and "backbone" in config.init_parts:
+        cameras = cameras or source.config.cameras
     dataset = EpisodeDataset(
         config.dataset,
-        chunk_size=policy.head.chunk_size,
-        cameras=policy.cameras,
+        chunk_size=config.policy.head.chunk_size,
+        cameras=cameras or None,
         camera_names=config.data.cameras,
-        image_size=policy.image_size if config.data.resize else None,
         sample_every=config.data.sample_every,
         action=config.data.action,
         state=config.data.state,
     )
-    for name, wanted, found in (
-        ("policy.state_dim", policy.state_dim, dataset.state_dim),
-        ("policy.head.action_dim", policy.head.action_dim, dataset.action_dim),
-    ):
-        if wanted != found:
-            raise ConfigError(
-                f"{name} is {wanted}, but the dataset {dataset.name} has {found}; set {name}={found}."
-            )
-    if not config.data.resize:
-        _check_image_sizes(dataset, policy.image_size)
     _check_targets(dataset, config)
-    return dataset
-
-
-def _check_image_sizes(dataset: EpisodeDataset, size: int) -> None:
-    for camera in dataset.cameras:
-        height, width = dataset.recorded_image_size(camera)
-        if (height, width) != (size, size):
-            raise ConfigError(
-                f"The images of camera {camera!r} in {dataset.name} are {width}x{height}, policy.image_size "
-                f"is {size}; set it to the images' size, or scale them with data.resize=true."
-            )
+    config = complete(config, dataset, None if source is None else source.config)
+    return dataset.fitted(config.policy.fits.fits), config
 
 
 def _check_targets(dataset: EpisodeDataset, config: TrainConfig) -> None:
@@ -70,34 +66,35 @@ def _check_targets(dataset: EpisodeDataset, config: TrainConfig) -> None:
         (ENVIRONMENT_STATE, True, "objective=actions and loss.perception_weight=0"),
         (KEYPOINTS, config.loss.keypoint_weight > 0, "loss.keypoint_weight=0"),
     ):
-        if wanted and feature not in dataset.statistics:
+        if wanted and feature not in dataset.features:
             raise ConfigError(
                 f"The perception loss needs {feature}, which {dataset.name} does not have; "
                 f"train with {instead}."
             )
 
 
-def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]]) -> RDVLAPolicy:
+def build_policy(
+    config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]], source: RDVLAPolicy | None = None
+) -> RDVLAPolicy:
     """Build the policy; one kind of processor draws the same weights from the same seed.
 
     What the objective does not train is frozen: the backbone if `freeze_backbone` says so, the head if only
     perception is trained.
 
     Args:
-        config: of the run.
-        statistics: of the dataset. A head taken from `init_from` keeps its own instead, as its weights were
+        config: of the run, with nothing left open.
+        statistics: of the dataset. A head taken from `source` keeps its own instead, as its weights were
             trained in those units.
+        source: the policy that the run starts from.
 
     Raises:
-        ConfigError: `init_from` holds a policy whose backbone or head has another configuration.
+        ConfigError: the source's backbone or head has another configuration, or a statistic is not finite.
     """
-    source = RDVLAPolicy.from_pretrained(config.init_from) if config.init_from else None
+    kept: Mapping[str, Mapping[str, Any]] = policy_statistics(config.policy, statistics)
     if source is not None and "head" in config.init_parts:
-        statistics = {current_name(name): entry for name, entry in source.statistics.items()}
+        kept = {current_name(name): entry for name, entry in source.statistics.items()}
     torch.manual_seed(config.seed)
-    policy = RDVLAPolicy(
-        config.policy, {name: statistics[name] for name in KEPT_STATISTICS if name in statistics}
-    )
+    policy = RDVLAPolicy(config.policy, kept)
     if source is not None:
         take_over = {"backbone": policy.take_over_backbone, "head": policy.take_over_head}
         for component in config.init_parts:
@@ -108,6 +105,29 @@ def build_policy(config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]
     if config.objective == "perception":
         policy.freeze_head()
     return policy
+
+
+def policy_statistics(
+    policy: PolicyConfig, statistics: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return what a policy keeps of a dataset's statistics, with the bounds of its normalisation.
+
+    Raises:
+        ConfigError: a number is NaN or infinite, which the policy's file could not hold.
+    """
+    kept = {name: dict(statistics[name]) for name in KEPT_STATISTICS if name in statistics}
+    for feature, scaling in ((ACTION, policy.normalization.action), (STATE, policy.normalization.state)):
+        if feature in kept:
+            low, high = bounds(kept[feature], scaling)
+            kept[feature] |= {"low": low, "high": high}
+    for feature, entry in kept.items():
+        for name, values in entry.items():
+            if not all(math.isfinite(value) for value in values):
+                raise ConfigError(
+                    f"{name!r} of {feature!r} is not finite: {list(values)}. The dataset holds values too "
+                    "large to compute with; mend them, or leave the feature out."
+                )
+    return kept
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -23,12 +23,13 @@ from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distributio
 from rdvla.training.checkpoints import Best, CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
+from rdvla.training.inference import describe, describe_size, named
 from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, validate
 from rdvla.training.optimization import TrainingState, fixed_weights
 from rdvla.training.run_directory import RunDirectory, save_policy
-from rdvla.training.setup import build_policy, make_accelerator, open_dataset
+from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,16 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, *, console: Console | None = None) -> None:
-        self.config = config
         self.console = console or Console()
         torch.set_num_threads(config.threads)
         self.accelerator = make_accelerator(config)
-        self.dataset = open_dataset(config)
-        self.policy = build_policy(config, self.dataset.statistics).to(self.accelerator.device)
+        source = load_source(config)
+        self.dataset, config = open_dataset(named(config), source)
+        self.config = config
+        self._show([("note", note) for note in self.dataset.notes] + describe(config, self.dataset))
+        self.policy = build_policy(config, self.dataset.statistics, source).to(self.accelerator.device)
+        self._show([("policy", describe_size(self.policy))])
+        self.policy.backbone.check_instructions(self.dataset.tasks)
         self.run_directory = RunDirectory(config)
         self.run_directory.check_origin(
             {
@@ -90,7 +95,11 @@ class Trainer:
             ),
         )
         self.source = BatchSource(
-            self.dataset, features, policy=self.policy, image_shift=config.data.image_shift
+            self.dataset,
+            features,
+            policy=self.policy,
+            image_shift=config.data.image_shift,
+            augmentation=config.data.augmentation,
         )
         self.objective = make_objective(config, self.dataset, self.source)
         self.state = TrainingState(self.policy, config)
@@ -171,6 +180,10 @@ class Trainer:
 
     # --- what happens between updates ---
 
+    def _show(self, lines: list[tuple[str, str]]) -> None:
+        for title, text in lines:
+            self.console.print(f"{title:<16}{text}", soft_wrap=True, highlight=False, markup=False)
+
     def _due(self, every: int) -> bool:
         return self.state.step == self.config.steps or (every > 0 and self.state.step % every == 0)
 
@@ -227,6 +240,8 @@ class Trainer:
                 "on_hub": hub_ids(self.config.dataset),
                 "fingerprint": self.dataset.fingerprint(),
             },
+            "notes": self.dataset.notes,
+            "instructions": list(self.dataset.tasks),
             "config": encode_config(self.config),
         }
         with self.state.ema.applied():
@@ -245,6 +260,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     Raises:
         RDVLAError: another process trains there, or as `Trainer` and `Trainer.run`.
     """
+    config = named(config)
     with sole_user(Path(config.output_dir)):
         return Trainer(config, console=console).run()
 

@@ -79,6 +79,10 @@ class CompactBackbone(Backbone):
             attention=attention,
         )
 
+    def check_instructions(self, instructions: Sequence[str]) -> None:
+        """See `Backbone.check_instructions`."""
+        self.text_encoder.check(instructions)
+
     def predict_environment_state(self, features: Features) -> Tensor:
         """See `Backbone.predict_environment_state`: from the late learned latents."""
         if self.readout is None:

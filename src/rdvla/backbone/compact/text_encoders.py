@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from rdvla.backbone.base import InstructionSteps
 from rdvla.backbone.compact.config import TEXT_HEADS
 from rdvla.backbone.pretrained import describe_tokenizer
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, InputError
 from rdvla.processing.text import instruction_bytes
 
 PADDING = 0  # bytes are shifted by 1 to make room for it
@@ -28,6 +29,10 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def prepare(self, sentences: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         """See `Backbone.prepare`."""
+
+    @abstractmethod
+    def check(self, sentences: Sequence[str]) -> None:
+        """See `Backbone.check_instructions`."""
 
     @abstractmethod
     def export_steps(self) -> InstructionSteps:
@@ -64,6 +69,16 @@ class ByteEncoder(TextEncoder):
             data = instruction_bytes(sentence, longest=self.max_bytes)
             tokens[row, : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8).long() + 1
         return tokens
+
+    def check(self, sentences: Sequence[str]) -> None:
+        """See `Backbone.check_instructions`."""
+        for sentence in sentences:
+            data = instruction_bytes(sentence, longest=sys.maxsize)
+            if len(data) > self.max_bytes:
+                raise ConfigError(
+                    f"the instruction {sentence!r} has {len(data)} bytes, the text encoder reads "
+                    f"{self.max_bytes}: set policy.backbone.max_instruction_bytes={len(data)}"
+                )
 
     def prepare(self, sentences: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         """Tokenize."""
@@ -110,6 +125,11 @@ class PretrainedTextEncoder(TextEncoder):
         self.longest: int | None = getattr(self.model.config, "max_position_embeddings", None)
         self._known: dict[str, Tensor] = {}  # a robot sends the same sentence in every query
 
+    def check(self, sentences: Sequence[str]) -> None:
+        """See `Backbone.check_instructions`."""
+        for sentence in sentences:
+            self._tokens(sentence)
+
     def prepare(self, sentences: Sequence[str], device: torch.device) -> dict[str, Tensor]:  # noqa: ARG002
         """Embed, on the model's device."""
         return {"text": self.embed(sentences)}
@@ -131,7 +151,7 @@ class PretrainedTextEncoder(TextEncoder):
         """B sentences -> (B, width).
 
         Raises:
-            ValueError: a sentence is too long for the model.
+            InputError: a sentence is too long for the model.
         """
         # Sentence by sentence: a batch would pad them, and rounding would depend on who shares it.
         for sentence in sentences:
@@ -147,10 +167,17 @@ class PretrainedTextEncoder(TextEncoder):
 
     @torch.no_grad()
     def _read(self, sentence: str) -> Tensor:
+        tokens = self._tokens(sentence)
+        return self.read(tokens["input_ids"], tokens["attention_mask"])[0]
+
+    def _tokens(self, sentence: str) -> Any:
         tokens = self.tokenizer([sentence], return_tensors="pt").to(self.model.device)
         if self.longest is not None and tokens["input_ids"].shape[1] > self.longest:
-            raise ValueError(f"an instruction must have at most {self.longest} tokens: {sentence!r}")
-        return self.read(tokens["input_ids"], tokens["attention_mask"])[0]
+            raise InputError(
+                f"an instruction must have at most {self.longest} tokens for "
+                f"backbone.pretrained_text_encoder: {sentence!r}"
+            )
+        return tokens
 
     def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Token ids (B, T) and their mask, 0 for padding -> (B, width)."""

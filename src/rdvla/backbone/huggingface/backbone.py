@@ -68,6 +68,10 @@ class HuggingFaceBackbone(Backbone):
             max_text_tokens=config.max_text_tokens,
         )
 
+    def check_instructions(self, instructions: Sequence[str]) -> None:
+        """See `Backbone.check_instructions`."""
+        self.prompts.rows(instructions, images=1)
+
     def prepare(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
         """Return token ids, and image features, or the images if their encoder is trained."""
         tokens = self.prompts.rows(instructions, images=images.shape[1]).to(images.device)

@@ -60,17 +60,24 @@ class PrismaticBackbone(Backbone):
 
     # --- before the first trainable parameter ---
 
+    def check_instructions(self, instructions: Sequence[str]) -> None:
+        """See `Backbone.check_instructions`."""
+        self._prompts(instructions)
+
     def prepare(self, images: Tensor, instructions: Sequence[str]) -> dict[str, Tensor]:
         """Return prompt tokens, and projected patches, or the images if their encoders are trained."""
+        prepared = {"prompt": self._prompts(instructions).to(images.device)}
+        if self._encoders_are_trained():
+            return prepared | {"images": images}
+        return prepared | {"patches": self._encode(images)}
+
+    def _prompts(self, instructions: Sequence[str]) -> Tensor:
         if self.prompt_tokenizer is None:
             raise ConfigError(
                 "the prismatic backbone has no tokenizer: load a policy folder that holds one "
                 f"({TOKENIZER_FOLDER}/), or call load_tokenizer_from(folder)"
             )
-        prepared = {"prompt": self.prompt_tokenizer(instructions).to(images.device)}
-        if self._encoders_are_trained():
-            return prepared | {"images": images}
-        return prepared | {"patches": self._encode(images)}
+        return self.prompt_tokenizer(instructions)
 
     def load_tokenizer_from(self, folder: Path) -> None:
         """Load the tokenizer from a folder.

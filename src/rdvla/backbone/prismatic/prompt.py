@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rdvla.backbone.base import PADDING
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, InputError
 
 PROMPT = (
     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
@@ -51,7 +51,7 @@ class PromptTokenizer:
         """B sentences -> (B, max_tokens) int64, `PADDING` behind the prompt.
 
         Raises:
-            ValueError: an instruction is empty or too long.
+            InputError: an instruction is empty or too long.
         """
         for sentence in set(instructions) - self._known.keys():
             self._known[sentence] = self._read(sentence)
@@ -59,10 +59,10 @@ class PromptTokenizer:
 
     def _read(self, sentence: str) -> Tensor:
         if not sentence.strip():
-            raise ValueError("an instruction must not be empty")
+            raise InputError("an instruction must not be empty")
         ids = self.tokenizer(PROMPT.format(instruction=sentence.lower()))["input_ids"]
         if len(ids) > self._max_tokens:
-            raise ValueError(
+            raise InputError(
                 f"the prompt of an instruction must have at most {self._max_tokens} tokens "
                 f"(backbone.max_prompt_tokens), got {len(ids)}: {sentence!r}"
             )

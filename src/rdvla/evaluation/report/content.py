@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rdvla.evaluation.comparison import Comparison, enough_depth
 from rdvla.evaluation.records import Episode
 from rdvla.evaluation.report.charts import Point, Series, success_chart
-from rdvla.evaluation.summaries import Summary, best_fixed, suite_summary, within
+from rdvla.evaluation.results import Results
+from rdvla.evaluation.standard import (
+    FEWEST_PAIRS,
+    Comparison,
+    compare,
+    enough_adaptive,
+    enough_depth,
+    told_apart,
+    too_few,
+)
+from rdvla.evaluation.summaries import Summary, suite_summary, within
 from rdvla.evaluation.table import number, percent, readable
 
+Times = Mapping[tuple[str, str], float]  # policy, stop rule -> milliseconds per query
 Measure = Callable[[Summary], float | None]
 
 
@@ -31,26 +43,70 @@ class Panel:
 
 
 def key_figures(own: Sequence[Summary], episodes: Sequence[Episode]) -> list[Figure]:
-    """Return what a reader should remember about one policy: depth 1, the best depth, the adaptive rule.
+    """Return what a reader should remember about one policy: depth 1, enough depth, the adaptive rule.
 
     Args:
         own: the summaries of one policy under one execution rule.
         episodes: of all of them.
     """
-    best = best_fixed(own)
-    if best is None:
-        return []
-    figures = [_figure(each, "") for each in own if each.setting.depth == 1 and each is not best][:1]
-    figures.append(_figure(best, "the best fixed depth"))
-    adaptive = [each for each in own if each.setting.depth is None and each.mean_depth is not None]
-    chosen = max(adaptive, key=lambda each: each.success or 0.0, default=None)
+    fixed = sorted(
+        (each for each in own if each.setting.depth is not None and each.success is not None),
+        key=lambda each: each.setting.depth or 0,
+    )
     enough = enough_depth(own, episodes)
-    if chosen is not None and chosen.mean_depth is not None and enough is not None:
+    if enough is None:  # too few episodes to prefer one
+        figures = [_figure(each, "") for each in (*fixed[:1], *fixed[1:][-1:])]
+    else:
+        figures = [_figure(each, "") for each in fixed[:1] if each.setting.depth == 1 and each is not enough]
+        figures.append(_figure(enough, _why_enough(enough, fixed)))
+    adaptive = [each for each in own if each.setting.depth is None and each.mean_depth is not None]
+    chosen = enough_adaptive(own, episodes) or min(
+        adaptive, key=lambda each: each.mean_depth or 0.0, default=None
+    )
+    if chosen is not None and chosen.mean_depth is not None:
         text = f"with {chosen.setting.stop}, at {chosen.mean_depth:.1f} iterations per query"
-        if enough is not best:
-            text += f"; of the fixed depths, {enough.setting.depth} is the smallest not told from the best"
+        if enough is not None:
+            text += _against(chosen, enough, episodes)
         figures.append(Figure(percent(chosen.success), text))
     return figures
+
+
+def _why_enough(enough: Summary, fixed: Sequence[Summary]) -> str:
+    if len(fixed) == 1:
+        return ""
+    best = max(each.success or 0.0 for each in fixed)
+    if enough.success == best:
+        return "the smallest fixed depth with the most successes"
+    return f"the smallest fixed depth that paired tests do not tell from the best ({percent(best)})"
+
+
+def _against(chosen: Summary, enough: Summary, episodes: Sequence[Episode]) -> str:
+    """What the paired test of an adaptive rule against enough depth says."""
+    found = compare(chosen, enough, episodes=episodes, question="headline")
+    if found is None:
+        return ""
+    low, high = 100 * found.test.interval.low, 100 * found.test.interval.high
+    points = f"{100 * found.test.difference:+.0f} points ({low:+.0f} to {high:+.0f})"
+    return f"; against {enough.setting.describe()}: {points}, {comparison_sentence(found)}"
+
+
+def caution(own: Sequence[Summary]) -> str | None:
+    """Return a warning if there are too few episodes to tell settings apart."""
+    if not too_few(own):
+        return None
+    episodes = max((summary.episodes for summary in own), default=0)
+    return (
+        f"With {episodes} episode{'s' if episodes != 1 else ''} per setting no test can tell two settings "
+        f"apart: it takes at least {FEWEST_PAIRS}, and many more for small differences."
+    )
+
+
+def exception_kinds(episodes: Sequence[Episode]) -> list[str]:
+    """Return each exception that ended episodes, with how many, the most frequent first."""
+    counted = Counter(
+        f"{each.error.type}: {each.error.message}" for each in episodes if each.error is not None
+    )
+    return [f"{text} ({count} episode{'s' if count != 1 else ''})" for text, count in counted.most_common()]
 
 
 def _figure(summary: Summary, note: str) -> Figure:
@@ -101,9 +157,22 @@ def _passes(core_blocks: Mapping[str, int]) -> Measure:
     return passes
 
 
-def time_chart(everything: Sequence[Summary]) -> str:
+def query_times(loaded: Sequence[Results]) -> Times:
+    """Return milliseconds per query by policy and stop rule, as far as they were measured."""
+    found: dict[tuple[str, str], float] = {}
+    for results in loaded:
+        for label, (stop, milliseconds) in itertools.product(results.labels, results.query_ms.items()):
+            found.setdefault((label, stop), milliseconds)
+    return found
+
+
+def time_chart(everything: Sequence[Summary], times: Times) -> str:
     """Draw mean success over the tasks against milliseconds per query."""
-    lines = _lines(everything, lambda summary: summary.query_ms, everything=everything)
+    lines = _lines(
+        everything,
+        lambda summary: times.get((summary.policy, summary.setting.stop)),
+        everything=everything,
+    )
     return success_chart(
         lines, ticks=[], label="milliseconds per query", size=(5.4, 3.5), logarithmic=False, connected=False
     )
@@ -173,11 +242,9 @@ def _ticks(values: Sequence[float]) -> list[float]:
 def comparison_sentence(comparison: Comparison) -> str:
     """Say in words what a paired test found."""
     test = comparison.test
-    if test.p_value is None:
-        apart, by = 0.0 not in test.interval, "by the interval"
-    else:
-        apart, by = test.p_value < 0.05, f"p = {test.p_value:.2g}"
-    return f"{('better' if test.difference > 0 else 'worse') if apart else 'not told apart'} ({by})"
+    by = "by the interval" if test.p_value is None else f"p = {test.p_value:.2g}"
+    found = ("better" if test.difference > 0 else "worse") if told_apart(test) else "not told apart"
+    return f"{found} ({by})"
 
 
 def suite_cells(summary: Summary, envs: Sequence[str]) -> list[str]:
@@ -191,14 +258,15 @@ def _with_interval(summary: Summary) -> str:
     return f"{percent(summary.success)} ({100 * low:.0f}-{100 * high:.0f})"
 
 
-def summary_cells(summary: Summary) -> list[str]:
-    """Return the numbers of a table line, after policy and setting."""
+def summary_cells(summary: Summary, times: Times) -> list[str]:
+    """Return the numbers of a table line, after policy and setting; times only if any were measured."""
+    own = times.get((summary.policy, summary.setting.stop))
     return [
         percent(summary.success),
         f"{100 * summary.interval.low:.0f}-{100 * summary.interval.high:.0f}%",
         number(summary.mean_depth, 2),
         number(summary.mean_executed, 1),
-        number(summary.query_ms, 1),
+        *([number(own, 1)] if times else []),
         str(summary.episodes),
         str(summary.errors),
     ]

@@ -43,7 +43,8 @@ def clip(episode: Episode, folder: Path) -> Clip | None:
         return None
     depths = episode.depths
     used = f"{sum(depths) / len(depths):.1f} iterations" if episode.setting.depth is None and depths else ""
-    caption = " · ".join(text for text in (episode.setting.describe(), used) if text)
+    speed = f"{episode.video_speed:g}x speed" if episode.video_speed not in (None, 1.0) else ""
+    caption = " · ".join(text for text in (episode.setting.describe(), used, speed) if text)
     return Clip(caption=caption, outcome=outcome(episode), source=_data_url(path.read_bytes(), "video/mp4"))
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import jinja2
 
-from rdvla.evaluation.comparison import standard_comparisons
 from rdvla.evaluation.lines import load_lines
 from rdvla.evaluation.profile import depth_profile
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.report import content
 from rdvla.evaluation.report.media import Clip, FilmStrip, clip, film_strip
 from rdvla.evaluation.results import Results
-from rdvla.evaluation.summaries import Summary, summaries
+from rdvla.evaluation.standard import standard_comparisons
+from rdvla.evaluation.summaries import Summary, sort_rows, summaries
 from rdvla.evaluation.table import number, percent, readable
 from rdvla.rollout.jobs import Setting
 
@@ -30,22 +30,25 @@ CLIPS = 160  # at most, equally many per task: a page with thousands would not o
 def render_page(results: Sequence[str | Path]) -> str:
     """Return the whole page as text; see `rdvla.evaluation.write_report`."""
     loaded = load_lines(results)
-    rows = [row for each in loaded for row in each.rows]
+    rows = sort_rows([row for each in loaded for row in each.rows])
     episodes = [episode for each in loaded for episode in each.episodes]
     if not rows:
         raise ResultsError("the results hold no episode; there is nothing to report")
     everything, core_blocks = summaries(rows), _core_blocks(loaded)
-    envs = content.environments(everything)
+    envs, times = content.environments(everything), content.query_times(loaded)
     return _template().render(
         title=_title(envs, everything),
         first_policy=everything[0].policy,
         number_of_tasks=_number_of_tasks(everything),
         envs=envs,
         key_figures=content.key_figures(_main_line(everything), episodes),
+        caution=content.caution(_main_line(everything)),
         lines=content.policies(everything),
         several_executions=len({summary.setting.execution for summary in everything}) > 1,
         compute_chart=content.compute_chart(everything, core_blocks=core_blocks),
-        time_chart=content.time_chart(everything),
+        times=times,
+        # Runs were measured one after the other: their times are not for one chart.
+        time_chart=content.time_chart(everything, times) if times and len(loaded) == 1 else None,
         suite_panels=content.suite_panels(everything, core_blocks=core_blocks),
         panels=content.task_panels(everything, core_blocks=core_blocks),
         summaries=everything,
@@ -56,7 +59,9 @@ def render_page(results: Sequence[str | Path]) -> str:
         sentence=content.comparison_sentence,
         strips=_film_strips(loaded),
         clips=_clips(loaded, tasks=_number_of_tasks(everything)),
+        number_of_episodes=len(episodes),
         errors=[episode for episode in episodes if episode.error is not None],
+        kinds=content.exception_kinds(episodes),
         runs=[
             (each.meta, each.step_limits, json.dumps(each.meta.get("config", {}), indent=2))
             for each in loaded
@@ -122,7 +127,7 @@ def _film_strips(loaded: Sequence[Results]) -> list[FilmStrip]:
             strip = next((found for found in drawn if found is not None), None)
             if strip is not None:
                 strips[env, task] = strip
-    return list(strips.values())
+    return [strips[place] for place in sorted(strips)]
 
 
 def _adaptive_groups(results: Results) -> dict[tuple[str, str, Setting], list[Episode]]:
@@ -143,7 +148,8 @@ def _clips(loaded: Sequence[Results], *, tasks: int) -> dict[tuple[str, str], li
                 filmed.setdefault((episode.env, episode.task), []).append((episode, results))
     several = len({label for results in loaded for label in results.labels}) > 1
     clips: dict[tuple[str, str], list[Clip]] = {}
-    for key, found in filmed.items():
+    for key, found in sorted(filmed.items(), key=lambda item: item[0]):
+        found.sort(key=lambda each: _order(each[0].setting))
         for episode, results in _spread(found, max(1, CLIPS // tasks)):
             made = clip(episode, results.folder)
             if made is None:
@@ -152,6 +158,11 @@ def _clips(loaded: Sequence[Results], *, tasks: int) -> dict[tuple[str, str], li
                 made = Clip(f"{episode.policy} · {made.caption}", made.outcome, made.source)
             clips.setdefault(key, []).append(made)
     return clips
+
+
+def _order(setting: Setting) -> tuple[bool, int, str, str]:
+    """Depths before adaptive rules, as in the tables."""
+    return setting.depth is None, setting.depth or 0, setting.stop, setting.execution
 
 
 def _spread(found: Sequence[Filmed], count: int) -> list[Filmed]:

@@ -54,11 +54,12 @@ class RecurrentConfig(HeadConfig):  # type: ignore[no-untyped-call]
 
     def __post_init__(self) -> None:
         for field in (
-            "hidden_dim", "num_heads", "chunk_size", "action_dim", "feedforward_multiple", "mean_depth",
-            "backprop_depth",
+            "hidden_dim", "num_heads", "chunk_size", "feedforward_multiple", "mean_depth", "backprop_depth",
         ):  # fmt: skip
             if getattr(self, field) < 1:
                 raise ConfigError(f"head.{field} must be at least 1, got {getattr(self, field)}")
+        if self.action_dim < 0:
+            raise ConfigError(f"head.action_dim must not be negative, got {self.action_dim}")
         if self.context_dim is not None and self.context_dim < 1:
             raise ConfigError(f"head.context_dim must be at least 1 or null, got {self.context_dim}")
         if self.hidden_dim % self.num_heads:

@@ -127,6 +127,7 @@ class FrameRecorder:
     def after_step(self, now: TimeStep[SimulatedTask], *, ended: bool) -> None:  # noqa: ARG002
         """Take whether the action led to success."""
         self._values["next.success"].append(now.success)
+        self._values["next.reward"].append(now.success)
 
     def features(self) -> dict[str, NDArray[Any]]:
         """Return the numeric features, (frames, ...) each."""
@@ -187,6 +188,7 @@ def frame_features(env: SimulatedTask) -> dict[str, dict[str, Any]]:
         KEYPOINTS: _vector(len(env.cameras) * env.num_keypoints * 2),
         ACTION: _vector(env.action_size, env.action_names),
         "next.success": {"dtype": "bool", "shape": (1,), "names": None},
+        "next.reward": _vector(1),  # 1 for success, which LeRobot's policies that learn values read
     }
 
 

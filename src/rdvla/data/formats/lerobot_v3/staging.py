@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from rdvla.data.clips import Clip, sample_images, write_clip
 from rdvla.data.encoding import encode_video
 from rdvla.data.episode import CheckedEpisode
 from rdvla.data.features import IMAGE_IS_NEW, camera_key, current_name
@@ -83,16 +84,20 @@ def write_staged_episode(folder: Path, episode: CheckedEpisode, *, fps: int) -> 
     table = pa.table({name: arrow_column(values) for name, values in columns.items()})
     with write_atomically(folder / FEATURES_FILE) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
+    statistics: dict[str, Statistics] = {}
     for camera, images in episode.images.items():
         with write_atomically(folder / f"{camera}.mp4") as temporary:
-            encode_video(temporary, images, image_index=episode.image_index, fps=fps)
+            if isinstance(images, Clip):
+                write_clip(images, temporary, fps=fps)
+                images = sample_images(temporary)
+            else:
+                encode_video(temporary, images, image_index=episode.image_index, fps=fps)
+        statistics[camera_key(camera)] = image_statistics(images)
     record = {
         "length": episode.length,
         "task": episode.task,
         "source": episode.source,
-        "image_statistics": {
-            camera_key(camera): as_json(image_statistics(images)) for camera, images in episode.images.items()
-        },
+        "image_statistics": {key: as_json(entry) for key, entry in statistics.items()},
     }
     try:
         write_json(folder / RECORD_FILE, record)

@@ -1,0 +1,1 @@
+"""Find what is wrong with a dataset, also with one that cannot be opened."""

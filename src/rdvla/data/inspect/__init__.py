@@ -1,0 +1,1 @@
+"""Show what a dataset holds: on a terminal, and as one HTML page."""

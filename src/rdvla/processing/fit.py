@@ -1,0 +1,137 @@
+"""Fit camera images of any shape to the square that a policy sees.
+
+Training, prediction, evaluation and exported policies all come here, so a policy sees on the robot what it
+saw in training. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rdvla.errors import ConfigError, InputError, nearest
+from rdvla.inputs import to_numpy
+from rdvla.types import Array, Observation
+
+Resize = Literal["crop", "pad", "stretch"]
+SAME_SHAPE = 0.01  # width / height may differ by this share: cameras round odd sizes
+
+
+@dataclass(frozen=True)
+class ImageFit:
+    """Makes an image square.
+
+    `crop` keeps the central square, `pad` keeps everything and adds black bars, `stretch` distorts. Images
+    are scaled by a triangle filter that widens with the pixels it covers, in Pillow's integer arithmetic.
+    """
+
+    size: int  # pixels, square, of the result
+    how: Resize
+
+    def __post_init__(self) -> None:
+        if self.how not in get_args(Resize):
+            raise ConfigError(f"resize is {self.how!r}; it must be one of {', '.join(get_args(Resize))}")
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 -> (size, size, 3) uint8; an image that has the size comes back as it is."""
+        height, width = image.shape[:2]
+        if height == width == self.size:
+            return image
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        if self.how == "crop":
+            side = min(height, width)
+            left, top = (width - side) // 2, (height - side) // 2
+            return _scaled(picture.crop((left, top, left + side, top + side)), self.size, self.size)
+        if self.how == "stretch":
+            return _scaled(picture, self.size, self.size)
+        longest = max(height, width)
+        inner_height, inner_width = (max(1, round(side * self.size / longest)) for side in (height, width))
+        canvas = np.zeros((self.size, self.size, 3), dtype=np.uint8)
+        top, left = (self.size - inner_height) // 2, (self.size - inner_width) // 2
+        inner = _scaled(picture, inner_width, inner_height)
+        canvas[top : top + inner_height, left : left + inner_width] = inner
+        return canvas
+
+
+@dataclass(frozen=True)
+class CameraFits:
+    """Fits what a robot's cameras give to what a policy was trained on."""
+
+    fits: Mapping[str, ImageFit]  # by camera
+    sizes: Mapping[
+        str, tuple[int, int]
+    ]  # camera -> (height, width) in training; others come in the right size
+
+    def __call__(self, observation: Observation) -> Observation:
+        """Return the observation with square images; cameras that the policy does not know are left out.
+
+        Raises:
+            InputError: a camera is missing, or gives images of another shape than in training.
+        """
+        images = {camera: self._fitted(camera, observation) for camera in self.fits}
+        return replace(observation, images=images)
+
+    def check_shape(self, camera: str, size: tuple[int, int], *, of: str) -> None:
+        """Check that images of a camera have the proportions that they had in training.
+
+        Args:
+            camera: its name.
+            size: (height, width) of the images.
+            of: where they come from, for the message.
+
+        Raises:
+            InputError: they have not.
+        """
+        (height, width), fit = size, self.fits[camera]
+        trained_height, trained_width = self.sizes.get(camera, (fit.size, fit.size))
+        if abs(width * trained_height - height * trained_width) > SAME_SHAPE * height * trained_width:
+            raise InputError(
+                f"camera {camera!r} of {of} gives {width}x{height} images, the policy was trained on "
+                f"{trained_width}x{trained_height} ones, which it makes square itself ({fit.how}): give the "
+                "whole image, of any size with the same proportions"
+            )
+
+    def _fitted(self, camera: str, observation: Observation) -> Array:
+        if camera not in observation.images:
+            raise InputError(
+                f"the observation lacks the camera {camera!r}; it has {sorted(observation.images)}."
+                f"{nearest(camera, observation.images)}"
+            )
+        images, fit = observation.images[camera], self.fits[camera]
+        height, width = images.shape[-3:-1]
+        if camera not in self.sizes and (height, width) != (fit.size, fit.size):
+            raise InputError(
+                f"camera {camera!r} gives {width}x{height} images, the policy was trained on "
+                f"{fit.size}x{fit.size}: set the camera to that size, or resize before calling the policy"
+            )
+        self.check_shape(camera, (height, width), of="the observation")
+        if height == width == fit.size:
+            return images
+        return _like(images, _each(fit, to_numpy(images)))
+
+
+def _scaled(picture: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), dtype=np.uint8)
+
+
+def _each(fit: ImageFit, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(..., H, W, 3) -> (..., size, size, 3)."""
+    flat = images.reshape(-1, *images.shape[-3:])
+    fitted = np.empty((len(flat), fit.size, fit.size, 3), dtype=np.uint8)
+    for index, image in enumerate(flat):
+        fitted[index] = fit(image)
+    return fitted.reshape(*images.shape[:-3], fit.size, fit.size, 3)
+
+
+def _like(original: Array, images: NDArray[np.uint8]) -> Any:
+    """Return `images` as the kind of array that the original is, on its device."""
+    if not hasattr(original, "detach"):
+        return images
+    import torch
+
+    return torch.from_numpy(images).to(original.device)

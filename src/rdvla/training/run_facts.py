@@ -1,0 +1,61 @@
+"""What a run directory says of its training, for `rdvla info`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rdvla.errors import RDVLAError
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+CHOSEN = ("dataset", "objective", "steps", "batch_size", "seed")  # of the configuration
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is a run directory of `rdvla train`."""
+    return (folder / CONFIG).is_file() and ((folder / "run.json").is_file() or (folder / METRICS).is_file())
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """Return what a run was asked to do, how far it is, its last figures, and how it goes on.
+
+    Raises:
+        RDVLAError: a file of it is damaged.
+    """
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RDVLAError(f"{folder / CONFIG} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise RDVLAError(f"{folder / CONFIG} does not hold the configuration of a run")
+    lines = _metrics(folder / METRICS)
+    facts: dict[str, Any] = {"folder": str(folder)}
+    facts |= {name: config[name] for name in CHOSEN if name in config}
+    facts["steps done"] = max((int(line.get("step", 0)) for line in lines), default=0)
+    for kind in ("train", "validation"):
+        own = [line for line in lines if line.get("kind") == kind]
+        if own:
+            facts[f"last {kind}"] = {name: value for name, value in own[-1].items() if name != "kind"}
+    facts["has a policy"] = (folder / "policy" / "config.json").is_file()
+    facts["go on"] = f"rdvla train --config {shlex.quote(str(folder / CONFIG))} --resume true"
+    return facts
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's figures; a last line that was cut off while it was written is left out."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(content, dict):
+            found.append(content)
+    return found
