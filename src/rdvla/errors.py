@@ -44,6 +44,10 @@ class MissingExtraError(RDVLAError, ImportError):
     extra: str = ""
 
 
+class UnknownInstructionWarning(UserWarning):
+    """A policy is given an instruction that it was not trained on."""
+
+
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """Return the error for an optional `package` that is missing; `extra` of rdvla brings it."""
     error = MissingExtraError(f"{package} is not installed: {install_command(extra)}", name=package)

@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,10 @@ from rdvla.backbone import Backbone
 from rdvla.cli.export import format_report
 from rdvla.cli.export import run as run_verb
 from rdvla.control import Stop
-from rdvla.errors import ConfigError, InputError, RDVLAError
+from rdvla.errors import ConfigError, InputError, RDVLAError, UnknownInstructionWarning
 from rdvla.export import Report, export_head, export_policy
 from rdvla.heads import RecurrentDepthHead
-from rdvla.policy import RDVLAPolicy
+from rdvla.policy import TRAINING, RDVLAPolicy
 from rdvla.runtime import OnnxHead, OnnxPolicy
 from rdvla.types import Observation
 from tests.support.closeness import assert_no_close_calls
@@ -185,6 +186,21 @@ def test_it_takes_what_the_policy_takes(exported: Path) -> None:
         policy.select_action({})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="a seed must be"):
         policy.reset(-1)
+
+
+def test_an_export_warns_of_instructions_that_the_policy_was_not_trained_on(tmp_path: Path) -> None:
+    policy = make_policy().requires_grad_(False)
+    policy.records = {TRAINING: {"instructions": list(SENTENCES[:2])}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_policy(policy, tmp_path / "export")
+        runtime = OnnxPolicy.load(tmp_path / "export", threads=1)
+        runtime.predict(make_observation(2))
+    assert runtime.description.instructions == SENTENCES[:2]
+    with pytest.warns(UnknownInstructionWarning, match="'close the door'") as warned:
+        runtime.predict(make_observation(3))
+        runtime.predict(make_observation(3))
+    assert len(warned) == 1 and warned[0].filename == __file__
 
 
 def test_a_folder_of_something_else_is_kept(policy: RDVLAPolicy, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rdvla.errors import InputError
+from rdvla.errors import InputError, UnknownInstructionWarning
+from rdvla.policy import TRAINING, RDVLAPolicy
 from rdvla.types import Observation
 from tests.support.tiny_models import make_observation, make_policy
 
@@ -83,3 +87,42 @@ def test_a_seed_is_a_whole_number() -> None:
     for seed in (-1, 1.5, True, "7"):
         with pytest.raises(InputError, match="a seed must be a whole number from 0"):
             policy.reset(seed)  # type: ignore[arg-type]
+
+
+def test_an_instruction_that_was_not_trained_on_is_warned_of_once(tmp_path: Path) -> None:
+    make_policy().save_pretrained(tmp_path / "policy")
+    trained = ["push the puck", "Open the  drawer", "close the door"]
+    (tmp_path / "policy" / TRAINING).write_text(json.dumps({"instructions": trained}))
+    policy = RDVLAPolicy.from_pretrained(tmp_path / "policy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # case and spacing do not count
+        policy.predict(
+            make_observation(3, instructions=["push the puck", "open THE drawer", "Close the door"])
+        )
+    with pytest.warns(UnknownInstructionWarning) as warned:
+        for _ in range(2):
+            policy.predict(make_observation(3, instructions=["push the pukc", "fly", "push the pukc"]))
+            policy.select_action(make_observation(1, instructions=["fly"]))
+            policy.reset()
+    first, second = (str(warning.message) for warning in warned)
+    assert "'push the pukc'" in first and first.endswith("Did you mean 'push the puck'?")
+    assert "'fly'" in second and second.endswith("It was trained on 'push the puck' and 2 more.")
+    assert warned[0].filename == __file__
+
+
+@pytest.mark.parametrize("records", [{}, {TRAINING: {"steps": 3}}, {TRAINING: {"instructions": []}}])
+def test_a_policy_that_does_not_know_its_instructions_says_nothing(records: dict[str, Any]) -> None:
+    policy = make_policy()
+    policy.records = records
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy.predict(make_observation(1, instructions=["fly"]))
+
+
+def test_the_warning_is_easily_filtered() -> None:
+    policy = make_policy()
+    policy.records = {TRAINING: {"instructions": ["push the puck"]}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", UnknownInstructionWarning)
+        policy.predict(make_observation(1, instructions=["fly"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from rdvla.errors import RDVLAError
 from rdvla.processing import Normalizer
+from rdvla.processing.normalization import bounds
 
 NUMBERS = st.floats(-1e3, 1e3, width=32)
 DIMENSIONS = st.lists(st.tuples(NUMBERS, st.floats(0.125, 100, width=32), NUMBERS), min_size=1, max_size=6)
@@ -102,3 +104,49 @@ def test_clipped_values_stay_in_range() -> None:
     normalizer = Normalizer.from_statistics(statistics, "state", size=1, clip=True)
     values = normalizer.normalize(torch.tensor([[-3.0], [0.25], [9.0]]))
     torch.testing.assert_close(values, torch.tensor([[-1.0], [-0.5], [1.0]]))
+
+
+# --- bounds ---
+
+
+def entry_of(values: np.ndarray) -> dict[str, list[float]]:
+    found = {"min": values.min(0), "max": values.max(0), "mean": values.mean(0), "std": values.std(0)}
+    found |= {"q01": np.quantile(values, 0.01, axis=0), "q99": np.quantile(values, 0.99, axis=0)}
+    return {name: value.tolist() for name, value in found.items()}
+
+
+def test_bounds_of_ordinary_dimensions_are_those_of_their_scaling() -> None:
+    values = np.random.default_rng(0).normal(0, [1.0, 5.0, 0.2], (4000, 3))
+    entry = entry_of(values)
+    for scaling, low, high in (
+        ("quantiles", entry["q01"], entry["q99"]),
+        ("min_max", entry["min"], entry["max"]),
+        ("mean_std", values.mean(0) - values.std(0), values.mean(0) + values.std(0)),
+    ):
+        found = bounds(entry, scaling)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found, (low, high), rtol=1e-12)
+
+
+@pytest.mark.parametrize("scaling", ["quantiles", "min_max", "mean_std"])
+def test_no_dimension_explodes(scaling: str) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.uniform(-1, 1, (1000, 5))
+    values[:, 1] = rng.normal(0, 3e-5, 1000)  # a joint at rest, with the noise of its encoder,
+    values[100, 1] = 0.5  # that moves once
+    values[:, 2] = rng.normal(0, 1e-7, 1000)  # another one that never moves
+    values[:, 3] = 7.0  # a constant
+    values[:, 4] = np.arange(1000) == 500  # a button that is pressed once
+    low, high = bounds(entry_of(values), scaling)  # type: ignore[arg-type]
+    normalizer = Normalizer.from_statistics({"f": {"low": low, "high": high}}, "f", size=5)
+    normalized = normalizer.normalize(torch.from_numpy(values))
+    assert normalized.abs().max() < 25 and normalized[:, 2].abs().max() < 0.1
+    assert torch.equal(normalized[:, 3], torch.zeros(1000, dtype=torch.float64))
+    assert normalized[:, 4].abs().max() >= 0.5  # the press is still to be seen
+    torch.testing.assert_close(
+        normalizer.unnormalize(normalized), torch.from_numpy(values), atol=1e-6, rtol=0
+    )
+
+
+def test_policies_without_bounds_keep_their_numbers() -> None:
+    old = Normalizer.from_statistics({"f": {"q01": [0.0, 0.0], "q99": [1e-7, 4.0]}}, "f", size=2)
+    assert old.normalize(torch.tensor([5e-8 + 1.0, 3.0])).tolist() == pytest.approx([1.0, 0.5])

@@ -179,4 +179,4 @@ def test_the_documented_configuration_fits_published_data(tmp_path: Path) -> Non
     )  # fmt: skip
     trainer = Trainer(config, console=QUIET)
     batch = trainer.source.batch(torch.from_numpy(trainer.dataset.sample_index[:2]))
-    assert batch.features["images"].shape == (2, 2, 128, 128, 3)
+    assert batch.features["images"].shape == (2, 2, SIZE, SIZE, 3)  # published ones of 256 pixels get 128

@@ -13,6 +13,7 @@ from rdvla.export.folder import Check
 from rdvla.export.interface import features_of
 from rdvla.heads import Context, RecurrentDepthHead
 from rdvla.policy import RDVLAPolicy
+from rdvla.policy.records import trained_instructions
 from rdvla.runtime import OnnxHead, OnnxPolicy
 from rdvla.types import Observation, Prediction
 
@@ -96,7 +97,8 @@ def largest_difference(first: Tensor, second: Tensor) -> float:
 
 
 def random_observation(policy: RDVLAPolicy) -> Observation:
-    """Return noise for the cameras, proprioception as in training, and an instruction for each sample."""
+    """Return noise for the cameras, and proprioception and an instruction for each sample as in training."""
+    trained = trained_instructions(policy.records) or SENTENCES
     config, generator = policy.config, torch.Generator().manual_seed(0)
     square = (config.image_size, config.image_size)
     state = torch.rand(BATCH, config.state_dim, generator=generator) * 2 - 1
@@ -112,7 +114,7 @@ def random_observation(policy: RDVLAPolicy) -> Observation:
             for camera in config.cameras
         },
         state=policy.state_normalizer.unnormalize(state),
-        instruction=SENTENCES,
+        instruction=[trained[sample % len(trained)] for sample in range(BATCH)],
     )
 
 

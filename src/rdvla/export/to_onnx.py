@@ -26,6 +26,7 @@ from rdvla.export.tracing import Example, trace, without_exporter_messages
 from rdvla.hashing import fingerprint
 from rdvla.heads import RecurrentDepthHead
 from rdvla.policy import RDVLAPolicy
+from rdvla.policy.records import trained_instructions
 from rdvla.runtime import Description, OnnxHead, OnnxPolicy
 from rdvla.runtime.description import GRAPH, INSTRUCTION_GRAPH, NAME
 
@@ -74,6 +75,7 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
             tokenizer=instruction.tokenizer,
             longest_instruction=instruction.longest,
             start=config.start,
+            instructions=trained_instructions(policy.records),
             weights=fingerprint(policy),
         )
         description.write(folder)
@@ -140,6 +142,7 @@ def _in_float32(policy: RDVLAPolicy) -> RDVLAPolicy:
     config = replace(policy.config, backbone=policy.config.backbone.in_float32())
     plain = RDVLAPolicy(config, policy.statistics)
     plain.load_state_dict(policy.state_dict())
+    plain.records = policy.records
     return plain.eval().requires_grad_(False)
 
 

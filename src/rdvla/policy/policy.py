@@ -31,9 +31,10 @@ from rdvla.policy.files import (
     write_policy_files,
 )
 from rdvla.policy.hub import HubPolicy
-from rdvla.policy.records import TRAINING, read_records, write_records
+from rdvla.policy.records import TRAINING, read_records, trained_instructions, write_records
 from rdvla.policy.trainable import Trainable
 from rdvla.processing import Normalizer, Statistics
+from rdvla.processing.text import InstructionCheck
 from rdvla.types import Array, Observation, Prediction, as_observation, check_state
 
 # Files that the checksums cover, as far as a policy has them. Results are put there later, and say themselves
@@ -79,6 +80,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         self.warm_start = WarmStart(config.start)  # type: ignore[arg-type]  # checked by the class
         self._engine: Predictor = engine_for(self.head)
         self.records = {}
+        self._check_instructions = InstructionCheck()
         self.session: Session
         self.reset()
 
@@ -135,6 +137,9 @@ class RDVLAPolicy(Trainable, HubPolicy):
         Raises:
             RDVLAError: a camera is missing, or an image, the state or S_0 has the wrong size or is not
                 finite; or a trace is asked of a head that does not iterate.
+
+        Warns:
+            UnknownInstructionWarning: the policy was not trained on an instruction; once for each.
         """
         observation = as_observation(observation)
         check_generator(generator, torch.Generator, example="torch.Generator().manual_seed(0)")
@@ -142,6 +147,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         if initial_state is not None:
             shape = (batch.batch_size, *self.head.state_shape)
             initial_state = to_torch(as_initial_state(initial_state, shape=shape)).to(self.device)
+        self._check_instructions(batch.instruction, trained=trained_instructions(self.records), stacklevel=4)
         inputs = self.frozen_inputs(batch)
         context = self.context_from(inputs, self.normalize_state(batch.state.to(self.device)))
         prediction = self.engine.predict(

@@ -24,6 +24,13 @@ def read_records(folder: Path) -> Records:
     return {name: read_json(folder / name) for name in (TRAINING, RESULTS) if (folder / name).is_file()}
 
 
+def trained_instructions(records: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the instructions that a policy was trained on; empty if its records do not say."""
+    training = records.get(TRAINING)
+    found = training.get("instructions") if isinstance(training, Mapping) else None
+    return tuple(each for each in found if isinstance(each, str)) if isinstance(found, list | tuple) else ()
+
+
 def write_records(folder: Path, records: Mapping[str, Any]) -> None:
     """Write the records next to the weights, and remove those of an older policy."""
     for name in (TRAINING, RESULTS):

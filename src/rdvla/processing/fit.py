@@ -46,23 +46,16 @@ class ImageFit:
         if self.how == "crop":
             side = min(height, width)
             left, top = (width - side) // 2, (height - side) // 2
-            return self._scaled(picture, self.size, self.size, box=(left, top, left + side, top + side))
+            return _scaled(picture.crop((left, top, left + side, top + side)), self.size, self.size)
         if self.how == "stretch":
-            return self._scaled(picture, self.size, self.size)
+            return _scaled(picture, self.size, self.size)
         longest = max(height, width)
         inner_height, inner_width = (max(1, round(side * self.size / longest)) for side in (height, width))
         canvas = np.zeros((self.size, self.size, 3), dtype=np.uint8)
         top, left = (self.size - inner_height) // 2, (self.size - inner_width) // 2
-        canvas[top : top + inner_height, left : left + inner_width] = self._scaled(
-            picture, inner_width, inner_height
-        )
+        inner = _scaled(picture, inner_width, inner_height)
+        canvas[top : top + inner_height, left : left + inner_width] = inner
         return canvas
-
-    @staticmethod
-    def _scaled(
-        picture: Image.Image, width: int, height: int, *, box: tuple[int, int, int, int] | None = None
-    ) -> NDArray[np.uint8]:
-        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -120,6 +113,10 @@ class CameraFits:
         if height == width == fit.size:
             return images
         return _like(images, _each(fit, to_numpy(images)))
+
+
+def _scaled(picture: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), dtype=np.uint8)
 
 
 def _each(fit: ImageFit, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

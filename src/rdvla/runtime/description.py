@@ -41,6 +41,7 @@ class Description:
     tokenizer: str = ""  # bytes, or tokenizers: `tokenizer.json`
     longest_instruction: int = 0  # bytes or tokens; 0: no limit
     start: str = "noise"  # where select_action()'s queries start, a kind of `WarmStart`
+    instructions: tuple[str, ...] = ()  # that the policy was trained on; empty: unknown
     weights: str = ""  # fingerprint of the exported policy, as in results.json
     stop_per_sample: bool = True  # whether the graph takes a stop rule per sample; not written
 
@@ -81,6 +82,7 @@ def _decode(content: dict[str, Any], path: Path) -> Description:
         stop = content.pop("stop")
         stop = (_stop_of_schema_2(**stop) if schema == 2 else parse_stop(stop)).describe()
         cameras = tuple(content.pop("cameras"))
+        instructions = tuple(content.pop("instructions", ()))
         sizes = {
             camera: (int(height), int(width))
             for camera, (height, width) in content.pop("camera_sizes", {}).items()
@@ -89,7 +91,12 @@ def _decode(content: dict[str, Any], path: Path) -> Description:
         if strays:
             raise TypeError(f"unknown entry {strays[0]!r}")
         return Description(
-            stop=stop, cameras=cameras, camera_sizes=sizes, stop_per_sample=schema != 2, **content
+            stop=stop,
+            cameras=cameras,
+            camera_sizes=sizes,
+            instructions=instructions,
+            stop_per_sample=schema != 2,
+            **content,
         )
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise RDVLAError(f"{path} is damaged: {error}. Export the policy again") from error

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rdvla.control import Session, Stops, WarmStart, parse_execution
 from rdvla.errors import RDVLAError
 from rdvla.inputs import as_seed
+from rdvla.processing.text import InstructionCheck
 from rdvla.runtime.description import read_description
 from rdvla.runtime.graph import Array
 from rdvla.runtime.instructions import Instructions
@@ -33,6 +34,7 @@ class OnnxPolicy:
         self.warm_start = WarmStart(self.description.start)  # type: ignore[arg-type]  # checked by the class
         self._solver = solver
         self._instructions = instructions
+        self._check_instructions = InstructionCheck()
         self.session: Session
         self.reset()
 
@@ -82,6 +84,9 @@ class OnnxPolicy:
         Raises:
             InputError: a camera is missing, an image, the state or the initial state has the wrong size or
                 type, the state is not finite, or an instruction is too long.
+
+        Warns:
+            UnknownInstructionWarning: the policy was not trained on an instruction; once for each.
         """
         description = self.description
         observation = as_observation(observation)
@@ -91,6 +96,7 @@ class OnnxPolicy:
             image_size=description.image_size,
             state_dim=description.state_dim,
         )
+        self._check_instructions(batch.instruction, trained=description.instructions)
         inputs: dict[str, Array] = {
             "images": np.stack([batch.images[camera] for camera in description.cameras], axis=1),
             "text": self._instructions.encode(batch.instruction),

@@ -13,6 +13,7 @@ from rdvla.processing.augmentation import Augmentation
 
 OBJECTIVES = ("actions", "perception")
 COMPONENTS = ("backbone", "head")
+USUAL_WARMUP = 100  # updates
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3  # reached by the warm-up; the paper's 72 M head takes 2e-4
     final_fraction: float = 0.02  # last step's share of learning_rate
-    warmup_steps: int = 100  # updates of linear rise from 0
+    warmup_steps: int | None = None  # updates of linear rise from 0; null: 100, or a tenth of a short run
     weight_decay: float = 0.01  # on matrices only, see `parameter_groups`
     beta1: float = 0.9  # decay of the gradient's running mean
     beta2: float = 0.95  # decay of the squared gradient's mean; short, as its size changes with the depth
@@ -60,12 +61,16 @@ class OptimizerConfig:
         positive(
             "optimizer", learning_rate=self.learning_rate, epsilon=self.epsilon, clip_norm=self.clip_norm
         )
-        not_negative("optimizer", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        not_negative("optimizer", warmup_steps=self.warmup_steps or 0, weight_decay=self.weight_decay)
         for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
             if not 0 <= value < 1:
                 raise ConfigError(f"optimizer.{name} is {value}; it must be at least 0 and below 1.")
         if not 0 <= self.final_fraction <= 1:
             raise ConfigError(f"optimizer.final_fraction is {self.final_fraction}; it must be in 0..1.")
+
+    def warmup(self, steps: int) -> int:
+        """Return the updates of the warm-up in a run of `steps` updates."""
+        return min(USUAL_WARMUP, steps // 10) if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,7 @@ class TrainConfig:
                 "loss.keypoint_weight acts within the perception loss, which this run does not have; "
                 "set it to 0, or train with objective=perception or loss.perception_weight above 0."
             )
-        if self.optimizer.warmup_steps >= self.steps:
+        if (self.optimizer.warmup_steps or 0) >= self.steps:
             raise ConfigError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but the run has only {self.steps} "
                 "steps; shorten the warm-up."

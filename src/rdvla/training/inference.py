@@ -167,8 +167,8 @@ def _robot(dataset: EpisodeDataset) -> RobotConfig:
         fps=dataset.fps,
         action_names=tuple(dataset.names(ACTION) or ()),
         action_units=tuple(dataset.units(ACTION) or ()),
-        state_names=tuple(dataset.names(STATE) or ()),
-        state_units=tuple(dataset.units(STATE) or ()),
+        state_names=tuple((dataset.state_dim and dataset.names(STATE)) or ()),
+        state_units=tuple((dataset.state_dim and dataset.units(STATE)) or ()),
     )
 
 

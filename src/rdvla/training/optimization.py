@@ -46,7 +46,7 @@ class TrainingState:
         self._optimizer = make_optimizer(self.parameters, config.optimizer)
         self._schedule = WarmupCosine(
             steps=config.steps,
-            warmup_steps=config.optimizer.warmup_steps,
+            warmup_steps=config.optimizer.warmup(config.steps),
             final_fraction=config.optimizer.final_fraction,
         )
 

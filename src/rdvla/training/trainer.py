@@ -61,7 +61,7 @@ class Trainer:
         source = load_source(config)
         self.dataset, config = open_dataset(named(config), source)
         self.config = config
-        self._show(describe(config, self.dataset))
+        self._show([("note", note) for note in self.dataset.notes] + describe(config, self.dataset))
         self.policy = build_policy(config, self.dataset.statistics, source).to(self.accelerator.device)
         self._show([("policy", describe_size(self.policy))])
         self.policy.backbone.check_instructions(self.dataset.tasks)
@@ -240,6 +240,7 @@ class Trainer:
                 "on_hub": hub_ids(self.config.dataset),
                 "fingerprint": self.dataset.fingerprint(),
             },
+            "notes": self.dataset.notes,
             "instructions": list(self.dataset.tasks),
             "config": encode_config(self.config),
         }
