@@ -90,11 +90,25 @@ def test_the_contact_sheet_shows_the_episodes_images(root: Path, tmp_path: Path)
     cli.main(["data", "inspect", str(root), "--output", str(page)])
     urls = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page.read_text())
     pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(url)))) for url in urls]
-    sheet = pictures[: 3 * 8]
+    sheet = pictures[: 3 * 8]  # augmented images follow
     assert {picture.shape for picture in sheet} == {(48, 64, 3)}
     for number in range(3):
         for picture in sheet[8 * number : 8 * number + 8]:
             assert np.abs(picture.astype(int) - (60 * number + 40)).max() <= 4
+
+
+def test_augmented_images_stand_next_to_the_recorded_one(root: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    cli.main(["data", "inspect", str(root), "--output", str(page)])
+    text = page.read_text()
+    assert "crop_area: 0.9, brightness: 0.2" in text
+    section = text[text.index('id="augmentation"') :]
+    urls = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', section)
+    recorded, *changed = [np.asarray(Image.open(io.BytesIO(base64.b64decode(url)))) for url in urls]
+    assert np.abs(recorded.astype(int) - 40).max() <= 4  # the first episode is grey
+    levels = [int(picture.mean()) for picture in changed]
+    assert len(set(levels)) > 1
+    assert all(40 - 51 <= level <= 40 + 51 for level in levels)  # brightness 0.2 of white
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(root: Path, capsys) -> None:
