@@ -91,10 +91,25 @@ def test_fitted_images_are_those_that_the_policy_would_make(published: Path) -> 
     assert torch.equal(as_it_is.images([4])["wrist"], full.images([4])["wrist"])
 
 
-def test_old_versions_name_the_converter(tmp_path: Path) -> None:
-    old = write_published(tmp_path / "old", kind="image", version="v2.1")
-    with pytest.raises(DatasetError, match=r"'v2\.1'.*lerobot\.scripts\.convert_dataset_v21_to_v30.*--root"):
+def test_the_size_of_images_is_that_of_the_images(published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published, tmp_path / "wide")
+    info = tmp_path / "wide/meta/info.json"
+    info.write_text(info.read_text().replace(f"[{SIZE}, {SIZE}, 3]", f"[{SIZE}, {2 * SIZE}, 3]"))
+    dataset = opened(tmp_path / "wide")
+    assert dataset.recorded_image_size("agentview") == (SIZE, SIZE)
+    assert "32x32, though info.json says 64x32" in dataset.notes[0]
+
+
+def test_unknown_versions_are_named(tmp_path: Path) -> None:
+    old = write_published(tmp_path / "old", kind="image", version="v1.6")
+    with pytest.raises(DatasetError, match=r"Not LeRobot v3\.0: .*'v1\.6'.*LeRobot v2\.0"):
         opened(old)
+
+
+@pytest.mark.parametrize("version", ["v3.0.0", "v3.1"])
+def test_later_versions_are_read_with_a_note(tmp_path: Path, version: str) -> None:
+    dataset = opened(write_published(tmp_path / "new", kind="image", version=version))
+    assert dataset.num_frames == sum(LENGTHS) and version in dataset.notes[0]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -157,7 +172,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
 def test_a_hub_id_takes_the_tag_or_the_main_branch(published: Path, hub: Hub, tmp_path: Path) -> None:
     hub.datasets = {("lerobot/libero", None): published}
     assert opened("lerobot/libero").num_frames == sum(LENGTHS)
-    assert [revision for revision, _ in hub.asked] == ["v3.0", None, None]
+    assert [revision for revision, _ in hub.asked] == ["v3.0", "v2.1", "v2.0", None, None]
     hub.datasets = {("lerobot/libero", "v3.0"): published}
     assert opened("lerobot/libero").num_frames == sum(LENGTHS)
     hub.datasets = {("lerobot/libero", "fixed/labels"): published}
@@ -194,8 +209,8 @@ def test_a_failure_at_the_tag_does_not_choose_the_main_branch(published: Path, h
 
 
 def test_an_old_version_is_noticed_before_it_is_downloaded(hub: Hub, tmp_path: Path) -> None:
-    hub.datasets = {("user/old", None): write_published(tmp_path / "old", kind="video", version="v2.0")}
-    with pytest.raises(DatasetError, match=r"user/old.*'v2\.0'"):
+    hub.datasets = {("user/old", None): write_published(tmp_path / "old", kind="video", version="v1.6")}
+    with pytest.raises(DatasetError, match=r"user/old.*'v1\.6'"):
         opened("user/old")
     assert {files for _, files in hub.asked} == {("meta/info.json",)}
 

@@ -132,7 +132,7 @@ def test_errors_say_what_to_do(dataset_root: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="chunk_size"):
         EpisodeDataset(dataset_root, chunk_size=0)
     root = foreign(dataset_root, tmp_path / "old")
-    text = (root / "meta/info.json").read_text().replace('"v3.0"', '"v2.1"')
+    text = (root / "meta/info.json").read_text().replace('"v3.0"', '"v1.6"')
     (root / "meta/info.json").write_text(text)
-    with pytest.raises(DatasetError, match=r"v2\.1.*convert_dataset_v21_to_v30"):
+    with pytest.raises(DatasetError, match=r"'v1\.6'"):
         EpisodeDataset(root, chunk_size=2)

@@ -111,7 +111,7 @@ def test_a_value_that_is_not_finite_is_named_by_file_row_and_episode(tmp_path: P
     values = numbers(2)
     values[9, 1] = np.inf
     root = changed(tmp_path / "d", rename={"action": "old"}, add={"action": (feature(2), lists(values))})
-    with pytest.raises(DatasetError, match=rf"{DATA}: 'action' .* inf in row 9 \(episode 1\), dimension 1"):
+    with pytest.raises(DatasetError, match=rf"{DATA}: 'action' .* inf in row 9 \(episode 1, frame 2\)"):
         EpisodeDataset(root, chunk_size=2)
 
 

@@ -60,6 +60,9 @@ class JsonReader:
             check_values(columns[name], self.features[name], name=name, path=self.root / FILE)
         return columns
 
+    def with_cameras(self, names: Sequence[str] | None) -> JsonReader:
+        return self
+
     def open_camera(self, name: str, convert: ImageConverter) -> JsonCamera:
         camera = self.cameras[name]
         return JsonCamera(self.root / f"{name}.rgb", (camera.height, camera.width, 3), convert)

@@ -8,9 +8,11 @@ from typing import Any
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from rdvla.errors import DatasetError
@@ -68,90 +70,113 @@ def decode_picture(content: bytes) -> VideoFrame:
     return frames[0]
 
 
-class VideoDecoder:
-    """One open video file. Not safe to share between threads or processes."""
+def video_stream(container: InputContainer) -> VideoStream:
+    """Return the first video stream of an open file.
 
-    def __init__(self, path: Path, *, fps: float, convert: ImageConverter) -> None:
+    Raises:
+        IndexError: it has none.
+        ValueError: its codec is not known.
+    """
+    stream = container.streams.video[0]
+    if getattr(stream, "codec_context", None) is None:  # PyAV's types say that this cannot be
+        raise ValueError("its codec is not known")
+    return stream
+
+
+class VideoDecoder:
+    """One open video file, whose pictures are numbered from 0 in the order in which they are shown.
+
+    Not safe to share between threads or processes.
+    """
+
+    def __init__(
+        self, path: Path, *, convert: ImageConverter, times: NDArray[np.int64] | None = None
+    ) -> None:
         """Open the file.
 
         Args:
             path: the MP4 file.
-            fps: frames per second; a frame is found if it lies within a quarter frame of the wanted time.
-            convert: makes the images of decoded frames.
+            convert: makes the images of decoded pictures.
+            times: `times` of an earlier decoder of the same file; None: read the file for them.
 
         Raises:
             DatasetError: the file is no video that can be opened.
         """
         self.path = path
-        self._tolerance = 0.25 / fps
-        self._reach = FRAMES_TO_DECODE / fps
         try:
             self._container = av.open(str(path))
-            self._stream = self._container.streams.video[0]
+            self._stream = video_stream(self._container)
             self._stream.thread_type = "NONE"
-            self._tick = float(self._stream.time_base or 0)  # seconds
-            self._frames: Iterator[VideoFrame] = self._container.decode(self._stream)
+            # Picture -> time it is shown at, in ticks of the stream.
+            self.times = self._picture_times() if times is None else times
+            self._frames: Iterator[VideoFrame] = iter(())
         except DECODE_ERRORS as error:
             raise self._damaged(error) from error
         self._frame: VideoFrame | None = None  # the last one decoded
+        self._number = -1  # of that one
         self._convert = convert
 
-    def read(self, times: Sequence[float]) -> list[NDArray[np.uint8]]:
-        """Read the frames at the given times (ascending, in seconds), each (H, W, 3) uint8 RGB.
+    def read(self, numbers: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Read pictures by number (ascending), each (H, W, 3) uint8 RGB.
 
         Raises:
-            DatasetError: the file is damaged, or has no frame at one of the times.
+            DatasetError: the file is damaged, or has no picture of one of the numbers.
         """
         images: list[NDArray[np.uint8]] = []
-        shown: VideoFrame | None = None
-        for time in times:
-            try:
-                frame = self._frame_at(time)
-                if frame is not shown:
-                    images.append(self._convert(frame))
-                else:
-                    images.append(images[-1])
-            except DECODE_ERRORS as error:
-                raise error if isinstance(error, DatasetError) else self._damaged(error) from error
-            shown = frame
+        shown = -1
+        for number in numbers:
+            if number != shown:
+                try:
+                    image = self._convert(self._picture(number))
+                except DECODE_ERRORS as error:
+                    raise self._damaged(error) from error
+            images.append(image)
+            shown = number
         return images
 
     def close(self) -> None:
         """Close the file."""
         self._container.close()
 
-    def _frame_at(self, time: float) -> VideoFrame:
-        now = self._time(self._frame)
-        if not now - self._tolerance <= time <= now + self._reach:
-            self._seek(time)
-        while self._frame is None or self._time(self._frame) < time - self._tolerance:
-            self._frame = self._next(time)
-        if self._time(self._frame) > time + self._tolerance:
-            raise DatasetError(
-                f"{self.path} has no frame at {time:.4f} s (the next is {self._time(self._frame):.4f} s)"
-            )
+    def _picture_times(self) -> NDArray[np.int64]:
+        packets = self._container.demux(self._stream)
+        times = [packet.pts for packet in packets if packet.pts is not None and not packet.is_discard]
+        return np.sort(np.array(times, dtype=np.int64))
+
+    def _picture(self, number: int) -> VideoFrame:
+        if number >= len(self.times):
+            raise DatasetError(f"{self.path} ends before picture {number}: it is truncated or damaged")
+        if self._frame is None or not self._number <= number <= self._number + FRAMES_TO_DECODE:
+            self._decode_to(number, start=int(self.times[number]))
+            if self._number > number:  # the container's index led to a later picture
+                self._decode_to(number, start=int(self.times[0]))
+        while self._frame is None or self._number < number:
+            self._next(number)
+        if self._number != number:
+            raise DatasetError(f"{self.path} is damaged: picture {number} cannot be decoded")
         return self._frame
 
-    def _next(self, time: float) -> VideoFrame:
+    def _decode_to(self, number: int, *, start: int) -> None:
+        """Move to the last keyframe at or before `start` ticks, and decode the first picture there."""
+        self._container.seek(start, stream=self._stream, backward=True)
+        self._frames = self._container.decode(self._stream)
+        self._next(number)
+
+    def _next(self, number: int) -> None:
         try:
             frame = next(self._frames)
         except StopIteration:
-            raise DatasetError(f"{self.path} ends before {time:.4f} s: it is truncated or damaged") from None
+            raise DatasetError(
+                f"{self.path} ends before picture {number}: it is truncated or damaged"
+            ) from None
         if frame.is_corrupt or frame.pts is None:
-            raise DatasetError(f"{self.path} is damaged near {time:.4f} s")
-        return frame
-
-    def _seek(self, time: float) -> None:
-        """Move to the last keyframe at or before `time`."""
-        ticks = int((time + self._tolerance) / (self._tick or 1))
-        self._container.seek(max(ticks, 0), stream=self._stream, backward=True)
-        self._frames = self._container.decode(self._stream)
-        self._frame = None
-
-    def _time(self, frame: VideoFrame | None) -> float:
-        if frame is None or frame.pts is None:
-            return -np.inf
-        return frame.pts * self._tick if self._tick else -np.inf
+            raise DatasetError(f"{self.path} is damaged near picture {number}")
+        self._frame = frame
+        after = int(np.searchsorted(self.times, frame.pts))
+        nearest = [i for i in (after - 1, after) if 0 <= i < len(self.times)]
+        self._number = min(nearest, key=lambda i: abs(int(self.times[i]) - int(frame.pts or 0)))
 
     def _damaged(self, error: Any) -> DatasetError:
+        if isinstance(error, DatasetError):
+            return error
         return DatasetError(f"{self.path} cannot be decoded: it is truncated or damaged ({error})")

@@ -56,7 +56,7 @@ def locate(root: Path | str) -> Path:
         raise DatasetError(f"{root} is not a folder, and not a hub id like 'user/name'")
     repository, revision = match["repository"], match["revision"]
     revision = revision or _default_revision(repository)
-    markers = [name for known in FORMATS if known.hub for name in known.hub.markers]
+    markers = list(dict.fromkeys(name for known in FORMATS if known.hub for name in known.hub.markers))
     found = find_format(_download(repository, revision, markers), name=repository)
     if found.hub is None:
         raise DatasetError(f"{repository}: datasets of the format {found.name} are read from folders only")

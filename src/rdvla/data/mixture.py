@@ -92,16 +92,19 @@ class Mixture:
             ConfigError: a dataset lacks one of `cameras`, or two of its cameras would share a name.
         """
         members: list[Member] = []
+        wanted = None if cameras is None else [camera_name(name) for name in cameras]
         frame = episode = 0
         for root in roots:
             reader = open_reader(root)
+            named = _named_cameras(reader, camera_names)
+            _check_cameras(root, named, wanted or ())
+            reader = reader.with_cameras(None if wanted is None else [named[name] for name in wanted])
+            named = {name: own for name, own in named.items() if own in reader.cameras}
+            wanted = list(named) if wanted is None else wanted
             selected = SelectedFeatures.choose(reader, action=action, state=state)
-            members.append(Member(reader, selected, _named_cameras(reader, camera_names), frame, episode))
+            members.append(Member(reader, selected, named, frame, episode))
+            _check_alike(members[0], members[-1], wanted)
             frame, episode = frame + int(reader.lengths.sum()), episode + len(reader.lengths)
-        wanted = members[0].cameras if cameras is None else [camera_name(name) for name in cameras]
-        for member in members:
-            _check_cameras(member, list(wanted))
-            _check_alike(members[0], member, list(wanted))
         needed, notes = common([member.selected for member in members])
         own = [note for m in members for note in (*m.reader.notes, *m.selected.notes)]
         return cls(tuple(members), tuple(needed), (*own, *notes))
@@ -247,13 +250,13 @@ def _named_cameras(reader: DatasetReader, names: Mapping[str, str]) -> dict[str,
     return named
 
 
-def _check_cameras(member: Member, wanted: Sequence[str]) -> None:
+def _check_cameras(root: Path, named: Mapping[str, str], wanted: Sequence[str]) -> None:
     for name in wanted:
-        if name not in member.cameras:
+        if name not in named:
             raise ConfigError(
-                f"{member.root} has no camera {name!r}, only {list(member.cameras)}."
-                f"{nearest(name, member.cameras)} Give its cameras the names that the policy uses "
-                f"(data.cameras), for example '{{{next(iter(member.cameras), 'image')}: {name}}}'."
+                f"{root} has no camera {name!r}, only {list(named)}.{nearest(name, named)} Give its cameras "
+                f"the names that the policy uses (data.cameras), for example "
+                f"'{{{next(iter(named), 'image')}: {name}}}'."
             )
 
 

@@ -41,7 +41,7 @@ def check_dataset(root: Path, *, decode_all: bool = False) -> Report:
 def _opens(root: Path) -> Iterator[Finding]:
     """Open the dataset as training does."""
     try:
-        reader = open_reader(root)
+        reader = open_reader(root).with_cameras(None)
         reader.task_of_frames()
         reader.columns([name for name in ("action", "observation.state") if name in reader.features])
         for camera in reader.cameras:

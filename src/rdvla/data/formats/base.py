@@ -139,8 +139,19 @@ class DatasetReader(Protocol):
         """
         ...
 
+    def with_cameras(self, names: Sequence[str] | None) -> DatasetReader:
+        """Return this dataset without the episodes whose images of some cameras cannot be read.
+
+        Args:
+            names: of `cameras`; None: all that have images. What is left out goes into `notes`.
+
+        Raises:
+            DatasetError: no episode remains, or no image of a named camera can be read.
+        """
+        ...
+
     def open_camera(self, name: str, convert: ImageConverter) -> CameraReader:
-        """Return a reader of one camera's images; it opens no file yet.
+        """Return a reader of one camera's images, after `with_cameras`; it opens no file yet.
 
         Args:
             name: of `cameras`.
@@ -177,7 +188,8 @@ def check_values(
     *,
     name: str,
     path: Path,
-    episodes: NDArray[Any] | None = None,
+    rows: NDArray[np.int64] | None = None,
+    episode: int | None = None,
 ) -> None:
     """Check some frames' values of one feature.
 
@@ -186,7 +198,8 @@ def check_values(
         feature: the declaration.
         name: of the feature.
         path: file that holds the values, for the message.
-        episodes: (n,) number of each frame's episode, for the message.
+        rows: (n,) row of each frame in the file, for the message; None: they are counted from 0.
+        episode: its number in the files, for the message.
 
     Raises:
         DatasetError: the size is not the declared one, or a value is not finite.
@@ -197,11 +210,12 @@ def check_values(
             f"{path}: {name!r} has {values.shape[1]} values per frame, the dataset declares {list(shape)}"
         )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        row, dimension = np.argwhere(~np.isfinite(values))[0].tolist()
-        episode = "" if episodes is None else f" (episode {int(episodes[row])})"
+        frame, dimension = np.argwhere(~np.isfinite(values))[0].tolist()
+        row = frame if rows is None else int(rows[frame])
+        where = f"row {row}" if episode is None else f"row {row} (episode {episode}, frame {frame})"
         raise DatasetError(
-            f"{path}: {name!r} has a value that is not finite: {values[row, dimension]} in row {row}{episode}"
-            f", dimension {dimension}. Correct it, or remove the episode"
+            f"{path}: {name!r} has a value that is not finite: {values[frame, dimension]} in {where}, "
+            f"dimension {dimension}. Correct it, or remove the episode"
         )
 
 

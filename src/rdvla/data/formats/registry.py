@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from rdvla.data.formats.base import DatasetFormat, DatasetReader
+from rdvla.data.formats.lerobot_v2 import LeRobotV2
 from rdvla.data.formats.lerobot_v3.reader import LeRobotV3
 from rdvla.errors import DatasetError
 
 # Asked in this order. Append to it to register a format of your own.
-FORMATS: list[DatasetFormat] = [LeRobotV3()]
+FORMATS: list[DatasetFormat] = [LeRobotV3(), LeRobotV2("v2.1"), LeRobotV2("v2.0")]
 
 
 def find_format(path: Path, *, name: str | None = None) -> DatasetFormat:

@@ -18,15 +18,13 @@ import pyarrow.parquet as pq
 
 from rdvla.data.encoding import concatenate_videos, stream_header, video_facts
 from rdvla.data.features import IMAGE_IS_NEW, NUMERIC_DTYPES, camera_key
-from rdvla.data.formats.lerobot_v3.files import checksum, matrix
+from rdvla.data.formats.lerobot.files import CHECKSUMS_PATH, INFO_PATH, checksum, matrix
+from rdvla.data.formats.lerobot.info import DEFAULT_FEATURES
 from rdvla.data.formats.lerobot_v3.layout import (
-    CHECKSUMS_PATH,
     CODEBASE_VERSION,
     DATA_FILE_MB,
     DATA_PATH,
-    DEFAULT_FEATURES,
     EPISODES_PATH,
-    INFO_PATH,
     MAX_FILES_PER_CHUNK,
     STATS_PATH,
     TASKS_PATH,

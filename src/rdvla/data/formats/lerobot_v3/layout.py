@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdvla.data.features import Feature
 from rdvla.errors import DatasetError
 
 CODEBASE_VERSION = "v3.0"
 CHUNK_FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
-INFO_PATH = "meta/info.json"
 STATS_PATH = "meta/stats.json"
 TASKS_PATH = "meta/tasks.parquet"
-CHECKSUMS_PATH = "meta/checksums.json"  # ours: CRC-32 of every file; other readers ignore it
 EPISODES_PATH = f"meta/episodes/{CHUNK_FILE}.parquet"
 DATA_PATH = f"data/{CHUNK_FILE}.parquet"
 VIDEO_PATH = f"videos/{{video_key}}/{CHUNK_FILE}.mp4"
@@ -30,18 +27,6 @@ VIDEO_FILE_MB = 200
 # LeRobot compares timestamps as float32 with a tolerance of 1e-4 s. Neighbouring float32 numbers are 6e-5
 # apart below 1024 and 1.2e-4 above, so a longer file would fail the check by rounding alone.
 VIDEO_FILE_SECONDS = 1000.0
-
-DEFAULT_FEATURES: dict[str, Feature] = {
-    "timestamp": {"dtype": "float32", "shape": [1], "names": None},
-    "frame_index": {"dtype": "int64", "shape": [1], "names": None},
-    "episode_index": {"dtype": "int64", "shape": [1], "names": None},
-    "index": {"dtype": "int64", "shape": [1], "names": None},
-    "task_index": {"dtype": "int64", "shape": [1], "names": None},
-}
-
-# LeRobot 0.4 keeps it in lerobot.datasets.v30, later versions in lerobot.scripts.
-CONVERTER = "python -m lerobot.scripts.convert_dataset_v21_to_v30"
-CONVERTER_0_4 = "python -m lerobot.datasets.v30.convert_dataset_v21_to_v30"
 
 
 @dataclass(frozen=True)
@@ -62,44 +47,14 @@ class FilePosition:
         return template.format(chunk_index=self.chunk_index, file_index=self.file_index, **names)
 
 
-def image_size(feature: Feature) -> tuple[int, int]:
-    """Return (height, width) of a camera feature.
-
-    Its shape is (H, W, 3), or (3, H, W) if its names say so.
-    """
-    names = feature.get("names")
-    named = zip(names, feature["shape"], strict=False) if isinstance(names, list) else ()
-    sizes = {name: size for name, size in named if isinstance(name, str)}
-    return sizes.get("height", feature["shape"][0]), sizes.get("width", feature["shape"][1])
-
-
-def is_depth(feature: Feature) -> bool:
-    """Return whether a camera feature holds depth maps."""
-    facts = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
-    return bool(facts.get("video.is_depth_map") or facts.get("is_depth_map"))
-
-
-def reject_version(info: dict[str, Any]) -> str | None:
-    """Return why a dataset with this info.json has another version of the format; None: it is v3.0."""
-    version = info.get("codebase_version")
-    if version == CODEBASE_VERSION:
-        return None
-    return (
-        f"it has format version {version!r}. LeRobot converts v2.1: {CONVERTER} --repo-id=<user/name>, with "
-        f"--root=<folder> --push-to-hub=false for a local folder (in LeRobot 0.4: {CONVERTER_0_4})"
-    )
-
-
 def check_info(info: dict[str, Any], path: Path) -> None:
-    """Check every field of info.json that reading needs.
+    """Check every field of info.json that adding episodes needs.
 
     Raises:
-        DatasetError: naming the file and the field, or the converter that makes the right version.
+        DatasetError: naming the file and the field.
     """
-    other_version = reject_version(info)
-    if other_version:
-        raise DatasetError(f"{path}: {other_version}")
     checks: dict[str, Callable[[Any], bool]] = {
+        "codebase_version": lambda v: v == CODEBASE_VERSION,
         "fps": lambda v: isinstance(v, int | float) and 0 < v < 1e6,
         "total_episodes": lambda v: isinstance(v, int) and v > 0,
         "total_frames": lambda v: isinstance(v, int) and v > 0,

@@ -1,10 +1,9 @@
-"""What `meta/` says of a dataset: features, tasks, where every episode lies, statistics."""
+"""What `meta/` says of a dataset that episodes are added to: it must be whole and as rdvla writes it."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,18 @@ from rdvla.data.features import (
     FORMER_NAMES,
     IMAGE_IS_NEW,
     NUMERIC_DTYPES,
-    Camera,
     Feature,
     camera_name,
     current_name,
 )
-from rdvla.data.formats.lerobot_v3.files import DatasetFiles, column_values
+from rdvla.data.formats.lerobot.files import INFO_PATH, DatasetFiles, column_values
+from rdvla.data.formats.lerobot.info import DEFAULT_FEATURES, image_size
 from rdvla.data.formats.lerobot_v3.layout import (
-    DEFAULT_FEATURES,
-    INFO_PATH,
-    STATS_PATH,
     TASKS_PATH,
     FilePosition,
     check_info,
-    image_size,
-    is_depth,
 )
 from rdvla.data.spec import DatasetSpec
-from rdvla.data.statistics import Statistics, from_json
 from rdvla.errors import DatasetError
 
 EPISODE_COLUMNS = (
@@ -76,7 +69,7 @@ class DatasetMetadata:
         info = files.json(INFO_PATH)
         check_info(info, root / INFO_PATH)
         episodes, sources = _read_episodes(files, info)
-        return cls(files, info, _read_tasks(files), episodes, sources)
+        return cls(files, info, read_tasks(files), episodes, sources)
 
     @property
     def fps(self) -> float:
@@ -99,17 +92,6 @@ class DatasetMetadata:
         features: dict[str, Feature] = self.info["features"]
         return features
 
-    @property
-    def features(self) -> dict[str, Feature]:
-        """The numeric features of at most one dimension that are no default features, by present name."""
-        return {
-            self._present_name(name): feature
-            for name, feature in self.declared.items()
-            if feature["dtype"] in NUMERIC_DTYPES
-            and len(feature["shape"]) <= 1
-            and name not in DEFAULT_FEATURES
-        }
-
     def stored_name(self, name: str) -> str:
         """Return the name that a feature has in the files: a former one in older datasets."""
         former = [old for old, new in FORMER_NAMES.items() if new == name and old in self.declared]
@@ -119,34 +101,9 @@ class DatasetMetadata:
         name = current_name(stored)
         return stored if name in self.declared else name
 
-    @property
-    def cameras(self) -> dict[str, Camera]:
-        """Short name -> camera; depth maps are left out."""
-        return {
-            camera_name(key): Camera(key, *image_size(feature))
-            for key, feature in self.declared.items()
-            if feature["dtype"] in ("video", "image") and not is_depth(feature)
-        }
-
-    @cached_property
-    def statistics(self) -> dict[str, Statistics]:
-        """`meta/stats.json` as arrays."""
-        path = self.files.root / STATS_PATH
-        try:
-            entries = self.files.json(STATS_PATH).items()
-            return {self._present_name(name): from_json(entry) for name, entry in entries}
-        except (TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, DatasetError):
-                raise
-            raise DatasetError(f"{path} holds something that is not a number: {error}") from error
-
     def data_file(self, episode: int) -> str:
         """Return the path of the episode's data file, relative to the dataset."""
         return self._position("data", episode).path(str(self.info["data_path"]))
-
-    def video_file(self, episode: int, key: str) -> str:
-        """Return the path of the video file that holds the episode's images of camera feature `key`."""
-        return self._position(f"videos/{key}", episode).path(str(self.info["video_path"]), video_key=key)
 
     def last_position(self, prefix: str) -> FilePosition:
         """Return the position of the last file of a kind ("data", "videos/<key>", "meta/episodes").
@@ -188,7 +145,7 @@ class DatasetMetadata:
         return FilePosition(int(columns[0][episode]), int(columns[1][episode]))
 
 
-def _read_tasks(files: DatasetFiles) -> list[str]:
+def read_tasks(files: DatasetFiles) -> list[str]:
     """Return the instructions in the order of their task_index.
 
     LeRobot keeps the instruction as the index of a pandas table. Its column is called "task", or

@@ -19,7 +19,7 @@ from rdvla.data.clips import Clip, sample_images, write_clip
 from rdvla.data.encoding import encode_video
 from rdvla.data.episode import CheckedEpisode
 from rdvla.data.features import IMAGE_IS_NEW, camera_key, current_name
-from rdvla.data.formats.lerobot_v3.files import DatasetFiles
+from rdvla.data.formats.lerobot.files import DatasetFiles
 from rdvla.data.formats.lerobot_v3.layout import FilePosition
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
 from rdvla.data.statistics import Statistics, as_json, from_json, image_statistics

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rdvla.data.formats.base import fingerprint_files
-from rdvla.data.formats.lerobot_v3.layout import CHECKSUMS_PATH, EPISODES_PATH, INFO_PATH
-from rdvla.errors import DatasetError, RDVLAError, nearest
-from rdvla.files import read_json
+from rdvla.errors import DatasetError, nearest
 
+INFO_PATH = "meta/info.json"
+CHECKSUMS_PATH = "meta/checksums.json"  # ours: CRC-32 of every file; other readers ignore it
+FOLDERS = ("meta", "data", "videos", "video", "images")
+# Nothing is read from these, so they are no content.
+UNREAD = (CHECKSUMS_PATH, "meta/stats.json", "meta/episodes_stats.jsonl")
 BLOCK = 1 << 20
 
 
@@ -69,15 +75,22 @@ class DatasetFiles:
         return path
 
     def json(self, relative: str) -> dict[str, Any]:
-        """Read a JSON object; raise DatasetError if the file holds anything else."""
+        """Read a JSON object in UTF-8, UTF-16 or UTF-32; raise DatasetError if the file holds another."""
         path = self.path(relative)
         try:
-            value = read_json(path)
-        except (RDVLAError, RecursionError) as error:
-            raise DatasetError(str(error)) from error
-        if not isinstance(value, dict):
-            raise DatasetError(f"{path} does not hold a JSON object")
-        return value
+            return _json_object(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise DatasetError(f"{path} does not hold one valid JSON object: {error}") from error
+
+    def json_lines(self, relative: str) -> list[dict[str, Any]]:
+        """Read a file with one JSON object in each line; raise DatasetError if a line holds another."""
+        path = self.path(relative)
+        try:
+            content = path.read_bytes()
+            lines = content.decode(json.detect_encoding(content)).splitlines()
+            return [_json_object(line.encode()) for line in lines if line.strip()]
+        except (OSError, ValueError, RecursionError) as error:
+            raise DatasetError(f"{path} has a line that is no valid JSON object: {error}") from error
 
     def table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Read a parquet file, or some of its columns.
@@ -96,22 +109,54 @@ class DatasetFiles:
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
 
+    def first_rows(self, relative: str, column: str) -> pa.ChunkedArray:
+        """Read the first row group of a column; raise DatasetError as `table`."""
+        path = self.path(relative)
+        if column not in (names := self.column_names(relative)):
+            raise DatasetError(f"{path} has no column {column!r}.{nearest(column, names)}")
+        try:
+            return pq.ParquetFile(path).read_row_group(0, columns=[column]).column(column)
+        except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
+
     def episode_files(self) -> list[str]:
         """Return the files of `meta/episodes`, in order, relative to the dataset."""
         paths = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
         if not paths:
-            raise DatasetError(f"{self.root / EPISODES_PATH.format(chunk_index=0, file_index=0)} is missing")
+            raise DatasetError(f"{self.root / 'meta/episodes/chunk-000/file-000.parquet'} is missing")
         return [path.relative_to(self.root).as_posix() for path in paths]
 
     def fingerprint(self) -> str:
-        """Return a text that changes with the dataset's content."""
-        suffixes = (".json", ".parquet", ".mp4")
-        names = {path.relative_to(self.root).as_posix() for s in suffixes for path in self._all(s)}
-        return fingerprint_files(self.root, names - {CHECKSUMS_PATH})
+        """Return a text that changes with any byte that reading may use, links followed."""
+        suffixes = (".json", ".jsonl", ".parquet", ".mp4", ".png", ".jpg", ".jpeg")
+        names = [name for folder in FOLDERS for name in self.listing(folder) if name.endswith(suffixes)]
+        return fingerprint_files(self.root, [name for name in names if name not in UNREAD])
 
-    def _all(self, suffix: str) -> list[Path]:
-        folders = [self.root / name for name in ("meta", "data", "videos")]
-        return [path for folder in folders for path in folder.rglob(f"[!.]*{suffix}")]
+    def listing(self, folder: str) -> list[str]:
+        """Return all files below a folder, in order, relative to the dataset.
+
+        Linked folders are followed; hidden files, such as macOS leaves behind, are left out.
+        """
+        found: list[str] = []
+        seen: set[str] = set()  # real paths, as links may form a circle
+        for path, folders, names in os.walk(self.root / folder, followlinks=True):
+            real = os.path.realpath(path)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            relative = Path(path).relative_to(self.root).as_posix()
+            found += [f"{relative}/{name}" for name in names if not name.startswith(".")]
+        return sorted(found)
+
+    def column_names(self, relative: str) -> list[str]:
+        """Return the columns of a parquet file; raise DatasetError if it is missing or damaged."""
+        path = self.path(relative)
+        try:
+            return list(pq.read_schema(path).names)
+        except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
 
     def _read_checksums(self) -> dict[str, int]:
         path = self.root / CHECKSUMS_PATH
@@ -130,31 +175,50 @@ class DatasetFiles:
 def column_values(table: pa.Table, name: str, *, path: Path) -> NDArray[Any]:
     """Return a numeric column as (n,), or as (n, size) if it holds lists of equal length.
 
+    Lists of lists are flattened. Types that PyTorch has not become the next larger one it has.
+
     Raises:
         DatasetError: values are missing or not numbers, or the lists differ in length.
     """
     column = table.column(name).combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # what an empty column becomes
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    length = len(column)
-    kind = column.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    values = column.flatten() if is_list else column
-    if column.null_count or values.null_count:
+    length, kind, values = len(column), column.type, column
+    while _is_list(values.type) and not values.null_count:
+        lengths = np.asarray(pc.list_value_length(values)) if len(values) else np.zeros(0, int)
+        if len(set(lengths.tolist())) > 1:
+            raise DatasetError(f"{path}: column {name!r} has lists of unequal length")
+        values = values.flatten()
+    if values.null_count:
         raise DatasetError(f"{path}: column {name!r} has missing values")
-    if not (
-        pa.types.is_integer(values.type)
-        or pa.types.is_floating(values.type)
-        or pa.types.is_boolean(values.type)
-    ):
+    types = pa.types
+    if not (types.is_integer(values.type) or types.is_floating(values.type) or types.is_boolean(values.type)):
         raise DatasetError(f"{path}: column {name!r} holds {kind}, not numbers")
     array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
-    if not is_list:
+    array = array.astype(plain_dtype(array.dtype), copy=False)
+    if not _is_list(kind):
         return array
-    lengths = np.asarray(pa.compute.list_value_length(column)) if length else np.zeros(0, int)
-    if len(set(lengths.tolist())) > 1:
-        raise DatasetError(f"{path}: column {name!r} has lists of unequal length")
     return array.reshape(length, -1) if length else array.reshape(0, 0)
+
+
+def plain_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that values of a stored one are given in."""
+    if dtype == np.float16:
+        return np.dtype(np.float32)
+    is_wide = dtype.kind == "u" and dtype.itemsize > 1
+    return np.dtype(np.int64) if is_wide else dtype
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    value = json.loads(content)
+    if not isinstance(value, dict):
+        raise ValueError("it is something else")  # noqa: TRY004  # as json.loads does
+    return value
 
 
 def matrix(table: pa.Table, name: str, *, path: Path) -> NDArray[Any]:

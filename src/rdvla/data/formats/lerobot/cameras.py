@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rdvla.data.decoding import DECODE_ERRORS, ImageConverter, VideoDecoder, decode_picture
-from rdvla.data.formats.lerobot_v3.files import DatasetFiles, column_values
+from rdvla.data.formats.lerobot.files import DatasetFiles
 from rdvla.errors import DatasetError
 
 MAX_OPEN_FILES = 16
@@ -40,39 +40,22 @@ class EpisodeFiles:
 class VideoCamera:
     """Reads images of a camera from MP4 files. Every process and thread needs its own."""
 
-    def __init__(
-        self,
-        files: EpisodeFiles,
-        convert: ImageConverter,
-        *,
-        fps: float,
-        starts: NDArray[np.float64],
-        times: NDArray[Any],
-    ) -> None:
+    def __init__(self, files: EpisodeFiles, convert: ImageConverter, *, shift: NDArray[np.int64]) -> None:
         """Open nothing yet.
 
         Args:
             files: the camera's video files.
-            convert: makes the images of decoded frames.
-            fps: frames per second.
-            starts: (E,) time at which each episode begins in its file, in seconds.
-            times: (N,) time of each frame in its episode, in seconds.
+            convert: makes the images of decoded pictures.
+            shift: (E,) number of a picture in its file, less the number of its frame in the dataset.
         """
         self._files = files
-        self._fps = fps
-        self._starts = starts
-        self._times = times
+        self._shift = shift
         self._convert = convert
         self._decoders: OrderedDict[str, VideoDecoder] = OrderedDict()
+        self._times: dict[str, NDArray[np.int64]] = {}  # of every file that was opened once
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "files": self._files,
-            "convert": self._convert,
-            "fps": self._fps,
-            "starts": self._starts,
-            "times": self._times,
-        }
+        return {"files": self._files, "convert": self._convert, "shift": self._shift}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # open files do not travel
@@ -90,21 +73,23 @@ class VideoCamera:
             DatasetError: naming the video that is missing or damaged.
         """
         episodes = self._files.episode_of(frames)
-        times = self._starts[episodes] + self._times[frames].astype(np.float64)
-        wanted: dict[str, list[tuple[float, int]]] = {}
-        for index, (episode, time) in enumerate(zip(episodes.tolist(), times.tolist(), strict=True)):
-            wanted.setdefault(self._files.names[episode], []).append((time, index))
+        numbers = frames + self._shift[episodes]
+        wanted: dict[str, list[tuple[int, int]]] = {}
+        for index, (episode, number) in enumerate(zip(episodes.tolist(), numbers.tolist(), strict=True)):
+            wanted.setdefault(self._files.names[episode], []).append((number, index))
         images: dict[int, NDArray[np.uint8]] = {}
         for file, items in sorted(wanted.items()):
             items.sort()
-            found = self._decoder(file).read([time for time, _ in items])
+            found = self._decoder(file).read([number for number, _ in items])
             images.update(zip((index for _, index in items), found, strict=True))
         return _stacked([images[index] for index in range(len(images))], self._files)
 
     def _decoder(self, file: str) -> VideoDecoder:
         if file not in self._decoders:
             path = self._files.folder.path(file)
-            self._decoders[file] = VideoDecoder(path, fps=self._fps, convert=self._convert)
+            decoder = VideoDecoder(path, convert=self._convert, times=self._times.get(file))
+            self._decoders[file] = decoder
+            self._times[file] = decoder.times
             if len(self._decoders) > MAX_OPEN_FILES:
                 self._decoders.popitem(last=False)[1].close()
         self._decoders.move_to_end(file)
@@ -114,21 +99,25 @@ class VideoCamera:
 class StoredCamera:
     """Reads images of a camera from the PNG or JPEG bytes in the data files."""
 
-    def __init__(self, files: EpisodeFiles, key: str, convert: ImageConverter) -> None:
+    def __init__(
+        self, files: EpisodeFiles, key: str, convert: ImageConverter, *, rows: NDArray[np.int64]
+    ) -> None:
         """Open nothing yet.
 
         Args:
             files: the data files.
             key: the camera's feature.
             convert: makes the images of decoded pictures.
+            rows: (N,) row of each frame in its file.
         """
         self._files = files
         self._key = key
         self._convert = convert
-        self._open: _StoredPictures | None = None
+        self._rows = rows
+        self._open: tuple[str, pa.ChunkedArray] | None = None  # the last file and its column
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"files": self._files, "key": self._key, "convert": self._convert}
+        return {"files": self._files, "key": self._key, "convert": self._convert, "rows": self._rows}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]  # open files do not travel
@@ -153,36 +142,37 @@ class StoredCamera:
         return _stacked(images, self._files)
 
     def _image(self, file: str, frame: int) -> NDArray[np.uint8]:
-        if self._open is None or self._open.file != file:
+        if self._open is None or self._open[0] != file:
             self._open = None  # free the last file's pictures before loading the next ones
-            self._open = _StoredPictures(self._files.folder, file, self._key)
+            self._open = file, self._files.folder.table(file, [self._key]).column(self._key)
+        row = int(self._rows[frame])
         try:
-            return self._convert(decode_picture(self._open.content(frame)))
+            content = picture_bytes(self._files.folder, self._open[1][row].as_py())
+            return self._convert(decode_picture(content))
         except (KeyError, TypeError, *DECODE_ERRORS) as error:
             path = self._files.folder.root / file
             raise DatasetError(
-                f"{path}: the image {self._key!r} of frame {frame} cannot be read: {error}"
+                f"{path}: the image {self._key!r} in row {row} cannot be read: {error}"
             ) from error
 
 
-class _StoredPictures:
-    """The encoded pictures of one data file."""
+def picture_bytes(folder: DatasetFiles, value: Any) -> bytes:
+    """Return the picture file that a cell of a data file holds, or names by its path in the dataset.
 
-    def __init__(self, folder: DatasetFiles, file: str, key: str) -> None:
-        self.file = file
-        table = folder.table(file, [key, "index"])
-        self._index = column_values(table, "index", path=folder.root / file)
-        self._column: pa.ChunkedArray = table.column(key)
-
-    def content(self, frame: int) -> bytes:
-        """Return a frame's picture file; raise KeyError or TypeError if there is none."""
-        line = int(np.searchsorted(self._index, frame))
-        if line == len(self._index) or self._index[line] != frame:
-            raise KeyError("the frame is missing")
-        content: Any = self._column[line].as_py()["bytes"]
-        if not isinstance(content, bytes):
-            raise TypeError("its bytes are missing (it is stored as a path to another file)")
+    Raises:
+        TypeError: it does neither.
+        OSError: the file that it names cannot be read.
+    """
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(content, bytes):
         return content
+    name = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(name, str):
+        raise TypeError("it holds neither a picture nor the path of one")
+    path = (folder.root / name).resolve()
+    if not path.is_relative_to(folder.root.resolve()):
+        raise TypeError(f"it is stored outside the dataset, as {name}")
+    return path.read_bytes()
 
 
 def _stacked(images: Sequence[NDArray[np.uint8]], files: EpisodeFiles) -> NDArray[np.uint8]:

@@ -1,0 +1,154 @@
+"""Where the frames of each episode lie: rows of the data files, and parts of videos.
+
+The columns of the data files count, not what `meta/` says of them: LeRobot's own converters wrote file
+numbers and frame ranges that do not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from rdvla.data.formats.lerobot.files import DatasetFiles, column_values
+from rdvla.errors import DatasetError
+
+FACTS = ("episode_index", "frame_index", "index", "task_index", "timestamp")
+
+
+@dataclass(frozen=True)
+class VideoPart:
+    """What the dataset says of an episode's images of one camera.
+
+    Attributes:
+        file: the video, relative to the dataset; None: it says of none.
+        start: time at which the episode begins in the file, in seconds; None: the file is the episode's own.
+        stop: time at which it ends; None: at the end of the file, or unknown.
+    """
+
+    file: str | None
+    start: float | None = None
+    stop: float | None = None
+
+
+@dataclass(frozen=True)
+class EpisodeRows:
+    """The rows of an episode in one data file.
+
+    Attributes:
+        file: relative to the dataset.
+        rows: (T,) row numbers in the file, in the order of the frames.
+        first_index: the dataset's own number of its first frame, -1 if it has none.
+        tasks: (T,) task_index of each frame.
+        clock_fault: what is wrong with the timestamps, for a note; empty: frame t has the time t / fps.
+    """
+
+    file: str
+    rows: NDArray[np.int64]
+    first_index: int
+    tasks: NDArray[np.int64]
+    clock_fault: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """One episode of a dataset.
+
+    Attributes:
+        number: in the files.
+        data: its rows.
+        videos: camera feature -> where its images are.
+        source: what it says of its origin.
+    """
+
+    number: int
+    data: EpisodeRows
+    videos: Mapping[str, VideoPart]
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
+def rows_by_episode(
+    files: DatasetFiles, name: str, *, fps: float, number: int | None = None
+) -> Iterator[tuple[int, EpisodeRows]]:
+    """Yield the episodes of a data file with their numbers.
+
+    Args:
+        files: of the dataset.
+        name: of the data file.
+        fps: frames per second.
+        number: of the episode that is alone in the file; None: `episode_index` tells.
+
+    Raises:
+        DatasetError: the file is missing or damaged, or the frames of an episode are not all there.
+    """
+    path = files.root / name
+    present = [column for column in FACTS if column in files.column_names(name)]
+    table = files.table(name, present)
+    if number is None and "episode_index" not in present:
+        raise DatasetError(f"{path} has no column 'episode_index'")
+    facts = {
+        column: column_values(table, column, path=path)
+        for column in present
+        if column != "timestamp" or pa.types.is_floating(table.schema.field(column).type)
+    }
+    for column, values in facts.items():
+        if values.ndim != 1:
+            raise DatasetError(f"{path}: column {column!r} holds lists")
+    if number is None:
+        owner = facts["episode_index"].astype(np.int64)
+        order = np.argsort(owner, kind="stable")
+        starts = np.flatnonzero(np.diff(owner[order])) + 1
+        groups = [(int(owner[own[0]]), own) for own in np.split(order, starts) if len(own)]
+    else:
+        groups = [(number, np.arange(len(table)))]
+    for episode, rows in groups:
+        own = {column: values[rows] for column, values in facts.items()}
+        ordered = _in_order(own, f"{path}: episode {episode}")
+        own = {column: values[ordered] for column, values in own.items()}
+        yield (
+            episode,
+            EpisodeRows(
+                file=name,
+                rows=rows[ordered].astype(np.int64),
+                first_index=int(own["index"][0]) if "index" in own and len(rows) else -1,
+                tasks=own["task_index"].astype(np.int64)
+                if "task_index" in own
+                else np.zeros(len(rows), np.int64),
+                clock_fault=_clock_fault(own.get("timestamp"), fps),
+            ),
+        )
+
+
+def _in_order(facts: Mapping[str, NDArray[Any]], what: str) -> NDArray[np.int64]:
+    """Return the order of an episode's rows by their frame numbers, each of which must occur once."""
+    length = len(next(iter(facts.values()))) if facts else 0
+    for column in ("frame_index", "index"):
+        if column in facts:
+            order = np.argsort(facts[column], kind="stable").astype(np.int64)
+            steps = facts[column][order].astype(np.int64)
+            if len(steps) and np.array_equal(
+                steps - (steps[0] if column == "index" else 0), np.arange(length)
+            ):
+                return order
+    if "frame_index" in facts or "index" in facts:
+        raise DatasetError(f"{what} lacks rows, or holds some twice: 'frame_index' does not count from 0")
+    return np.arange(length, dtype=np.int64)
+
+
+def _clock_fault(timestamps: NDArray[Any] | None, fps: float) -> str:
+    if timestamps is None or not len(timestamps):
+        return ""
+    times = timestamps.astype(np.float64)
+    if not np.isfinite(times).all():
+        return "are not finite"
+    off = np.abs(times - times[0] - np.arange(len(times)) / fps).max() * fps
+    if off > 0.5:
+        return f"are up to {off:.1f} frames off frame / fps"
+    return "" if abs(times[0]) * fps <= 0.5 else f"begin at {times[0]:g} s"

@@ -1,0 +1,217 @@
+"""Read a dataset of one of LeRobot's formats, once it is known where its episodes lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.data.decoding import DECODE_ERRORS, ImageConverter, decode_picture
+from rdvla.data.features import Camera, Columns, Feature
+from rdvla.data.formats.base import CameraReader, check_values
+from rdvla.data.formats.lerobot.cameras import EpisodeFiles, StoredCamera, VideoCamera, picture_bytes
+from rdvla.data.formats.lerobot.episodes import EpisodeRecord
+from rdvla.data.formats.lerobot.files import matrix
+from rdvla.data.formats.lerobot.info import LeRobotInfo
+from rdvla.data.formats.lerobot.videos import Placement, describe_left_out, place
+from rdvla.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class LeRobotReader:
+    """One dataset, open for reading; see `DatasetReader`.
+
+    Attributes:
+        info: what info.json says.
+        tasks: the different instructions, by task_index.
+        records: the episodes, in their order.
+        notes: sentences about what was repaired or left out.
+        placements: where the images of the selected cameras with videos are, by the camera's key.
+        sizes: (height, width) of selected cameras' images as they are, by the camera's key.
+    """
+
+    info: LeRobotInfo
+    tasks: Sequence[str]
+    records: Sequence[EpisodeRecord]
+    notes: Sequence[str]
+    placements: Mapping[str, Placement] = field(default_factory=dict)
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        """The dataset's folder."""
+        return self.info.files.root
+
+    @property
+    def fps(self) -> float:
+        """Control frequency in Hz."""
+        return self.info.fps
+
+    @property
+    def robot_type(self) -> str | None:
+        """What the dataset calls its robot; None if it does not say."""
+        return self.info.robot_type
+
+    @property
+    def features(self) -> Mapping[str, Feature]:
+        """Declarations of the numeric features, LeRobot's default ones left out."""
+        return self.info.features
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Features that are declared but cannot be read, with the reason."""
+        return self.info.unreadable
+
+    @property
+    def cameras(self) -> Mapping[str, Camera]:
+        """Short name -> camera; depth maps are left out."""
+        return {
+            name: Camera(camera.key, *self.sizes.get(camera.key, (camera.height, camera.width)))
+            for name, camera in self.info.cameras.items()
+        }
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """(E,) number of frames of each episode."""
+        return np.array([len(record.data) for record in self.records], dtype=np.int64)
+
+    @property
+    def sources(self) -> Sequence[Mapping[str, Any]]:
+        """What each episode says of its origin."""
+        return [record.source for record in self.records]
+
+    def fingerprint(self) -> str:
+        """Return a text that changes with the dataset's content."""
+        return self.info.files.fingerprint()
+
+    def with_cameras(self, names: Sequence[str] | None) -> LeRobotReader:
+        """Return this dataset without the episodes whose images of some cameras cannot be read.
+
+        Raises:
+            DatasetError: no episode remains, or none of a named camera's files is there.
+        """
+        wanted = list(self.info.cameras if names is None else names)
+        notes = list(self.notes)
+        placements: dict[str, Placement] = {}
+        sizes: dict[str, tuple[int, int]] = {}
+        left_out: set[int] = set()
+        absent: set[str] = set()
+        for name in wanted:
+            camera = self.info.cameras[name]
+            if camera.key in self.info.stored:
+                reason = self._stored_fault(camera, sizes)
+            else:
+                placement = place(self.info.files, self.records, camera.key, fps=self.fps)
+                reason = "" if placement.first else next(iter(placement.left_out.values()))
+            if reason and names is not None:
+                raise DatasetError(f"{self.root}: no image of camera {name!r} can be read: {reason}")
+            if reason:
+                absent.add(name)
+                notes.append(f"Camera {name!r} is left out, as no image of it can be read: {reason}")
+            elif camera.key not in self.info.stored:
+                placements[camera.key] = placement
+                sizes[camera.key] = placement.size
+                notes += placement.notes
+                left_out |= placement.left_out.keys()
+                if placement.left_out:
+                    notes.append(describe_left_out(name, placement.left_out, len(self.records)))
+        records = [record for record in self.records if record.number not in left_out]
+        if not records:
+            raise DatasetError(
+                f"{self.root}: no episode has images of all of these cameras: {', '.join(wanted)}. "
+                f"{' '.join(notes)}"
+            )
+        cameras = {name: camera for name, camera in self.info.cameras.items() if name not in absent}
+        notes += self._size_notes(cameras, sizes)
+        info = replace(self.info, cameras=cameras)
+        return replace(self, info=info, records=records, notes=notes, placements=placements, sizes=sizes)
+
+    def task_of_frames(self) -> NDArray[np.int64]:
+        """Return the task_index of each frame, (N,).
+
+        Raises:
+            DatasetError: a task_index is not among the tasks.
+        """
+        numbers = np.concatenate([record.data.tasks for record in self.records])
+        if numbers.min() < 0 or numbers.max() >= len(self.tasks):
+            raise DatasetError(
+                f"{self.root / 'data'}: task_index {numbers.max()} is not among the tasks in meta/"
+            )
+        return numbers
+
+    def columns(self, names: Sequence[str]) -> Columns:
+        """Read numeric features, name -> (N, size).
+
+        Raises:
+            DatasetError: naming the data file that is missing or damaged, or the value that is not finite.
+        """
+        if not names:
+            return {}
+        by_file: dict[str, list[int]] = {}
+        for number, record in enumerate(self.records):
+            by_file.setdefault(record.data.file, []).append(number)
+        episodes: list[Columns] = [{} for _ in self.records]
+        for file, numbers in by_file.items():
+            table = self._file_columns(file, names)
+            for number in numbers:
+                episodes[number] = self._episode_columns(self.records[number], table)
+        try:
+            return {name: np.concatenate([own[name] for own in episodes]) for name in names}
+        except ValueError as error:
+            raise DatasetError(f"{self.root / 'data'}: the files differ in the size of a feature") from error
+
+    def open_camera(self, name: str, convert: ImageConverter) -> CameraReader:
+        """Return a reader of one camera's images; it opens no file yet."""
+        key = self.info.cameras[name].key
+        stop = np.cumsum(self.lengths)
+        if key in self.info.stored:
+            files = EpisodeFiles(self.info.files, [record.data.file for record in self.records], stop)
+            rows = np.concatenate([record.data.rows for record in self.records])
+            return StoredCamera(files, key, convert, rows=rows)
+        first = self.placements[key].first
+        shift = np.array([first[record.number] for record in self.records]) - (stop - self.lengths)
+        videos = [str(record.videos[key].file) for record in self.records]
+        return VideoCamera(EpisodeFiles(self.info.files, videos, stop), convert, shift=shift)
+
+    def _file_columns(self, file: str, names: Sequence[str]) -> Columns:
+        stored = {self.info.stored_name(name): name for name in names}
+        table = self.info.files.table(file, list(stored))
+        return {present: matrix(table, name, path=self.root / file) for name, present in stored.items()}
+
+    def _episode_columns(self, record: EpisodeRecord, table: Columns) -> Columns:
+        own = {name: values[record.data.rows] for name, values in table.items()}
+        for name, values in own.items():
+            check_values(
+                values,
+                self.features[name],
+                name=name,
+                path=self.root / record.data.file,
+                rows=record.data.rows,
+                episode=record.number,
+            )
+        return own
+
+    def _stored_fault(self, camera: Camera, sizes: dict[str, tuple[int, int]]) -> str:
+        """Decode a camera's first picture for its size; return why it cannot be, empty if it can."""
+        data = self.records[0].data
+        try:
+            column = self.info.files.first_rows(data.file, camera.key)
+            picture = decode_picture(picture_bytes(self.info.files, column[0].as_py()))
+        except (DatasetError, KeyError, TypeError, IndexError, *DECODE_ERRORS) as error:
+            return str(error)
+        sizes[camera.key] = picture.height, picture.width
+        return ""
+
+    def _size_notes(self, cameras: Mapping[str, Camera], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
+        return [
+            f"Camera {name!r} has images of {width}x{height}, though info.json says "
+            f"{camera.width}x{camera.height}"
+            for name, camera in cameras.items()
+            for height, width in [sizes.get(camera.key, (0, 0))]
+            if 0 not in (height, camera.height) and (height, width) != (camera.height, camera.width)
+        ]

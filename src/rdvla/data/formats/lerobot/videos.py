@@ -1,0 +1,197 @@
+"""Which pictures of a video belong to which episode.
+
+Pictures are numbered, and an episode's frames follow each other, so no clock can shift an image by a frame.
+Where the recorded times leave a doubt, the number of pictures decides; where that leaves one too, the episode
+is left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+
+from rdvla.data.decoding import DECODE_ERRORS, video_stream
+from rdvla.data.formats.lerobot.episodes import EpisodeRecord, VideoPart
+from rdvla.data.formats.lerobot.files import DatasetFiles
+from rdvla.errors import DatasetError
+
+ROUNDING = 0.35  # frames that a recorded time may be off and still tell which frame it means
+SHOWN = 10  # episodes that a note lists
+
+
+@dataclass(frozen=True)
+class VideoHeader:
+    """What a video file says of itself.
+
+    Attributes:
+        frames: number of pictures that lie in the file as a whole.
+        height: in pixels.
+        width: in pixels.
+        fps: pictures per second, on average.
+    """
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+
+    @classmethod
+    def read(cls, path: Path) -> VideoHeader:
+        """Read the header of an MP4 file.
+
+        Raises:
+            ValueError: with the reason, if nothing of the file can be read.
+        """
+        try:
+            with av.open(str(path)) as container:
+                stream = video_stream(container)
+                size = path.stat().st_size
+                entries = [entry.pos + entry.size <= size for entry in stream.index_entries]
+                whole = entries.index(False) if False in entries else len(entries)
+                if not whole:  # a fragmented file has its index in many places
+                    whole = sum(packet.pts is not None for packet in container.demux(stream))
+                return cls(whole, stream.height, stream.width, float(stream.average_rate or 0))
+        except DECODE_ERRORS as error:
+            raise ValueError(f"cannot be opened as a video ({error})") from error
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one camera's images of the episodes are.
+
+    Attributes:
+        first: episode number -> number of its first picture in its file; those left out are not in it.
+        left_out: episode number -> why, as a sentence about its video.
+        notes: what was recovered.
+        size: (height, width) of the pictures; (0, 0): no file can be read.
+    """
+
+    first: Mapping[int, int]
+    left_out: Mapping[int, str]
+    notes: Sequence[str]
+    size: tuple[int, int]
+
+
+def place(files: DatasetFiles, records: Sequence[EpisodeRecord], key: str, *, fps: float) -> Placement:
+    """Find every episode's pictures of one camera; opens the header of each video.
+
+    Args:
+        files: of the dataset.
+        records: the episodes.
+        key: the camera's feature.
+        fps: frames per second.
+    """
+    by_file: dict[str, list[EpisodeRecord]] = {}
+    left_out: dict[int, str] = {}
+    for record in records:
+        part = record.videos.get(key, VideoPart(None))
+        if part.file is None:
+            left_out[record.number] = f"there is no video of {key!r}"
+        else:
+            by_file.setdefault(part.file, []).append(record)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        headers = list(pool.map(lambda name: _header(files, name), by_file))
+    first: dict[int, int] = {}
+    notes: list[str] = []
+    size = (0, 0)
+    for (name, own), header in zip(by_file.items(), headers, strict=True):
+        if isinstance(header, str):
+            left_out |= {record.number: header for record in own}
+            continue
+        size = size if size != (0, 0) else (header.height, header.width)
+        parts = [(record.videos[key], record) for record in own]
+        starts, note = _starts(parts, header, fps)
+        notes += [f"{files.root / name}: {note}"] if note else []
+        reasons = _faults(parts, starts, header, fps)
+        for (_, record), start, reason in zip(parts, starts, reasons, strict=True):
+            if reason:
+                left_out[record.number] = f"{files.root / name} {reason}"
+            else:
+                first[record.number] = start
+    return Placement(first, left_out, notes, size)
+
+
+def describe_left_out(camera: str, left_out: Mapping[int, str], total: int) -> str:
+    """Return a note that counts and names the episodes without readable images of a camera."""
+    numbers = sorted(left_out)
+    shown = ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
+    return (
+        f"{len(numbers)} of {total} episodes are left out, as their video of camera {camera!r} cannot be "
+        f"used: {shown}. The first of them: {left_out[numbers[0]]}"
+    )
+
+
+def _header(files: DatasetFiles, name: str) -> VideoHeader | str:
+    if not (files.root / name).is_file():
+        return f"{files.root / name} is missing"
+    try:
+        return VideoHeader.read(files.root / name)
+    except (ValueError, DatasetError) as error:
+        return f"{files.root / name} {error}"
+
+
+def _starts(
+    parts: Sequence[tuple[VideoPart, EpisodeRecord]], header: VideoHeader, fps: float
+) -> tuple[list[int], str]:
+    """Return the first picture of each episode in one file, and a note if the recorded times were wrong."""
+    recorded = [(part.start or 0.0) * fps for part, _ in parts]
+    starts = [round(start) for start in recorded]
+    total = sum(len(record.data) for _, record in parts)
+    if total != header.frames:
+        return starts, ""
+    # As many pictures as frames: they follow each other, whatever the times say.
+    order = sorted(range(len(parts)), key=lambda i: (recorded[i], parts[i][1].number))
+    found = [0] * len(parts)
+    at = 0
+    for i in order:
+        found[i] = at
+        at += len(parts[i][1].data)
+    if found == starts:
+        return starts, ""
+    return found, "the times in meta/episodes do not fit; the pictures were counted instead"
+
+
+def _faults(
+    parts: Sequence[tuple[VideoPart, EpisodeRecord]], starts: Sequence[int], header: VideoHeader, fps: float
+) -> list[str]:
+    """Return for each episode of a file why its pictures cannot be told, empty if they can."""
+    total = sum(len(record.data) for _, record in parts)
+    if total == header.frames:
+        return [""] * len(parts)
+    following = sorted(starts)
+    reasons = []
+    for (part, record), start in zip(parts, starts, strict=True):
+        length, stop = len(record.data), start + len(record.data)
+        after = [other for other in following if other > start]
+        own = header.frames if part.start is None else _pictures(part, fps)
+        off = abs((part.start or 0.0) * fps - start)
+        reason = ""
+        if stop > header.frames:
+            reason = f"has {header.frames} pictures, and the episode needs those up to {stop}"
+        elif following.count(start) > 1 or (after and after[0] < stop):
+            reason = f"begins the next episode before this one has its {length} pictures"
+        elif own is not None and own < length:
+            reason = f"has {own} pictures of the episode for {length} frames"
+        elif off > ROUNDING:
+            reason = f"begins the episode between two pictures ({part.start} s at {fps:g} per second)"
+        elif part.start is not None and abs(header.fps / fps - 1) > 0.01:
+            reason = f"has {header.fps:g} pictures per second, the dataset {fps:g}"
+        elif own != length and record.data.clock_fault:
+            reason = (
+                f"has more pictures than the episode's {length} frames, and the timestamps do not tell which "
+                f"belong together: they {record.data.clock_fault}"
+            )
+        reasons.append(reason)
+    return reasons
+
+
+def _pictures(part: VideoPart, fps: float) -> int | None:
+    """Return how many pictures an episode has by its recorded times; None: they do not say."""
+    if part.stop is None or part.start is None:
+        return None
+    return round((part.stop - part.start) * fps)
