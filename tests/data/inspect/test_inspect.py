@@ -16,6 +16,7 @@ from rdvla.data import DatasetWriter, Episode, EpisodeDataset
 from rdvla.data.formats.registry import open_reader
 from rdvla.data.inspect.facts import gather, spread_over
 from rdvla.data.inspect.terminal import bars
+from tests.support.flawed_datasets import CAMERA, write_v21
 
 JOINTS = ["waist", "elbow <b>", "gripper"]
 LENGTHS = (20, 35, 50)
@@ -127,3 +128,14 @@ def test_spread_over_includes_both_ends(count, total, expected) -> None:
 
 def test_bars_show_every_bin_that_is_not_empty() -> None:
     assert bars([0, 1, 1000, 500]) == " ▁█▄"
+
+
+def test_what_was_left_out_while_reading_is_shown(tmp_path: Path, capsys) -> None:
+    dataset = write_v21(tmp_path / "d")
+    (dataset / f"videos/chunk-000/{CAMERA}/episode_000002.mp4").unlink()
+    page = tmp_path / "page.html"
+    assert cli.main(["data", "inspect", str(dataset), "--output", str(page)]) == 0
+    shown = capsys.readouterr().out
+    assert "3 episodes" in shown
+    for text in (shown, page.read_text()):
+        assert "1 of 4 episodes are left out" in text

@@ -30,7 +30,7 @@ def run(dataset: str, *, output: Path | None = None) -> None:
         from rdvla.data.locate import locate
 
     root = locate(dataset)
-    reader = open_reader(root)
+    reader = open_reader(root).with_cameras(None)
     facts = gather(reader)
     console = Console(highlight=False)
     show(facts, console if console.is_terminal else Console(highlight=False, width=WIDTH_OF_A_FILE))

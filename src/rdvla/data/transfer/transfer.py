@@ -15,6 +15,7 @@ from rdvla.data.decoding import ImageConverter
 from rdvla.data.episode import Episode
 from rdvla.data.features import IMAGE_IS_NEW
 from rdvla.data.formats.base import CameraReader
+from rdvla.data.formats.lerobot.reader import LeRobotReader
 from rdvla.data.formats.lerobot_v3.writer import DatasetWriter
 from rdvla.data.formats.registry import open_reader
 from rdvla.data.spec import DatasetSpec
@@ -124,7 +125,7 @@ class _Taker:
         frames = self._frames(number)
         found: dict[str, NDArray[np.uint8] | Clip] = {}
         for name in self._spec.cameras:
-            clip = self._reader.clip(name, number)
+            clip = self._reader.clip(name, number) if isinstance(self._reader, LeRobotReader) else None
             if clip is not None and clip.can_be_copied():
                 found[name] = clip
             else:
