@@ -31,9 +31,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## evaluate the shipped policy at several depths and write the report
 	$(BIN)/rdvla demo
 
-# Each step of `make reproduce` is skipped when its result is there, and goes on where it was interrupted.
+# Each step of `make reproduce` is skipped when its result is there, and goes on where it was interrupted. A run has
+# a policy from its first validation on, so a file of its own says that it is finished.
 DATASET := datasets/metaworld/meta/info.json
-PERCEPTION := runs/reproduce/perception/policy/config.json
+PERCEPTION := runs/reproduce/perception/finished
 HEADS := recurrent single_pass untied
 RESULTS := $(HEADS:%=runs/reproduce/eval_%/results.json)
 
@@ -45,11 +46,13 @@ $(DATASET): | $(STAMP)
 
 $(PERCEPTION): | $(DATASET)
 	$(BIN)/rdvla train --config reproduce/perception --resume true
+	@touch $@
 
-runs/reproduce/%/policy/config.json: | $(PERCEPTION)
+runs/reproduce/%/finished: | $(PERCEPTION)
 	$(BIN)/rdvla train --config reproduce/$* --resume true
+	@touch $@
 
-$(RESULTS): runs/reproduce/eval_%/results.json: | runs/reproduce/%/policy/config.json
+$(RESULTS): runs/reproduce/eval_%/results.json: | runs/reproduce/%/finished
 	$(BIN)/rdvla eval --config reproduce/eval_$*
 
 # The same for LIBERO's four suites, one policy each; `make runs/libero/eval_goal/results.json` does one of them.
@@ -63,20 +66,22 @@ libero: $(LIBERO_RESULTS) ## the same on LIBERO's suites spatial, object, goal a
 datasets/libero_%/meta/info.json: | $(STAMP)
 	$(BIN)/rdvla demos --config libero/demos --env libero_$* --output datasets/libero_$*
 
-runs/libero/perception_%/policy/config.json: | datasets/libero_%/meta/info.json
+runs/libero/perception_%/finished: | datasets/libero_%/meta/info.json
 	$(BIN)/rdvla train --config libero/perception --dataset datasets/libero_$* \
 		--output_dir runs/libero/perception_$* --resume true
+	@touch $@
 
-runs/libero/recurrent_%/policy/config.json: | runs/libero/perception_%/policy/config.json
+runs/libero/recurrent_%/finished: | runs/libero/perception_%/finished
 	$(BIN)/rdvla train --config libero/recurrent --dataset datasets/libero_$* \
 		--init_from runs/libero/perception_$*/policy --output_dir runs/libero/recurrent_$* --resume true
+	@touch $@
 
-$(LIBERO_RESULTS): runs/libero/eval_%/results.json: | runs/libero/recurrent_%/policy/config.json
+$(LIBERO_RESULTS): runs/libero/eval_%/results.json: | runs/libero/recurrent_%/finished
 	$(BIN)/rdvla eval --config libero/eval --env libero_$* --label recurrent \
 		--policy runs/libero/recurrent_$*/policy --output runs/libero/eval_$*
 
-.PRECIOUS: runs/reproduce/%/policy/config.json datasets/libero_%/meta/info.json \
-	runs/libero/perception_%/policy/config.json runs/libero/recurrent_%/policy/config.json
+.PRECIOUS: runs/reproduce/%/finished datasets/libero_%/meta/info.json \
+	runs/libero/perception_%/finished runs/libero/recurrent_%/finished
 
 test test-slow: export OMP_NUM_THREADS := 1  # the processes of pytest-xdist share the cores
 

@@ -11,6 +11,8 @@ from pathlib import Path
 INCLUDED = {
     "train": ("data",),
     "convert": ("data",),
+    "wandb": ("train",),
+    "trackio": ("train",),
     "metaworld": ("eval",),
     "libero": ("eval",),
     "lora": ("vlm",),

@@ -149,20 +149,21 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Args:
         path: the folder to make.
-        replace: delete an older folder of this name at the end.
+        replace: put it in the place of an older folder of this name at the end; until then that one stays.
 
     Raises:
         RDVLAError: `path` exists, and `replace` is False.
     """
     if path.exists() and not replace:
         raise RDVLAError(f"{path} exists: name a new folder")
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary, older = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         yield temporary
         if path.exists():
-            shutil.rmtree(path)
+            shutil.rmtree(older, ignore_errors=True)
+            path.rename(older)
         temporary.rename(path)
     except OSError as error:
         if error.filename is not None:
@@ -170,6 +171,8 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(older, ignore_errors=True)
 
 
 @contextmanager

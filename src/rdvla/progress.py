@@ -20,6 +20,14 @@ from rich.progress import Progress as RichProgress
 SECONDS_BETWEEN_LINES = 30.0  # if output goes to a file
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it: `40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 class Progress(RichProgress):
     """A bar on a terminal; in a log file, a line every `SECONDS_BETWEEN_LINES`."""
 

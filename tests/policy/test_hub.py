@@ -151,7 +151,7 @@ def test_the_card_says_configuration_data_results_and_licence(hub: LoopbackHub) 
     assert (front["license"], front["library_name"], front["datasets"]) == ("mit", "rdvla", ["user/demos"])
     assert "base_model" not in front
     for words in (
-        "front, wrist, 32 x 32 pixels",
+        "front: 32x32; wrist: 32x32",
         "chunks of 4, 4 numbers each",
         "middle / late / none",
         f"{sum(p.numel() for p in policy.parameters()):,} all",

@@ -88,6 +88,12 @@ def make_toy(env: str, task: str) -> SimulatedTask:
     return make(env, task, image_size=32)
 
 
+def make_named(env: str, task: str) -> SimulatedTask:
+    environment = make_toy(env, task)
+    environment.state_names = ("x", "y", "goal_x", "goal_y")
+    return environment
+
+
 SIMULATORS["toy"] = Simulator(
     extra="eval", suite=f"{__name__}:SUITE", environment=f"{__name__}:ToyEnv", expert=f"{__name__}:ToyExpert"
 )

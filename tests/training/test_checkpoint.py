@@ -13,6 +13,7 @@ import torch
 from rdvla.training import CheckpointError
 from rdvla.training.checkpoints import Best, Checkpoint, CheckpointStore
 from rdvla.training.metrics import MetricsLog, drop_later_lines, read_metrics
+from rdvla.training.trackers import open_trackers
 
 
 def _checkpoint(step: int, best: Best | None = None) -> Checkpoint:
@@ -92,7 +93,10 @@ def test_lines_after_the_checkpoint_and_half_lines_are_dropped(tmp_path: Path) -
 
 def test_log_writes_lines_and_tensorboard(tmp_path: Path) -> None:
     for start in (0, 2):
-        log = MetricsLog(tmp_path, resumed_step=start)
+        trackers = open_trackers(
+            ("tensorboard",), folder=tmp_path, resumed_step=start, run_id="x", options={"steps": 5}
+        )
+        log = MetricsLog(tmp_path, resumed_step=start, trackers=trackers)
         for step in range(start + 1, start + 4):
             log.write(step=step, kind="train", scalars={"loss": 1.0 / step})
         log.close()

@@ -170,3 +170,12 @@ def test_a_head_starts_from_a_perception_run_without_repeating_its_options(
     words = ("--policy.backbone.slots=6", f"--init_from={backbone.policy_dir}", "--freeze_backbone=true")
     trainer = Trainer(config_for(dataset, tmp_path / "second", *words), console=QUIET)
     assert trainer.policy.config.backbone.environment_state_dim == 3  # type: ignore[attr-defined]
+
+
+def test_a_head_does_not_go_on_with_another_robot(trained: RDVLAPolicy, arm: Path, tmp_path: Path) -> None:
+    other = replace(trained.config.robot, action_names=tuple(reversed(trained.config.robot.action_names)))
+    policy = RDVLAPolicy(replace(trained.config, robot=other), trained.statistics)
+    policy.save_pretrained(tmp_path / "other")
+    words = (f"--init_from={tmp_path / 'other'}", "--init_parts=[backbone, head]")
+    with pytest.raises(ConfigError, match=r"action_names is .*gripper\.pos.*here it is .*leave head out"):
+        Trainer(config_for(arm, tmp_path / "run", *words), console=QUIET)

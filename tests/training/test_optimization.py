@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -14,12 +15,12 @@ from rdvla.heads import RecurrentDepthHead
 from rdvla.training.config import OptimizerConfig
 from rdvla.training.optimization import (
     ExponentialMovingAverage,
-    WarmupCosine,
     load_optimizer_tensors,
     make_optimizer,
     optimizer_tensors,
     parameter_groups,
 )
+from rdvla.training.schedule import Length, Schedule, WarmupCosine, with_length
 from tests.support.tiny_training import policy_config
 
 
@@ -32,6 +33,33 @@ def test_schedule_is_linear_then_cosine() -> None:
     for update in range(10, 111):
         expected = 0.1 + 0.9 * math.cos(math.pi * (update - 10) / 200) ** 2  # half-angle form
         assert schedule.factor(update) == pytest.approx(expected)
+
+
+def test_a_run_that_is_extended_warms_up_to_the_schedule_of_its_new_length() -> None:
+    """From 2 % of the peak the rate must not jump to half of it, and must end at 2 % of it again."""
+    lengths = with_length(with_length((), start=0, steps=100), start=100, steps=200)
+    schedule = Schedule(lengths, warmup=lambda _: 10, final_fraction=0.02)
+    short, long = (WarmupCosine(steps, 10, 0.02) for steps in (100, 200))
+    factors = [schedule.factor(update) for update in range(200)]
+    assert factors[:100] == [short.factor(update) for update in range(100)]
+    assert factors[109:] == [long.factor(update) for update in range(109, 200)]
+    for number, factor in enumerate(factors[100:110], start=1):
+        target = long.factor(99 + number)
+        assert factor == pytest.approx(0.02 + (target - 0.02) * number / 10)
+    assert max(abs(b - a) for a, b in itertools.pairwise(factors)) < 0.11  # the first rise is 0.1 each
+
+
+def test_a_run_may_change_its_length_several_times() -> None:
+    lengths = with_length((), start=0, steps=100)
+    assert with_length(lengths, start=50, steps=100) == lengths  # resumed as it was
+    lengths = with_length(with_length(lengths, start=40, steps=300), start=60, steps=80)
+    assert lengths == (Length(0, 100), Length(40, 300), Length(60, 80))
+    schedule = Schedule(lengths, warmup=lambda _: 30, final_fraction=0.1)
+    at_40 = WarmupCosine(100, 30, 0.1).factor(39)
+    at_59 = at_40 + (WarmupCosine(300, 30, 0.1).factor(59) - at_40) * 20 / 30  # still on its way
+    assert schedule.factor(59) == pytest.approx(at_59)
+    assert schedule.factor(60) == pytest.approx(at_59 + (WarmupCosine(80, 30, 0.1).factor(60) - at_59) / 30)
+    assert with_length(lengths, start=0, steps=7) == (Length(0, 7),)  # nothing was done yet
 
 
 def test_average_follows_the_closed_form() -> None:

@@ -52,14 +52,15 @@ def test_a_run_leaves_everything_behind(dataset: Path, tmp_path: Path) -> None:
     )
     assert policy.predict(observation, stop=2).actions.shape == (2, 4, 4)
     record = json.loads((result.policy_dir / "training.json").read_text())
-    assert record["steps"] == 12
+    best = json.loads((tmp_path / "run/checkpoints/best.json").read_text())
+    assert (record["steps"], record["validation_loss"]) == (int(best["checkpoint"][5:]), best["loss"])
     assert record["training_seconds"] > 0
     assert record["versions"]["torch"] == torch.__version__
     recorded = decode_config(TrainConfig, record["config"])
     robot = RobotConfig(fps=80.0)
     assert recorded == replace(config, policy=replace(config.policy, unscaled_actions=(), robot=robot))
     assert record["instructions"] == list(TASKS)
-    averaged = load_file(tmp_path / "run/checkpoints/step-00000012/ema.safetensors")
+    averaged = load_file(tmp_path / "run/checkpoints" / best["checkpoint"] / "ema.safetensors")
     saved = load_file(result.policy_dir / "model.safetensors")
     assert all(saved[name].equal(value) for name, value in averaged.items())
     lines = read_metrics(tmp_path / "run/metrics.jsonl", kind="validation")
@@ -245,14 +246,14 @@ def test_resuming_with_another_configuration_names_the_fields(dataset: Path, tmp
     config = train_config(dataset, tmp_path / "run")
     train(config, console=QUIET)
     changed = replace(
-        config, resume=True, steps=20, policy=policy_config(hidden_dim=32), validation=ValidationConfig()
+        config, resume=True, seed=20, policy=policy_config(hidden_dim=32), validation=ValidationConfig()
     )
     with pytest.raises(ConfigError) as failure:
         Trainer(changed, console=QUIET)
     message = str(failure.value)
-    assert "steps was 12, is now 20" in message
+    assert "seed was 0, is now 20" in message
     assert "policy.head.hidden_dim was 16, is now 32" in message
-    assert "validation.every was 6, is now 500" in message
+    assert "validation.max_samples was 16, is now 1024" in message
     assert "learning_rate" not in message
 
 

@@ -71,7 +71,7 @@ def format_facts(facts: dict[str, Any]) -> str:
             for name, counts in facts[title].items()
         ]
     lines += [f"base model                            {name}" for name in facts["base_models"]]
-    for title in ("levels", "sizes", "running", "inputs", "tokens", "memory_mib"):
+    for title in ("levels", "sizes", "running", "inputs", "robot", "tokens", "memory_mib"):
         lines.append("memory (MiB)" if title == "memory_mib" else title)
         lines += [f"  {name:<36}{_text(value)}" for name, value in facts[title].items()]
     lines.append("statistics")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rdvla.cli.failures import INTERRUPTED
 from rdvla.errors import optional
 from rdvla.training.config import TrainConfig
+from rdvla.training.resuming import options_of_run
 
 SHORT = "--backbone."
 FULL = "--policy.backbone."
 
 
-def run(config: TrainConfig) -> None:
-    """Train a policy on a LeRobot v3.0 dataset; `--resume true` goes on after an interruption.
+def run(config: TrainConfig) -> int:
+    """Train a policy on a LeRobot v3.0 dataset; `--resume true` goes on after an interruption, or for longer.
 
     `--backbone.x` is short for `--policy.backbone.x`, and `--backbone.name_or_path` chooses the backbone
     `huggingface` if neither a type nor a configuration file is given.
@@ -20,13 +22,13 @@ def run(config: TrainConfig) -> None:
     with optional("train"):
         from rdvla.training import train
 
-    train(config)
+    return 0 if train(config).finished else INTERRUPTED
 
 
 def in_full(argv: Sequence[str]) -> list[str]:
-    """Write short options of the backbone in full."""
+    """Write short options of the backbone in full, and the paths of a run's config.yaml."""
     written = [FULL + word.removeprefix(SHORT) if word.startswith(SHORT) else word for word in argv]
     names = {word.split("=")[0] for word in written}
     if f"{FULL}name_or_path" in names and not names & {f"{FULL}type", "--config", "--config_path"}:
         written.append(f"{FULL}type=huggingface")
-    return written
+    return options_of_run(written)

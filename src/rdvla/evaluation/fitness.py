@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from rich.console import Console
 
@@ -57,7 +57,7 @@ def check_cameras(config: PolicyConfig, envs: Sequence[str]) -> None:
             if camera not in known:
                 raise ConfigError(
                     f"the policy needs camera '{camera}', which {env} does not have.{nearest(camera, known)} "
-                    f"Cameras of {env}: {', '.join(known)}. Train with their names (data.cameras renames)"
+                    f"Cameras of {env}: {', '.join(known)}. Train under these names: --data.cameras renames"
                 )
     for camera, (height, width) in recorded_sizes(config).items():
         if height != width:
@@ -70,8 +70,7 @@ def check_cameras(config: PolicyConfig, envs: Sequence[str]) -> None:
 def recorded_sizes(config: PolicyConfig) -> dict[str, tuple[int, int]]:
     """Return the (height, width) of the images that training saw, by camera."""
     square = (config.image_size, config.image_size)
-    sizes: Mapping[str, tuple[int, int]] = getattr(config, "camera_sizes", {})
-    return {camera: sizes.get(camera, square) for camera in config.cameras}
+    return {camera: config.camera_sizes.get(camera, square) for camera in config.cameras}
 
 
 def check_policy(
@@ -86,11 +85,11 @@ def check_policy(
         console: for warnings.
 
     Raises:
-        ConfigError: sizes differ, or the robot does.
+        ConfigError: a camera or a size differs, or the robot does.
+        InputError: a camera gives images of another shape than in training.
     """
     for env, shown in opened.items():
-        for problem in _sizes(config, shown):
-            raise ConfigError(f"the policy does not fit {env}: {problem}")
+        _sizes(config, env, shown)
         for problem in _robot(config, shown):
             if not allow_other_robot:
                 raise ConfigError(
@@ -98,36 +97,33 @@ def check_policy(
                     "Give --allow_other_robot true if they are meant to be the same"
                 )
             _warn(console, f"{env}: {problem}")
-        trained, hz = getattr(_robot_of(config), "fps", None), shown.control_hz
+        trained, hz = config.robot.fps, shown.control_hz
         if trained and hz and abs(trained - hz) > 0.01 * hz:
             _warn(console, f"{env} runs at {hz:g} Hz, and the policy was trained at {trained:g} Hz")
 
 
-def _sizes(config: PolicyConfig, shown: Opened) -> Iterator[str]:
-    for camera, wanted in recorded_sizes(config).items():
+def _sizes(config: PolicyConfig, env: str, shown: Opened) -> None:
+    for camera in config.cameras:
         if camera not in shown.images:
             known = list(shown.images)
-            yield f"it needs camera '{camera}', there are {', '.join(known)}.{nearest(camera, known)}"
-        elif _shape(*shown.images[camera]) != _shape(*wanted):
-            (height, width), (high, wide) = shown.images[camera], wanted
-            yield f"camera '{camera}' gives {width}x{height} pixels, training had {wide}x{high}"
+            raise ConfigError(
+                f"the policy does not fit {env}: it needs camera '{camera}', there are {', '.join(known)}."
+                f"{nearest(camera, known)}"
+            )
+        config.fits.check_shape(camera, shown.images[camera], of=env)
     for what, found, expected in (
         ("state", shown.state_size, config.state_dim),
         ("action", shown.action_size, config.head.action_dim),
     ):
         if found is not None and expected and found != expected:  # 0: the policy takes no state
-            yield f"its {what} has {found} numbers, and the policy's has {expected}"
-
-
-def _shape(height: int, width: int) -> float:
-    return round(width / height, 2)  # images of one shape are resized to the policy's
+            raise ConfigError(
+                f"the policy does not fit {env}: its {what} has {found} numbers, and the policy's {expected}"
+            )
 
 
 def _robot(config: PolicyConfig, shown: Opened) -> Iterator[str]:
     """What differs between two robots, as far as both sides say."""
-    robot = _robot_of(config)
-    if robot is None:
-        return
+    robot = config.robot
     if robot.type and shown.robot_type and robot.type != shown.robot_type:
         yield f"'{robot.type}', not '{shown.robot_type}'"
     for kind in ("action", "state"):
@@ -135,10 +131,6 @@ def _robot(config: PolicyConfig, shown: Opened) -> Iterator[str]:
             ours = tuple(getattr(robot, f"{kind}_{what}"))
             if ours and theirs and ours != theirs:
                 yield f"the {what} of the {kind} are {_list(ours)}, not {_list(theirs)}"
-
-
-def _robot_of(config: PolicyConfig) -> Any:
-    return getattr(config, "robot", None)
 
 
 def _list(names: Sequence[str]) -> str:

@@ -21,8 +21,8 @@ from rdvla.evaluation.results import load_results
 from rdvla.rollout import Policy, Setting
 from rdvla.types import Observation
 
-QUERIES = 6  # of each stop rule, out of all that the episodes made
-MOST_ROUNDS = 15
+QUERIES = 4  # of each stop rule, out of all that the episodes made
+ROUNDS = 3, 20  # at least and at most
 SEED = 0  # of the choice and of the order
 
 
@@ -75,7 +75,7 @@ def time_queries(
         policy: answers one query at a time.
         sample: queries of the episodes.
         stops: the rules.
-        seconds: about how long to measure, at least two rounds; the first is not counted.
+        seconds: about how long to measure; a slow policy takes longer, for the fewest rounds.
     """
     queries = [(stop, number, query) for stop in stops for number, query in enumerate(sample.of(stop))]
     if not queries:
@@ -84,7 +84,7 @@ def time_queries(
     for stop, _, query in queries:  # the first call of a shape or a rule may compile or allocate
         _milliseconds(policy, stop, query)
     spent = time.perf_counter() - start
-    rounds = min(MOST_ROUNDS, max(1, round(seconds / spent) - 1))
+    rounds = min(ROUNDS[1], max(ROUNDS[0], round(seconds / spent) - 1))
     measured: dict[tuple[str, int], list[float]] = {}
     order = random.Random(SEED)
     for _ in range(rounds):

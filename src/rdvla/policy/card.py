@@ -85,7 +85,7 @@ def _configuration(config: PolicyConfig, parameters: Mapping[str, int]) -> str:
     levels = head.levels_by_part
     shown = [", ".join(map(str, each)) or "none" for each in levels.values()]
     rows = {
-        "cameras, in order": f"{', '.join(config.cameras)}, {config.image_size} x {config.image_size} pixels",
+        "cameras, in order": "; ".join(f"{name}: {text}" for name, text in config.fits.in_words().items()),
         "proprioception": f"{config.state_dim} numbers",
         "actions": f"chunks of {head.chunk_size}, {head.action_dim} numbers each",
         f"levels read by {' / '.join(levels)}": " / ".join(shown),

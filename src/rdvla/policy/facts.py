@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,17 +42,24 @@ def describe(policy: RDVLAPolicy) -> dict[str, Any]:
             "execution": policy.config.execution,
         },
         "inputs": {
-            "cameras": list(policy.config.cameras),
-            "image_size": policy.config.image_size,
+            **{f"camera {camera}": text for camera, text in policy.config.fits.in_words().items()},
             "state_dim": policy.config.state_dim,
         },
+        "robot": encode_config(policy.config.robot),
         **_query_facts(policy),
         "statistics": {
-            feature: {name: _floats(entries[name]) for name in ("q01", "q99") if name in entries}
+            feature: {name: _floats(entries[name]) for name in _shown_bounds(entries)}
             for feature, entries in policy.statistics.items()
         },
         "config": encode_config(policy.config),
     }
+
+
+def _shown_bounds(entries: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the normalisation uses: its bounds, or the quantiles of policies that have none."""
+    return tuple(
+        name for name in (("low", "high") if "low" in entries else ("q01", "q99")) if name in entries
+    )
 
 
 @torch.no_grad()

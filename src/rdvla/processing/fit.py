@@ -76,6 +76,15 @@ class CameraFits:
         images = {camera: self._fitted(camera, observation) for camera in self.fits}
         return replace(observation, images=images)
 
+    def in_words(self) -> dict[str, str]:
+        """Return what each camera gives and what becomes of its images, such as "640x480 -> 128x128, pad"."""
+        shown = {}
+        for camera, fit in self.fits.items():
+            height, width = self.sizes.get(camera, (fit.size, fit.size))
+            fitted = "" if (height, width) == (fit.size, fit.size) else f" -> {fit.size}x{fit.size}"
+            shown[camera] = f"{width}x{height}{fitted}" + (f", {fit.how}" if height != width else "")
+        return shown
+
     def check_shape(self, camera: str, size: tuple[int, int], *, of: str) -> None:
         """Check that images of a camera have the proportions that they had in training.
 

@@ -19,7 +19,7 @@ from rdvla.rollout.episode import Decision, Environment, TimeStep
 
 SIZE = 256  # pixels of the video's shorter side; small camera images are enlarged to it
 BANNER = 28  # pixels of the strip under the image that holds the depths
-STRIP = 86  # pixels at either side of the strip for text; the bars of the queries are between
+LEFT, RIGHT = 84, 98  # pixels of the strip's ends that hold text; the bars of the queries are between
 
 # Times the robot's own speed, the first at which the longest possible episode lasts at most so many seconds.
 SPEEDS = {0.5: 6.0, 1.0: 15.0, 2.0: 15.0, 4.0: 15.0, 8.0: 15.0, 16.0: math.inf}
@@ -89,7 +89,7 @@ def draw_frame(frame: Frame, *, depths: Sequence[int], speed: float = 1.0) -> ND
     draw = ImageDraw.Draw(canvas)
     middle = size[1] + BANNER // 2
     draw.text((6, middle), f"depth {depths[frame.query]}", fill=(255, 255, 255), font=_font(17), anchor="lm")
-    _draw_bars(draw, frame.query, depths, box=(STRIP, size[1] + 4, size[0] - STRIP, size[1] + BANNER - 3))
+    _draw_bars(draw, frame.query, depths, box=(LEFT, size[1] + 4, size[0] - RIGHT, size[1] + BANNER - 3))
     at = "" if speed == 1 else f" · {speed:g}x"
     note, colour = ("success", (110, 231, 160)) if frame.success else (f"step {frame.step}", LIGHT)
     draw.text((size[0] - 6, middle), note + at, fill=colour, font=_font(13), anchor="rm")

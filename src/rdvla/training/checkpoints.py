@@ -5,7 +5,8 @@ Layout of `<run>/checkpoints`:
     step-00000500/weights.safetensors     trainable weights and buffers
                   ema.safetensors         averaged weights
                   optimizer.safetensors   AdamW's running values
-                  state.json              step, seconds, best validation so far, size and CRC-32 of the files
+                  state.json              step, seconds, best validation so far, lengths of the run,
+                                          size and CRC-32 of the files
     latest.json                           {"checkpoint": "step-00000500"}
     best.json                             the same, for the lowest validation loss
 
@@ -15,7 +16,6 @@ So a kill at any moment leaves `latest.json` naming a complete checkpoint (or ab
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import zlib
@@ -29,7 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rdvla.errors import RDVLAError
-from rdvla.files import flush, read_json, write_json
+from rdvla.files import flush, read_json, write_atomically, write_json
+from rdvla.training.schedule import Length
 
 TENSOR_FILES = ("weights", "ema", "optimizer")
 _NAME = re.compile(r"step-(\d{8})")
@@ -57,6 +58,7 @@ class Checkpoint:
     optimizer: Mapping[str, Tensor]
     seconds: float = 0.0  # of training so far
     best: Best | None = None
+    lengths: tuple[Length, ...] = ()  # of the run; a checkpoint of an older version does not say
 
 
 class CheckpointStore:
@@ -76,12 +78,20 @@ class CheckpointStore:
         return self.folder / f"step-{step:08d}"
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, make it the latest (and best, if it is), prune, and return its folder."""
+        """Write a checkpoint, make it the latest (and best, if it is), prune, and return its folder.
+
+        Raises:
+            OSError: it cannot be written; the checkpoints before it stay as they are.
+        """
         final = self.path(checkpoint.step)
         temporary = self.folder / f".{final.name}.tmp"
         self._remove_leftovers()
-        temporary.mkdir(parents=True)
-        _write_folder(temporary, checkpoint)
+        try:
+            temporary.mkdir(parents=True)
+            _write_folder(temporary, checkpoint)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
+            raise
         if final.exists():  # left by a run that was killed before `latest.json` named it
             self._discard(final)
         temporary.rename(final)
@@ -131,6 +141,7 @@ class CheckpointStore:
             step=state["step"],
             seconds=state["seconds"],
             best=None if best is None else Best(**best),
+            lengths=tuple(Length(**length) for length in state.get("lengths", [])),
             **tensors,
         )
 
@@ -188,12 +199,15 @@ def _write_folder(folder: Path, checkpoint: Checkpoint) -> None:
     for name in TENSOR_FILES:
         path = folder / f"{name}.safetensors"
         tensors: Mapping[str, Tensor] = getattr(checkpoint, name)
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, path)
+        with write_atomically(path) as written:
+            save_file(
+                {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, written
+            )
         files[path.name] = _fingerprint(path)
-        with path.open("rb+") as written:
-            os.fsync(written.fileno())
     best = None if checkpoint.best is None else asdict(checkpoint.best)
-    state = {"step": checkpoint.step, "seconds": checkpoint.seconds, "best": best, "files": files}
+    lengths = [asdict(length) for length in checkpoint.lengths]
+    state = {"step": checkpoint.step, "seconds": checkpoint.seconds, "best": best, "lengths": lengths}
+    state["files"] = files
     write_json(folder / "state.json", state)
 
 

@@ -13,6 +13,8 @@ from rdvla.processing.augmentation import Augmentation
 
 OBJECTIVES = ("actions", "perception")
 COMPONENTS = ("backbone", "head")
+TRACKERS = {"tensorboard": "train", "wandb": "wandb", "trackio": "trackio"}  # -> extra that brings it
+MOST = 2**53  # of anything that is counted: larger whole numbers are no numbers in JSON
 USUAL_WARMUP = 100  # updates
 
 
@@ -41,6 +43,7 @@ class DataConfig:
                 f"data.validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1."
             )
         positive("data", cache_batch_size=self.cache_batch_size, sample_every=self.sample_every)
+        not_negative("data", split_seed=self.split_seed)
         not_negative("data", image_shift=self.image_shift, memory_limit_gb=self.memory_limit_gb)
 
 
@@ -58,6 +61,11 @@ class OptimizerConfig:
     clip_norm: float = 1.0  # largest norm of the whole gradient
 
     def __post_init__(self) -> None:
+        if self.learning_rate > 1:
+            raise ConfigError(
+                f"optimizer.learning_rate is {self.learning_rate}; it must be at most 1: an update moves a "
+                "weight by about as much."
+            )
         positive(
             "optimizer", learning_rate=self.learning_rate, epsilon=self.epsilon, clip_norm=self.clip_norm
         )
@@ -159,12 +167,14 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """How often a run saves what it can resume from."""
+    """How often a run saves what it can resume from, and which weights it gives as its policy."""
 
     every: int = 500  # steps between checkpoints; the last step always saves a checkpoint
     keep: int = 2  # newest checkpoints that are kept, next to the best
+    policy: Literal["best", "last"] = "best"  # <run>/policy: weights of the best validation, or the newest
 
     def __post_init__(self) -> None:
+        one_of("checkpoints.policy", self.policy, ("best", "last"))
         positive("checkpoints", every=self.every, keep=self.keep)
 
 
@@ -194,7 +204,8 @@ class TrainConfig:
     ema: EMAConfig = field(default_factory=EMAConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
-    log_every: int = 10  # steps between lines of metrics.jsonl, and between TensorBoard points
+    log_every: int = 10  # steps between lines of metrics.jsonl, and between points of the trackers
+    trackers: tuple[str, ...] = ("tensorboard",)  # next to metrics.jsonl: tensorboard, wandb, trackio
     threads: int = 1  # of torch; 1 was 6x faster than 2 on a busy two-core machine
     device: Device = "auto"  # auto: an accelerator if there is one
     mixed_precision: Literal["no", "bf16"] = "no"  # bf16 pays for wide models and slows down small ones
@@ -207,9 +218,13 @@ class TrainConfig:
         one_of("mixed_precision", self.mixed_precision, ("no", "bf16"))
         for component in self.init_parts:
             one_of("init_parts", component, COMPONENTS)
-        for name in ("steps", "batch_size", "log_every", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for tracker in self.trackers:
+            one_of("trackers", tracker, tuple(TRACKERS))
+        for name, least in {"steps": 1, "batch_size": 1, "log_every": 1, "threads": 1, "seed": 0}.items():
+            value = getattr(self, name)
+            if not least <= value <= MOST:
+                bound = f"at least {least}" if value < least else f"at most {MOST}"
+                raise ConfigError(f"{name} is {value}; it must be {bound}.")
         self._check_names()
         self._check_combinations()
         if self.warm_start.share > 0:
@@ -267,17 +282,19 @@ class TrainConfig:
 
 
 def positive(owner: str, **values: float) -> None:
-    """Raise ConfigError if a value of `owner` is not above 0."""
+    """Raise ConfigError if a value of `owner` is not above 0, or too large to be meant."""
     for name, value in values.items():
-        if not value > 0:
-            raise ConfigError(f"{owner}.{name} is {value}; it must be larger than 0.")
+        if not 0 < value <= MOST:
+            bound = f"at most {MOST}" if value > 0 else "larger than 0"
+            raise ConfigError(f"{owner}.{name} is {value}; it must be {bound}.")
 
 
 def not_negative(owner: str, **values: float) -> None:
-    """Raise ConfigError if a value of `owner` is below 0."""
+    """Raise ConfigError if a value of `owner` is below 0, or too large to be meant."""
     for name, value in values.items():
-        if not value >= 0:
-            raise ConfigError(f"{owner}.{name} is {value}; it must be 0 or larger.")
+        if not 0 <= value <= MOST:
+            bound = f"at most {MOST}" if value > 0 else "0 or larger"
+            raise ConfigError(f"{owner}.{name} is {value}; it must be {bound}.")
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

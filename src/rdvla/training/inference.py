@@ -7,7 +7,7 @@ comes out goes into the run's config.yaml and into the policy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from rdvla.data import EpisodeDataset
@@ -65,6 +65,8 @@ def complete(config: TrainConfig, dataset: EpisodeDataset, source: PolicyConfig 
         robot=policy.robot if policy.robot != RobotConfig() else _robot(dataset),
     )
     _check_sizes(policy, dataset)
+    if source is not None and "head" in config.init_parts:
+        _check_robot(config.init_from, source.robot, policy.robot)
     policy = replace(policy, unscaled_actions=_unscaled(policy, dataset))
     return replace(config, policy=policy)
 
@@ -80,14 +82,7 @@ def describe(config: TrainConfig, dataset: EpisodeDataset) -> list[tuple[str, st
             f"{len(dataset.tasks)} instruction{'s' if len(dataset.tasks) != 1 else ''}{kind}",
         )
     ]
-    for camera in policy.cameras:
-        height, width = dataset.recorded_image_size(camera)
-        how = policy.fits.fits[camera].how
-        fitted = "as recorded"
-        if (height, width) != (policy.image_size, policy.image_size):
-            square = height == width
-            fitted = f"-> {policy.image_size}x{policy.image_size}" + ("" if square else f", {how}")
-        lines.append((f"camera {camera}", f"{width}x{height} {fitted}"))
+    lines += [(f"camera {camera}", text) for camera, text in policy.fits.in_words().items()]
     scaling = policy.normalization
     if policy.state_dim:
         lines.append(("state", f"{policy.state_dim} numbers by {scaling.state}{_shown(robot.state_names)}"))
@@ -133,6 +128,17 @@ def _check_sizes(policy: PolicyConfig, dataset: EpisodeDataset) -> None:
         if wanted != found:
             raise ConfigError(
                 f"{name} is {wanted}, but the dataset {dataset.name} has {found}; set {name}={found}."
+            )
+
+
+def _check_robot(name: str, source: RobotConfig, robot: RobotConfig) -> None:
+    """Check that a head that goes on learning moves the robot that it has learned to move."""
+    for field in fields(RobotConfig):
+        had, has = getattr(source, field.name), getattr(robot, field.name)
+        if had and has and had != has:
+            raise ConfigError(
+                f"init_from={name} was trained on a robot whose {field.name} is {had}, here it is {has}: "
+                "leave head out of init_parts, or train on the same robot."
             )
 
 

@@ -1,20 +1,24 @@
-"""Figures of a run: `metrics.jsonl` for programs, TensorBoard and a progress bar for people."""
+"""Figures of a run: `metrics.jsonl` for programs, trackers and a progress bar for people."""
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import TextColumn
 
 from rdvla.files import write_atomically
-from rdvla.progress import Progress
+from rdvla.progress import Progress, duration
+
+TIMED_UPDATES = 10  # before the rest is estimated
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,20 @@ def averaged(window: Sequence[Update]) -> dict[str, float]:
     }
 
 
+class Tracker(Protocol):
+    """What a log calls of Accelerate's `GeneralTracker`."""
+
+    def log(self, values: dict[str, float], step: int | None = None) -> None:
+        """Show values after a step."""
+        ...
+
+    def finish(self) -> None:
+        """End."""
+        ...
+
+
 class MetricsLog:
-    """Appends a JSON object per line to `<run>/metrics.jsonl`, and the same scalars to `<run>/tensorboard`.
+    """Appends a JSON object per line to `<run>/metrics.jsonl`, and gives the same scalars to trackers.
 
     Every line has `step` (updates done) and `kind` (`train` or `validation`); no (step, kind) occurs twice.
 
@@ -52,36 +68,37 @@ class MetricsLog:
         folder: the run directory.
         resumed_step: updates done in the checkpoint that the run goes on from, 0 for a new run. Lines of
             later steps, written before the run was killed, are dropped: those steps run again.
+        trackers: from `rdvla.training.trackers.open_trackers`.
     """
 
-    def __init__(self, folder: Path, *, resumed_step: int = 0) -> None:
-        # Imported here: it takes a second, and only a run needs it.
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, folder: Path, *, resumed_step: int = 0, trackers: Sequence[Tracker] = ()) -> None:
         self._path = folder / "metrics.jsonl"
         drop_later_lines(self._path, step=resumed_step)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+        self._trackers = trackers
 
     def write(self, *, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         """Log scalars after `step` updates, under `kind`."""
         line = {"step": step, "kind": kind, **scalars}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in scalars.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        for tracker in self._trackers:
+            tracker.log({f"{kind}/{name}": value for name, value in scalars.items()}, step=step)
 
     def flush(self) -> None:
         """Force all lines to the disk; done before each checkpoint, so no earlier line is missing."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._board.flush()
 
     def close(self) -> None:
         """Flush and close."""
-        self.flush()
-        self._file.close()
-        self._board.close()
+        try:
+            self.flush()
+        finally:
+            with suppress(OSError):  # of a full disk, which `flush` has told already
+                self._file.close()
+            for tracker in self._trackers:
+                tracker.finish()
 
 
 def drop_later_lines(path: Path, *, step: int) -> None:
@@ -110,6 +127,8 @@ def _step_of(line: str) -> float:
 class TrainingProgress:
     """A bar with loss, depth, milliseconds per step and time left; a line per validation.
 
+    After `TIMED_UPDATES` updates a line says how long the rest will take.
+
     Args:
         console: shows it.
         steps: updates of the whole run.
@@ -118,6 +137,7 @@ class TrainingProgress:
 
     def __init__(self, console: Console, *, steps: int, start: int) -> None:
         self.console = console
+        self._steps, self._timed = steps, list[float]()
         self._progress = Progress(
             console,
             TextColumn(
@@ -137,6 +157,26 @@ class TrainingProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.__exit__(kind, error, trace)
+
+    def count(self, *, step: int, seconds: float) -> None:
+        """Say how long the rest will take, once enough updates were timed.
+
+        Args:
+            step: updates done.
+            seconds: that the last update took.
+        """
+        if len(self._timed) == TIMED_UPDATES:
+            return
+        self._timed.append(seconds)
+        if len(self._timed) == TIMED_UPDATES and step < self._steps:
+            typical = statistics.median(self._timed)  # the first update may take much longer
+            self.console.print(
+                f"{'time':<16}{1000 * typical:.0f} ms an update: about "
+                f"{duration(typical * (self._steps - step))} for the {self._steps - step:,} updates to come, "
+                "without validations",
+                soft_wrap=True,
+                highlight=False,
+            )
 
     def update(self, *, step: int, loss: float, depth: int, milliseconds: float) -> None:
         """Show the figures after `step` updates."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from rdvla.errors import ConfigError
 from rdvla.hashing import hash_tensors
 from rdvla.training.checkpoints import Best, Checkpoint, CheckpointError
 from rdvla.training.config import OptimizerConfig, TrainConfig
+from rdvla.training.schedule import Length, Schedule, with_length
 
 
 class TrainingState:
@@ -28,6 +27,7 @@ class TrainingState:
         step: updates done.
         seconds: of training, over all resumptions.
         best: the lowest validation loss so far.
+        lengths: how long the run was meant to be, from the first choice on.
         parameters: what is trained, by name.
         ema: their average.
 
@@ -44,11 +44,8 @@ class TrainingState:
         self._policy = policy
         self._config = config.optimizer
         self._optimizer = make_optimizer(self.parameters, config.optimizer)
-        self._schedule = WarmupCosine(
-            steps=config.steps,
-            warmup_steps=config.optimizer.warmup(config.steps),
-            final_fraction=config.optimizer.final_fraction,
-        )
+        self._steps = config.steps
+        self._set_lengths(())
 
     def clear_gradient(self) -> None:
         """Forget the last update's gradient."""
@@ -67,12 +64,20 @@ class TrainingState:
         self.ema.update(step)
         return learning_rate
 
+    def improves(self, loss: float) -> bool:
+        """Return whether a validation of the present average is the best so far, and remember it if it is."""
+        if self.best is not None and loss >= self.best.loss:
+            return False
+        self.best = Best(step=self.step, loss=loss)
+        return True
+
     def checkpoint(self) -> Checkpoint:
         """Return everything that a run needs to go on from here."""
         return Checkpoint(
             step=self.step,
             seconds=self.seconds,
             best=self.best,
+            lengths=self.lengths,
             weights=changing_tensors(self._policy),
             ema=self.ema.state_dict(),
             optimizer=optimizer_tensors(self._optimizer, self.parameters),
@@ -94,6 +99,15 @@ class TrainingState:
         self.ema.load_state_dict(checkpoint.ema)
         load_optimizer_tensors(self._optimizer, self.parameters, checkpoint.optimizer)
         self.step, self.seconds, self.best = checkpoint.step, checkpoint.seconds, checkpoint.best
+        self._set_lengths(checkpoint.lengths)
+
+    def _set_lengths(self, so_far: tuple[Length, ...]) -> None:
+        self.lengths = with_length(so_far, start=self.step, steps=self._steps)
+        self._schedule = Schedule(
+            self.lengths,
+            warmup=self._config.warmup,
+            final_fraction=self._config.final_fraction,
+        )
 
 
 # --- which tensors are trained ---
@@ -194,28 +208,6 @@ def load_optimizer_tensors(
         # last).
         own = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
         optimizer.state[parameter][key] = own.copy_(value).to(parameter.device)
-
-
-@dataclass(frozen=True)
-class WarmupCosine:
-    """Factor on the peak learning rate, by the update's number alone, so resuming needs no state.
-
-    Updates are counted from 0. The warm-up rises linearly and reaches 1 with its last update; the cosine
-    then falls to `final_fraction` with update `steps - 1`.
-    """
-
-    steps: int  # updates of the whole run
-    warmup_steps: int  # updates of the rise
-    final_fraction: float  # of the peak, at the last update
-
-    def factor(self, update: int) -> float:
-        """Return the factor for update number `update`, 0 .. steps - 1."""
-        if update < self.warmup_steps:
-            return (update + 1) / self.warmup_steps
-        span = max(1, self.steps - 1 - self.warmup_steps)
-        progress = min(1.0, (update - self.warmup_steps) / span)
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return self.final_fraction + (1 - self.final_fraction) * cosine
 
 
 # --- the average ---

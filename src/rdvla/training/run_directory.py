@@ -1,98 +1,126 @@
 """The folder of one run, and whether it may be started or resumed there.
 
-config.yaml       the full configuration
-run.json          what the run began with: fingerprints of dataset and frozen weights, versions
+config.yaml       the full configuration; its paths are as `rdvla.training.resuming` says
+run.json          what the run began with: fingerprints of dataset and frozen weights; an id
 metrics.jsonl     a line per logged step
 tensorboard/      the same for TensorBoard
 checkpoints/      the run resumes from these
 cache/            frozen inputs, unless data.cache_dir names another folder
-policy/           the trained policy (averaged weights) with training.json, when the run is done
+policy/           the trained policy (averaged weights) with training.json, from the first validation on
 """
 
 from __future__ import annotations
 
-import platform
 import shlex
-from collections.abc import Mapping
-from dataclasses import replace
+import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-import rdvla
-from rdvla.config import decode_config, encode_config, save_config
+from rdvla.config import decode_config, encode_config
 from rdvla.errors import ConfigError
-from rdvla.files import new_folder, read_json, write_json
-from rdvla.policy import TRAINING, RDVLAPolicy
+from rdvla.files import check_writable, read_object, write_json
+from rdvla.policy.files import RUN_POLICY
+from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
+from rdvla.training.resuming import (
+    CONFIG_FILE,
+    RECORD_FILE,
+    STARTED_IN,
+    may_change,
+    save_run_config,
+    started_in,
+)
 
-# May differ between a run and its resumption.
-NOT_COMPARED = ("output_dir", "resume", "resume_from_previous")
+RUN_ID = "id"  # in the record
 
 
 class RunDirectory:
     """Paths of a run, and the checks before anything is written there.
 
+    Attributes:
+        resumes: whether a run is there that goes on.
+        began_with: its configuration, from `begin` on; a new run's own.
+
     Raises:
-        ConfigError: the folder is not empty and the run is not resumed, or the run there had another
-            configuration. The message names the fields that differ, with both values.
+        ConfigError: the folder cannot be written, is not empty and the run is not resumed, or the run there
+            is longer than asked for.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.path = Path(config.output_dir)
-        self.config_file = self.path / "config.yaml"
+        self.config_file = self.path / CONFIG_FILE
+        self.record_file = self.path / RECORD_FILE
         self.checkpoints = self.path / "checkpoints"
-        self.policy = self.path / "policy"
+        self.policy = self.path / RUN_POLICY
         self.cache = Path(config.data.cache_dir) if config.data.cache_dir else self.path / "cache"
-        if self.config_file.exists() and config.resume:
-            self._check_same(config)
-        elif self.path.exists() and any(self.path.iterdir()) and not self._killed_at_once(config):
+        self.resumes = config.resume and self.config_file.exists()
+        self.began_with = config
+        check_writable(self.path, option="output_dir", folder=True)
+        if self._is_taken(config):
             raise ConfigError(
                 f"{self.path} is not empty; choose another output_dir, or go on with the run there "
                 "by resume=true."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        save_config(self.config_file, replace(config, resume=False, resume_from_previous=False))
+        done = max(CheckpointStore(self.checkpoints).steps(), default=0)
+        if config.steps < done:
+            raise ConfigError(
+                f"The run in {self.path} has done {done} updates, more than steps={config.steps}. Give "
+                f"steps={done} or more, or start a new run in another output_dir."
+            )
 
-    def check_origin(self, origin: Mapping[str, Any], *, older: Mapping[str, Any] | None = None) -> None:
-        """Record what the run begins with, or, in a resumed run, check that it is still the same.
+    def begin(
+        self,
+        config: TrainConfig,
+        origin: Mapping[str, Any],
+        *,
+        older: Mapping[str, Any] | None = None,
+        complete: Callable[[TrainConfig], TrainConfig] | None = None,
+    ) -> None:
+        """Write what the run begins with; of a run that goes on, check first that it is the same.
 
         Args:
+            config: with nothing left open.
             origin: name -> fingerprint, for example of the dataset.
             older: name -> the fingerprint that an older version would have recorded.
+            complete: takes from the dataset what the configuration of an older version left open.
 
         Raises:
-            ConfigError: something differs; it is named.
+            ConfigError: the run there has another configuration, or began with something else. The message
+                names what differs.
         """
-        file = self.path / "run.json"
-        if not file.exists():
-            write_json(file, dict(origin))
-            return
-        began_with = read_json(file)
-        # An older run did not record everything; an entry that it lacks counts as empty.
-        accepted = {name: (value, (older or {}).get(name, value)) for name, value in origin.items()}
-        differing = [name for name, values in accepted.items() if began_with.get(name, {}) not in values]
-        if differing:
-            raise ConfigError(
-                f"The run in {self.path} cannot be resumed: {', '.join(differing)} changed since it began "
-                f"(recorded in {file}). Start a new run in another output_dir."
-            )
+        if self.resumes:
+            self._check_same(config, complete)
+            self._check_origin(origin, older or {})
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.resumes and self.record_file.exists()):
+            record = {**origin, STARTED_IN: started_in(self.path), RUN_ID: uuid.uuid4().hex[:8]}
+            write_json(self.record_file, record)
+        save_run_config(self.path, config)
+
+    def run_id(self) -> str:
+        """Return the run's id; one of an older version has none, and its name stands for it."""
+        return str(read_object(self.record_file).get(RUN_ID, self.path.resolve().name))
 
     def resume_command(self) -> str:
         """Return the command that goes on with this run."""
         return f"rdvla train --config {shlex.quote(str(self.config_file))} --resume true"
 
-    def _killed_at_once(self, config: TrainConfig) -> bool:
+    def _is_taken(self, config: TrainConfig) -> bool:
+        if self.resumes or not self.path.exists() or not any(self.path.iterdir()):
+            return False
         # A run that was killed before it wrote its configuration leaves nothing to compare with or to lose.
-        return config.resume and not self.checkpoints.exists() and not self.policy.exists()
+        return not config.resume or self.checkpoints.exists() or self.policy.exists()
 
-    def _check_same(self, config: TrainConfig) -> None:
+    def _check_same(self, config: TrainConfig, complete: Callable[[TrainConfig], TrainConfig] | None) -> None:
         saved = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
         # Decoded, so an option that did not exist when the run began counts as its default.
-        began_with = decode_config(TrainConfig, saved, source=str(self.config_file))
-        differing = differences(encode_config(began_with), encode_config(config))
+        self.began_with = decode_config(TrainConfig, saved, source=str(self.config_file))
+        if complete is not None:
+            self.began_with = complete(self.began_with)
+        differing = differences(encode_config(self.began_with), encode_config(config), except_for=may_change)
         if differing:
             shown = "; ".join(f"{name} was {old!r}, is now {new!r}" for name, (old, new) in differing.items())
             raise ConfigError(
@@ -100,25 +128,32 @@ class RunDirectory:
                 f"Resume it with {self.config_file}, or start a new run in another output_dir."
             )
 
+    def _check_origin(self, origin: Mapping[str, Any], older: Mapping[str, Any]) -> None:
+        if not self.record_file.exists():
+            return
+        began_with = read_object(self.record_file)
+        # An older run did not record everything; an entry that it lacks counts as empty.
+        accepted = {name: (value, older.get(name, value)) for name, value in origin.items()}
+        differing = [name for name, values in accepted.items() if began_with.get(name, {}) not in values]
+        if differing:
+            raise ConfigError(
+                f"The run in {self.path} cannot be resumed: {', '.join(differing)} changed since it began "
+                f"(recorded in {self.record_file}). Start a new run in another output_dir."
+            )
 
-def save_policy(policy: RDVLAPolicy, folder: Path, *, provenance: Mapping[str, Any]) -> None:
-    """Save a policy with a record of its training; the folder appears whole and replaces an older one.
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, except_for: Callable[[str], bool] | None = None
+) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted names of fields that differ, with both values.
 
     Args:
-        policy: with the weights to save.
-        folder: for `RDVLAPolicy.from_pretrained`.
-        provenance: goes into training.json, together with versions.
+        old: nested plain values.
+        new: the same.
+        except_for: returns whether a field does not count, by its dotted name.
     """
-    versions = {"rdvla": rdvla.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    policy.records = {TRAINING: {**provenance, "versions": versions}}
-    with new_folder(folder, replace=True) as temporary:
-        policy.save_pretrained(temporary)
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the dotted names of fields that differ, with both values, leaving out `NOT_COMPARED`."""
-    before, now = _flatten(old), _flatten(new)
-    names = [name for name in dict.fromkeys((*before, *now)) if name.split(".")[0] not in NOT_COMPARED]
+    before, now = flatten(old), flatten(new)
+    names = [name for name in dict.fromkeys((*before, *now)) if except_for is None or not except_for(name)]
     return {
         name: (before.get(name), now.get(name))
         for name in names
@@ -126,11 +161,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     }
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested plain values by dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,18 +15,24 @@ from torch import Tensor
 from rdvla.config import encode_config
 from rdvla.data import split_episodes
 from rdvla.data.locate import hub_ids
-from rdvla.files import sole_user
+from rdvla.errors import RDVLAError
+from rdvla.files import os_error_sentence, sole_user
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
-from rdvla.training.checkpoints import Best, CheckpointStore
+from rdvla.training.checkpoints import Checkpoint, CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
-from rdvla.training.inference import describe, describe_size, named
+from rdvla.training.inference import complete, describe, describe_size, named
+from rdvla.training.interruption import StopRequest
+from rdvla.training.messages import finish_lines, resume_lines, stop_lines, titled
 from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, validate
 from rdvla.training.optimization import TrainingState, fixed_weights
-from rdvla.training.run_directory import RunDirectory, save_policy
+from rdvla.training.policy_export import PolicyExport
+from rdvla.training.run_directory import RunDirectory, flatten
+from rdvla.training.schedule import Length
 from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset
+from rdvla.training.trackers import check_installed, open_trackers
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Trainer:
     optimiser and average to go on as if it had not stopped.
 
     Raises:
+        MissingExtraError: the package of a tracker is not installed.
         ConfigError: the configuration does not fit the dataset, the run directory, or the run to resume.
         DatasetError: the dataset is missing or damaged.
         CheckpointError: the checkpoint to resume from is damaged.
@@ -56,23 +60,29 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, *, console: Console | None = None) -> None:
         self.console = console or Console()
+        config = named(config)
+        self.run_directory = RunDirectory(config)
+        self.store = CheckpointStore(self.run_directory.checkpoints, keep=config.checkpoints.keep)
+        check_installed(config.trackers)
         torch.set_num_threads(config.threads)
         self.accelerator = make_accelerator(config)
         source = load_source(config)
-        self.dataset, config = open_dataset(named(config), source)
+        self.dataset, config = open_dataset(config, source)
         self.config = config
-        self._show([("note", note) for note in self.dataset.notes] + describe(config, self.dataset))
+        self._say(titled([("note", note) for note in self.dataset.notes]))
+        self._say(titled(describe(config, self.dataset)))
         self.policy = build_policy(config, self.dataset.statistics, source).to(self.accelerator.device)
-        self._show([("policy", describe_size(self.policy))])
+        self._say(titled([("policy", describe_size(self.policy))]))
         self.policy.backbone.check_instructions(self.dataset.tasks)
-        self.run_directory = RunDirectory(config)
-        self.run_directory.check_origin(
+        self.run_directory.begin(
+            config,
             {
                 "dataset": self.dataset.fingerprint(),
                 "fixed weights": fixed_weights(self.policy),
                 "published files": self.policy.published_files(),
             },
             older={"fixed weights": fixed_weights(self.policy, used=("",))},
+            complete=lambda saved: complete(saved, self.dataset, None if source is None else source.config),
         )
         training, held_out = split_episodes(
             self.dataset, config.data.validation_fraction, config.data.split_seed
@@ -103,18 +113,53 @@ class Trainer:
         )
         self.objective = make_objective(config, self.dataset, self.source)
         self.state = TrainingState(self.policy, config)
-        self.store = CheckpointStore(self.run_directory.checkpoints, keep=config.checkpoints.keep)
+        self.export = PolicyExport(
+            self.policy,
+            self.run_directory.policy,
+            provenance={
+                "dataset": {
+                    "root": config.dataset,
+                    "on_hub": hub_ids(config.dataset),
+                    "fingerprint": self.dataset.fingerprint(),
+                },
+                "notes": self.dataset.notes,
+                "instructions": list(self.dataset.tasks),
+                "config": encode_config(config),
+            },
+        )
         self._resume()
 
     # --- the loop ---
 
     def run(self) -> TrainResult:
-        """Train to the last step, or until Ctrl-C or SIGTERM, and save the policy.
+        """Train to the last step, or until Ctrl-C or SIGTERM; `<run>/policy` follows the validations.
 
         Raises:
             NonFiniteLossError: the loss or its gradient is NaN or infinite.
+            RDVLAError: something cannot be written, such as on a full disk; the last whole checkpoint stays.
         """
-        log = MetricsLog(self.run_directory.path, resumed_step=self.state.step)
+        try:
+            self._train()
+        except OSError as error:
+            raise RDVLAError(self._unwritable(error)) from error
+        finished = self.state.step == self.config.steps
+        self._say(finish_lines(self) if finished else stop_lines(self))
+        return TrainResult(
+            finished=finished,
+            step=self.state.step,
+            policy_dir=self.export.folder if finished else None,
+            resume_command=self.run_directory.resume_command(),
+        )
+
+    def _train(self) -> None:
+        trackers = open_trackers(
+            self.config.trackers,
+            folder=self.run_directory.path,
+            resumed_step=self.state.step,
+            run_id=self.run_directory.run_id(),
+            options=flatten(encode_config(self.config)),
+        )
+        log = MetricsLog(self.run_directory.path, resumed_step=self.state.step, trackers=trackers)
         progress = TrainingProgress(self.console, steps=self.config.steps, start=self.state.step)
         self.policy.train()
         try:
@@ -122,18 +167,6 @@ class Trainer:
                 self._loop(log, progress, stop)
         finally:
             log.close()
-        finished = self.state.step == self.config.steps
-        if not finished:
-            self.console.print(
-                f"Stopped after step {self.state.step}. Go on with:\n  {self.run_directory.resume_command()}",
-                soft_wrap=True,
-            )
-        return TrainResult(
-            finished=finished,
-            step=self.state.step,
-            policy_dir=self._export() if finished else None,
-            resume_command=self.run_directory.resume_command(),
-        )
 
     def _loop(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest) -> None:
         window: list[Update] = []
@@ -141,12 +174,17 @@ class Trainer:
             window.append(self.update(self.sampler.draw(self.state.step)))
             self.state.step += 1
             self.state.seconds += window[-1].seconds
+            progress.count(step=self.state.step, seconds=window[-1].seconds)
             if self._due(self.config.log_every):
                 self._log(log, progress, window)
                 window = []
-            improved = self._due(self.config.validation.every) and self._validate(log, progress)
+            validated = self._due(self.config.validation.every)
+            loss = self._validate(log, progress) if validated else None
+            improved = loss is not None and self.state.improves(loss)
             if improved or self._due(self.config.checkpoints.every):
                 self._save_checkpoint(log)
+            if improved or (validated and not self._exports_best):
+                self._export(loss)
         if stop.requested and self.state.step not in self.store.steps():
             self._save_checkpoint(log)
 
@@ -180,10 +218,6 @@ class Trainer:
 
     # --- what happens between updates ---
 
-    def _show(self, lines: list[tuple[str, str]]) -> None:
-        for title, text in lines:
-            self.console.print(f"{title:<16}{text}", soft_wrap=True, highlight=False, markup=False)
-
     def _due(self, every: int) -> bool:
         return self.state.step == self.config.steps or (every > 0 and self.state.step % every == 0)
 
@@ -197,10 +231,10 @@ class Trainer:
             milliseconds=figures["ms_per_step"],
         )
 
-    def _validate(self, log: MetricsLog, progress: TrainingProgress) -> bool:
-        """Validate the averaged weights; return whether they are the best so far."""
+    def _validate(self, log: MetricsLog, progress: TrainingProgress) -> float | None:
+        """Validate the averaged weights; return the figure that decides, None without held-out episodes."""
         if len(self.validation_frames) == 0:
-            return False
+            return None
         with self.state.ema.applied():
             figures = validate(
                 self.policy,
@@ -212,41 +246,66 @@ class Trainer:
             )
         log.write(step=self.state.step, kind="validation", scalars=figures)
         progress.validation(step=self.state.step, figures=figures)
-        deciding = list(figures.values())[-1]
-        if self.state.best is not None and deciding >= self.state.best.loss:
-            return False
-        self.state.best = Best(step=self.state.step, loss=deciding)
-        return True
+        return list(figures.values())[-1]
 
     def _save_checkpoint(self, log: MetricsLog) -> None:
         log.flush()
         self.store.save(self.state.checkpoint())
 
+    # --- the policy ---
+
+    @property
+    def _exports_best(self) -> bool:
+        return self.config.checkpoints.policy == "best" and len(self.validation_frames) > 0
+
+    def _export(self, loss: float | None) -> None:
+        chosen = "best" if self._exports_best else "last"
+        self.export.write(self.state, chosen=chosen, validation_loss=loss)
+
+    # --- going on ---
+
     def _resume(self) -> None:
         if not self.config.resume:
             return
+        path = self.run_directory.path
+        if not self.run_directory.resumes:
+            self._say([f"There is no run in {path} to go on with: a new one starts there."])
+            return
         checkpoint = self.store.load_latest(fall_back=self.config.resume_from_previous)
         if checkpoint is None:
+            self._say([f"The run in {path} has no checkpoint yet: it starts again with its first update."])
             return
+        if not checkpoint.lengths:  # of an older version
+            began = Length(start=0, steps=self.run_directory.began_with.steps)
+            checkpoint = replace(checkpoint, lengths=(began,))
         self.state.restore(checkpoint)
-        self.console.print(f"Going on after step {self.state.step} of {self.config.steps}.")
+        self._say(resume_lines(self, before=checkpoint.lengths[-1]))
+        self._settle_policy(checkpoint)
 
-    def _export(self) -> Path:
-        provenance = {
-            "steps": self.state.step,
-            "training_seconds": round(self.state.seconds, 1),
-            "dataset": {
-                "root": self.config.dataset,
-                "on_hub": hub_ids(self.config.dataset),
-                "fingerprint": self.dataset.fingerprint(),
-            },
-            "notes": self.dataset.notes,
-            "instructions": list(self.dataset.tasks),
-            "config": encode_config(self.config),
-        }
-        with self.state.ema.applied():
-            save_policy(self.policy, self.run_directory.policy, provenance=provenance)
-        return self.run_directory.policy
+    def _settle_policy(self, latest: Checkpoint) -> None:
+        """Export what a kill, or another choice of `checkpoints.policy`, left undone."""
+        best, wanted = self.state.best, None
+        if self._exports_best:
+            wanted = None if best is None else best.step
+        elif self.state.step == self.config.steps:
+            wanted = self.state.step
+        if wanted is None or self.export.step() == wanted:
+            return
+        self.state.restore(latest if wanted == latest.step else self.store.load(self.store.path(wanted)))
+        self._export(best.loss if best is not None and best.step == wanted else None)
+        self.state.restore(latest)
+
+    def _unwritable(self, error: OSError) -> str:
+        latest = self.store.named("latest")
+        kept = f"its last whole checkpoint is {latest}" if latest else "it has no checkpoint yet"
+        return (
+            f"{os_error_sentence(error)}. The run stopped after step {self.state.step}; {kept}. "
+            f"Go on with: {self.run_directory.resume_command()}"
+        )
+
+    def _say(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def _frames(self, episodes: list[int]) -> Tensor:
         if not episodes:
@@ -263,32 +322,3 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
     config = named(config)
     with sole_user(Path(config.output_dir)):
         return Trainer(config, console=console).run()
-
-
-class StopRequest:
-    """While active, the first SIGINT or SIGTERM sets `requested`; a second SIGINT interrupts at once.
-
-    An exception raised inside an optimiser step would leave half-updated weights, so the loop asks instead.
-    Outside the main thread, where Python delivers no signals, nothing is changed.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True

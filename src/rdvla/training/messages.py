@@ -1,0 +1,85 @@
+"""What a run says when it goes on and when it ends: what was written, and what comes next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rdvla.files import read_object
+from rdvla.policy import TRAINING
+from rdvla.progress import duration
+from rdvla.training.schedule import Length
+
+if TYPE_CHECKING:
+    from rdvla.training.trainer import Trainer
+
+TITLE = 16  # width
+
+
+def resume_lines(trainer: Trainer, *, before: Length) -> list[str]:
+    """Say where a run goes on.
+
+    Args:
+        trainer: with the state of the checkpoint.
+        before: the run's length so far.
+    """
+    step, steps = trainer.state.step, trainer.config.steps
+    if step == steps:
+        return [f"The run has done all of its {steps:,} updates; --steps extends it."]
+    lines = [f"Going on after step {step:,} of {steps:,}."]
+    if before.steps != steps:
+        lines.append(
+            f"The run was to end after {before.steps:,} updates. Over the next "
+            f"{trainer.config.optimizer.warmup(steps)} the learning rate moves to the schedule of {steps:,}."
+        )
+    return lines
+
+
+def stop_lines(trainer: Trainer) -> list[str]:
+    """Say what is there of a run that was interrupted, and how it goes on."""
+    there = [("policy", _exported(trainer))] if trainer.export.step() is not None else []
+    return [
+        f"Stopped after step {trainer.state.step}.",
+        *titled([*there, ("go on", trainer.run_directory.resume_command())]),
+    ]
+
+
+def finish_lines(trainer: Trainer) -> list[str]:
+    """Say what a finished run has written, and what comes next."""
+    run = trainer.run_directory
+    name, state = shlex.quote(str(run.path)), trainer.state
+    figures = str(run.path / "metrics.jsonl")
+    if "tensorboard" in trainer.config.trackers:
+        figures += f"; tensorboard --logdir {shlex.quote(str(run.path / 'tensorboard'))}"
+    if trainer.config.objective == "perception":
+        following = f"rdvla train --init_from {name} --freeze_backbone true --dataset ..."
+    else:
+        following = f"rdvla eval --policy {name} --output {shlex.quote(str(run.path / 'eval'))} --env ..."
+    return [
+        f"Finished: {state.step:,} updates in {duration(state.seconds)}.",
+        *titled(
+            [
+                ("policy", _exported(trainer)),
+                ("figures", figures),
+                ("next", following),
+                ("", f"rdvla info {name}"),
+                ("train longer", f"{run.resume_command()} --steps {2 * state.step}"),
+            ]
+        ),
+    ]
+
+
+def titled(lines: Sequence[tuple[str, str]]) -> list[str]:
+    """Lay out pairs of a title and a text."""
+    return [f"{title:<{TITLE}}{text}" for title, text in lines]
+
+
+def _exported(trainer: Trainer) -> str:
+    record = read_object(trainer.export.folder / TRAINING)
+    loss = record["validation_loss"]
+    figure = "" if loss is None else f", validation loss {loss:.4f}"
+    text = f"{trainer.export.folder}: the {record['chosen']} weights, of step {record['steps']}{figure}"
+    if record["chosen"] == "best" and record["steps"] != trainer.state.step:
+        text += " (for the last ones: --resume true --checkpoints.policy last)"
+    return text
