@@ -121,6 +121,17 @@ def test_a_clips_speed_is_in_its_caption(tmp_path):
     assert "<figcaption>depth 8 · 0.5x speed" in text
 
 
+def test_runs_that_were_not_played_alike_are_named(tmp_path, page_and_results):
+    for name, limit in (("a", 96), ("b", 500)):
+        results = make_results(tmp_path / name, depths=(8,), adaptive=False, videos=0, episodes=2)
+        protocol = {"metaworld": {"max_steps": limit}}
+        changed = dataclasses.replace(results, meta={**results.meta, "protocol": protocol})
+        changed.write(tmp_path / name / "results.json")
+    text = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "report.html").read_text()
+    assert "Not all runs were played alike: max_steps 96 and 500 in metaworld." in text
+    assert "played alike" not in page_and_results[0]
+
+
 def test_times_of_several_runs_are_in_no_chart(tmp_path, page_and_results):
     several, _ = page_and_results
     assert "ms per query" in several and "milliseconds per query" not in several

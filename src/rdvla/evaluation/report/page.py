@@ -15,7 +15,7 @@ from rdvla.evaluation.profile import depth_profile
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.report import content
 from rdvla.evaluation.report.media import Clip, FilmStrip, clip, film_strip
-from rdvla.evaluation.results import Results
+from rdvla.evaluation.results import Results, differences
 from rdvla.evaluation.standard import standard_comparisons
 from rdvla.evaluation.summaries import Summary, sort_rows, summaries
 from rdvla.evaluation.table import number, percent, readable
@@ -67,6 +67,7 @@ def render_page(results: Sequence[str | Path]) -> str:
             for each in loaded
         ],
         seeds=_seeds(episodes),
+        unlike=_unlike(loaded),
         percent=percent,
         number=number,
         readable=readable,
@@ -170,6 +171,17 @@ def _spread(found: Sequence[Filmed], count: int) -> list[Filmed]:
     if len(found) <= count:
         return list(found)
     return [found[-1 - (len(found) - 1) * i // max(1, count - 1)] for i in reversed(range(count))]
+
+
+def _unlike(loaded: Sequence[Results]) -> list[str]:
+    """What differed between runs in the same environment; a paired test across them compares that as well."""
+    found = [
+        f"{name} {value!r} and {other!r} in {env}"
+        for number, second in enumerate(loaded)
+        for first in loaded[:number]
+        for env, name, value, other in differences(first, second)
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _seeds(episodes: Sequence[Episode]) -> str:
