@@ -68,6 +68,29 @@ def test_the_rendering_of_simulated_images_is_recorded_and_kept(tmp_path: Path) 
     assert "rendering" not in features["action"]
 
 
+def test_quality_is_chosen_by_the_image_size_or_by_hand_and_kept(tmp_path: Path) -> None:
+    def written(name: str, **changes: object) -> dict[str, tuple[int, int]]:
+        writer = arm_writer(tmp_path / name, **changes)
+        writer.add_episode(arm_episode(0, length=4))
+        root = writer.finalize()
+        assert DatasetWriter.append(root).spec.crf == changes.get("crf")
+        features = json.loads((root / "meta/info.json").read_text())["features"]
+        return {
+            camera: (
+                features[f"observation.images.{camera}"]["info"].get("video.crf"),
+                (root / f"videos/observation.images.{camera}/chunk-000/file-000.mp4").stat().st_size,
+            )
+            for camera in SIZES
+        }
+
+    usual, sharp, coarse = (
+        written(f"crf_{crf}", **({} if crf is None else {"crf": crf})) for crf in (None, 6, 18)
+    )
+    assert {camera: number for camera, (number, _) in coarse.items()} == {"top": 18, "wrist": 18}
+    assert usual["top"][1] == coarse["top"][1] < sharp["top"][1]  # more than 256 pixels
+    assert coarse["wrist"][1] < sharp["wrist"][1] == usual["wrist"][1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -76,6 +99,7 @@ def test_the_rendering_of_simulated_images_is_recorded_and_kept(tmp_path: Path) 
         ({"image_size": {"top": 64, "wrist": (0, 64)}}, "'wrist' need at least one pixel"),
         ({"cameras": ("top", "top"), "image_size": 64}, "a camera is named twice"),
         ({"cameras": ("top/left",), "image_size": 64}, "a camera name may hold"),
+        ({"crf": 52}, "crf must be from 0"),
         ({"fps": 29.97}, "fps must be a positive integer"),
     ],
 )
@@ -99,3 +123,18 @@ def test_tuples_and_numpy_integers_become_plain_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(spec.as_json()))["features"]["action"] == {
         "dtype": "float32", "shape": [6], "names": list(JOINTS), "units": list(UNITS),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "message"),
+    [
+        ("image_quality", "float32", "'image' in its name"),
+        ("observation.gripper_is_open", "bool", "cannot normalise a bool; declare it as float32"),
+    ],
+)
+def test_features_that_lerobot_would_stumble_over_are_refused(
+    tmp_path: Path, name: str, dtype: str, message: str
+) -> None:
+    feature = {"dtype": dtype, "shape": (1,), "names": None}
+    with pytest.raises(ConfigError, match=f"{name}.*{message}"):
+        arm_writer(tmp_path / "dataset", features={"action": feature | {"dtype": "float32"}, name: feature})

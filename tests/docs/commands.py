@@ -18,6 +18,8 @@ from typing import Any
 
 from rdvla import cli
 from rdvla.config import call
+from rdvla.training import TrainConfig
+from rdvla.training.inference import named
 from tests.support.documents import ROOT
 
 # Not run, because they change the installation or are long by themselves; what they name is checked.
@@ -56,7 +58,9 @@ def check_verb(arguments: Sequence[str]) -> set[str]:
     @functools.wraps(module.run)
     def only_read(*positional: Any, **options: Any) -> None:
         given = inspect.signature(module.run).bind(*positional, **options).arguments
-        given |= {name: value for each in positional for name, value in getattr(each, "__dict__", {}).items()}
+        for each in positional:
+            each = named(each) if isinstance(each, TrainConfig) else each
+            given |= getattr(each, "__dict__", {})
         written.update(str(given[name]) for name in ("output", "output_dir") if given.get(name))
 
     try:
@@ -104,13 +108,13 @@ def _is_path(text: str) -> bool:
 def _is_there(path: str, written: set[str]) -> bool:
     if MADE.match(path) or any(path.startswith(f"{known}/") or fnmatch(known, path) for known in written):
         return True
-    return any(ROOT.glob(path)) if "*" in path else (ROOT / path).exists()
+    return any(ROOT.glob(path)) if "*" in path else (ROOT / path).exists() or Path(path).exists()
 
 
 def _check_extras(arguments: Sequence[str]) -> None:
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for named in re.findall(r"\[([\w,]+)\]", " ".join(arguments)):
-        assert set(named.split(",")) <= set(known), f"pip install {arguments}"
+    for extras in re.findall(r"\[([\w,]+)\]", " ".join(arguments)):
+        assert set(extras.split(",")) <= set(known), f"pip install {arguments}"
 
 
 def _check_python(arguments: Sequence[str]) -> set[str]:

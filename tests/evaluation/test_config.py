@@ -3,9 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rdvla.cli import main
 from rdvla.config import load_config
 from rdvla.errors import ConfigError
 from rdvla.evaluation import EvaluationConfig, Setting, find_setting, run
+from rdvla.hashing import fingerprint
 from rdvla.policy import choose_device
 from tests.support.tiny_models import CONFIG, make_policy
 
@@ -95,6 +97,28 @@ def test_the_execution_is_the_policys_where_none_is_given(tmp_path, monkeypatch)
     for execution in ((), ("fixed:3", "fixed:4")):
         run.evaluate(EvaluationConfig(policy=str(tmp_path / "policy"), output="o", execution=execution))
     assert [config.execution for config in asked] == [("fixed:2",), ("fixed:3", "fixed:4")]
+
+
+def test_the_policy_may_be_a_run_directory(tmp_path, monkeypatch):
+    policy = make_policy(replace(CONFIG, cameras=("front", "side")))
+    policy.save_pretrained(tmp_path / "grasp" / "policy")
+    (tmp_path / "grasp" / "run.json").write_text("{}")
+    asked = []
+    monkeypatch.setattr(run, "evaluate_policy", lambda policy, config, **more: asked.append((config, more)))
+    for place in (tmp_path / "grasp", tmp_path / "grasp" / "policy"):
+        run.evaluate(EvaluationConfig(policy=str(place), output="o"))
+    for config, more in asked:
+        assert (config.policy_label, more["provenance"]["path"]) == ("grasp", "grasp")
+        assert more["fingerprint"] == fingerprint(policy)
+
+
+def test_the_command_says_what_it_wrote_and_what_comes_next(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rdvla.evaluation.evaluate", lambda config: tmp_path / "a run" / "results.json")
+    assert main(["eval", "--policy", "p", "--output", str(tmp_path / "a run")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"written: {tmp_path}/a run/results.json",
+        f"next: rdvla report '{tmp_path}/a run'",
+    ]
 
 
 @pytest.mark.parametrize("found", [None, torch.device("cuda")])

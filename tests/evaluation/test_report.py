@@ -121,6 +121,17 @@ def test_a_clips_speed_is_in_its_caption(tmp_path):
     assert "<figcaption>depth 8 · 0.5x speed" in text
 
 
+def test_runs_that_were_not_played_alike_are_named(tmp_path, page_and_results):
+    for name, limit in (("a", 96), ("b", 500)):
+        results = make_results(tmp_path / name, depths=(8,), adaptive=False, videos=0, episodes=2)
+        protocol = {"metaworld": {"max_steps": limit}}
+        changed = dataclasses.replace(results, meta={**results.meta, "protocol": protocol})
+        changed.write(tmp_path / name / "results.json")
+    text = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "report.html").read_text()
+    assert "Not all runs were played alike: max_steps 96 and 500 in metaworld." in text
+    assert "played alike" not in page_and_results[0]
+
+
 def test_times_of_several_runs_are_in_no_chart(tmp_path, page_and_results):
     several, _ = page_and_results
     assert "ms per query" in several and "milliseconds per query" not in several
@@ -139,6 +150,18 @@ def test_environments_have_a_section_of_their_own(tmp_path, page_and_results):
     assert len(averages) == 1  # policy, setting, two environments, average
     assert text.count("data:video/mp4;base64,") == 6
     assert text.count('<figure class="strip">') == 2
+
+
+def test_no_mean_of_some_environments_stands_next_to_means_of_all(tmp_path):
+    options = {"tasks": ("push",), "depths": (1, 8), "adaptive": False, "videos": 0, "episodes": 3}
+    make_results(tmp_path / "all", envs=("libero_goal", "libero_10"), **options)
+    make_results(tmp_path / "part", envs=("libero_goal",), policy="rival", **options)
+    text = write_report([tmp_path / "all", tmp_path / "part"], tmp_path / "report.html").read_text()
+    assert "Not in the charts, as they did not play every environment: rival." in text
+    suites = [line for line in Page(text).lines if len(line) == 5 and line[:1] in (["recurrent"], ["rival"])]
+    assert [line[-1] == "-" for line in suites] == [False, False, True, True]
+    alone = write_report([tmp_path / "all"], tmp_path / "report.html").read_text()
+    assert "Not in the charts" not in alone
 
 
 def test_a_page_holds_a_limited_number_of_videos(tmp_path, monkeypatch):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rdvla import RDVLAPolicy
 from rdvla.cli.demo import shipped_observations
+from rdvla.data import DatasetWriter, Episode
 from rdvla.export import example_context
 from rdvla.export.comparison import random_observation
 from rdvla.export.interface import features_of
@@ -36,7 +39,38 @@ def checkpoints() -> dict[str, Any]:
     return {}
 
 
-GIVEN = {"README.md": readme, "docs/checkpoints.md": checkpoints, "docs/export.md": export}
+def datasets() -> dict[str, Any]:
+    """The reader's dataset: six joints, two cameras that are not square."""
+    writer = DatasetWriter.create(
+        "datasets/mine",
+        fps=10,
+        features={
+            name: {"dtype": "float32", "shape": (6,), "names": None}
+            for name in ("observation.state", "action")
+        },
+        cameras=("top", "wrist"),
+        image_size={"top": (48, 64), "wrist": (24, 32)},
+    )
+    draw = np.random.default_rng(0)
+    for _ in range(2):
+        numbers = np.cumsum(draw.normal(size=(12, 6)), axis=0).astype(np.float32)
+        images = {
+            camera: draw.integers(0, 256, (12, *size, 3), dtype=np.uint8)
+            for camera, size in (("top", (48, 64)), ("wrist", (24, 32)))
+        }
+        writer.add_episode(
+            Episode({"observation.state": numbers, "action": numbers}, images, task="put it there")
+        )
+    writer.finalize()
+    return {}
+
+
+GIVEN = {
+    "docs/datasets.md": datasets,
+    "README.md": readme,
+    "docs/checkpoints.md": checkpoints,
+    "docs/export.md": export,
+}
 
 
 def given(page: str) -> dict[str, Any]:

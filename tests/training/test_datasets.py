@@ -169,7 +169,7 @@ def test_options_of_the_command_line() -> None:
 
 
 def test_the_documented_configuration_fits_published_data(tmp_path: Path) -> None:
-    (shown,) = (block for block in blocks("docs/datasets.md") if block.title == "libero.yaml")
+    (shown,) = (block for block in blocks("docs/libero.md") if block.title == "libero.yaml")
     file = tmp_path / "libero.yaml"
     file.write_text(shown.text)
     root = write_published(tmp_path / "libero", kind="video")

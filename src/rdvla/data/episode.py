@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rdvla.data.clips import Clip
 from rdvla.data.features import Feature, current_name
@@ -59,16 +59,15 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> CheckedEpisode:
     Raises:
         DatasetError: naming the feature or camera whose length, shape, dtype or values do not fit.
     """
-    if not isinstance(episode.task, str) or not episode.task.strip():
-        raise DatasetError(f"an episode needs a task (its instruction as text), got {episode.task!r}")
-    _check_names("feature", episode.features, tuple(spec.features))
-    _check_names("camera", episode.images, tuple(spec.cameras))
+    check_task(episode.task)
+    check_names("feature", episode.features, tuple(spec.features))
+    check_names("camera", episode.images, tuple(spec.cameras))
     lengths = {name: len(values) for name, values in episode.features.items()}
     if not lengths or len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise DatasetError(f"an episode needs at least one step and features of equal length, got {lengths}")
     length = next(iter(lengths.values()))
     features = {
-        name: _checked_values(name, episode.features[name], spec.features[name]) for name in spec.features
+        name: checked_values(name, episode.features[name], spec.features[name]) for name in spec.features
     }
     image_index = _checked_image_index(episode, length)
     images: dict[str, NDArray[np.uint8] | Clip] = {}
@@ -81,7 +80,14 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> CheckedEpisode:
     return CheckedEpisode(features, images, image_index, episode.task, dict(episode.source))
 
 
-def _check_names(kind: str, given: Mapping[str, Any], expected: tuple[str, ...]) -> None:
+def check_task(task: str) -> None:
+    """Check that an episode says what it does; raise DatasetError if not."""
+    if not isinstance(task, str) or not task.strip():
+        raise DatasetError(f"an episode needs a task (its instruction as text), got {task!r}")
+
+
+def check_names(kind: str, given: Mapping[str, Any], expected: tuple[str, ...]) -> None:
+    """Check that features or cameras are those of the dataset; raise DatasetError naming the first if not."""
     for name in given:
         if name not in expected:
             raise DatasetError(
@@ -92,7 +98,12 @@ def _check_names(kind: str, given: Mapping[str, Any], expected: tuple[str, ...])
         raise DatasetError(f"the episode lacks the {kind} {missing[0]!r}")
 
 
-def _checked_values(name: str, values: NDArray[Any], feature: Feature) -> NDArray[Any]:
+def checked_values(name: str, values: ArrayLike, feature: Feature, *, first_step: int = 0) -> NDArray[Any]:
+    """Return a feature's values over T steps as (T, size) in the declared type.
+
+    Raises:
+        DatasetError: the shape is another, the type cannot hold them, or one is not finite.
+    """
     array = np.asarray(values)
     size = int(feature["shape"][0])
     if array.ndim == 1 and size == 1:
@@ -101,7 +112,7 @@ def _checked_values(name: str, values: NDArray[Any], feature: Feature) -> NDArra
         raise DatasetError(f"{name}: expected shape (T, {size}), got {array.shape}")
     array = _as_declared(name, array, np.dtype(feature["dtype"]))
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        step = int(np.argwhere(~np.isfinite(array))[0, 0])
+        step = first_step + int(np.argwhere(~np.isfinite(array))[0, 0])
         raise DatasetError(f"{name}: the value at step {step} is not finite")
     return array
 

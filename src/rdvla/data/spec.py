@@ -37,6 +37,7 @@ class DatasetSpec:
         cameras: name -> (height, width) in pixels; each becomes a video feature `observation.images.<name>`.
         robot_type: free text, e.g. "sawyer".
         rendering: how a simulator drew the images; None: a real robot's, or unknown.
+        crf: x264's constant rate factor, from 0 (lossless) to 51 (unrecognisable); None: by the images' size.
     """
 
     fps: int
@@ -44,10 +45,13 @@ class DatasetSpec:
     cameras: Mapping[str, tuple[int, int]]
     robot_type: str | None
     rendering: str | None = None
+    crf: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.fps, bool) or not isinstance(self.fps, int) or self.fps < 1:
             raise ConfigError(f"fps must be a positive integer number of frames per second, got {self.fps!r}")
+        if self.crf is not None and not 0 <= self.crf <= 51:
+            raise ConfigError(f"crf must be from 0 (lossless) to 51, got {self.crf}")
         for camera, size in self.cameras.items():
             if not CAMERA_NAME.fullmatch(camera):
                 raise ConfigError(f"a camera name may hold letters, digits, '_', '-' and '.': {camera!r}")
@@ -64,6 +68,7 @@ class DatasetSpec:
             "cameras": {name: list(size) for name, size in self.cameras.items()},
             "robot_type": self.robot_type,
             "rendering": self.rendering,
+            "crf": self.crf,
         }
 
     @classmethod
@@ -82,6 +87,7 @@ class DatasetSpec:
             {name: (size[0], size[1]) for name, size in cameras.items()},
             values["robot_type"],
             values.get("rendering"),
+            values.get("crf"),
         )
 
     def differences(self, other: DatasetSpec) -> list[str]:
@@ -91,7 +97,7 @@ class DatasetSpec:
         pairs = [(self.features.get(name), other.features.get(name)) for name in self.features]
         if self.features.keys() != other.features.keys() or not all(map(_agree, *zip(*pairs, strict=True))):
             found.append("features")
-        for name in ("robot_type", "rendering"):
+        for name in ("robot_type", "rendering", "crf"):
             mine, theirs = getattr(self, name), getattr(other, name)
             found += [] if None in (mine, theirs) or mine == theirs else [name]
         return found
@@ -163,6 +169,16 @@ def _check_feature(name: str, feature: Feature) -> None:
     dtype = feature.get("dtype")
     if dtype not in NUMERIC_DTYPES:
         raise ConfigError(f"feature {name!r}: dtype {dtype!r} is not one of {', '.join(NUMERIC_DTYPES)}")
+    if "image" in name:
+        raise ConfigError(
+            f"feature {name!r}: LeRobot takes every feature with 'image' in its name for pictures; "
+            "use another word"
+        )
+    if dtype == "bool" and name.startswith("observation."):
+        raise ConfigError(
+            f"feature {name!r}: LeRobot's policies take it as an input and cannot normalise a bool; declare "
+            "it as float32, or leave out 'observation.'"
+        )
     shape = feature.get("shape", ())
     if len(shape) != 1 or int(shape[0]) < 1:
         raise ConfigError(f"feature {name!r}: shape must be (size,), got {tuple(shape)}")

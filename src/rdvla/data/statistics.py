@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-MAX_IMAGE_SAMPLES = 100
+MAX_IMAGE_SAMPLES = 100  # even
 MAX_IMAGE_SIDE = 150  # larger images are thinned out before counting, as LeRobot does
 
 Statistics = dict[str, NDArray[np.float64]]
@@ -33,23 +33,32 @@ def feature_statistics(values: NDArray[Any]) -> Statistics:
     return _summary(array, count=len(array))
 
 
-def image_statistics(images: NDArray[np.uint8]) -> Statistics:
-    """Compute the statistics of an episode's images, per channel.
+class ImageSample:
+    """Evenly spaced images of an episode of unknown length, of which it holds `MAX_IMAGE_SAMPLES` at most."""
 
-    Args:
-        images: (N, H, W, 3).
+    def __init__(self) -> None:
+        self._kept: list[NDArray[np.uint8]] = []
+        self._every = 1
+        self._seen = 0
 
-    Returns:
-        each of shape (3, 1, 1) in 0..1, and "count" of shape (1,), the number of sampled images.
-    """
-    picked = np.unique(
-        np.linspace(0, len(images) - 1, min(len(images), MAX_IMAGE_SAMPLES)).round().astype(int)
-    )
-    step = max(1, max(images.shape[1:3]) // MAX_IMAGE_SIDE)
-    sample = images[picked, ::step, ::step]
-    pixels = sample.reshape(-1, sample.shape[-1])
-    summary = _summary_of_bytes(pixels, count=len(picked))
-    return {name: v if name == "count" else v.reshape(-1, 1, 1) / 255.0 for name, v in summary.items()}
+    def add(self, image: NDArray[np.uint8]) -> None:
+        """Take the next image, (H, W, 3)."""
+        if self._seen % self._every == 0:
+            if len(self._kept) == MAX_IMAGE_SAMPLES:
+                self._kept, self._every = self._kept[::2], 2 * self._every
+            step = max(1, max(image.shape[:2]) // MAX_IMAGE_SIDE)
+            self._kept.append(image[::step, ::step].copy())
+        self._seen += 1
+
+    def statistics(self) -> Statistics:
+        """Compute the statistics per channel.
+
+        Returns:
+            each of shape (3, 1, 1) in 0..1, and "count" of shape (1,), the number of sampled images.
+        """
+        pixels = np.stack(self._kept).reshape(-1, 3)
+        summary = _summary_of_bytes(pixels, count=len(self._kept))
+        return {name: v if name == "count" else v.reshape(-1, 1, 1) / 255.0 for name, v in summary.items()}
 
 
 def combine(entries: Sequence[Statistics]) -> Statistics:

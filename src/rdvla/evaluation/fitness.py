@@ -57,7 +57,7 @@ def check_cameras(config: PolicyConfig, envs: Sequence[str]) -> None:
             if camera not in known:
                 raise ConfigError(
                     f"the policy needs camera '{camera}', which {env} does not have.{nearest(camera, known)} "
-                    f"Cameras of {env}: {', '.join(known)}. Train with their names (data.cameras renames)"
+                    f"Cameras of {env}: {', '.join(known)}. Train under these names: --data.cameras renames"
                 )
     for camera, (height, width) in recorded_sizes(config).items():
         if height != width:

@@ -15,7 +15,7 @@ from rdvla.evaluation.profile import depth_profile
 from rdvla.evaluation.records import Episode, ResultsError
 from rdvla.evaluation.report import content
 from rdvla.evaluation.report.media import Clip, FilmStrip, clip, film_strip
-from rdvla.evaluation.results import Results
+from rdvla.evaluation.results import Results, differences
 from rdvla.evaluation.standard import standard_comparisons
 from rdvla.evaluation.summaries import Summary, sort_rows, summaries
 from rdvla.evaluation.table import number, percent, readable
@@ -44,6 +44,7 @@ def render_page(results: Sequence[str | Path]) -> str:
         key_figures=content.key_figures(_main_line(everything), episodes),
         caution=content.caution(_main_line(everything)),
         lines=content.policies(everything),
+        left_out=_left_out(everything),
         several_executions=len({summary.setting.execution for summary in everything}) > 1,
         compute_chart=content.compute_chart(everything, core_blocks=core_blocks),
         times=times,
@@ -67,6 +68,7 @@ def render_page(results: Sequence[str | Path]) -> str:
             for each in loaded
         ],
         seeds=_seeds(episodes),
+        unlike=_unlike(loaded),
         percent=percent,
         number=number,
         readable=readable,
@@ -170,6 +172,23 @@ def _spread(found: Sequence[Filmed], count: int) -> list[Filmed]:
     if len(found) <= count:
         return list(found)
     return [found[-1 - (len(found) - 1) * i // max(1, count - 1)] for i in reversed(range(count))]
+
+
+def _left_out(everything: Sequence[Summary]) -> list[str]:
+    """Lines of which no setting is in the charts of means."""
+    shown = {content.line_name(each, everything) for each in content.complete(everything)}
+    return [name for name in content.policies(everything) if name not in shown]
+
+
+def _unlike(loaded: Sequence[Results]) -> list[str]:
+    """What differed between runs in the same environment; a paired test across them compares that as well."""
+    found = [
+        f"{name} {value!r} and {other!r} in {env}"
+        for number, second in enumerate(loaded)
+        for first in loaded[:number]
+        for env, name, value, other in differences(first, second)
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _seeds(episodes: Sequence[Episode]) -> str:

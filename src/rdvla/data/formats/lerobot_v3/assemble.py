@@ -244,9 +244,11 @@ def write_info(root: Path, new: NewEpisodes, spec: DatasetSpec, existing: Datase
     """Write `meta/info.json`, the last step, and the checksums of all files just before it."""
     episodes = new.first_episode + len(new)
     features = _all_features(spec, existing)
+    chosen = {} if spec.crf is None else {"video.crf": spec.crf}
     for camera in spec.cameras:
         key = camera_key(camera)
-        features[key]["info"] = video_facts(root / FilePosition().path(VIDEO_PATH, video_key=key))
+        facts = video_facts(root / FilePosition().path(VIDEO_PATH, video_key=key))
+        features[key]["info"] = facts | chosen
     info = {
         "codebase_version": CODEBASE_VERSION,
         "robot_type": spec.robot_type,

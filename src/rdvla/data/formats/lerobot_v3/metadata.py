@@ -132,12 +132,14 @@ class DatasetMetadata:
             raise DatasetError(
                 f"{self.files.root} has features that cannot be added to; write a new dataset instead"
             )
+        qualities = {(feature.get("info") or {}).get("video.crf") for feature in videos.values()}
         return DatasetSpec(
             int(self.fps),
             numeric,
             {camera_name(name): image_size(feature) for name, feature in videos.items()},
             self.info.get("robot_type"),
             next((feature.get("rendering") for feature in videos.values()), None),
+            qualities.pop() if len(qualities) == 1 else None,
         )
 
     def _position(self, prefix: str, episode: int) -> FilePosition:

@@ -5,7 +5,7 @@ Each holds the numeric features, one video per camera, and a record of the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rdvla.data.clips import Clip, sample_images, write_clip
-from rdvla.data.encoding import encode_video
+from rdvla.data.encoding import VideoEncoder
 from rdvla.data.episode import CheckedEpisode
 from rdvla.data.features import IMAGE_IS_NEW, camera_key, current_name
 from rdvla.data.formats.lerobot.files import DatasetFiles
 from rdvla.data.formats.lerobot_v3.layout import FilePosition
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
-from rdvla.data.statistics import Statistics, as_json, from_json, image_statistics
+from rdvla.data.spec import DatasetSpec
+from rdvla.data.statistics import ImageSample, Statistics, as_json, from_json
 from rdvla.errors import DatasetError
 from rdvla.files import write_atomically, write_json
 
@@ -72,11 +73,74 @@ class StagedEpisode:
         return self.folder / f"{camera}.mp4"
 
 
-def write_staged_episode(folder: Path, episode: CheckedEpisode, *, fps: int) -> None:
+class StagedVideos:
+    """Writes images of an episode into its folder, step by step, and sums them up.
+
+    Args:
+        folder: of the episode.
+        spec: of the dataset.
+        cameras: those whose images are written here.
+    """
+
+    def __init__(self, folder: Path, spec: DatasetSpec, cameras: Sequence[str]) -> None:
+        self._encoders = {
+            camera: VideoEncoder(
+                folder / f"{camera}.mp4", size=spec.cameras[camera], fps=spec.fps, crf=spec.crf
+            )
+            for camera in cameras
+        }
+        self._samples = {camera: ImageSample() for camera in cameras}
+
+    def add(self, images: Mapping[str, NDArray[np.uint8]], *, is_new: bool) -> None:
+        """Show one image of every camera in the next step; one that is held is not new."""
+        for camera, image in images.items():
+            self._encoders[camera].add(image)
+            if is_new:
+                self._samples[camera].add(image)
+
+    def close(self) -> None:
+        """Complete the files."""
+        for encoder in self._encoders.values():
+            encoder.close()
+
+    def abandon(self) -> None:
+        """Let go of the files as they are."""
+        for encoder in self._encoders.values():
+            encoder.abandon()
+
+    def statistics(self) -> dict[str, Statistics]:
+        """Return camera -> statistics."""
+        return {camera: sample.statistics() for camera, sample in self._samples.items()}
+
+
+def write_staged_episode(folder: Path, episode: CheckedEpisode, spec: DatasetSpec) -> None:
     """Write an episode into an empty folder."""
-    steps = np.arange(episode.length)
+    clips = {camera: images for camera, images in episode.images.items() if isinstance(images, Clip)}
+    arrays = {camera: images for camera, images in episode.images.items() if not isinstance(images, Clip)}
     is_new = np.diff(episode.image_index, prepend=-1) > 0
-    columns = dict(episode.features) | {
+    videos = StagedVideos(folder, spec, list(arrays))
+    for index, new in zip(episode.image_index.tolist(), is_new.tolist(), strict=True):
+        videos.add({camera: images[index] for camera, images in arrays.items()}, is_new=new)
+    videos.close()
+    statistics = videos.statistics()
+    for camera, clip in clips.items():
+        write_clip(clip, folder / f"{camera}.mp4", fps=spec.fps)
+        sample = ImageSample()
+        for image in sample_images(folder / f"{camera}.mp4"):
+            sample.add(image)
+        statistics[camera] = sample.statistics()
+    write_staged_features(folder, episode.features, is_new, fps=spec.fps)
+    write_staged_record(
+        folder, task=episode.task, length=episode.length, source=episode.source, statistics=statistics
+    )
+
+
+def write_staged_features(
+    folder: Path, features: Mapping[str, NDArray[Any]], is_new: NDArray[np.bool_], *, fps: int
+) -> None:
+    """Write an episode's features, (T, size) each, and in which of the T steps the images are new."""
+    steps = np.arange(len(is_new))
+    columns = dict(features) | {
         IMAGE_IS_NEW: is_new[:, None],
         "timestamp": (steps / fps).astype(np.float32)[:, None],
         "frame_index": steps.astype(np.int64)[:, None],
@@ -84,20 +148,21 @@ def write_staged_episode(folder: Path, episode: CheckedEpisode, *, fps: int) -> 
     table = pa.table({name: arrow_column(values) for name, values in columns.items()})
     with write_atomically(folder / FEATURES_FILE) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)
-    statistics: dict[str, Statistics] = {}
-    for camera, images in episode.images.items():
-        with write_atomically(folder / f"{camera}.mp4") as temporary:
-            if isinstance(images, Clip):
-                write_clip(images, temporary, fps=fps)
-                images = sample_images(temporary)
-            else:
-                encode_video(temporary, images, image_index=episode.image_index, fps=fps)
-        statistics[camera_key(camera)] = image_statistics(images)
+
+
+def write_staged_record(
+    folder: Path, *, task: str, length: int, source: Mapping[str, Any], statistics: Mapping[str, Statistics]
+) -> None:
+    """Write the rest of an episode; `statistics` are the cameras'.
+
+    Raises:
+        DatasetError: the source cannot be written as JSON.
+    """
     record = {
-        "length": episode.length,
-        "task": episode.task,
-        "source": episode.source,
-        "image_statistics": {key: as_json(entry) for key, entry in statistics.items()},
+        "length": length,
+        "task": task,
+        "source": dict(source),
+        "image_statistics": {camera_key(camera): as_json(entry) for camera, entry in statistics.items()},
     }
     try:
         write_json(folder / RECORD_FILE, record)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rdvla.data.episode import Episode, check_episode
 from rdvla.data.features import Feature
 from rdvla.data.formats.lerobot_v3.assemble import assemble
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
+from rdvla.data.formats.lerobot_v3.recorder import EpisodeRecorder
 from rdvla.data.formats.lerobot_v3.staging import StagedEpisode, write_staged_episode
 from rdvla.data.spec import DatasetSpec, ImageSize, camera_sizes
 from rdvla.errors import ConfigError, DatasetError
@@ -57,6 +59,7 @@ class DatasetWriter:
         image_size: ImageSize | Mapping[str, ImageSize],
         robot_type: str | None = None,
         rendering: str | None = None,
+        crf: int | None = None,
     ) -> DatasetWriter:
         """Start a new dataset, or continue an interrupted one.
 
@@ -70,6 +73,8 @@ class DatasetWriter:
             image_size: side of a square image, or (height, width), in pixels; camera -> size if they differ.
             robot_type: free text for the dataset's record.
             rendering: how a simulator drew the images, for the record.
+            crf: x264's constant rate factor, from 0 (lossless) to 51; None: 6 for images of up to 256 pixels
+                (their shorter side), 18 for larger ones.
 
         Raises:
             DatasetError: the dataset exists, or an interrupted one has another specification.
@@ -77,7 +82,7 @@ class DatasetWriter:
         """
         root = Path(root)
         sizes = camera_sizes(cameras, image_size)
-        spec = DatasetSpec(fps, dict(features), sizes, robot_type, rendering)
+        spec = DatasetSpec(fps, dict(features), sizes, robot_type, rendering, crf)
         if root.exists():
             raise DatasetError(
                 f"{root} exists already: choose another folder, delete it, or add to it (append)"
@@ -118,18 +123,42 @@ class DatasetWriter:
             DatasetError: the episode does not fit the dataset (nothing is written), or the number is taken.
         """
         checked = check_episode(episode, self.spec)
-        rank = number if number is not None else max(self._numbers(), default=-1) + 1
-        target = self._folder(rank)
-        if rank < 0 or target.exists():
-            raise DatasetError(f"episode number {rank} is {'negative' if rank < 0 else 'already there'}")
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir(parents=True)
-        try:
-            write_staged_episode(temporary, checked, fps=self.spec.fps)
+        with self._new_folder(number) as (temporary, target):
+            write_staged_episode(temporary, checked, self.spec)
             temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return rank
+        return int(target.name)
+
+    @contextmanager
+    def record(
+        self, task: str, *, number: int | None = None, source: Mapping[str, Any] | None = None
+    ) -> Iterator[EpisodeRecorder]:
+        """Record one episode step by step; its images go to the disk at once.
+
+        The episode is staged when the `with` block ends, unless it raised or `discard` was called.
+
+        Example::
+
+            with writer.record("put the cup on the plate") as episode:
+                while not done():
+                    episode.add({"observation.state": joints, "action": command}, images={"top": image})
+
+        Args:
+            task: the natural-language instruction.
+            number: its rank in the dataset, as in `add_episode`.
+            source: anything JSON can hold that says where the episode comes from.
+
+        Raises:
+            DatasetError: a step does not fit the dataset, there is none, or the number is taken.
+        """
+        with self._new_folder(number) as (temporary, target):
+            recorder = EpisodeRecorder(temporary, self.spec, task=task, source=source or {})
+            try:
+                yield recorder
+                is_kept = recorder.finish()
+            finally:
+                recorder.close()
+            if is_kept:
+                temporary.rename(target)
 
     def finished(self) -> dict[int, dict[str, Any]]:
         """Return the staged episodes, number -> `source`.
@@ -174,6 +203,20 @@ class DatasetWriter:
     def discard(self) -> None:
         """Delete the staged episodes."""
         shutil.rmtree(self.staging, ignore_errors=True)
+
+    @contextmanager
+    def _new_folder(self, number: int | None) -> Iterator[tuple[Path, Path]]:
+        """Yield an empty folder for an episode, and the place where it is to go."""
+        rank = number if number is not None else max(self._numbers(), default=-1) + 1
+        target = self._folder(rank)
+        if rank < 0 or target.exists():
+            raise DatasetError(f"episode number {rank} is {'negative' if rank < 0 else 'already there'}")
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary, target
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def _folder(self, number: int) -> Path:
         return self.staging / EPISODES_FOLDER / f"{number:06d}"
