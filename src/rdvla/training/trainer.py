@@ -88,6 +88,8 @@ class Trainer:
         training, held_out = split_episodes(
             self.dataset, config.data.validation_fraction, config.data.split_seed
         )
+        if not held_out and config.data.validation_fraction > 0:
+            self._say(titled([("validation", "none: no task has two episodes, so none is held out")]))
         self.sampler = Sampler(
             self._frames(training),
             batch_size=config.batch_size,
