@@ -159,8 +159,16 @@ class VideoDecoder:
     def _decode_to(self, number: int, *, start: int) -> None:
         """Move to the last keyframe at or before `start` ticks, and decode the first picture there."""
         self._container.seek(start, stream=self._stream, backward=True)
-        self._frames = self._container.decode(self._stream)
+        self._frames = self._decoded()
         self._next(number)
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        for packet in self._container.demux(self._stream):
+            try:
+                yield from self._stream.decode(packet)
+            except av.error.InvalidDataError:
+                break  # where a file was cut off: the pictures before are whole
+        yield from self._stream.codec_context.decode(None)
 
     def _next(self, number: int) -> None:
         try:

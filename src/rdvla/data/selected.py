@@ -66,6 +66,8 @@ class SelectedFeatures:
         for name in state:
             if name not in own:
                 raise DatasetError(_missing(reader, STATE, name, with_state=False))
+        for name in action or (ACTION,):
+            _check_one_action(reader, name)
         return cls(reader, tuple(action) or (ACTION,), tuple(state) or ((STATE,) if STATE in own else ()))
 
     @property
@@ -103,6 +105,16 @@ class SelectedFeatures:
 
     def _own(self, name: str) -> tuple[str, ...]:
         return {ACTION: self.action, STATE: self.state}.get(name, (name,))
+
+
+def _check_one_action(reader: DatasetReader, name: str) -> None:
+    """Refuse an action of several dimensions: nobody can tell arms from future steps by the shape."""
+    shape = reader.features[name].get("recorded_shape", ())
+    if sum(size > 1 for size in shape) > 1:
+        raise DatasetError(
+            f"{reader.root}: {name!r} has the shape {list(shape)}, and rdvla reads one action a frame, a "
+            "list of numbers. Write the dataset anew, with the numbers of one step in one list (no chunks)"
+        )
 
 
 def _joined(features: Sequence[Feature]) -> Feature:

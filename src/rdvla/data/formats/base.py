@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from rdvla.data.decoding import ImageConverter
 from rdvla.data.features import Camera, Columns, Feature
+from rdvla.data.file_hashes import hash_files
 from rdvla.errors import DatasetError
-
-FINGERPRINT_BYTES = 1 << 16  # of either end of a file
 
 
 @dataclass(frozen=True)
@@ -220,16 +219,9 @@ def check_values(
 
 
 def fingerprint_files(root: Path, names: Iterable[str]) -> str:
-    """Hash the names and sizes of files below `root`, and the bytes at both ends of each.
-
-    Parquet and MP4 keep their indexes at the ends, so an edit in the middle shows there as well.
-    """
+    """Hash the names and the content of files below `root`; links are followed."""
+    ordered = sorted(names)
     digest = hashlib.sha256()
-    for name in sorted(names):
-        size = (root / name).stat().st_size
-        digest.update(f"{name} {size} ".encode())
-        with (root / name).open("rb") as file:
-            digest.update(file.read(FINGERPRINT_BYTES))
-            file.seek(max(0, size - FINGERPRINT_BYTES))
-            digest.update(file.read())
+    for name, content in zip(ordered, hash_files([root / name for name in ordered]), strict=True):
+        digest.update(f"{name} {content} ".encode())
     return digest.hexdigest()[:16]

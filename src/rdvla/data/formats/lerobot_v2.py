@@ -90,7 +90,7 @@ def _episodes(info: LeRobotInfo) -> tuple[list[EpisodeRecord], list[str]]:
     }
     records = []
     for number in sorted(lengths):
-        _, rows = next(rows_by_episode(info.files, data[number], fps=info.fps, number=number))
+        rows = next(rows_by_episode(info.files, data[number], fps=info.fps, number=number))
         if not len(rows):
             raise DatasetError(f"{root / data[number]} holds no frames")
         if lengths[number] not in (None, len(rows)):
@@ -99,7 +99,7 @@ def _episodes(info: LeRobotInfo) -> tuple[list[EpisodeRecord], list[str]]:
                 f"{len(rows)} in its data file, which counts"
             )
         parts = {key: VideoPart(videos[key].get(number)) for key in keys}
-        records.append(EpisodeRecord(number, rows, parts))
+        records.append(EpisodeRecord(rows, parts))
     return records, notes + _total_notes(info, records)
 
 

@@ -23,13 +23,14 @@ def find_format(path: Path, *, name: str | None = None) -> DatasetFormat:
     Raises:
         DatasetError: no format does; the message has the reason of each.
     """
-    reasons: list[str] = []
+    reasons: dict[str, list[str]] = {}  # reason -> formats that give it
     for known in FORMATS:
         reason = known.rejects(path)
         if reason is None:
             return known
-        reasons.append(f"Not {known.name}: {reason}.")
-    raise DatasetError(f"{name or path} is in no dataset format that rdvla knows. {' '.join(reasons)}")
+        reasons.setdefault(reason, []).append(known.name)
+    told = " ".join(f"Not {' or '.join(names)}: {reason}." for reason, names in reasons.items())
+    raise DatasetError(f"{name or path} is in no dataset format that rdvla knows. {told}")
 
 
 def open_reader(path: Path) -> DatasetReader:

@@ -40,6 +40,7 @@ class EpisodeRows:
     """The rows of an episode in one data file.
 
     Attributes:
+        number: of the episode in the data.
         file: relative to the dataset.
         rows: (T,) row numbers in the file, in the order of the frames.
         first_index: the dataset's own number of its first frame, -1 if it has none.
@@ -47,6 +48,7 @@ class EpisodeRows:
         clock_fault: what is wrong with the timestamps, for a note; empty: frame t has the time t / fps.
     """
 
+    number: int
     file: str
     rows: NDArray[np.int64]
     first_index: int
@@ -62,22 +64,25 @@ class EpisodeRecord:
     """One episode of a dataset.
 
     Attributes:
-        number: in the files.
         data: its rows.
         videos: camera feature -> where its images are.
         source: what it says of its origin.
     """
 
-    number: int
     data: EpisodeRows
     videos: Mapping[str, VideoPart]
     source: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def number(self) -> int:
+        """Number of the episode in the data."""
+        return self.data.number
+
 
 def rows_by_episode(
     files: DatasetFiles, name: str, *, fps: float, number: int | None = None
-) -> Iterator[tuple[int, EpisodeRows]]:
-    """Yield the episodes of a data file with their numbers.
+) -> Iterator[EpisodeRows]:
+    """Yield the episodes of a data file.
 
     Args:
         files: of the dataset.
@@ -112,17 +117,13 @@ def rows_by_episode(
         own = {column: values[rows] for column, values in facts.items()}
         ordered = _in_order(own, f"{path}: episode {episode}")
         own = {column: values[ordered] for column, values in own.items()}
-        yield (
-            episode,
-            EpisodeRows(
-                file=name,
-                rows=rows[ordered].astype(np.int64),
-                first_index=int(own["index"][0]) if "index" in own and len(rows) else -1,
-                tasks=own["task_index"].astype(np.int64)
-                if "task_index" in own
-                else np.zeros(len(rows), np.int64),
-                clock_fault=_clock_fault(own.get("timestamp"), fps),
-            ),
+        yield EpisodeRows(
+            number=episode,
+            file=name,
+            rows=rows[ordered].astype(np.int64),
+            first_index=int(own["index"][0]) if "index" in own and len(rows) else -1,
+            tasks=own.get("task_index", np.zeros(len(rows))).astype(np.int64),
+            clock_fault=_clock_fault(own.get("timestamp"), fps),
         )
 
 
@@ -148,7 +149,8 @@ def _clock_fault(timestamps: NDArray[Any] | None, fps: float) -> str:
     times = timestamps.astype(np.float64)
     if not np.isfinite(times).all():
         return "are not finite"
-    off = np.abs(times - times[0] - np.arange(len(times)) / fps).max() * fps
-    if off > 0.5:
-        return f"are up to {off:.1f} frames off frame / fps"
-    return "" if abs(times[0]) * fps <= 0.5 else f"begin at {times[0]:g} s"
+    off = (times - np.arange(len(times)) / fps) * fps  # in frames
+    if np.abs(off).max() <= 0.5:
+        return ""
+    drift = np.abs(off - off[0]).max()
+    return f"are up to {drift:.1f} frames off" if drift > 0.5 else f"begin at {times[0]:g} s"

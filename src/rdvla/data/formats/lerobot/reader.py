@@ -126,8 +126,11 @@ class LeRobotReader:
                 f"{self.root}: no episode has images of all of these cameras: {', '.join(wanted)}. "
                 f"{' '.join(notes)}"
             )
+        if wanted and len(absent) == len(wanted):
+            raise DatasetError(f"{self.root}: none of its cameras has images. {' '.join(notes)}")
         cameras = {name: camera for name, camera in self.info.cameras.items() if name not in absent}
         notes += self._size_notes(cameras, sizes)
+        notes += _clock_notes(records) if placements else []
         info = replace(self.info, cameras=cameras)
         return replace(self, info=info, records=records, notes=notes, placements=placements, sizes=sizes)
 
@@ -215,3 +218,14 @@ class LeRobotReader:
             for height, width in [sizes.get(camera.key, (0, 0))]
             if 0 not in (height, camera.height) and (height, width) != (camera.height, camera.width)
         ]
+
+
+def _clock_notes(records: Sequence[EpisodeRecord]) -> list[str]:
+    faults = [record for record in records if record.data.clock_fault]
+    if not faults:
+        return []
+    first = faults[0]
+    return [
+        f"The timestamps of {len(faults)} of {len(records)} episodes are not frame / fps, so images are "
+        f"found by the number of their frame. Those of episode {first.number} {first.data.clock_fault}"
+    ]

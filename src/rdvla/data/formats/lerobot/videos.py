@@ -21,6 +21,7 @@ from rdvla.data.formats.lerobot.files import DatasetFiles
 from rdvla.errors import DatasetError
 
 ROUNDING = 0.35  # frames that a recorded time may be off and still tell which frame it means
+REORDERED = 16  # pictures at most that H.264 and H.265 store in another order than they are shown
 SHOWN = 10  # episodes that a note lists
 
 
@@ -52,8 +53,10 @@ class VideoHeader:
                 stream = video_stream(container)
                 size = path.stat().st_size
                 entries = [entry.pos + entry.size <= size for entry in stream.index_entries]
-                whole = entries.index(False) if False in entries else len(entries)
-                if not whole:  # a fragmented file has its index in many places
+                whole = len(entries)
+                if False in entries:  # cut off; pictures just before may need one that is behind
+                    whole = max(0, entries.index(False) - REORDERED)
+                if not entries:  # a fragmented file has its index in many places
                     whole = sum(packet.pts is not None for packet in container.demux(stream))
                 return cls(whole, stream.height, stream.width, float(stream.average_rate or 0))
         except DECODE_ERRORS as error:

@@ -37,7 +37,7 @@ def read_episodes(info: LeRobotInfo) -> tuple[list[EpisodeRecord], list[str]]:
     for number, (line, rows) in enumerate(matched):
         around = [matched[i][0] for i in (number - 1, number + 1) if 0 <= i < len(matched)]
         parts = {key: _video_part(info, line, around, key, videos[key]) for key in keys}
-        records.append(EpisodeRecord(int(line["episode_index"]), rows, parts, _source(info, line)))
+        records.append(EpisodeRecord(rows, parts, _source(info, line)))
     return records, notes + more
 
 
@@ -55,8 +55,8 @@ class _DataFiles:
         for name in info.files.listing("data"):
             if name.endswith(".parquet"):
                 try:
-                    for number, rows in rows_by_episode(info.files, name, fps=info.fps):
-                        found.setdefault(number, []).append(rows)
+                    for rows in rows_by_episode(info.files, name, fps=info.fps):
+                        found.setdefault(rows.number, []).append(rows)
                 except DatasetError as error:
                     errors[name] = error
         return cls(found, errors)
@@ -105,12 +105,12 @@ def _match(
             f"{info.files.root / FOLDER}: {stale} episodes are in other data files than it says; they were "
             "found by their episode_index"
         )
-    unlisted = sum(1 for number in data.found if number not in {int(line["episode_index"]) for line in lines})
-    if unlisted > len(notes):
+    matched = [(line, own) for line, own in zip(lines, rows, strict=True) if own is not None]
+    if unlisted := len(data.found.keys() - {own.number for _, own in matched}):
         notes.append(
             f"{info.files.root / 'data'}: {unlisted} episodes that {FOLDER} does not list are left out"
         )
-    return [(line, own) for line, own in zip(lines, rows, strict=True) if own is not None], notes
+    return sorted(matched, key=lambda pair: pair[1].number), notes
 
 
 def _by_number(info: LeRobotInfo, line: Line, data: _DataFiles) -> EpisodeRows | None:
