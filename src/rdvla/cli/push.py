@@ -30,3 +30,4 @@ def run(
         loaded.records[RESULTS] = read_json(results)
     address = loaded.push_to_hub(repository, private=private or None, branch=branch)
     print(f"published: {address}")
+    print(f'next: RDVLAPolicy.from_pretrained("{repository}")')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rdvla.cli.options import Cameras
+from rdvla.cli.options import Cameras, Positive
 
 if TYPE_CHECKING:
     from rdvla.data.convert.conversion import Conversion
@@ -15,7 +15,7 @@ def run(
     source: Path,
     output: Path,
     *,
-    fps: float | None = None,
+    fps: Positive | None = None,
     action: tuple[str, ...] = (),
     state: tuple[str, ...] = (),
     cameras: Cameras | None = None,
