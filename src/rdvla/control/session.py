@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rdvla.control.execution import ExecutionRule, as_execution
 from rdvla.control.start import WarmStart, as_start
 from rdvla.errors import InputError
-from rdvla.types import Array, Observation, Prediction
+from rdvla.types import Array, Observation, Prediction, as_observation
 
 
 class Policy(Protocol):
@@ -116,14 +116,14 @@ class Session:
         """Return the next action of every robot, a list of B arrays (A,); query the policy if needed.
 
         Args:
-            policy: uses the same array library as `observation`.
-            observation: a batch of B.
+            policy: takes the observation, and gives arrays of its own library.
+            observation: a batch of B, or a single one.
             generator: source of the queries' noise.
 
         Raises:
-            InputError: the batch has another size than before.
+            InputError: the batch has another size than before, or it is no observation.
         """
-        due = self.due(observation.batch_size)
+        due = self.due(as_observation(observation).batch_size)
         if due:
             start = self.initial_state(due, policy.initial_state(len(due), generator))
             self.accept(due, policy.predict(observation.select(due), initial_state=start))
