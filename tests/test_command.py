@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from rdvla.config import Pairs, call
+from rdvla.config import Number, Pairs, call
 from rdvla.errors import ConfigError
 
 
@@ -127,3 +127,38 @@ def test_a_dataclass_is_read_as_a_configuration(tmp_path: Path, capsys):
         call(configured, ["--help"], prog="do")
     shown = capsys.readouterr().out
     assert "Do it step by step." in shown and "how often" in shown
+
+
+def numbers(
+    first: Annotated[int, Number(at_least=1)] = 1,
+    *,
+    share: Annotated[float, Number(above=0, below=1)] | None = None,
+    most: Annotated[int, Number(at_least=2, at_most=5)] = 3,
+    plain: float = 0.5,
+) -> tuple[Any, ...]:
+    return first, share, most, plain
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["0"], "first must be at least 1, got 0"),
+        (["-7"], "first must be at least 1, got -7"),
+        (["--share", "1"], "--share must be above 0 and below 1, got 1.0"),
+        (["--share", "0"], "--share must be above 0 and below 1, got 0.0"),
+        (["--share", "nan"], "--share must be above 0 and below 1, got nan"),
+        (["--most=1"], "--most must be at least 2 and at most 5, got 1"),
+        (["--most=6"], "--most must be at least 2 and at most 5, got 6"),
+        (["--plain=inf"], "--plain must be a finite number, got inf"),
+        (["--plain=nan"], "--plain must be a finite number, got nan"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_the_call(argv, message):
+    with pytest.raises(ConfigError) as caught:
+        call(numbers, argv, prog="do")
+    assert str(caught.value) == message
+
+
+def test_numbers_within_their_range_arrive():
+    assert call(numbers, [], prog="do") == (1, None, 3, 0.5)
+    assert call(numbers, ["9", "--share=0.5", "--most=5", "--plain=-3"], prog="do") == (9, 0.5, 5, -3.0)

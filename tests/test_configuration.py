@@ -336,7 +336,7 @@ heads = st.builds(
     hidden_dim=st.integers(1, 500).map(lambda n: 2 * n),
     prelude=levels,
     core=levels,
-    scale=st.none() | st.floats(allow_nan=False),
+    scale=st.none() | st.floats(allow_nan=False, allow_infinity=False),
 )
 runs = st.builds(
     Run,
@@ -346,11 +346,14 @@ runs = st.builds(
     form=st.sampled_from(["standard", "neighbour_pairs"]),
     rules=st.lists(texts, max_size=3),
     size=st.tuples(st.integers(), st.integers()),
-    weights=st.dictionaries(texts, st.floats(allow_nan=False), max_size=3),
+    weights=st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
     head=heads,
     teacher=st.none() | heads,
     training=st.builds(
-        Training, steps=st.integers(), learning_rate=st.floats(allow_nan=False), ema=st.booleans()
+        Training,
+        steps=st.integers(),
+        learning_rate=st.floats(allow_nan=False, allow_infinity=False),
+        ema=st.booleans(),
     ),
 )
 

@@ -210,7 +210,7 @@ def test_report_goes_next_to_the_results(tmp_path, monkeypatch, capsys, given):
     )
     report.run([tmp_path if given == "folder" else tmp_path / "results.json"])
     assert written == [tmp_path / "report.html"]
-    assert str(tmp_path / "report.html") in capsys.readouterr().out
+    assert capsys.readouterr().out == f"written: {tmp_path / 'report.html'}\nnext: open it in a browser\n"
 
 
 def test_bench_needs_a_checkout(tmp_path, monkeypatch):

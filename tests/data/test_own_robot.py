@@ -123,3 +123,18 @@ def test_tuples_and_numpy_integers_become_plain_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(spec.as_json()))["features"]["action"] == {
         "dtype": "float32", "shape": [6], "names": list(JOINTS), "units": list(UNITS),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "message"),
+    [
+        ("image_quality", "float32", "'image' in its name"),
+        ("observation.gripper_is_open", "bool", "cannot normalise a bool; declare it as float32"),
+    ],
+)
+def test_features_that_lerobot_would_stumble_over_are_refused(
+    tmp_path: Path, name: str, dtype: str, message: str
+) -> None:
+    feature = {"dtype": dtype, "shape": (1,), "names": None}
+    with pytest.raises(ConfigError, match=f"{name}.*{message}"):
+        arm_writer(tmp_path / "dataset", features={"action": feature | {"dtype": "float32"}, name: feature})

@@ -91,7 +91,7 @@ def test_the_picture_shows_each_task(results, tmp_path):
 def test_the_command_writes_next_to_the_results(results, capsys):
     assert main(["profile", str(results.folder), "--tasks", "push", "--stop", "action_change:1e-3"]) == 0
     assert (results.folder / "profile.png").stat().st_size > 0
-    assert str(results.folder / "profile.png") in capsys.readouterr().out
+    assert f"written: {results.folder / 'profile.png'}" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_named(results, tmp_path):

@@ -129,7 +129,9 @@ def test_the_command_line_compiles_a_policy_s_head(
     output = tmp_path / "export"
     options = ["--format", "aoti", "--part", "head", "--precision", "bf16"]
     assert main(["export", str(tmp_path / "policy"), str(output), *options]) == 0
-    assert f"written: {output}, bf16" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"written: {output}, bf16" in shown
+    assert f'next: policy.engine = rdvla.engine.load_compiled(policy.head, "{output}")' in shown
     policy = RDVLAPolicy.from_pretrained(tmp_path / "policy")
     observation, start = make_observation(3), policy.initial_state(3, torch.Generator().manual_seed(0))
     expected = policy.predict(observation, stop=4, initial_state=start).actions

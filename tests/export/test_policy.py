@@ -9,6 +9,7 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ pytest.importorskip("onnxscript")
 from rdvla.backbone import Backbone
 from rdvla.cli.export import format_report
 from rdvla.cli.export import run as run_verb
-from rdvla.control import Stop
+from rdvla.control import FixedHorizon, Stop
 from rdvla.errors import ConfigError, InputError, RDVLAError, UnknownInstructionWarning
 from rdvla.export import Report, export_head, export_policy
 from rdvla.heads import RecurrentDepthHead
@@ -263,7 +264,9 @@ def test_the_verb_writes_int8(
     policy.save_pretrained(tmp_path / "policy")
     output = tmp_path / "export"
     run_verb(str(tmp_path / "policy"), output, precision="int8", part=part)
-    assert "fixed:8: actions differ" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "fixed:8: actions differ" in shown and f"written: {output}, int8" in shown
+    assert shown.splitlines()[-1] == f'next: rdvla.runtime.{loader.__name__}.load("{output}")'
     assert loader.load(output).description.precision == "int8"
     assert json.loads((output / "runtime.json").read_text())["files"].keys() >= {"policy.onnx"}
 
@@ -277,6 +280,22 @@ def test_a_single_observation_gives_a_single_prediction(exported: Path) -> None:
     np.testing.assert_array_equal(from_single.actions, from_batch.actions[0])
     assert int(from_single.depth) == 3 and from_single.state.shape == from_batch.state.shape[1:]
     assert policy.select_action(single).shape == (4,)
+
+
+@pytest.mark.parametrize("stop", [3, "3", "fixed:3", Stop.fixed(3), np.int64(3), [3, "fixed:3"]], ids=repr)
+def test_every_form_of_a_stop_rule_means_the_same(exported: Path, stop: Any) -> None:
+    policy = OnnxPolicy.load(exported, threads=1)
+    assert policy.predict(make_observation(2), stop=stop).depth.tolist() == [3, 3]
+    with pytest.raises(ConfigError, match="Did you mean 'action_change'"):
+        policy.predict(make_observation(2), stop="acton_change")
+
+
+def test_a_head_is_exported_with_rules_in_every_form(tmp_path: Path) -> None:
+    forms = [(4, 2), ("4", "fixed:2"), (Stop.fixed(4), FixedHorizon(2))]
+    for number, (stop, execution) in enumerate(forms):
+        export_head(make_head(), tmp_path / str(number), stop=stop, execution=execution)
+        description = OnnxHead.load(tmp_path / str(number)).description
+        assert (description.stop, description.execution) == ("fixed:4", "fixed:2")
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,10 @@ def test_command_line(
     assert cli.main(["convert", str(published.folder), policy, "--image-size", "40"]) == 0
     shown = capsys.readouterr().out
     assert "no vocabulary logits are computed" in shown and "unexpected       0" in shown
+    assert shown.splitlines()[-2:] == [
+        f"written: {policy}",
+        f"next: rdvla eval --policy {policy} --output RUN --env ENVIRONMENT",
+    ]
     assert cli.main(["convert", policy, back, "--back", str(published.folder)]) == 0
     assert all(
         torch.equal(value, load_file(f"{back}/{MERGED}")[name]) for name, value in published.weights.items()

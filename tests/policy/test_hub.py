@@ -221,7 +221,9 @@ def test_the_command_takes_results_from_a_file(
     assert (
         main(["push", str(tmp_path / "policy"), "user/policy", "--results", str(tmp_path / "run.json")]) == 0
     )
-    assert f"published: {hub.address}/user/policy/commit/" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"published: {hub.address}/user/policy/commit/" in shown
+    assert shown.splitlines()[-1] == 'next: RDVLAPolicy.from_pretrained("user/policy")'
     assert "| libero_goal |" in card(hub, "user/policy")[1]
     assert json.loads((hub.folder("user/policy") / "results.json").read_text()) == results_of(policy)
     assert hub.private == {"user/policy": False} and hub.committed == ["main"]

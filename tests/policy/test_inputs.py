@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,25 @@ def test_other_options_are_refused_in_one_sentence(options: dict[str, Any], sent
         make_policy().predict(make_observation(2), **options)
 
 
+def test_a_head_takes_initial_states_of_any_library_and_precision() -> None:
+    policy, batch = make_policy(), make_observation(2)
+    context = policy.context_from(policy.frozen_inputs(batch), policy.normalize_state(batch.state))
+    start = policy.initial_state(2, seeded())
+    for predict in (policy.engine.predict, policy.head.predict):
+        expected = predict(context, stop=3, initial_state=start).actions
+        for given in (start.numpy(), start.double(), start.double().numpy()):
+            assert torch.equal(predict(context, stop=3, initial_state=given).actions, expected)
+        with pytest.raises(InputError, match="initial_state must be"):
+            predict(context, stop=3, initial_state=start[:1])
+        with pytest.raises(InputError, match="generator must be"):
+            predict(context, stop=3, generator=np.random.default_rng(0))
+    with pytest.raises(InputError, match="generator must be"):
+        policy.initial_state(2, np.random.default_rng(0))  # type: ignore[arg-type]
+
+
 def test_what_is_no_observation_is_refused() -> None:
     policy = make_policy()
-    for call in (policy.predict, policy.select_action):
+    for call in (policy.predict, policy.select_action, partial(policy.session.act, policy)):
         with pytest.raises(InputError, match=r"takes an Observation\(images, state, instruction\).*got dict"):
             call({"images": {}})  # type: ignore[arg-type]
 

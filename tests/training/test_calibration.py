@@ -131,6 +131,12 @@ def test_the_command_tests_on_other_episodes_and_writes_rules_that_can_be_read(
     ]
     printed = capsys.readouterr().out
     assert all(outcome["rule"] in printed for outcome in found["outcomes"])
+    chosen = found["outcomes"][1]["rule"]
+    assert printed.splitlines()[-3:] == [
+        f"written: {report}",
+        f"next: rdvla eval --policy {policy} --output RUN --stops '[\"{chosen}\"]'",
+        f'or: policy.predict(observation, stop="{chosen}")',
+    ]
 
 
 @pytest.mark.parametrize("pair", ["image", "image=", "=front"])
@@ -167,7 +173,7 @@ def test_changes_stop_samples_where_the_head_does(trained: tuple[Path, Path]) ->
     ("options", "message"),
     [
         ({"samples": 1}, "samples must be at least 2"),
-        ({"risk": 1.5}, "risk between 0 and 1"),
+        ({"risk": 1.5}, "risk must be above 0 and below 1"),
         ({"samples": 10, "risk": 0.01}, "takes at least 100 samples"),
     ],
 )

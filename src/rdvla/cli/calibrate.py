@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
-from rdvla.cli.options import Cameras
+from rdvla.cli.options import AtLeastTwo, Cameras, Positive, Share
 
 
 def run(
     policy: str,
     dataset: str,
     *,
-    samples: int = 1000,
-    delta: float = 1e-3,
-    risk: float = 0.02,
-    max_depth: int = 32,
+    samples: AtLeastTwo = 1000,
+    delta: Positive = 1e-3,
+    risk: Share = 0.02,
+    max_depth: AtLeastTwo = 32,
     dataset_cameras: Cameras | None = None,
     output: Path | None = None,
 ) -> None:
@@ -50,3 +51,6 @@ def run(
     if output is not None:
         write_json(output, asdict(found))
         print(f"written: {output}")
+    rule = found.outcomes[1].rule  # the first that was calibrated
+    print(f"next: rdvla eval --policy {shlex.quote(policy)} --output RUN --stops '[\"{rule}\"]'")
+    print(f'or: policy.predict(observation, stop="{rule}")')

@@ -5,13 +5,20 @@ from __future__ import annotations
 from json import dumps
 from typing import TYPE_CHECKING
 
+from rdvla.cli.options import SettingText
+
 if TYPE_CHECKING:
     from rdvla.evaluation.comparison import PairedRuns
     from rdvla.evaluation.statistics import PairedTest
 
 
 def run(
-    first: str, second: str, *, a_setting: str | None = None, b_setting: str | None = None, json: bool = False
+    first: str,
+    second: str,
+    *,
+    a_setting: SettingText | None = None,
+    b_setting: str | None = None,
+    json: bool = False,
 ) -> None:
     """Compare two evaluations by paired tests on the episodes that both played.
 
@@ -25,7 +32,7 @@ def run(
             each environment: runs/a_goal,runs/a_object. NAME= before it is what the table calls it.
         second: what it is compared with, named likewise.
         a_setting: setting of the first: STOP or STOP/EXECUTION, such as 8 or action_change:1e-3/fixed:8.
-        b_setting: setting of the second (default: the same; without either: all).
+        b_setting: setting of the second, written likewise (default: the same; without either: all).
         json: print the same as JSON.
     """
     from rdvla.evaluation import compare_runs, find_setting, load_side

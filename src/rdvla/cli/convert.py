@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rdvla.cli.options import Cameras
-from rdvla.errors import ConfigError
+from rdvla.cli.options import AtLeastOne, Cameras
+from rdvla.errors import ConfigError, nearest
 from rdvla.files import check_writable
+from rdvla.simulation.registry import SIMULATORS, task_suite
 
 
 def run(
@@ -16,13 +20,13 @@ def run(
     *,
     statistics: str | None = None,
     cameras: tuple[str, ...] = ("agentview", "wrist"),
-    image_size: int = 256,
+    image_size: AtLeastOne = 256,
     attention: Literal["causal", "bidirectional"] = "causal",
     gripper: Literal["opening", "raw"] | None = None,
     back: str | None = None,
     check_attention: str | None = None,
-    samples: int = 32,
-    depth: int = 32,
+    samples: AtLeastOne = 32,
+    depth: AtLeastOne = 32,
     dataset_cameras: Cameras | None = None,
 ) -> None:
     """Turn a published checkpoint into a policy, or back; or check how its language model attends.
@@ -67,9 +71,20 @@ def run(
             attention=attention,
             gripper=gripper,
         )
+        _check_spelling(cameras)
         conversion = convert_published(source, output, options=choices)
         print(format_report(conversion))
-        print(f"statistics of {conversion.statistics}; the policy is in {output}")
+        print(f"statistics of {conversion.statistics}")
+        print(f"written: {output}")
+        print(f"next: rdvla eval --policy {shlex.quote(str(output))} --output RUN --env ENVIRONMENT")
+
+
+def _check_spelling(cameras: Sequence[str]) -> None:
+    """Say so if a name is almost that of a simulator's camera; a robot's cameras may be called anything."""
+    known = {camera for name in SIMULATORS for camera in task_suite(name).cameras}
+    for camera in cameras:
+        if camera not in known and (meant := nearest(camera, known)):
+            print(f"note: no simulator has a camera '{camera}'.{meant}", file=sys.stderr)
 
 
 def _write_back(source: str, output: Path, *, template: str, statistics: str | None) -> None:
@@ -78,7 +93,7 @@ def _write_back(source: str, output: Path, *, template: str, statistics: str | N
 
     policy = RDVLAPolicy.from_pretrained(source)
     write_published(policy, output, template=template, statistics=statistics)
-    print(f"{source} is in {output}, in the layout of {template}")
+    print(f"written: {output}, in the layout of {template}")
 
 
 def _check_attention(

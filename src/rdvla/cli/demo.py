@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rdvla.cli.options import AtLeastOne
 from rdvla.errors import install_command
 from rdvla.files import check_writable
 
@@ -25,7 +26,7 @@ def run(
     *,
     output: Path = Path("runs/demo"),
     tasks: tuple[str, ...] = (),
-    episodes: int = 5,
+    episodes: AtLeastOne = 5,
     no_simulator: bool = False,
 ) -> None:
     """Show the policy that ships: how its actions settle, then closed-loop episodes in MetaWorld.
@@ -115,4 +116,5 @@ def _play(output: Path, *, tasks: tuple[str, ...], episodes: int) -> None:
     if tasks:
         options.append(f"--tasks=[{', '.join(tasks)}]")
     evaluate(load_config(EvaluationConfig, options))
-    print(f"report: {write_report([output], output / 'report.html')}")
+    print(f"written: {write_report([output], output / 'report.html')}")
+    print("next: open it in a browser")

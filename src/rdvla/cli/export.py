@@ -51,6 +51,14 @@ def run(
 
     loaded = RDVLAPolicy.from_pretrained(policy)
     print(format_report(_export(loaded, output, format=format, part=part, precision=precision)))
+    print(f"next: {_how_to_load(output, format=format, part=part)}")
+
+
+def _how_to_load(output: Path, *, format: str, part: str) -> str:
+    if format == "aoti":
+        return f'policy.engine = rdvla.engine.load_compiled(policy.head, "{output}")'
+    kind = "OnnxPolicy" if part == "policy" else "OnnxHead"
+    return f'rdvla.runtime.{kind}.load("{output}")'
 
 
 def _export(policy: RDVLAPolicy, output: Path, *, format: str, part: str, precision: Any) -> Report:
@@ -83,7 +91,8 @@ def format_report(report: Report) -> str:
         )
     if report.bfloat16 is not None:
         lines.append(f"float32 in place of bfloat16 changes an action by up to {report.bfloat16:.1e}")
-    lines.append(f"(normalised units, random images) written: {report.folder}, {report.precision}")
+    lines.append("(normalised units, random images)")
+    lines.append(f"written: {report.folder}, {report.precision}")
     return "\n".join(lines)
 
 

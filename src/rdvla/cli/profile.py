@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rdvla.cli.options import StopText
+
 
 def run(
-    results: Path, *, output: Path | None = None, tasks: tuple[str, ...] = (), stop: str | None = None
+    results: Path, *, output: Path | None = None, tasks: tuple[str, ...] = (), stop: StopText | None = None
 ) -> None:
     """Draw the depth along the episodes of a task, over a film strip of an episode.
 
@@ -28,4 +30,4 @@ def run(
     loaded = load_results(results)
     known = [row.setting for row in loaded.rows]
     setting = None if stop is None else find_setting(stop, known)
-    print(f"profile: {draw_profiles(loaded, picture, tasks=tasks, setting=setting)}")
+    print(f"written: {draw_profiles(loaded, picture, tasks=tasks, setting=setting)}")

@@ -21,4 +21,5 @@ def run(results: list[str], *, output: Path | None = None) -> None:
     check_writable(page, option="--output")
     from rdvla.evaluation import write_report
 
-    print(f"report: {write_report(results, page)}")
+    print(f"written: {write_report(results, page)}")
+    print("next: open it in a browser")

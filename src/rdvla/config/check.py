@@ -8,9 +8,10 @@ A field that was renamed says so, and files that were saved under the old name s
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -32,6 +33,21 @@ def check(cls: type[Any], values: Any, *, source: str = "") -> None:
         _check(cls, values, (), cls)
     except ConfigError as error:
         raise ConfigError(f"{source}{error}") from None
+
+
+def check_finite(config: Any, path: tuple[str, ...] = ()) -> None:
+    """Raise `ConfigError` if an option of the dataclass `config` is an infinity or NaN."""
+    if isinstance(config, float) and not math.isfinite(config):
+        raise ConfigError(f"option '{'.'.join(path)}': expected a finite number, got {config}")
+    inner: Iterable[tuple[Any, Any]] = ()
+    if dataclasses.is_dataclass(config):
+        inner = ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
+    elif isinstance(config, Mapping):
+        inner = config.items()
+    elif isinstance(config, (list, tuple)):
+        inner = enumerate(config)
+    for name, value in inner:
+        check_finite(value, (*path, str(name)))
 
 
 def rename_old(cls: type[Any], values: Any, *, source: str = "") -> Any:

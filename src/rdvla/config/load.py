@@ -20,7 +20,15 @@ from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import parse_string
 
 from rdvla.assets import config_names, find_config
-from rdvla.config.check import check, describe_type, new_names, option_names, rename_old, type_at
+from rdvla.config.check import (
+    check,
+    check_finite,
+    describe_type,
+    new_names,
+    option_names,
+    rename_old,
+    type_at,
+)
 from rdvla.config.defaults import complete, shown_defaults
 from rdvla.config.help import option_help
 from rdvla.errors import ConfigError, nearest
@@ -100,6 +108,7 @@ def _decode(cls: type[T], values: dict[str, Any]) -> T:
         decoded: T = draccus.decode(cls, values)
     except utils.ParsingError as error:
         raise ConfigError(_explain(error, cls, values)) from error
+    check_finite(decoded)
     return decoded
 
 

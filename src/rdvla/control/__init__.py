@@ -6,13 +6,15 @@ from rdvla.control.execution import (
     ExecutionRule,
     FixedHorizon,
     LinearDecay,
+    as_execution,
     check_fits,
     execution_help,
+    execution_text,
     parse_execution,
 )
 from rdvla.control.limits import StopLimits, Stops, limits_of
 from rdvla.control.session import Session
-from rdvla.control.start import StartKind, WarmStart, split_start
+from rdvla.control.start import StartKind, WarmStart, as_start, split_start
 from rdvla.control.stop import (
     CHANGES,
     FIXED,
@@ -22,6 +24,7 @@ from rdvla.control.stop import (
     as_stop,
     parse_stop,
     stop_help,
+    stop_text,
 )
 
 __all__ = [
@@ -40,12 +43,16 @@ __all__ = [
     "StopLimits",
     "Stops",
     "WarmStart",
+    "as_execution",
+    "as_start",
     "as_stop",
     "check_fits",
     "execution_help",
+    "execution_text",
     "limits_of",
     "parse_execution",
     "parse_stop",
     "split_start",
     "stop_help",
+    "stop_text",
 ]

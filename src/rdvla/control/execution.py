@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol
 
 from rdvla.errors import ConfigError, nearest
-from rdvla.inputs import Array
+from rdvla.inputs import Array, whole_number
 
 
 class ExecutionRule(Protocol):
@@ -113,7 +113,8 @@ EXECUTION_RULES: dict[str, type[ExecutionRule]] = {
 def execution_help() -> str:
     """Explain how every rule is written, for help texts."""
     return "; ".join(
-        f"{name}:{','.join(number.name.upper() for number in fields(rule))}: {_summary(rule)}"  # type: ignore[arg-type]
+        f"{'N or ' if name == FixedHorizon.name else ''}{name}:"
+        f"{','.join(number.name.upper() for number in fields(rule))}: {_summary(rule)}"  # type: ignore[arg-type]
         for name, rule in EXECUTION_RULES.items()
     )
 
@@ -142,6 +143,27 @@ def parse_execution(text: str) -> ExecutionRule:
     if len(numbers) != count or not all(number.strip().isdecimal() for number in numbers):
         raise ConfigError(f"the execution rule {name!r} takes {count} whole numbers, got {text!r}")
     return rule(*(int(number) for number in numbers))
+
+
+def as_execution(rule: int | str | ExecutionRule) -> ExecutionRule:
+    """Return a rule: a whole number of actions, also a numpy or torch scalar, a rule's text, or a rule.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if isinstance(rule, str):
+        return parse_execution(rule)
+    actions = whole_number(rule)
+    if actions is not None:
+        return FixedHorizon(actions)
+    if not hasattr(rule, "horizon"):
+        raise ConfigError(f"execution must be a number of actions, a rule, or its text, got {rule!r}")
+    return rule  # type: ignore[return-value]  # no number, as it has a horizon
+
+
+def execution_text(rule: int | str | ExecutionRule) -> str:
+    """Return a rule as text; a text stays as it is."""
+    return rule if isinstance(rule, str) else as_execution(rule).describe()
 
 
 def check_fits(rule: ExecutionRule, *, chunk_size: int) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rdvla.control.execution import ExecutionRule
-from rdvla.control.start import WarmStart
+from rdvla.control.execution import ExecutionRule, as_execution
+from rdvla.control.start import WarmStart, as_start
 from rdvla.errors import InputError
-from rdvla.types import Array, Observation, Prediction
+from rdvla.types import Array, Observation, Prediction, as_observation
 
 
 class Policy(Protocol):
@@ -44,13 +44,17 @@ class Session:
     `reset` forgets robots whose episode begins anew.
 
     Args:
-        execution: how many actions of a chunk are executed before the next query.
-        start: where a query's iterations start; by default from noise, as in the paper.
+        execution: how many actions of a chunk are executed before the next query: a number, a rule, or its
+            text.
+        start: where a query's iterations start, or its name; by default from noise, as in the paper.
+
+    Raises:
+        ConfigError: there is no such rule or start.
     """
 
-    def __init__(self, execution: ExecutionRule, start: WarmStart | None = None) -> None:
-        self.execution = execution
-        self.start = start or WarmStart()
+    def __init__(self, execution: int | str | ExecutionRule, start: str | WarmStart | None = None) -> None:
+        self.execution = as_execution(execution)
+        self.start = WarmStart() if start is None else as_start(start)
         self._robots: list[_Robot] = []
 
     def due(self, batch_size: int) -> list[int]:
@@ -112,14 +116,14 @@ class Session:
         """Return the next action of every robot, a list of B arrays (A,); query the policy if needed.
 
         Args:
-            policy: uses the same array library as `observation`.
-            observation: a batch of B.
+            policy: takes the observation, and gives arrays of its own library.
+            observation: a batch of B, or a single one.
             generator: source of the queries' noise.
 
         Raises:
-            InputError: the batch has another size than before.
+            InputError: the batch has another size than before, or it is no observation.
         """
-        due = self.due(observation.batch_size)
+        due = self.due(as_observation(observation).batch_size)
         if due:
             start = self.initial_state(due, policy.initial_state(len(due), generator))
             self.accept(due, policy.predict(observation.select(due), initial_state=start))

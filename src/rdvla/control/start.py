@@ -60,6 +60,15 @@ class WarmStart:
         return shifted
 
 
+def as_start(start: str | WarmStart) -> WarmStart:
+    """Return a start: its name, or the start itself.
+
+    Raises:
+        ConfigError: there is no such start.
+    """
+    return start if isinstance(start, WarmStart) else WarmStart(start)  # type: ignore[arg-type]  # checked there
+
+
 def split_start(text: str) -> tuple[str, WarmStart]:
     """Read ``STOP@START``, such as ``action_change:1e-3@shifted``: the stop rule's text, and the start.
 

@@ -15,6 +15,7 @@ from rdvla.inputs import Array, whole_number
 
 FIXED = "fixed"
 NO_LIMIT = float("inf")  # the rule does not ask for this change
+LARGEST_DEPTH = 10_000  # more is a slip of the pen, and would run for hours
 MIN_DEPTH, MAX_DEPTH = 2, 32  # defaults of rules that ask for a change, which needs two iterations
 
 
@@ -133,6 +134,8 @@ class Stop:
                 f"{rule}: need {first} <= min_depth <= max_depth, got {min_depth} and {max_depth}"
                 + ("; a change needs two iterations" if known else "")
             )
+        if max_depth > LARGEST_DEPTH:
+            raise ConfigError(f"{rule}: the depth must be at most {LARGEST_DEPTH}, got {max_depth}")
         if not known and min_depth != max_depth:
             raise ConfigError("a fixed depth has min_depth = max_depth: write Stop.fixed(n)")
         for name, found in (
@@ -194,6 +197,11 @@ def as_stop(stop: int | str | Stop) -> Stop:
     if depth is None:
         raise ConfigError(f"stop must be a number of iterations, a Stop, or its text, got {stop!r}")
     return Stop.fixed(depth)
+
+
+def stop_text(stop: int | str | Stop) -> str:
+    """Return a rule as text; a text stays as it is."""
+    return stop if isinstance(stop, str) else as_stop(stop).describe()
 
 
 def parse_stop(text: str) -> Stop:

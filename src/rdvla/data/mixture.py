@@ -83,20 +83,22 @@ class Mixture:
             roots: folders, at least one.
             cameras: names of the cameras to read; None: all of the first dataset.
             camera_names: a dataset's name of a camera -> its name in the mixture. Names that a dataset lacks
-                are ignored; cameras without an entry keep their names.
+                are ignored if another has them; cameras without an entry keep their names.
             action: names of the features that make up the action, in their order; empty: `action`.
             state: names of the features that make up the proprioception; empty: `observation.state`.
 
         Raises:
             DatasetError: a dataset is damaged, lacks one of these features, or differs from the first in
                 what it says of them, of the robot or of a camera (named).
-            ConfigError: a dataset lacks one of `cameras`, or two of its cameras would share a name.
+            ConfigError: a dataset lacks one of `cameras`, two of its cameras would share a name, or no
+                dataset has a camera that is renamed.
         """
         members: list[Member] = []
         wanted = None if cameras is None else [camera_name(name) for name in cameras]
         frame = episode = 0
-        for root in roots:
-            reader = open_reader(root)
+        readers = [open_reader(root) for root in roots]
+        _check_renamed(readers, camera_names)
+        for root, reader in zip(roots, readers, strict=True):
             named = _named_cameras(reader, camera_names)
             _check_cameras(root, named, wanted or ())
             reader = reader.with_cameras(None if wanted is None else [named[name] for name in wanted])
@@ -250,6 +252,16 @@ def _named_cameras(reader: DatasetReader, names: Mapping[str, str]) -> dict[str,
             f"and the new names are {short}"
         )
     return named
+
+
+def _check_renamed(readers: Sequence[DatasetReader], names: Mapping[str, str]) -> None:
+    known = list(dict.fromkeys(camera for reader in readers for camera in reader.cameras))
+    for name in map(camera_name, names):
+        if name not in known:
+            roots = ", ".join(str(reader.root) for reader in readers)
+            raise ConfigError(
+                f"{roots}: there is no camera {name!r} to rename, only {known}.{nearest(name, known)}"
+            )
 
 
 def _check_cameras(root: Path, named: Mapping[str, str], wanted: Sequence[str]) -> None:

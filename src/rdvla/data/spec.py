@@ -169,6 +169,16 @@ def _check_feature(name: str, feature: Feature) -> None:
     dtype = feature.get("dtype")
     if dtype not in NUMERIC_DTYPES:
         raise ConfigError(f"feature {name!r}: dtype {dtype!r} is not one of {', '.join(NUMERIC_DTYPES)}")
+    if "image" in name:
+        raise ConfigError(
+            f"feature {name!r}: LeRobot takes every feature with 'image' in its name for pictures; "
+            "use another word"
+        )
+    if dtype == "bool" and name.startswith("observation."):
+        raise ConfigError(
+            f"feature {name!r}: LeRobot's policies take it as an input and cannot normalise a bool; declare "
+            "it as float32, or leave out 'observation.'"
+        )
     shape = feature.get("shape", ())
     if len(shape) != 1 or int(shape[0]) < 1:
         raise ConfigError(f"feature {name!r}: shape must be (size,), got {tuple(shape)}")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rdvla.config.check import WAS
-from rdvla.control import parse_execution
+from rdvla.config.help import MORE
+from rdvla.control import execution_help, execution_text, parse_execution, stop_help, stop_text
 from rdvla.errors import ConfigError
 from rdvla.policy.device import Device
 from rdvla.rollout.jobs import Setting
@@ -17,6 +18,8 @@ from rdvla.simulation.rendering import Rendering
 
 # Folders of a run directory that hold a policy: every run has them, so they name none.
 GENERIC_FOLDERS = {"policy", "best", "last", "checkpoints"}
+
+LARGEST_SEED = 2**32 - 1  # that numpy's legacy generators take, which some simulators use
 
 
 def find_setting(text: str, known: Sequence[Setting]) -> Setting:
@@ -49,9 +52,11 @@ class EvaluationConfig:
     episodes: int = 25  # per task and setting; LIBERO has 50 official initial states per task
     seed: int = FIRST_EVALUATION_SEED  # episode i of every task and setting plays seed + i
     stops: tuple[str, ...] = field(
-        default=("1", "2", "4", "8", "12", "action_change:1e-3"), metadata={WAS: "rules"}
-    )  # stop rules: depths and adaptive rules, with @final, @midpoint or @shifted behind to start warm
-    execution: tuple[str, ...] = ()  # how many actions of a chunk to run; none: as the policy says
+        default=("1", "2", "4", "8", "12", "action_change:1e-3"), metadata={WAS: "rules", MORE: stop_help()}
+    )  # stop rules, with @final, @midpoint or @shifted behind to start warm:
+    execution: tuple[str, ...] = field(  # actions of a chunk to run; none: as the policy says. Rules:
+        default=(), metadata={MORE: execution_help()}
+    )
     max_steps: int | None = None  # an episode without success ends here; null: as step_limits says
     step_limits: str | None = None  # limits by name: published, lerobot, short; null: the environment's own
     workers: int = 2  # environment processes
@@ -65,6 +70,7 @@ class EvaluationConfig:
     label: str = ""  # the policy's name in tables; if empty, its run's, its folder's or its id's
 
     def __post_init__(self) -> None:
+        self._write_rules()
         for name in ("episodes", "workers", "threads", "video_fps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -77,6 +83,9 @@ class EvaluationConfig:
                 f"seed must be at least {FIRST_EVALUATION_SEED}, got {self.seed}: "
                 "lower seeds belong to demonstrations, which a policy must not be tested on"
             )
+        last = self.seed + self.episodes - 1
+        if last > LARGEST_SEED:
+            raise ConfigError(f"the last episode's seed must be at most {LARGEST_SEED}, got {last}")
         self._check_steps()
         if not self.stops:
             raise ConfigError("stops is empty; name at least one")
@@ -86,6 +95,13 @@ class EvaluationConfig:
             raise ConfigError(f"a setting is named twice in stops {self.stops} x execution {self.execution}")
         if not all(self.envs) or len(set(self.envs)) < len(self.envs):
             raise ConfigError(f"env must name different environments, separated by commas, got {self.env!r}")
+
+    def _write_rules(self) -> None:
+        """Bring rules that a program gave as numbers, objects or a single one into a tuple of texts."""
+        for name, written in (("stops", stop_text), ("execution", execution_text)):
+            given = getattr(self, name)
+            rules = given if isinstance(given, list | tuple) else (given,)
+            object.__setattr__(self, name, tuple(written(rule) for rule in rules))
 
     def _check_steps(self) -> None:
         if self.max_steps is not None and self.max_steps < 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rdvla.control import Stop
+from rdvla.control import Stop, as_stop
 from rdvla.engine import Engine, gemv, load_compiled
 from rdvla.engine.aoti.description import KERNEL, NAME, SUFFIX, Description, configuration_of, this_processor
 from rdvla.engine.aoti.functions import has_kernel, make_functions, token_counts
@@ -44,7 +44,7 @@ def export_compiled_head(
     output: Path,
     *,
     example: Context,
-    stop: Stop,
+    stop: int | str | Stop,
     precision: str = "fp32",
 ) -> Report:
     """Compile a head for this computer's processor, and compare the code with the head before it is written.
@@ -55,15 +55,16 @@ def export_compiled_head(
         head: of any policy.
         output: folder to make; an older export makes way.
         example: features with the numbers of tokens to compile for.
-        stop: a rule to compare the two under, in addition to the usual ones.
+        stop: a rule (a depth, a rule, or its text) to compare the two under, in addition to the usual ones.
         precision: of the matrix products; ``bf16`` is faster and moves actions by about 1e-2.
 
     Raises:
-        ConfigError: there is no such precision.
+        ConfigError: there is no such precision or rule.
         RDVLAError: torch cannot compile here, `output` holds something else, or a float32 export does not act
             like the head; nothing is written then.
     """
     check_precision(precision, tuple(DTYPES))
+    stop = as_stop(stop)
     plain = copy.deepcopy(head).cpu().float().eval().requires_grad_(False)
     example = example.to(device="cpu", dtype=torch.float32)
     with new_export(output, described_by=NAME) as folder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
-from rdvla.control import Stop, check_fits, parse_execution
+from rdvla.control import ExecutionRule, Stop, as_execution, as_stop, check_fits
 from rdvla.engine import recurrent
 from rdvla.export.assembly import assemble, single_model
 from rdvla.export.comparison import (
@@ -88,8 +88,8 @@ def export_head(
     head: RecurrentDepthHead,
     output: Path,
     *,
-    stop: Stop,
-    execution: str,
+    stop: int | str | Stop,
+    execution: int | str | ExecutionRule,
     precision: Precision = "fp32",
 ) -> Report:
     """Export a head alone: features in, normalised actions out.
@@ -97,21 +97,23 @@ def export_head(
     Args:
         head: of any policy.
         output: folder to make; an older export makes way.
-        stop: the rule that runs if none is given.
+        stop: the rule that runs if none is given: a depth, a rule, or its text.
         execution: rule for the number of actions to run, for whoever runs them.
         precision: fp32, or int8 for the weights of matrix products.
 
     Raises:
         RDVLAError: as `export_policy`.
-        ConfigError: the execution rule is none, or runs more actions than a chunk has.
+        ConfigError: there is no such rule, or the execution rule runs more actions than a chunk has.
     """
-    check_fits(parse_execution(execution), chunk_size=head.config.chunk_size)
+    stop, execution = as_stop(stop), as_execution(execution)
+    check_fits(execution, chunk_size=head.config.chunk_size)
     plain = copy.deepcopy(head).cpu().float().eval().requires_grad_(False)
     check_precision(precision, get_args(Precision))
     with new_export(output, described_by=NAME) as folder:
         loop = make_loop_functions(plain, head_interface(plain))
         _save(assemble(loop, trace(plain, loop.functions)), folder / GRAPH, precision)
-        replace(_describe_head(plain, stop, execution, precision), weights=fingerprint(head)).write(folder)
+        described = _describe_head(plain, stop, execution.describe(), precision)
+        replace(described, weights=fingerprint(head)).write(folder)
         checks = compare_head(plain, stop, OnnxHead.load(folder, threads=1))
         require_checks(checks, precision=precision)
     return Report(output, precision, file_sizes(output), checks)

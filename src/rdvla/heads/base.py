@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from rdvla.control import Stops
 from rdvla.errors import InputError
 from rdvla.heads.config import HeadConfig, Level
+from rdvla.inputs import Array, as_initial_state, check_generator, to_torch
 from rdvla.types import Prediction
+
+GENERATOR = "torch.Generator().manual_seed(0)"  # for messages
 
 
 @dataclass(frozen=True)
@@ -137,19 +140,22 @@ class ActionHead(nn.Module, ABC):
         """Draw where the iterations of B samples start, (B, K, D)."""
 
     def given_or_drawn(
-        self, initial_state: Tensor | None, context: Context, generator: torch.Generator | None
+        self, initial_state: Array | None, context: Context, generator: torch.Generator | None
     ) -> Tensor:
-        """Return the initial state as given, on the head's device, or drawn if it is None.
+        """Return the initial state as given, in the head's dtype and on its device, or drawn if it is None.
 
         Raises:
-            InputError: its shape does not fit the context.
+            InputError: its shape does not fit the context, or the generator is not torch's.
         """
+        check_generator(generator, torch.Generator, example=GENERATOR)
         if initial_state is None:
             return self.initial_state(context.batch_size, generator)
         expected = (context.batch_size, *self.state_shape)
+        if not isinstance(initial_state, Tensor):
+            initial_state = to_torch(as_initial_state(initial_state, shape=expected))
         if tuple(initial_state.shape) != expected:
             raise InputError(f"initial_state must be {expected}, got {tuple(initial_state.shape)}")
-        return initial_state
+        return initial_state.to(next(self.parameters()))
 
     def context(
         self, *, vision: Mapping[Level, Tensor], latents: Mapping[Level, Tensor], proprio: Tensor

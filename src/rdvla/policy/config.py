@@ -7,12 +7,14 @@ from typing import Literal
 
 from rdvla.backbone import BackboneConfig, CompactConfig
 from rdvla.control import (
-    WarmStart,
+    as_start,
     check_fits,
     execution_help,
+    execution_text,
     parse_execution,
     parse_stop,
     stop_help,
+    stop_text,
 )
 from rdvla.errors import ConfigError, nearest
 from rdvla.heads import HeadConfig, RecurrentConfig
@@ -81,6 +83,10 @@ class PolicyConfig:
     robot: RobotConfig = field(default_factory=RobotConfig)
 
     def __post_init__(self) -> None:
+        # Programs may give rules as numbers or objects; files hold texts.
+        object.__setattr__(self, "stop", stop_text(self.stop))
+        object.__setattr__(self, "execution", execution_text(self.execution))
+        object.__setattr__(self, "start", as_start(self.start).kind)
         if len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"policy.cameras must name its cameras, each once, got {self.cameras}")
         for name in ("state_dim", "image_size"):
@@ -94,7 +100,6 @@ class PolicyConfig:
                 f"{self.kept_actions}"
             )
         parse_stop(self.stop)
-        WarmStart(self.start)  # type: ignore[arg-type]  # checked by the class
         check_fits(parse_execution(self.execution), chunk_size=self.head.chunk_size)
         self.backbone.check(cameras=len(self.cameras), image_size=self.image_size, levels=self.head.levels)
 

@@ -17,6 +17,7 @@ from rdvla.engine import Predictor, engine_for
 from rdvla.errors import RDVLAError
 from rdvla.hashing import hash_tensors
 from rdvla.heads import Context, ProprioProjector
+from rdvla.heads.base import GENERATOR
 from rdvla.inputs import as_initial_state, as_seed, check_generator, stack, to_torch
 from rdvla.policy.base_models import BASE_MODELS_FILE, OnChange, check_base_models, write_base_models
 from rdvla.policy.checksums import CHECKSUMS_FILE, check_checksums, write_checksums
@@ -142,7 +143,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
             UnknownInstructionWarning: the policy was not trained on an instruction; once for each.
         """
         observation = as_observation(observation)
-        check_generator(generator, torch.Generator, example="torch.Generator().manual_seed(0)")
+        check_generator(generator, torch.Generator, example=GENERATOR)
         batch = self.config.fits(observation.torch().batched())
         if initial_state is not None:
             shape = (batch.batch_size, *self.head.state_shape)
@@ -190,6 +191,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
     @torch.no_grad()
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw S_0 for `predict`, (B, K, D)."""
+        check_generator(generator, torch.Generator, example=GENERATOR)
         return self.head.initial_state(batch_size, generator)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdvla.control import parse_execution, parse_stop, split_start
+from rdvla.control import ExecutionRule, Stop, as_execution, parse_stop, split_start, stop_text
 from rdvla.rollout.episode import TaskKey
 
 
@@ -19,15 +19,15 @@ class Setting:
     execution: str  # "fixed:8", say
 
     @classmethod
-    def parse(cls, stop: str, execution: str) -> Setting:
+    def parse(cls, stop: int | str | Stop, execution: int | str | ExecutionRule) -> Setting:
         """Bring a stop rule, ``@start`` behind it or not, and an execution rule into their canonical texts.
 
         Raises:
             ConfigError: a text is no such rule.
         """
-        rule, start = split_start(stop)
+        rule, start = split_start(stop_text(stop))
         behind = "" if start.kind == "noise" else f"@{start.kind}"
-        return cls(parse_stop(rule).describe() + behind, parse_execution(execution).describe())
+        return cls(parse_stop(rule).describe() + behind, as_execution(execution).describe())
 
     @property
     def depth(self) -> int | None:

@@ -58,7 +58,6 @@ class Solver:
             InputError: the initial state has another shape or is not finite, the generator is not numpy's, or
                 the graph cannot run the stop rules.
         """
-        check_generator(generator, np.random.Generator, example="numpy.random.default_rng(0)")
         if initial_state is None:
             initial_state = self.initial_state(batch_size, generator)
         start = to_numpy(as_initial_state(initial_state, shape=self._state_shape(batch_size)))
@@ -69,7 +68,12 @@ class Solver:
         return Prediction(found["actions"], found["depth"], found["converged"], found["state"])
 
     def initial_state(self, batch_size: int, generator: np.random.Generator | None) -> NDArray[np.float32]:
-        """Draw S_0, (B, K, D)."""
+        """Draw S_0, (B, K, D).
+
+        Raises:
+            InputError: the generator is not numpy's.
+        """
+        check_generator(generator, np.random.Generator, example="numpy.random.default_rng(0)")
         return truncated_normal(
             self._state_shape(batch_size),
             std=self.description.initial_state_std,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,8 @@ class DemonstrationConfig:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers must be at least 1 (or none, for one each core), got {self.workers}")
-        if self.noise_levels and min(self.noise_levels) < 0:
-            raise ConfigError(f"noise_levels needs numbers of 0 or more, got {list(self.noise_levels)}")
+        if not all(0 <= level < math.inf for level in self.noise_levels):
+            raise ConfigError(f"noise_levels must be finite and 0 or more, got {list(self.noise_levels)}")
         if self.burst_probability is not None and not 0 <= self.burst_probability <= 1:
             raise ConfigError(f"burst_probability must be from 0 to 1, got {self.burst_probability}")
         if self.episodes_per_task * self.max_attempts_per_episode > ATTEMPTS_PER_TASK:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.data.clips import Clip
 from rdvla.data.decoding import DECODE_ERRORS, ImageConverter, decode_picture
 from rdvla.data.features import Camera, Columns, Feature
 from rdvla.data.formats.base import CameraReader, check_values
@@ -180,6 +181,20 @@ class LeRobotReader:
         shift = np.array([first[record.number] for record in self.records]) - (stop - self.lengths)
         videos = [str(record.videos[key].file) for record in self.records]
         return VideoCamera(EpisodeFiles(self.info.files, videos, stop), convert, shift=shift)
+
+    def clip(self, camera: str, episode: int) -> Clip | None:
+        """Return where an episode's images of a camera lie, after `with_cameras`; None: not in a video.
+
+        Args:
+            camera: of `cameras`.
+            episode: its place in `records`.
+        """
+        placement = self.placements.get(self.info.cameras[camera].key)
+        if placement is None:
+            return None
+        record = self.records[episode]
+        file = str(record.videos[self.info.cameras[camera].key].file)
+        return Clip(self.root / file, placement.first[record.number], len(record.data))
 
     def _file_columns(self, file: str, names: Sequence[str]) -> Columns:
         stored = {self.info.stored_name(name): name for name in names}
