@@ -152,6 +152,18 @@ def test_environments_have_a_section_of_their_own(tmp_path, page_and_results):
     assert text.count('<figure class="strip">') == 2
 
 
+def test_no_mean_of_some_environments_stands_next_to_means_of_all(tmp_path):
+    options = {"tasks": ("push",), "depths": (1, 8), "adaptive": False, "videos": 0, "episodes": 3}
+    make_results(tmp_path / "all", envs=("libero_goal", "libero_10"), **options)
+    make_results(tmp_path / "part", envs=("libero_goal",), policy="rival", **options)
+    text = write_report([tmp_path / "all", tmp_path / "part"], tmp_path / "report.html").read_text()
+    assert "Not in the charts, as they did not play every environment: rival." in text
+    suites = [line for line in Page(text).lines if len(line) == 5 and line[:1] in (["recurrent"], ["rival"])]
+    assert [line[-1] == "-" for line in suites] == [False, False, True, True]
+    alone = write_report([tmp_path / "all"], tmp_path / "report.html").read_text()
+    assert "Not in the charts" not in alone
+
+
 def test_a_page_holds_a_limited_number_of_videos(tmp_path, monkeypatch):
     monkeypatch.setattr("rdvla.evaluation.report.page.CLIPS", 4)
     results = make_results(tmp_path, depths=(1, 2, 4), episodes=2)

@@ -131,6 +131,17 @@ def environments(everything: Sequence[Summary]) -> list[str]:
     return list(dict.fromkeys(row.env for summary in everything for row in summary.rows))
 
 
+def lacks_environments(summary: Summary, envs: Sequence[str]) -> bool:
+    """Whether a setting was not played in all of these environments: its mean is one of other tasks."""
+    return not {row.env for row in summary.rows} >= set(envs)
+
+
+def complete(everything: Sequence[Summary]) -> list[Summary]:
+    """Return the settings whose means can be compared: those played in every environment; all if none was."""
+    envs = environments(everything)
+    return [each for each in everything if not lacks_environments(each, envs)] or list(everything)
+
+
 def compute_chart(everything: Sequence[Summary], *, core_blocks: Mapping[str, int]) -> str:
     """Draw mean success over the tasks against passes through a core block, so equal compute is aligned.
 
@@ -141,7 +152,7 @@ def compute_chart(everything: Sequence[Summary], *, core_blocks: Mapping[str, in
     passes = _passes(core_blocks)
     ticks = _ticks([found for summary in everything if (found := passes(summary)) is not None])
     return success_chart(
-        _lines(everything, passes, everything=everything),
+        _lines(complete(everything), passes, everything=everything),
         ticks=ticks,
         label="core block passes per query (mean)",
         size=(5.4, 3.5),
@@ -169,7 +180,7 @@ def query_times(loaded: Sequence[Results]) -> Times:
 def time_chart(everything: Sequence[Summary], times: Times) -> str:
     """Draw mean success over the tasks against milliseconds per query."""
     lines = _lines(
-        everything,
+        complete(everything),
         lambda summary: times.get((summary.policy, summary.setting.stop)),
         everything=everything,
     )
@@ -248,8 +259,9 @@ def comparison_sentence(comparison: Comparison) -> str:
 
 
 def suite_cells(summary: Summary, envs: Sequence[str]) -> list[str]:
-    """Return success in each environment and averaged over them, with intervals."""
-    columns = [*(within(summary, env) for env in envs), summary]
+    """Return success in each environment and averaged over them, with intervals; no average of a part."""
+    average = summary if not lacks_environments(summary, envs) else None
+    columns = [*(within(summary, env) for env in envs), average]
     return ["-" if column is None else _with_interval(column) for column in columns]
 
 

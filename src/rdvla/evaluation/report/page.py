@@ -44,6 +44,7 @@ def render_page(results: Sequence[str | Path]) -> str:
         key_figures=content.key_figures(_main_line(everything), episodes),
         caution=content.caution(_main_line(everything)),
         lines=content.policies(everything),
+        left_out=_left_out(everything),
         several_executions=len({summary.setting.execution for summary in everything}) > 1,
         compute_chart=content.compute_chart(everything, core_blocks=core_blocks),
         times=times,
@@ -171,6 +172,12 @@ def _spread(found: Sequence[Filmed], count: int) -> list[Filmed]:
     if len(found) <= count:
         return list(found)
     return [found[-1 - (len(found) - 1) * i // max(1, count - 1)] for i in reversed(range(count))]
+
+
+def _left_out(everything: Sequence[Summary]) -> list[str]:
+    """Lines of which no setting is in the charts of means."""
+    shown = {content.line_name(each, everything) for each in content.complete(everything)}
+    return [name for name in content.policies(everything) if name not in shown]
 
 
 def _unlike(loaded: Sequence[Results]) -> list[str]:
