@@ -48,7 +48,7 @@ def _dataset(folder: Path, *, json: bool) -> None:
         from rdvla.data.inspect.facts import gather
         from rdvla.data.inspect.terminal import WIDTH_OF_A_FILE, show
 
-    facts = gather(open_reader(folder))
+    facts = gather(open_reader(folder).with_cameras(None))
     if json:
         print(dumps(facts.to_dict(), indent=2))
         return

@@ -16,6 +16,7 @@ from rdvla.data import DatasetWriter, Episode, EpisodeDataset
 from rdvla.data.formats.registry import open_reader
 from rdvla.data.inspect.facts import gather, spread_over
 from rdvla.data.inspect.terminal import bars
+from tests.support.flawed_datasets import CAMERA, write_v21
 
 JOINTS = ["waist", "elbow <b>", "gripper"]
 LENGTHS = (20, 35, 50)
@@ -90,11 +91,25 @@ def test_the_contact_sheet_shows_the_episodes_images(root: Path, tmp_path: Path)
     cli.main(["data", "inspect", str(root), "--output", str(page)])
     urls = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page.read_text())
     pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(url)))) for url in urls]
-    sheet = pictures[: 3 * 8]
+    sheet = pictures[: 3 * 8]  # augmented images follow
     assert {picture.shape for picture in sheet} == {(48, 64, 3)}
     for number in range(3):
         for picture in sheet[8 * number : 8 * number + 8]:
             assert np.abs(picture.astype(int) - (60 * number + 40)).max() <= 4
+
+
+def test_augmented_images_stand_next_to_the_recorded_one(root: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    cli.main(["data", "inspect", str(root), "--output", str(page)])
+    text = page.read_text()
+    assert "crop_area: 0.9, brightness: 0.2" in text
+    section = text[text.index('id="augmentation"') :]
+    urls = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', section)
+    recorded, *changed = [np.asarray(Image.open(io.BytesIO(base64.b64decode(url)))) for url in urls]
+    assert np.abs(recorded.astype(int) - 40).max() <= 4  # the first episode is grey
+    levels = [int(picture.mean()) for picture in changed]
+    assert len(set(levels)) > 1
+    assert all(40 - 51 <= level <= 40 + 51 for level in levels)  # brightness 0.2 of white
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(root: Path, capsys) -> None:
@@ -113,3 +128,14 @@ def test_spread_over_includes_both_ends(count, total, expected) -> None:
 
 def test_bars_show_every_bin_that_is_not_empty() -> None:
     assert bars([0, 1, 1000, 500]) == " ▁█▄"
+
+
+def test_what_was_left_out_while_reading_is_shown(tmp_path: Path, capsys) -> None:
+    dataset = write_v21(tmp_path / "d")
+    (dataset / f"videos/chunk-000/{CAMERA}/episode_000002.mp4").unlink()
+    page = tmp_path / "page.html"
+    assert cli.main(["data", "inspect", str(dataset), "--output", str(page)]) == 0
+    shown = capsys.readouterr().out
+    assert "3 episodes" in shown
+    for text in (shown, page.read_text()):
+        assert "1 of 4 episodes are left out" in text

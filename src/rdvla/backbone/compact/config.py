@@ -34,7 +34,7 @@ class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     conv_stem: int = 32  # channels of the image encoder at stride 4
     conv_width: int = 64  # channels of the image encoder at stride 8, the width of its tokens
     conv_blocks: int = 2  # its residual convolutions at stride 8
-    conv_bfloat16: bool = True  # run the image encoder trained from scratch in bfloat16
+    conv_bfloat16: bool = True  # image encoder trained from scratch in bfloat16, if the device has it
     text_width: int = 64  # width of the instruction encoder trained from scratch
     max_instruction_bytes: int = 96  # longest instruction for the same encoder
     environment_state_dim: int | None = None  # E, perception's read-out, 0: none; null: if trained

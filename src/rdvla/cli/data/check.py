@@ -41,7 +41,8 @@ def _show(report: Report) -> None:
 
     console = Console(highlight=False)
     version = f"LeRobot {report.version}" if report.version else "unknown version"
-    console.print(f"{report.root}: {version}, {report.episodes} episodes, {report.frames} frames")
+    size = f"{report.episodes} episodes, {report.frames} frames"
+    console.print(f"{report.root}: {version}, {size}", soft_wrap=True)
     for finding in report.findings:
         colour = COLOURS[finding.severity]
         place = f" {finding.place}:" if finding.place else ""
@@ -49,5 +50,9 @@ def _show(report: Report) -> None:
         console.print(f"{head}{escape(place)} {escape(finding.message)}", soft_wrap=True)
         if finding.fix:
             console.print(f"        [dim]fix: {escape(finding.fix)}[/]", soft_wrap=True)
-    counts = ", ".join(f"{report.count(severity)} {severity}s" for severity in COLOURS)
+    counts = ", ".join(_counted(report.count(severity), severity) for severity in COLOURS)
     console.print(f"{counts}. Next: rdvla data inspect {report.root}", soft_wrap=True)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

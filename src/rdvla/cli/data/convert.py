@@ -25,12 +25,13 @@ def run(
     split: str | None = None,
     skip_damaged: bool = False,
 ) -> None:
-    """Turn RLDS (TFRecord), LIBERO's or robomimic's HDF5 into a LeRobot v3.0 dataset.
+    """Turn RLDS (TFRecord), LIBERO's or robomimic's HDF5, or an older LeRobot dataset into LeRobot v3.0.
 
     An interrupted conversion goes on where it stopped when it is started again with the same options.
 
     Args:
-        source: folder with features.json and TFRecord files, or an HDF5 file, or a folder of those.
+        source: folder with features.json and TFRecord files, or an HDF5 file, or a folder of those; or a
+            LeRobot dataset (v2.0, v2.1 or v3.0), whose features and names stay and whose videos are copied.
         output: folder of the new dataset; it must not exist.
         fps: control frequency in Hz; needed if the source does not hold it.
         action: features that make up the action, in this order (default: what the format calls so).
@@ -45,14 +46,24 @@ def run(
     """
     from rich.console import Console
 
+    from rdvla.cli.data.transferring import text, write
     from rdvla.data.convert.choose import Choices
     from rdvla.data.convert.conversion import convert
     from rdvla.data.convert.sources import open_source
-    from rdvla.errors import optional
+    from rdvla.errors import ConfigError, optional
     from rdvla.files import check_writable
     from rdvla.progress import Progress
 
     check_writable(output, option="OUTPUT", folder=True)
+    if (source / "meta" / "info.json").exists():
+        given = {"fps": fps, "action": action, "state": state, "cameras": cameras, "task": task, "flip": flip}
+        given |= {"split": split, "skip-damaged": skip_damaged}
+        for name, value in given.items():
+            if value:
+                raise ConfigError(f"--{name} is not for LeRobot datasets, which keep what they have")
+        done = write([(source, None)], output, robot_type=robot)
+        print(f"{text(done)}\nNext: rdvla train --dataset {output}")
+        return
     choices = Choices(fps, action, state, cameras, task, robot, flip)
     with optional("convert"):
         opened = open_source(source, split=split)

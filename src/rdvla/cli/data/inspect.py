@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# The paper's augmentation, which the page shows.
+PAPER = {"crop_area": 0.9, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
+
 
 def run(dataset: str, *, output: Path | None = None) -> None:
     """Show what a dataset holds: episodes, lengths, tasks, statistics and histograms; as a page also images.
@@ -27,16 +30,24 @@ def run(dataset: str, *, output: Path | None = None) -> None:
         from rdvla.data.locate import locate
 
     root = locate(dataset)
-    reader = open_reader(root)
+    reader = open_reader(root).with_cameras(None)
     facts = gather(reader)
     console = Console(highlight=False)
     show(facts, console if console.is_terminal else Console(highlight=False, width=WIDTH_OF_A_FILE))
     if output is not None:
         with optional("data,report"):
             from rdvla.data.inspect.page import write_page
-            from rdvla.data.inspect.pictures import contact_sheet
+            from rdvla.data.inspect.pictures import augmented, contact_sheet
+            from rdvla.processing.augmentation import Augmentation
 
-        findings = check_dataset(root).findings
-        write_page(output, facts, sheet=contact_sheet(reader, facts), findings=findings)
+        shown = Augmentation(**PAPER)
+        write_page(
+            output,
+            facts,
+            sheet=contact_sheet(reader, facts),
+            variations=augmented(reader, facts, augmentation=shown),
+            augmentation=shown,
+            findings=check_dataset(root).findings,
+        )
         print(f"{output} is written: open it in a browser")
     print(f"Next: rdvla train --dataset {dataset}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rdvla.data.check.findings import Finding, Severity, listed
 from rdvla.data.check.metadata import NUMBERING
-from rdvla.data.check.names import dimension_names
+from rdvla.data.check.names import numbered_names
 from rdvla.data.check.stored import StoredDataset
 from rdvla.data.features import ACTION, STATE
 
@@ -92,7 +92,7 @@ def _numbers(data: StoredDataset, name: str) -> Numbers | None:
     sizes = {values.shape[1] for values in found.values()}
     if len(sizes) != 1 or 0 in sizes:
         return None
-    numbers = Numbers(name, dimension_names(data.features.get(name), sizes.pop()))
+    numbers = Numbers(name, numbered_names(data.features.get(name), sizes.pop()))
     for index, values in found.items():
         finite = values[np.isfinite(values).all(axis=1)].astype(np.float64)
         if len(finite):

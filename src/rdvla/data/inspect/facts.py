@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.check.names import dimension_names
+from rdvla.data.check.names import numbered_names
 from rdvla.data.features import ACTION, STATE, Camera
 from rdvla.data.formats.base import DatasetReader
 from rdvla.data.statistics import feature_statistics
+from rdvla.errors import DatasetError
 
 BINS = 24
 
@@ -68,6 +69,8 @@ class DatasetFacts:
         tasks: the instructions, the most frequent first.
         features: the numeric features, action and state first.
         cameras: short name -> camera.
+        robot_type: None if the dataset does not say.
+        notes: what was repaired or left out while reading.
     """
 
     root: Path
@@ -77,6 +80,8 @@ class DatasetFacts:
     tasks: tuple[TaskFacts, ...]
     features: tuple[FeatureFacts, ...]
     cameras: dict[str, Camera]
+    robot_type: str | None
+    notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain JSON values."""
@@ -86,6 +91,7 @@ class DatasetFacts:
         }
         return {
             "dataset": str(self.root),
+            "robot_type": self.robot_type,
             "fps": self.fps,
             "episodes": len(self.lengths),
             "frames": int(self.lengths.sum()),
@@ -93,6 +99,7 @@ class DatasetFacts:
             "tasks": [asdict(task) for task in self.tasks],
             "cameras": {name: [camera.height, camera.width] for name, camera in self.cameras.items()},
             "features": features,
+            "notes": list(self.notes),
         }
 
     @property
@@ -102,10 +109,10 @@ class DatasetFacts:
 
 
 def gather(reader: DatasetReader) -> DatasetFacts:
-    """Read every number of a dataset and summarise it.
+    """Read every number of a dataset and summarise it; a feature that cannot be read becomes a note.
 
     Raises:
-        DatasetError: naming the file that is missing or damaged.
+        DatasetError: a frame has a task that is not among the tasks.
     """
     task_of_frame = reader.task_of_frames()
     starts = np.cumsum(reader.lengths) - reader.lengths
@@ -117,17 +124,26 @@ def gather(reader: DatasetReader) -> DatasetFacts:
     )
     rank = np.argsort(order)
     names = sorted(reader.features, key=lambda name: (name != ACTION, name != STATE))
-    columns = reader.columns(names)
-    features = tuple(
-        FeatureFacts(
-            name,
-            str(columns[name].dtype),
-            numbers(columns[name], dimension_names(reader.features[name], columns[name].shape[1])),
-        )
-        for name in names
-    )
+    features: list[FeatureFacts] = []
+    notes = list(reader.notes)
+    for name in names:
+        try:
+            values = reader.columns([name])[name]
+        except DatasetError as error:
+            notes.append(f"{name!r} cannot be read: {error}")
+            continue
+        named = numbered_names(reader.features[name], values.shape[1])
+        features.append(FeatureFacts(name, str(values.dtype), numbers(values, named)))
     return DatasetFacts(
-        reader.root, reader.fps, reader.lengths, rank[first_tasks], tasks, features, dict(reader.cameras)
+        root=reader.root,
+        fps=reader.fps,
+        lengths=reader.lengths,
+        task_of_episode=rank[first_tasks],
+        tasks=tasks,
+        features=tuple(features),
+        cameras=dict(reader.cameras),
+        robot_type=reader.robot_type,
+        notes=tuple(notes),
     )
 
 

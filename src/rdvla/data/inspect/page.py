@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import jinja2
@@ -12,14 +13,21 @@ import numpy as np
 from rdvla.data.check.findings import Finding
 from rdvla.data.features import ACTION, STATE
 from rdvla.data.inspect.facts import DatasetFacts
-from rdvla.data.inspect.pictures import EpisodeStrips
+from rdvla.data.inspect.pictures import EpisodeStrips, Strip
 from rdvla.files import write_atomically
+from rdvla.processing.augmentation import Augmentation
 
 LENGTH_BINS = 40
 
 
 def write_page(
-    output: Path, facts: DatasetFacts, *, sheet: Sequence[EpisodeStrips], findings: Sequence[Finding]
+    output: Path,
+    facts: DatasetFacts,
+    *,
+    sheet: Sequence[EpisodeStrips],
+    variations: Sequence[Strip],
+    augmentation: Augmentation,
+    findings: Sequence[Finding],
 ) -> Path:
     """Write the page.
 
@@ -27,6 +35,8 @@ def write_page(
         output: the HTML file.
         facts: what the dataset holds.
         sheet: images of some episodes.
+        variations: what `augmentation` does to an image of each camera.
+        augmentation: how far images are changed.
         findings: of `rdvla data check`.
 
     Returns:
@@ -42,8 +52,8 @@ def write_page(
         detailed=[feature for feature in facts.features if feature.name in (ACTION, STATE)],
         others=[feature for feature in facts.features if feature.name not in (ACTION, STATE)],
         sheet=sheet,
-        variations=[],
-        augmentation="",
+        variations=variations,
+        augmentation=asdict(augmentation),
         findings=findings,
     )
     with write_atomically(output) as temporary:

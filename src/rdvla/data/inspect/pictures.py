@@ -1,4 +1,4 @@
-"""Pictures of a dataset for the page: episodes over time."""
+"""Pictures of a dataset for the page: episodes over time, and what augmentation does to images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,10 +15,12 @@ from rdvla.data.decoding import ImageConverter
 from rdvla.data.formats.base import CameraReader, DatasetReader
 from rdvla.data.inspect.facts import DatasetFacts, spread_over
 from rdvla.errors import DatasetError
+from rdvla.processing.augmentation import Augmentation
 
 EPISODES = 6
 FRAMES = 8  # of an episode
 HEIGHT = 120  # pixels of a thumbnail
+VARIATIONS = 7  # of an augmented image
 
 
 @dataclass(frozen=True)
@@ -89,3 +92,21 @@ def data_url(image: NDArray[np.uint8], *, height: int = HEIGHT) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def augmented(reader: DatasetReader, facts: DatasetFacts, *, augmentation: Augmentation) -> list[Strip]:
+    """Return an image of each camera with what augmentation makes of it, the unchanged image first.
+
+    The changes are drawn with one seed, so the page is the same each time.
+    """
+    generator = torch.Generator().manual_seed(0)
+    frame = np.asarray([int(facts.lengths[0]) // 2])
+    found = []
+    for name in facts.cameras:
+        strip = _strip(name, camera := reader.open_camera(name, ImageConverter()), frame)
+        if strip.images:
+            images = torch.from_numpy(np.repeat(camera.read(frame), VARIATIONS, axis=0))
+            changed = augmentation.draw(VARIATIONS, generator=generator).apply(images).numpy()
+            strip = Strip(name, (*strip.images, *(data_url(image) for image in changed)))
+        found.append(strip)
+    return found

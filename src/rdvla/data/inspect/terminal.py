@@ -37,6 +37,10 @@ def show(facts: DatasetFacts, console: Console) -> None:
     others = [f"{f.name} ({len(f.numbers)})" for f in facts.features if f.name not in DETAILED]
     if others:
         console.print(f"others    {escape(', '.join(others))}", soft_wrap=True)
+    if facts.robot_type:
+        console.print(f"robot     {escape(facts.robot_type)}", soft_wrap=True)
+    for note in facts.notes:
+        console.print(f"[yellow]note[/]      {escape(note)}", soft_wrap=True)
     console.print(_tasks(facts))
     for feature in facts.features:
         if feature.name in DETAILED:

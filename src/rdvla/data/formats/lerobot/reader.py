@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.data.clips import Clip
 from rdvla.data.decoding import DECODE_ERRORS, ImageConverter, decode_picture
 from rdvla.data.features import Camera, Columns, Feature
 from rdvla.data.formats.base import CameraReader, check_values
 from rdvla.data.formats.lerobot.cameras import EpisodeFiles, StoredCamera, VideoCamera, picture_bytes
 from rdvla.data.formats.lerobot.episodes import EpisodeRecord
-from rdvla.data.formats.lerobot.files import matrix
+from rdvla.data.formats.lerobot.files import RowError, matrix
 from rdvla.data.formats.lerobot.info import LeRobotInfo
 from rdvla.data.formats.lerobot.videos import Placement, describe_left_out, place
 from rdvla.errors import DatasetError
@@ -181,10 +182,33 @@ class LeRobotReader:
         videos = [str(record.videos[key].file) for record in self.records]
         return VideoCamera(EpisodeFiles(self.info.files, videos, stop), convert, shift=shift)
 
+    def clip(self, camera: str, episode: int) -> Clip | None:
+        """Return where an episode's images of a camera lie, after `with_cameras`; None: not in a video.
+
+        Args:
+            camera: of `cameras`.
+            episode: its place in `records`.
+        """
+        placement = self.placements.get(self.info.cameras[camera].key)
+        if placement is None:
+            return None
+        record = self.records[episode]
+        file = str(record.videos[self.info.cameras[camera].key].file)
+        return Clip(self.root / file, placement.first[record.number], len(record.data))
+
     def _file_columns(self, file: str, names: Sequence[str]) -> Columns:
         stored = {self.info.stored_name(name): name for name in names}
         table = self.info.files.table(file, list(stored))
-        return {present: matrix(table, name, path=self.root / file) for name, present in stored.items()}
+        try:
+            return {present: matrix(table, name, path=self.root / file) for name, present in stored.items()}
+        except RowError as error:
+            raise DatasetError(f"{error}{self._episode_of(file, error.row)}") from error
+
+    def _episode_of(self, file: str, row: int) -> str:
+        for record in self.records:
+            if record.data.file == file and (own := np.flatnonzero(record.data.rows == row)).size:
+                return f" (episode {record.number}, frame {own[0]})"
+        return ""
 
     def _episode_columns(self, record: EpisodeRecord, table: Columns) -> Columns:
         own = {name: values[record.data.rows] for name, values in table.items()}

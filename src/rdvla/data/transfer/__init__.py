@@ -1,0 +1,1 @@
+"""Take episodes of LeRobot datasets over into new ones: convert, merge and split."""
