@@ -141,3 +141,45 @@ def test_a_folder_without_permission_is_found_before_any_work(closed: Path) -> N
         ConfigError, match=r"--output: .*closed/run: permission denied: change the permissions"
     ):
         check_writable(closed / "run", option="--output", folder=True)
+
+
+def test_a_file_that_grows_is_named_when_the_disk_is_full(tmp_path: Path) -> None:
+    finished = limited(
+        """
+from pathlib import Path
+from rdvla.files import errors_name, os_error_sentence
+with open("lines.jsonl", "ab") as file:
+    try:
+        with errors_name(Path("lines.jsonl")):
+            file.write(bytes(5000))
+            file.flush()
+    except OSError as error:
+        print(os_error_sentence(error), flush=True)
+    file.close = lambda: None
+    import os
+    os._exit(0)
+""",
+        tmp_path,
+    )
+    assert finished.stdout.startswith("lines.jsonl: the file would be larger")
+
+
+def test_a_new_folder_names_the_file_in_it_that_could_not_be_written(tmp_path: Path) -> None:
+    finished = limited(
+        """
+from pathlib import Path
+from rdvla.files import new_folder, os_error_sentence, write_atomically
+for name in ("inner/file.bin", None):
+    try:
+        with new_folder(Path("made")) as folder:
+            if name:
+                with write_atomically(folder / name) as temporary:
+                    temporary.write_bytes(bytes(5000))
+            (folder / "plain.bin").write_bytes(bytes(5000))
+    except OSError as error:
+        print(os_error_sentence(error).split(": ")[0])
+""",
+        tmp_path,
+    )
+    assert finished.stdout.splitlines() == ["made/inner/file.bin", "made"]
+    assert not list(tmp_path.iterdir())

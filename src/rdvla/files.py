@@ -66,8 +66,7 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
         flush(path.parent)  # the rename itself must survive a power cut
     except OSError as error:
-        if error.filename is None or Path(os.fsdecode(error.filename)) == temporary:
-            error.filename, error.filename2 = str(path), None
+        _name(error, path, instead_of=temporary)
         raise
     except Exception as error:
         found = _RUST_ERROR.search(str(error))  # of safetensors, whose error is no OSError
@@ -77,6 +76,16 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # such as a name that is too long
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Name `path` in the body's errors of the system that name no file, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        _name(error, path)
+        raise
 
 
 def check_writable(path: Path | str, *, option: str, folder: bool = False) -> None:
@@ -134,6 +143,14 @@ def os_error_sentence(error: OSError, *, path: Path | str | None = None) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def _name(error: OSError, path: Path, *, instead_of: Path | None = None) -> None:
+    """Let an error that names no file, or a file at or below `instead_of`, name `path`."""
+    named = None if error.filename is None else Path(os.fsdecode(error.filename))
+    if named is None or (instead_of is not None and (named == instead_of or instead_of in named.parents)):
+        inside = "." if named is None or instead_of is None else named.relative_to(instead_of)
+        error.filename, error.filename2 = str(path / inside), None
+
+
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
 
@@ -166,8 +183,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             path.rename(older)
         temporary.rename(path)
     except OSError as error:
-        if error.filename is not None:
-            error.filename = os.fsdecode(error.filename).replace(str(temporary), str(path))
+        _name(error, path, instead_of=temporary)
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -306,7 +306,7 @@ def test_a_dataset_that_is_gone_can_be_named_anew(place: Path, capsys: pytest.Ca
     shutil.move("data", "moved")
     arguments = ["train", "--config", "runs/old/config.yaml", "--resume", "true"]
     assert main(arguments) == 2
-    assert "data" in capsys.readouterr().err
+    assert "if it lies elsewhere now, give its place by --dataset." in capsys.readouterr().err
     assert main([*arguments, "--dataset", "moved"]) == 0
 
 

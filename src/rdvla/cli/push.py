@@ -25,9 +25,10 @@ def run(
     from rdvla.files import read_json
     from rdvla.policy import RESULTS, RDVLAPolicy
 
+    measured = None if results is None else read_json(results)
     loaded = RDVLAPolicy.from_pretrained(policy)
-    if results is not None:
-        loaded.records[RESULTS] = read_json(results)
+    if measured is not None:
+        loaded.records[RESULTS] = measured
     address = loaded.push_to_hub(repository, private=private or None, branch=branch)
     print(f"published: {address}")
     print(f'next: RDVLAPolicy.from_pretrained("{repository}")')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rdvla.errors import ConfigError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.records import Episode, ResultsError, build
 from rdvla.evaluation.upgrade import upgrade_entry
-from rdvla.files import read_json
+from rdvla.files import errors_name, read_json
 from rdvla.rollout.jobs import Setting
 
 RECORD = "evaluation.json"  # what a run directory's episodes are of
@@ -44,8 +45,10 @@ class Journal:
     def add(self, episode: Episode) -> None:
         """Keep an episode, on disk before this returns."""
         self._remember(episode)
-        self._file.write(json.dumps(dataclasses.asdict(episode), allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(dataclasses.asdict(episode), allow_nan=False).encode() + b"\n"
+        with errors_name(self.path):
+            self._file.write(line)
+            self._file.flush()
 
     def finished(self, key: Key) -> bool:
         """Whether an episode has an outcome; an exception is none: the episode is played again."""
@@ -53,7 +56,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which `add` has told already
+            self._file.close()
 
     def _remember(self, episode: Episode) -> None:
         self.episodes[episode.env, episode.task, episode.setting, episode.seed] = episode

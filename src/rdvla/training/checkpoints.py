@@ -16,6 +16,7 @@ So a kill at any moment leaves `latest.json` naming a complete checkpoint (or ab
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import zlib
@@ -89,8 +90,10 @@ class CheckpointStore:
         try:
             temporary.mkdir(parents=True)
             _write_folder(temporary, checkpoint)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
+            if isinstance(error, OSError) and error.filename is not None:
+                error.filename = os.fsdecode(error.filename).replace(str(temporary), str(final))
             raise
         if final.exists():  # left by a run that was killed before `latest.json` named it
             self._discard(final)

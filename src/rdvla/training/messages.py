@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rdvla.files import read_object
+from rdvla.files import os_error_sentence, read_object
 from rdvla.policy import TRAINING
 from rdvla.progress import duration
 from rdvla.training.schedule import Length
@@ -68,6 +68,16 @@ def finish_lines(trainer: Trainer) -> list[str]:
             ]
         ),
     ]
+
+
+def unwritable(trainer: Trainer, error: OSError) -> str:
+    """Say in one sentence what could not be written, and what is left to go on from."""
+    latest = trainer.store.named("latest")
+    kept = f"its last whole checkpoint is {latest}" if latest else "it has no checkpoint yet"
+    return (
+        f"{os_error_sentence(error)}. The run stopped after step {trainer.state.step}; {kept}. "
+        f"Go on with: {trainer.run_directory.resume_command()}"
+    )
 
 
 def titled(lines: Sequence[tuple[str, str]]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import TextColumn
 
-from rdvla.files import write_atomically
+from rdvla.files import errors_name, write_atomically
 from rdvla.progress import Progress, duration
 
 TIMED_UPDATES = 10  # before the rest is estimated
@@ -80,15 +80,17 @@ class MetricsLog:
     def write(self, *, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         """Log scalars after `step` updates, under `kind`."""
         line = {"step": step, "kind": kind, **scalars}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        with errors_name(self._path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
         for tracker in self._trackers:
             tracker.log({f"{kind}/{name}": value for name, value in scalars.items()}, step=step)
 
     def flush(self) -> None:
         """Force all lines to the disk; done before each checkpoint, so no earlier line is missing."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with errors_name(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and close."""

@@ -14,6 +14,7 @@ from rdvla.errors import RDVLAError
 from rdvla.files import new_folder, read_object
 from rdvla.policy import TRAINING, RDVLAPolicy
 from rdvla.policy.files import WEIGHTS_FILE
+from rdvla.training.checkpoints import Checkpoint, CheckpointStore
 from rdvla.training.optimization import TrainingState
 
 
@@ -23,25 +24,65 @@ class PolicyExport:
     Args:
         policy: the run's.
         folder: of the exported policy, for `RDVLAPolicy.from_pretrained`.
+        chosen: which weights it gets: `best`, of the lowest validation loss, or `last`.
         provenance: what training.json says about the run, next to the step, its validation and versions.
     """
 
-    def __init__(self, policy: RDVLAPolicy, folder: Path, *, provenance: Mapping[str, Any]) -> None:
+    def __init__(
+        self, policy: RDVLAPolicy, folder: Path, *, chosen: str, provenance: Mapping[str, Any]
+    ) -> None:
         self.folder = folder
+        self.chosen = chosen
         self._policy = policy
         self._provenance = provenance
 
-    def write(self, state: TrainingState, *, chosen: str, validation_loss: float | None) -> None:
-        """Export the averaged weights.
+    def follow(self, state: TrainingState, *, loss: float | None, improved: bool) -> None:
+        """Export after a validation, if its weights are the ones to have.
 
         Args:
-            state: of the run; its average goes into the policy.
-            chosen: why these: `best` or `last`.
-            validation_loss: of these weights, in normalised units; None if they were not validated.
+            state: of the run.
+            loss: of the validation, in normalised units; None without held-out episodes.
+            improved: whether it is the lowest so far.
         """
+        if improved or self.chosen == "last":
+            self._write(state, validation_loss=loss)
+
+    def settle(self, state: TrainingState, *, store: CheckpointStore, latest: Checkpoint, steps: int) -> None:
+        """Export what a kill, or another choice of weights, left undone.
+
+        Args:
+            state: that `latest` was restored to, and is again afterwards.
+            store: of the run's checkpoints.
+            latest: the checkpoint that the run goes on from.
+            steps: updates of the whole run.
+
+        Raises:
+            CheckpointError: the checkpoint of the best validation is damaged, and there is no policy of it.
+        """
+        best = latest.best
+        if self.chosen == "best":
+            wanted = None if best is None else best.step
+        else:
+            wanted = latest.step if latest.step == steps else None
+        if wanted is None or self.step() == wanted:
+            return
+        if wanted != latest.step:
+            state.restore(store.load(store.path(wanted)))
+        self._write(state, validation_loss=best.loss if best is not None and best.step == wanted else None)
+        state.restore(latest)
+
+    def step(self) -> int | None:
+        """Return how many updates the exported policy had; None if there is no whole one."""
+        try:
+            steps = read_object(self.folder / TRAINING).get("steps")
+        except RDVLAError:
+            return None
+        return steps if isinstance(steps, int) and (self.folder / WEIGHTS_FILE).is_file() else None
+
+    def _write(self, state: TrainingState, *, validation_loss: float | None) -> None:
         record = {
             "steps": state.step,
-            "chosen": chosen,
+            "chosen": self.chosen,
             "validation_loss": validation_loss,
             "training_seconds": round(state.seconds, 1),
             **self._provenance,
@@ -54,11 +95,3 @@ class PolicyExport:
         self._policy.records = {TRAINING: record}
         with state.ema.applied(), new_folder(self.folder, replace=True) as temporary:
             self._policy.save_pretrained(temporary)
-
-    def step(self) -> int | None:
-        """Return how many updates the exported policy had; None if there is no whole one."""
-        try:
-            steps = read_object(self.folder / TRAINING).get("steps")
-        except RDVLAError:
-            return None
-        return steps if isinstance(steps, int) and (self.folder / WEIGHTS_FILE).is_file() else None

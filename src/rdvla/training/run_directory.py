@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import shlex
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rdvla.config import decode_config, encode_config
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, RDVLAError
 from rdvla.files import check_writable, read_object, write_json
 from rdvla.policy.files import RUN_POLICY
 from rdvla.training.checkpoints import CheckpointStore
@@ -70,6 +71,21 @@ class RunDirectory:
                 f"The run in {self.path} has done {done} updates, more than steps={config.steps}. Give "
                 f"steps={done} or more, or start a new run in another output_dir."
             )
+
+    @contextmanager
+    def naming_what_moved(self, config: TrainConfig) -> Iterator[None]:
+        """While a run that goes on opens its dataset and its first policy, say how to name another place."""
+        try:
+            yield
+        except RDVLAError as error:
+            named = {"dataset": config.dataset.split(","), "init_from": [config.init_from]}
+            gone = [option for option, paths in named.items() if not all(Path(p).exists() for p in paths)]
+            if not (self.resumes and gone):
+                raise
+            raise ConfigError(
+                f"{error} The run in {self.path} names it: if it lies elsewhere now, give its place by "
+                f"{' or '.join(f'--{option}' for option in gone)}."
+            ) from error
 
     def begin(
         self,

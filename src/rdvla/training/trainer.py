@@ -16,14 +16,14 @@ from rdvla.config import encode_config
 from rdvla.data import split_episodes
 from rdvla.data.locate import hub_ids
 from rdvla.errors import RDVLAError
-from rdvla.files import os_error_sentence, sole_user
+from rdvla.files import sole_user
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
-from rdvla.training.checkpoints import Checkpoint, CheckpointStore
+from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
 from rdvla.training.inference import complete, describe, describe_size, named
 from rdvla.training.interruption import StopRequest
-from rdvla.training.messages import finish_lines, resume_lines, stop_lines, titled
+from rdvla.training.messages import finish_lines, resume_lines, stop_lines, titled, unwritable
 from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, validate
@@ -66,8 +66,9 @@ class Trainer:
         check_installed(config.trackers)
         torch.set_num_threads(config.threads)
         self.accelerator = make_accelerator(config)
-        source = load_source(config)
-        self.dataset, config = open_dataset(config, source)
+        with self.run_directory.naming_what_moved(config):
+            source = load_source(config)
+            self.dataset, config = open_dataset(config, source)
         self.config = config
         self._say(titled([("note", note) for note in self.dataset.notes]))
         self._say(titled(describe(config, self.dataset)))
@@ -118,6 +119,7 @@ class Trainer:
         self.export = PolicyExport(
             self.policy,
             self.run_directory.policy,
+            chosen=config.checkpoints.policy if len(self.validation_frames) > 0 else "last",
             provenance={
                 "dataset": {
                     "root": config.dataset,
@@ -143,7 +145,7 @@ class Trainer:
         try:
             self._train()
         except OSError as error:
-            raise RDVLAError(self._unwritable(error)) from error
+            raise RDVLAError(unwritable(self, error)) from error
         finished = self.state.step == self.config.steps
         self._say(finish_lines(self) if finished else stop_lines(self))
         return TrainResult(
@@ -185,8 +187,8 @@ class Trainer:
             improved = loss is not None and self.state.improves(loss)
             if improved or self._due(self.config.checkpoints.every):
                 self._save_checkpoint(log)
-            if improved or (validated and not self._exports_best):
-                self._export(loss)
+            if validated:
+                self.export.follow(self.state, loss=loss, improved=improved)
         if stop.requested and self.state.step not in self.store.steps():
             self._save_checkpoint(log)
 
@@ -254,16 +256,6 @@ class Trainer:
         log.flush()
         self.store.save(self.state.checkpoint())
 
-    # --- the policy ---
-
-    @property
-    def _exports_best(self) -> bool:
-        return self.config.checkpoints.policy == "best" and len(self.validation_frames) > 0
-
-    def _export(self, loss: float | None) -> None:
-        chosen = "best" if self._exports_best else "last"
-        self.export.write(self.state, chosen=chosen, validation_loss=loss)
-
     # --- going on ---
 
     def _resume(self) -> None:
@@ -282,28 +274,7 @@ class Trainer:
             checkpoint = replace(checkpoint, lengths=(began,))
         self.state.restore(checkpoint)
         self._say(resume_lines(self, before=checkpoint.lengths[-1]))
-        self._settle_policy(checkpoint)
-
-    def _settle_policy(self, latest: Checkpoint) -> None:
-        """Export what a kill, or another choice of `checkpoints.policy`, left undone."""
-        best, wanted = self.state.best, None
-        if self._exports_best:
-            wanted = None if best is None else best.step
-        elif self.state.step == self.config.steps:
-            wanted = self.state.step
-        if wanted is None or self.export.step() == wanted:
-            return
-        self.state.restore(latest if wanted == latest.step else self.store.load(self.store.path(wanted)))
-        self._export(best.loss if best is not None and best.step == wanted else None)
-        self.state.restore(latest)
-
-    def _unwritable(self, error: OSError) -> str:
-        latest = self.store.named("latest")
-        kept = f"its last whole checkpoint is {latest}" if latest else "it has no checkpoint yet"
-        return (
-            f"{os_error_sentence(error)}. The run stopped after step {self.state.step}; {kept}. "
-            f"Go on with: {self.run_directory.resume_command()}"
-        )
+        self.export.settle(self.state, store=self.store, latest=checkpoint, steps=self.config.steps)
 
     def _say(self, lines: Sequence[str]) -> None:
         for line in lines:
