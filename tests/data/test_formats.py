@@ -112,11 +112,11 @@ def test_every_format_is_recognised_by_itself_alone(dataset_root: Path, json_roo
 def test_an_unknown_folder_is_told_what_is_known(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(
-        DatasetError, match=r"no dataset format.*Not LeRobot v3\.0: .*info\.json is missing"
+        DatasetError, match=r"no dataset format.*Not LeRobot v3\.0 or .*info\.json is missing"
     ) as error:
         EpisodeDataset(tmp_path, chunk_size=2)
     assert f"Not JSON: {tmp_path / FILE} is missing" in str(error.value)
-    with pytest.raises(DatasetError, match=r"Not LeRobot v3\.0: .*notes\.txt is not a folder"):
+    with pytest.raises(DatasetError, match=r"Not LeRobot v3\.0 or .*notes\.txt is not a folder"):
         EpisodeDataset(tmp_path / "notes.txt", chunk_size=2)
 
 

@@ -102,7 +102,7 @@ def test_the_size_of_images_is_that_of_the_images(published: Path, tmp_path: Pat
 
 def test_unknown_versions_are_named(tmp_path: Path) -> None:
     old = write_published(tmp_path / "old", kind="image", version="v1.6")
-    with pytest.raises(DatasetError, match=r"Not LeRobot v3\.0: .*'v1\.6'.*LeRobot v2\.0"):
+    with pytest.raises(DatasetError, match=r"Not LeRobot v3\.0 or .*v2\.0: .*'v1\.6'"):
         opened(old)
 
 

@@ -115,6 +115,16 @@ def test_a_value_that_is_not_finite_is_named_by_file_row_and_episode(tmp_path: P
         EpisodeDataset(root, chunk_size=2)
 
 
+@pytest.mark.parametrize("fault", ["a missing value", "a missing list", "a short list"])
+def test_a_row_without_its_values_is_named_by_row_and_episode(tmp_path: Path, fault: str) -> None:
+    rows: list[Any] = numbers(2).tolist()
+    rows[9] = {"a missing value": [1.0, None], "a missing list": None, "a short list": [1.0]}[fault]
+    column = pa.array(rows, pa.list_(pa.float32()))
+    root = changed(tmp_path / "d", rename={"action": "old"}, add={"action": (feature(2), column)})
+    with pytest.raises(DatasetError, match=rf"{DATA}: column 'action' .* row 9 \(episode 1, frame 2\)"):
+        EpisodeDataset(root, chunk_size=2)
+
+
 def test_quantiles_of_the_file_are_not_believed(tmp_path: Path) -> None:
     root = write_published(tmp_path / "d", kind="image")
     wrong = {kind: [5.0] * 7 for kind in ("min", "max", "mean", "std", "q01", "q10", "q50", "q90", "q99")}

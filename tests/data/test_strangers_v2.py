@@ -60,8 +60,9 @@ def test_episodes_that_are_listed_decide(tmp_path: Path) -> None:
     lines = [{"episode_index": number, "tasks": [], "length": LENGTHS[number]} for number in (3, 1)]
     lines[0]["length"] = 999
     write_lines(root / "meta/episodes.jsonl", lines)
+    write_lines(root / "meta/tasks.jsonl", [{"task_index": i, "task": t} for i, t in enumerate("abc")])
     dataset = opened(root)
-    assert shown(dataset) == frames(LENGTHS, [1, 3])
+    assert shown(dataset) == frames(LENGTHS, [1, 3]) and dataset.tasks == ["b"]
     told = " ".join(dataset.notes)
     assert "2 episodes that meta/episodes.jsonl does not list are left out" in told
     assert "episode 3 has 999 frames there and 12 in its data file" in told and "total_episodes is 4" in told
@@ -177,5 +178,6 @@ def test_the_real_v20_dataset_with_metadata_that_contradicts_itself() -> None:
     assert "Camera 'egoview' is left out" in dataset.notes[0]
     values = np.concatenate([np.array(pq.read_table(p).column("action").to_pylist()) for p in tables])
     np.testing.assert_allclose(dataset.statistics["action"]["q99"], np.quantile(values, 0.99, axis=0))
+    assert "valid" not in dataset.tasks  # a task of meta/tasks.jsonl that no frame has
     told = [json.loads(line)["tasks"][0] for line in (root / "meta/episodes.jsonl").read_text().splitlines()]
     assert [dataset.tasks[dataset.episode_task(episode)] for episode in range(5)] == told

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rdvla import cli
-from rdvla.config import call
+from rdvla.config import call, save_config
 from rdvla.training import TrainConfig
 from rdvla.training.inference import named
 from tests.support.documents import ROOT
@@ -59,8 +59,10 @@ def check_verb(arguments: Sequence[str]) -> set[str]:
     def only_read(*positional: Any, **options: Any) -> None:
         given = inspect.signature(module.run).bind(*positional, **options).arguments
         for each in positional:
-            each = named(each) if isinstance(each, TrainConfig) else each
-            given |= getattr(each, "__dict__", {})
+            config = named(each) if isinstance(each, TrainConfig) else each
+            given |= getattr(config, "__dict__", {})
+            if isinstance(config, TrainConfig):  # a later command may go on from the run
+                save_config(Path(config.output_dir) / "config.yaml", config)
         written.update(str(given[name]) for name in ("output", "output_dir") if given.get(name))
 
     try:

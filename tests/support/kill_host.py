@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch.utils.tensorboard  # noqa: F401  likewise, by the log
 from rich.console import Console
 
 import rdvla.training.checkpoints as checkpoint_module
+from rdvla.processing.augmentation import Augmentation
 from rdvla.training import train
 from tests.support.tiny_training import train_config
 
@@ -28,7 +30,10 @@ from tests.support.tiny_training import train_config
 def _train(dataset: Path, output: Path, *, resume: bool, kill: tuple[str, int] | None) -> None:
     if kill is not None:
         _kill_inside(*kill)
-    train(train_config(dataset, output, resume=resume), console=Console(quiet=True))
+    config = train_config(dataset, output, resume=resume)
+    augmentation = Augmentation(crop_area=0.9, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05)
+    config = replace(config, data=replace(config.data, augmentation=augmentation))
+    train(config, console=Console(quiet=True))
 
 
 def _kill_inside(function: str, call: int) -> None:

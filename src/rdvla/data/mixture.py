@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,11 @@ class Mixture:
         """(E,) number of frames of each episode."""
         return np.concatenate([member.reader.lengths for member in self.members])
 
-    @property
+    @cached_property
     def tasks(self) -> list[str]:
-        """The instructions of all datasets, each once."""
-        return list(dict.fromkeys(task for member in self.members for task in member.reader.tasks))
+        """The instructions of the frames of all datasets, each once."""
+        used = [(member.reader.tasks, np.unique(member.reader.task_of_frames())) for member in self.members]
+        return list(dict.fromkeys(tasks[number] for tasks, numbers in used for number in numbers))
 
     @property
     def sources(self) -> list[Mapping[str, Any]]:
@@ -169,7 +171,7 @@ class Mixture:
         number = {task: index for index, task in enumerate(self.tasks)}
         tasks: list[NDArray[np.int64]] = []
         for member in self.members:
-            own = np.array([number[task] for task in member.reader.tasks], dtype=np.int64)
+            own = np.array([number.get(task, -1) for task in member.reader.tasks], dtype=np.int64)
             tasks.append(own[member.reader.task_of_frames()])
         numbers = FrameNumbers(self.lengths, None)
         index, episode = np.arange(len(numbers), dtype=np.int64), numbers.episode

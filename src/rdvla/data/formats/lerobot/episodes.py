@@ -94,7 +94,8 @@ def rows_by_episode(
         DatasetError: the file is missing or damaged, or the frames of an episode are not all there.
     """
     path = files.root / name
-    present = [column for column in FACTS if column in files.column_names(name)]
+    available = files.column_names(name)
+    present = [column for column in FACTS if column in available]
     table = files.table(name, present)
     if number is None and "episode_index" not in present:
         raise DatasetError(f"{path} has no column 'episode_index'")

@@ -172,25 +172,42 @@ class DatasetFiles:
         }
 
 
+class RowError(DatasetError):
+    """A row of a data file holds no values of the expected form.
+
+    Attributes:
+        row: its number in the file.
+    """
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message)
+        self.row = row
+
+
 def column_values(table: pa.Table, name: str, *, path: Path) -> NDArray[Any]:
     """Return a numeric column as (n,), or as (n, size) if it holds lists of equal length.
 
     Lists of lists are flattened. Types that PyTorch has not become the next larger one it has.
 
     Raises:
-        DatasetError: values are missing or not numbers, or the lists differ in length.
+        RowError: values of a row are missing, or are more or fewer than those of others.
+        DatasetError: the column holds something else than numbers.
     """
     column = table.column(name).combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # what an empty column becomes
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
-    length, kind, values = len(column), column.type, column
-    while _is_list(values.type) and not values.null_count:
-        lengths = np.asarray(pc.list_value_length(values)) if len(values) else np.zeros(0, int)
-        if len(set(lengths.tolist())) > 1:
-            raise DatasetError(f"{path}: column {name!r} has lists of unequal length")
-        values = values.flatten()
-    if values.null_count:
-        raise DatasetError(f"{path}: column {name!r} has missing values")
+    length, kind, values, size = len(column), column.type, column, 1
+    while True:
+        if values.null_count:
+            row = int(np.flatnonzero(values.is_null())[0]) // size
+            raise RowError(f"{path}: column {name!r} has missing values, first in row {row}", row)
+        if not _is_list(values.type) or not len(values):
+            break
+        lengths = np.asarray(pc.list_value_length(values))
+        if (lengths != lengths[0]).any():
+            row = int(np.flatnonzero(lengths != lengths[0])[0]) // size
+            raise RowError(f"{path}: column {name!r} has lists of unequal length, first in row {row}", row)
+        values, size = values.flatten(), size * int(lengths[0])
     types = pa.types
     if not (types.is_integer(values.type) or types.is_floating(values.type) or types.is_boolean(values.type)):
         raise DatasetError(f"{path}: column {name!r} holds {kind}, not numbers")

@@ -17,7 +17,7 @@ from rdvla.data.features import Camera, Columns, Feature
 from rdvla.data.formats.base import CameraReader, check_values
 from rdvla.data.formats.lerobot.cameras import EpisodeFiles, StoredCamera, VideoCamera, picture_bytes
 from rdvla.data.formats.lerobot.episodes import EpisodeRecord
-from rdvla.data.formats.lerobot.files import matrix
+from rdvla.data.formats.lerobot.files import RowError, matrix
 from rdvla.data.formats.lerobot.info import LeRobotInfo
 from rdvla.data.formats.lerobot.videos import Placement, describe_left_out, place
 from rdvla.errors import DatasetError
@@ -199,7 +199,16 @@ class LeRobotReader:
     def _file_columns(self, file: str, names: Sequence[str]) -> Columns:
         stored = {self.info.stored_name(name): name for name in names}
         table = self.info.files.table(file, list(stored))
-        return {present: matrix(table, name, path=self.root / file) for name, present in stored.items()}
+        try:
+            return {present: matrix(table, name, path=self.root / file) for name, present in stored.items()}
+        except RowError as error:
+            raise DatasetError(f"{error}{self._episode_of(file, error.row)}") from error
+
+    def _episode_of(self, file: str, row: int) -> str:
+        for record in self.records:
+            if record.data.file == file and (own := np.flatnonzero(record.data.rows == row)).size:
+                return f" (episode {record.number}, frame {own[0]})"
+        return ""
 
     def _episode_columns(self, record: EpisodeRecord, table: Columns) -> Columns:
         own = {name: values[record.data.rows] for name, values in table.items()}
