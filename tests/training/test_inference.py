@@ -179,3 +179,24 @@ def test_a_head_does_not_go_on_with_another_robot(trained: RDVLAPolicy, arm: Pat
     words = (f"--init_from={tmp_path / 'other'}", "--init_parts=[backbone, head]")
     with pytest.raises(ConfigError, match=r"action_names is .*gripper\.pos.*here it is .*leave head out"):
         Trainer(config_for(arm, tmp_path / "run", *words), console=QUIET)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_robot_without_proprioception_is_trained(tmp_path: Path) -> None:
+    writer = DatasetWriter.create(
+        tmp_path / "blind",
+        fps=10,
+        features={"action": {"dtype": "float32", "shape": (2,), "names": None}},
+        cameras=("front",),
+        image_size=32,
+    )
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        action = rng.uniform(0, 512, (12, 2)).astype(np.float32)  # pixels, as of a pushed block
+        images = rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+        writer.add_episode(Episode({"action": action}, {"front": images}, TASK), number=number)
+    result = train(config_for(writer.finalize(), tmp_path / "run"), console=QUIET)
+    policy = RDVLAPolicy.from_pretrained(result.policy_dir or "")
+    assert policy.config.state_dim == 0 and policy.config.image_size == 32
+    actions = policy.predict(Observation({"front": images[0]}, np.zeros(0), TASK), stop=1).actions
+    assert actions.shape == (8, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -196,7 +197,10 @@ class ProprioProjector(nn.Module):
 
     def __init__(self, state_dim: int, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(state_dim, width)
+        # A robot without proprioception gets a learned token, the bias alone, which torch would warn of.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            self.fc1 = nn.Linear(state_dim, width)
         self.fc2 = nn.Linear(width, width)
 
     def forward(self, state: Tensor) -> Tensor:
