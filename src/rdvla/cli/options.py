@@ -10,6 +10,7 @@ from rdvla.control import execution_help, stop_help
 Cameras = Annotated[dict[str, str], Pairs("NAME=CAMERA", example="image=agentview")]
 """A dataset's names of cameras -> the policy's."""
 
+NotNegative = Annotated[int, Number(at_least=0)]
 AtLeastOne = Annotated[int, Number(at_least=1)]
 AtLeastTwo = Annotated[int, Number(at_least=2)]
 Positive = Annotated[float, Number(above=0)]
