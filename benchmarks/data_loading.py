@@ -243,12 +243,16 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Format the rows as the table of docs/datasets.md."""
     lines = ["| way | samples a second (quartiles) | times naive | MB/s of images |", "|---|---|---|---|"]
     for row in rows:
-        low, high = row["spread"]
+        rate, low, high = map(_three_digits, (row["samples_per_second"], *row["spread"]))
         lines.append(
-            f"| {row['way']} | {row['samples_per_second']:,.0f} ({low:,.0f}-{high:,.0f}) | "
-            f"{row['times_naive']:,.1f} | {row['mb_per_second']:,.0f} |"
+            f"| {row['way']} | {rate} ({low}-{high}) | "
+            f"{_three_digits(row['times_naive'])} | {_three_digits(row['mb_per_second'])} |"
         )
     return lines
+
+
+def _three_digits(number: float) -> str:
+    return f"{float(f'{number:.3g}'):,.{1 if number < 100 else 0}f}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

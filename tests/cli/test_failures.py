@@ -13,6 +13,7 @@ import torch
 from rdvla import cli
 from rdvla.cli.failures import sentence
 from tests.cli.test_cli import fake_verb
+from tests.test_extras import run_with_the_core_only
 
 
 def failing_write(folder: Path, kind: str) -> Path:
@@ -130,3 +131,35 @@ def test_a_full_disk_behind_the_output_is_said_once():
         )
     assert finished.returncode == 2
     assert finished.stderr.count("\n") == 1 and "no space is left" in finished.stderr
+
+
+def test_without_any_extra_every_verb_names_the_one_it_needs(tmp_path):
+    (tmp_path / "some").mkdir()
+    needs = {
+        "demos --output=a": "data,metaworld",
+        "eval --policy=metaworld --output=b": "metaworld",
+        "train --dataset=some --output_dir=c": "train",
+        "report some": "report",
+        "profile some": "report",
+        "calibrate metaworld some": "data",
+        "export metaworld d": "export",
+        "data inspect some": "data,report",
+        "data check some": "data",
+        "data convert some e": "data",
+        "data merge f some some": "data",
+    }
+    printed = run_with_the_core_only(
+        f"""
+import contextlib, io, os
+from rdvla.cli import main
+os.chdir({str(tmp_path)!r})
+for words, extra in {needs!r}.items():
+    with contextlib.redirect_stderr(io.StringIO()) as shown:
+        code = main(words.split())
+    text = shown.getvalue()
+    assert code == 2 and text.count(chr(10)) == 1, (words, text)
+    assert f"is not installed: run pip install -e '.[{{extra}}]'" in text, (words, text)
+print("all")
+"""
+    )
+    assert printed == "all\n"

@@ -139,9 +139,10 @@ def test_a_run_without_a_policy_says_how_far_it_is_and_how_it_goes_on(tmp_path, 
 
 
 def test_a_run_with_a_policy_shows_both(folder, tmp_path, capsys):
-    run = write_run(tmp_path / "run")
+    run = write_run(tmp_path / "run", step=50)
     shutil.copytree(folder, run / "policy")
     assert main(["info", str(run)]) == 0
     shown = capsys.readouterr().out
+    assert "--resume true --steps 100" in shown
     assert "steps done" in shown
     assert "head (parameters)" in shown

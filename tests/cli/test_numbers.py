@@ -66,6 +66,8 @@ CONVERT = ["convert", "nothing", "new"]
         ([*CONVERT, "--samples=-1"], "--samples must be at least 1, got -1"),
         ([*CONVERT, "--depth=0"], "--depth must be at least 1, got 0"),
         (["demo", "--episodes=0"], "--episodes must be at least 1, got 0"),
+        (["data", "split", "nothing", "a", "b", "--seed=-1"], "--seed must be at least 0, got -1"),
+        (["data", "split", "nothing", "a", "b", "--fraction=nan"], "--fraction must be above 0 and below 1"),
         (["data", "convert", "nothing", "new", "--fps=-10"], "--fps must be above 0, got -10.0"),
     ],
 )

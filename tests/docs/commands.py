@@ -18,6 +18,7 @@ from typing import Any
 
 from rdvla import cli
 from rdvla.config import call, save_config
+from rdvla.config.help import section
 from rdvla.training import TrainConfig
 from rdvla.training.inference import named
 from tests.support.documents import ROOT
@@ -63,7 +64,8 @@ def check_verb(arguments: Sequence[str]) -> set[str]:
             given |= getattr(config, "__dict__", {})
             if isinstance(config, TrainConfig):  # a later command may go on from the run
                 save_config(Path(config.output_dir) / "config.yaml", config)
-        written.update(str(given[name]) for name in ("output", "output_dir") if given.get(name))
+        new = [name for name, text in section(module.run.__doc__, "Args").items() if "new dataset" in text]
+        written.update(str(given[name]) for name in ("output", "output_dir", *new) if given.get(name))
 
     try:
         call(only_read, module.in_full(words) if hasattr(module, "in_full") else words, prog=f"rdvla {verb}")

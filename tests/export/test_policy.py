@@ -290,12 +290,10 @@ def test_every_form_of_a_stop_rule_means_the_same(exported: Path, stop: Any) -> 
         policy.predict(make_observation(2), stop="acton_change")
 
 
-def test_a_head_is_exported_with_rules_in_every_form(tmp_path: Path) -> None:
-    forms = [(4, 2), ("4", "fixed:2"), (Stop.fixed(4), FixedHorizon(2))]
-    for number, (stop, execution) in enumerate(forms):
-        export_head(make_head(), tmp_path / str(number), stop=stop, execution=execution)
-        description = OnnxHead.load(tmp_path / str(number)).description
-        assert (description.stop, description.execution) == ("fixed:4", "fixed:2")
+def test_a_head_is_exported_with_rules_in_any_form(tmp_path: Path) -> None:
+    export_head(make_head(), tmp_path / "head", stop="4", execution=FixedHorizon(2))
+    description = OnnxHead.load(tmp_path / "head").description
+    assert (description.stop, description.execution) == ("fixed:4", "fixed:2")
 
 
 @pytest.mark.parametrize(

@@ -40,33 +40,30 @@ def checkpoints() -> dict[str, Any]:
 
 
 def datasets() -> dict[str, Any]:
-    """The reader's dataset: six joints, two cameras that are not square."""
-    writer = DatasetWriter.create(
-        "datasets/mine",
-        fps=10,
-        features={
-            name: {"dtype": "float32", "shape": (6,), "names": None}
-            for name in ("observation.state", "action")
-        },
-        cameras=("top", "wrist"),
-        image_size={"top": (48, 64), "wrist": (24, 32)},
-    )
-    draw = np.random.default_rng(0)
+    """The reader's datasets."""
+    for seed, name in enumerate(("mine", "monday", "tuesday")):
+        _write_dataset(Path("datasets") / name, seed=seed)
+    return {}
+
+
+def _write_dataset(folder: Path, *, seed: int) -> None:
+    """Two short episodes of six joints and two cameras that are not square."""
+    sizes = {"top": (48, 64), "wrist": (24, 32)}
+    joints = {"dtype": "float32", "shape": (6,), "names": [f"joint_{number}" for number in range(6)]}
+    features = {"observation.state": joints, "action": joints}
+    writer = DatasetWriter.create(folder, fps=10, features=features, cameras=tuple(sizes), image_size=sizes)
+    draw = np.random.default_rng(seed)
     for _ in range(2):
         numbers = np.cumsum(draw.normal(size=(12, 6)), axis=0).astype(np.float32)
-        images = {
-            camera: draw.integers(0, 256, (12, *size, 3), dtype=np.uint8)
-            for camera, size in (("top", (48, 64)), ("wrist", (24, 32)))
-        }
-        writer.add_episode(
-            Episode({"observation.state": numbers, "action": numbers}, images, task="put it there")
-        )
+        images = {camera: draw.integers(0, 256, (12, *size, 3), np.uint8) for camera, size in sizes.items()}
+        values = {"observation.state": numbers, "action": numbers}
+        writer.add_episode(Episode(values, images, task="put the cup on the plate"))
     writer.finalize()
-    return {}
 
 
 GIVEN = {
     "docs/datasets.md": datasets,
+    "docs/look.md": datasets,
     "README.md": readme,
     "docs/checkpoints.md": checkpoints,
     "docs/export.md": export,

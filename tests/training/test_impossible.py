@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import resource
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,26 @@ def test_an_output_that_cannot_be_written_is_named_before_the_dataset_is_opened(
     assert main(["train", "--dataset", str(tmp_path / "none"), "--output_dir", output]) == 2
     error = capsys.readouterr().err
     assert "output_dir" in error and output in error and error.count("\n") == 1
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_named_before_the_first_update(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=100_000))
+    with pytest.raises(RDVLAError, match=r"has 0\.1 MB left, and a checkpoint with its policy takes 0\.\d"):
+        trainer.run()
+    assert trainer.state.step == 0
+    monkeypatch.undo()
+    assert trainer.run().finished
+    written = [tmp_path / "run/policy/model.safetensors", *trainer.store.path(12).glob("*.safetensors")]
+    size = sum(file.stat().st_size for file in written)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=int(0.95 * size)))
+    with pytest.raises(RDVLAError, match="make room"):
+        trainer.store.check_room(trainer.state.checkpoint())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=int(1.05 * size)))
+    trainer.store.check_room(trainer.state.checkpoint())
 
 
 def test_a_full_disk_ends_a_run_with_one_sentence_and_a_checkpoint_to_go_on_from(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from rdvla.config import save_config
 from rdvla.config.check import option_names
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.training import TrainConfig, Trainer, train
+from rdvla.training import CheckpointError, TrainConfig, Trainer, train
 from rdvla.training.batches import Draw
 from rdvla.training.config import CheckpointConfig, DataConfig
 from rdvla.training.metrics import read_metrics
@@ -137,6 +138,16 @@ def test_a_finished_run_always_gives_its_policy(run: Path, dataset: Path, lost: 
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     train(train_config(dataset, run, resume=True), console=QUIET)
     assert weights_are_averages_of(run, 6) and record_of(run)["steps"] == 6
+
+
+def test_a_damaged_best_checkpoint_is_named_with_the_way_out(run: Path, dataset: Path) -> None:
+    shutil.rmtree(run / "policy")
+    (run / "checkpoints/step-00000006/ema.safetensors").write_bytes(b"")
+    config = train_config(dataset, run, resume=True)
+    with pytest.raises(CheckpointError, match=r"of step 6, is lost: .*checkpoints\.policy=last"):
+        train(config, console=QUIET)
+    train(replace(config, checkpoints=LAST), console=QUIET)
+    assert weights_are_averages_of(run, 12)
 
 
 # --- going on ---
@@ -276,6 +287,18 @@ def test_a_dataset_and_a_cache_in_the_run_move_with_it(place: Path, monkeypatch:
     shutil.move("runs/old", "copy")
     goes_on("copy")
     assert not Path("runs/old").exists() and Path("copy/features").is_dir()
+
+
+def fingerprint_of_both_ends(dataset: Path) -> str:
+    """What earlier versions recorded; all files are smaller than the ends that were read."""
+    names = sorted(file.relative_to(dataset).as_posix() for file in dataset.rglob("*.*") if file.is_file())
+    content = b""
+    for name in names:
+        if name != "meta/checksums.json":
+            whole = (dataset / name).read_bytes()
+            assert len(whole) < 1 << 16
+            content += f"{name} {len(whole)} ".encode() + whole + whole
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def test_a_run_of_an_older_version_goes_on_where_it_lies(place: Path) -> None:

@@ -105,6 +105,27 @@ class CheckpointStore:
         self._prune()
         return final
 
+    def check_room(self, checkpoint: Checkpoint) -> None:
+        """Check, before any training, that the disk has room for one more checkpoint and its policy.
+
+        Args:
+            checkpoint: as large as those to come, but for the optimiser's values, which may not be there yet.
+
+        Raises:
+            CheckpointError: it has not; the message says how much is missing.
+        """
+        weights, averaged = (
+            sum(tensor.nbytes for tensor in tensors.values())
+            for tensors in (checkpoint.weights, checkpoint.ema)
+        )
+        needed = 2 * weights + 3 * averaged  # AdamW keeps two numbers per trained weight
+        free = shutil.disk_usage(self.folder.parent).free
+        if free < needed:
+            raise CheckpointError(
+                f"The disk of {self.folder.parent} has {free / 1e6:,.1f} MB left, and a checkpoint with its "
+                f"policy takes {needed / 1e6:,.1f} MB: make room, or choose an output_dir on another disk."
+            )
+
     def steps(self) -> list[int]:
         """Return the steps of all complete-looking checkpoints, ascending; their content is not checked."""
         if not self.folder.is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NoReturn, get_args
 
 from rdvla.control.start import KINDS
 from rdvla.errors import ConfigError, nearest
@@ -221,10 +221,8 @@ class TrainConfig:
         for tracker in self.trackers:
             one_of("trackers", tracker, tuple(TRACKERS))
         for name, least in {"steps": 1, "batch_size": 1, "log_every": 1, "threads": 1, "seed": 0}.items():
-            value = getattr(self, name)
-            if not least <= value <= MOST:
-                bound = f"at least {least}" if value < least else f"at most {MOST}"
-                raise ConfigError(f"{name} is {value}; it must be {bound}.")
+            if not least <= (value := getattr(self, name)) <= MOST:
+                refuse(name, value, least=f"at least {least}")
         self._check_names()
         self._check_combinations()
         if self.warm_start.share > 0:
@@ -285,16 +283,19 @@ def positive(owner: str, **values: float) -> None:
     """Raise ConfigError if a value of `owner` is not above 0, or too large to be meant."""
     for name, value in values.items():
         if not 0 < value <= MOST:
-            bound = f"at most {MOST}" if value > 0 else "larger than 0"
-            raise ConfigError(f"{owner}.{name} is {value}; it must be {bound}.")
+            refuse(f"{owner}.{name}", value, least="larger than 0")
 
 
 def not_negative(owner: str, **values: float) -> None:
     """Raise ConfigError if a value of `owner` is below 0, or too large to be meant."""
     for name, value in values.items():
         if not 0 <= value <= MOST:
-            bound = f"at most {MOST}" if value > 0 else "0 or larger"
-            raise ConfigError(f"{owner}.{name} is {value}; it must be {bound}.")
+            refuse(f"{owner}.{name}", value, least="0 or larger")
+
+
+def refuse(option: str, value: float, *, least: str) -> NoReturn:
+    """Raise ConfigError for a number that is too small, too large or none."""
+    raise ConfigError(f"{option} is {value}; it must be {f'at most {MOST}' if value > MOST else least}.")
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

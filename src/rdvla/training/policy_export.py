@@ -10,11 +10,15 @@ from typing import Any
 import torch
 
 import rdvla
+from rdvla.config import encode_config
+from rdvla.data import EpisodeDataset
+from rdvla.data.locate import hub_ids
 from rdvla.errors import RDVLAError
 from rdvla.files import new_folder, read_object
 from rdvla.policy import TRAINING, RDVLAPolicy
 from rdvla.policy.files import WEIGHTS_FILE
-from rdvla.training.checkpoints import Checkpoint, CheckpointStore
+from rdvla.training.checkpoints import Checkpoint, CheckpointError, CheckpointStore
+from rdvla.training.config import TrainConfig
 from rdvla.training.optimization import TrainingState
 
 
@@ -67,7 +71,13 @@ class PolicyExport:
         if wanted is None or self.step() == wanted:
             return
         if wanted != latest.step:
-            state.restore(store.load(store.path(wanted)))
+            try:
+                state.restore(store.load(store.path(wanted)))
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"The policy of the best validation, of step {wanted}, is lost: {error}. Give the last "
+                    "weights instead by checkpoints.policy=last."
+                ) from error
         self._write(state, validation_loss=best.loss if best is not None and best.step == wanted else None)
         state.restore(latest)
 
@@ -95,3 +105,17 @@ class PolicyExport:
         self._policy.records = {TRAINING: record}
         with state.ema.applied(), new_folder(self.folder, replace=True) as temporary:
             self._policy.save_pretrained(temporary)
+
+
+def provenance_of(config: TrainConfig, dataset: EpisodeDataset) -> dict[str, Any]:
+    """Return what training.json says about a run: its data, instructions and options."""
+    return {
+        "dataset": {
+            "root": config.dataset,
+            "on_hub": hub_ids(config.dataset),
+            "fingerprint": dataset.fingerprint(),
+        },
+        "notes": dataset.notes,
+        "instructions": list(dataset.tasks),
+        "config": encode_config(config),
+    }

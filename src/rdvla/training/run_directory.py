@@ -111,14 +111,16 @@ class RunDirectory:
             self._check_same(config, complete)
             self._check_origin(origin, older or {})
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.resumes and self.record_file.exists()):
-            record = {**origin, STARTED_IN: started_in(self.path), RUN_ID: uuid.uuid4().hex[:8]}
-            write_json(self.record_file, record)
+        began = read_object(self.record_file) if self.resumes and self.record_file.exists() else {}
+        place = {STARTED_IN: started_in(self.path), RUN_ID: uuid.uuid4().hex[:8]}
+        write_json(
+            self.record_file, place | began | dict(origin)
+        )  # of an older version: as this one writes it
         save_run_config(self.path, config)
 
     def run_id(self) -> str:
-        """Return the run's id; one of an older version has none, and its name stands for it."""
-        return str(read_object(self.record_file).get(RUN_ID, self.path.resolve().name))
+        """Return the run's id, from `begin` on."""
+        return str(read_object(self.record_file)[RUN_ID])
 
     def resume_command(self) -> str:
         """Return the command that goes on with this run."""

@@ -42,7 +42,12 @@ def describe_run(folder: Path) -> dict[str, Any]:
         if own:
             facts[f"last {kind}"] = {name: value for name, value in own[-1].items() if name != "kind"}
     facts["has a policy"] = (folder / "policy" / "config.json").is_file()
-    facts["go on"] = f"rdvla train --config {shlex.quote(str(folder / CONFIG))} --resume true"
+    resume = f"rdvla train --config {shlex.quote(str(folder / CONFIG))} --resume true"
+    steps = config.get("steps")
+    if isinstance(steps, int) and facts["steps done"] >= steps > 0:
+        facts["train longer"] = f"{resume} --steps {2 * steps}"
+    else:
+        facts["go on"] = resume
     return facts
 
 

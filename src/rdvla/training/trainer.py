@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rdvla.config import encode_config
 from rdvla.data import split_episodes
-from rdvla.data.locate import hub_ids
+from rdvla.data.older_fingerprint import older_fingerprint
 from rdvla.errors import RDVLAError
 from rdvla.files import sole_user
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
@@ -28,7 +28,7 @@ from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, average
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, validate
 from rdvla.training.optimization import TrainingState, fixed_weights
-from rdvla.training.policy_export import PolicyExport
+from rdvla.training.policy_export import PolicyExport, provenance_of
 from rdvla.training.run_directory import RunDirectory, flatten
 from rdvla.training.schedule import Length
 from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset
@@ -82,7 +82,10 @@ class Trainer:
                 "fixed weights": fixed_weights(self.policy),
                 "published files": self.policy.published_files(),
             },
-            older={"fixed weights": fixed_weights(self.policy, used=("",))},
+            older={
+                "dataset": older_fingerprint([member.root for member in self.dataset.mixture.members]),
+                "fixed weights": fixed_weights(self.policy, used=("",)),
+            },
             complete=lambda saved: complete(saved, self.dataset, None if source is None else source.config),
         )
         training, held_out = split_episodes(
@@ -120,16 +123,7 @@ class Trainer:
             self.policy,
             self.run_directory.policy,
             chosen=config.checkpoints.policy if len(self.validation_frames) > 0 else "last",
-            provenance={
-                "dataset": {
-                    "root": config.dataset,
-                    "on_hub": hub_ids(config.dataset),
-                    "fingerprint": self.dataset.fingerprint(),
-                },
-                "notes": self.dataset.notes,
-                "instructions": list(self.dataset.tasks),
-                "config": encode_config(config),
-            },
+            provenance=provenance_of(config, self.dataset),
         )
         self._resume()
 
@@ -156,6 +150,8 @@ class Trainer:
         )
 
     def _train(self) -> None:
+        if self.state.step < self.config.steps:
+            self.store.check_room(self.state.checkpoint())
         trackers = open_trackers(
             self.config.trackers,
             folder=self.run_directory.path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +172,16 @@ def test_the_command_says_what_was_written_and_what_comes_next(tmp_path: Path, c
     assert f"Next: rdvla train --dataset {out}" in shown
     assert cli.main(["data", "convert", str(tmp_path / "in"), str(out), "--fps", "5"]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("package", "kind"), [("h5py", "hdf5"), ("google_crc32c", "rlds")])
+def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch, capsys, package, kind) -> None:
+    if kind == "hdf5":
+        write_hdf5(tmp_path / "in" / "lift.hdf5", kind="libero")
+    else:
+        write_rlds(tmp_path / "in")
+    monkeypatch.setitem(sys.modules, package, None)
+    assert cli.main(["data", "convert", str(tmp_path / "in"), str(tmp_path / "out"), "--fps", "5"]) == 2
+    shown = capsys.readouterr().err
+    assert package in shown
+    assert "[convert]" in shown

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rdvla.cli.options import NotNegative, Share
+
 
 def run(
     dataset: Path,
     first: Path,
     second: Path,
     *,
-    fraction: float | None = None,
+    fraction: Share | None = None,
     episodes: tuple[str, ...] = (),
-    seed: int = 0,
+    seed: NotNegative = 0,
 ) -> None:
     """Split a dataset into two LeRobot v3.0 datasets; video streams are copied, not encoded again.
 
