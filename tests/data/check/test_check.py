@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rdvla import cli
@@ -14,7 +16,10 @@ from rdvla.data.check.check import check_dataset
 from rdvla.data.check.findings import Finding
 from rdvla.errors import DatasetError
 from tests.support.flawed_datasets import CAMERA, FPS, Columns, moving, write_lines, write_v21, write_video
+from tests.support.published_datasets import KEYS, write_published
 from tests.support.shared_data import shared_data
+
+PUBLISHED_KEY = KEYS[0]
 
 
 def found(root: Path, check: str, *, decode_all: bool = False) -> list[Finding]:
@@ -160,6 +165,32 @@ def test_a_camera_without_any_video_is_one_finding(tmp_path: Path) -> None:
     assert "no episode has a video of this camera" in finding.message
 
 
+def test_episodes_that_are_said_to_begin_elsewhere_in_a_shared_video(tmp_path: Path) -> None:
+    root = write_published(tmp_path / "d", kind="video")
+    assert found(root, "video-times") == []
+    path = next((root / "meta/episodes").rglob("*.parquet"))
+    table = pq.read_table(path)
+    column = f"videos/{PUBLISHED_KEY}/from_timestamp"
+    shifted = [value + 0.1 * (row == 1) for row, value in enumerate(table.column(column).to_pylist())]
+    table = table.set_column(table.column_names.index(column), column, pa.array(shifted, pa.float64()))
+    pq.write_table(table, path)
+    finding = the_only(found(root, "video-times"))
+    assert (finding.episodes, finding.feature) == ((1,), PUBLISHED_KEY)
+
+
+def test_pictures_that_cannot_be_decoded_are_found(tmp_path: Path) -> None:
+    root = write_published(tmp_path / "d", kind="image")
+    assert found(root, "damaged-images") == []
+    for path in (root / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        pictures = [{"bytes": b"\x89PNG no picture", "path": None}] * len(table)
+        place = table.column_names.index(PUBLISHED_KEY)
+        broken = pa.array(pictures, table.schema.field(PUBLISHED_KEY).type)
+        pq.write_table(table.set_column(place, PUBLISHED_KEY, broken), path)
+    assert the_only(found(root, "damaged-images")).feature == PUBLISHED_KEY
+    assert any("is left out" in finding.message for finding in found(root, "reading"))
+
+
 def test_a_folder_called_video_is_explained(tmp_path: Path) -> None:
     root = write_v21(tmp_path / "d")
     (root / "videos").rename(root / "video")
@@ -170,6 +201,7 @@ def test_a_folder_called_video_is_explained(tmp_path: Path) -> None:
     ("info", "check", "message"),
     [
         ({"total_episodes": 9}, "totals", "total_episodes is 9, but 4 episodes"),
+        ({"total_frames": "many"}, "totals", "'many', no number"),
         ({"total_frames": 7}, "totals", "total_frames is 7, but 120 frames"),
         ({"splits": {"train": "0:100"}}, "splits", "0:100, but there are 4 episodes"),
         ({"fps": -3}, "fps", "-3, no frequency"),
@@ -199,7 +231,7 @@ def test_statistics_that_are_not_those_of_the_values(tmp_path: Path) -> None:
     (root / "meta/stats.json").write_text(json.dumps(wrong))
     finding = next(f for f in found(root, "statistics") if f.severity == "warning")
     assert finding.feature == "action"
-    assert "its min, mean are not those of the values" in finding.message
+    assert "min, mean are recorded otherwise" in finding.message
 
 
 def test_actions_under_another_name_are_suggested(tmp_path: Path) -> None:
@@ -212,8 +244,6 @@ def test_actions_under_another_name_are_suggested(tmp_path: Path) -> None:
     info["features"]["actions"] = info["features"].pop("action")
     (root / "meta/info.json").write_text(json.dumps(info))
     for path in (root / "data").rglob("*.parquet"):
-        import pyarrow.parquet as pq
-
         pq.write_table(pq.read_table(path).drop_columns("action"), path)
     messages = [finding.message for finding in found(root, "features")]
     assert "there is no feature 'action'. Did you mean 'actions'?" in messages

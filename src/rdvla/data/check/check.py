@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from rdvla.data.check.findings import Finding, Report, by_severity, listed
 from rdvla.data.check.metadata import check_metadata
 from rdvla.data.check.stored import AGAIN, StoredDataset, read_stored
@@ -15,6 +17,7 @@ from rdvla.data.decoding import ImageConverter
 from rdvla.data.formats.registry import open_reader
 from rdvla.errors import DatasetError
 
+EPISODES_TO_LOOK_AT = 10  # of which an image is read, as training would
 # What belongs below a dataset's folder: folder -> suffixes.
 USUAL = {"data": (".parquet",), "videos": (".mp4",), "meta": (".json", ".jsonl", ".parquet")}
 
@@ -32,20 +35,30 @@ def check_dataset(root: Path, *, decode_all: bool = False) -> Report:
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder: give the dataset's folder (the one that holds meta/)")
     data = read_stored(root)
-    findings = [*_opens(root), *data.findings, *check_metadata(data), *check_timing(data)]
+    findings = [*_opens(root, data), *data.findings, *check_metadata(data), *check_timing(data)]
     findings += [*check_values(data), *check_videos(data, decode_all=decode_all), *_files(data)]
     frames = sum(episode.length for episode in data.with_data)
     return Report(root, data.version, len(data.with_data), frames, by_severity(findings))
 
 
-def _opens(root: Path) -> Iterator[Finding]:
-    """Open the dataset as training does."""
+def _opens(root: Path, data: StoredDataset) -> Iterator[Finding]:
+    """Open the dataset as training does; what is repaired or left out then is a note."""
     try:
-        reader = open_reader(root).with_cameras(None)
+        everything = open_reader(root)
+        reader = everything.with_cameras(None)
+        for name in everything.cameras.keys() - reader.cameras.keys():
+            key = everything.cameras[name].key
+            if data.features.get(key, {}).get("dtype") == "image":  # videos are checked one by one
+                message = "no picture of this camera can be read, so training leaves it out"
+                yield Finding("error", "damaged-images", message, AGAIN, feature=key)
+        for note in reader.notes:
+            yield Finding("note", "reading", note.replace(f"{root}/", ""))
         reader.task_of_frames()
         reader.columns([name for name in ("action", "observation.state") if name in reader.features])
+        last = np.cumsum(reader.lengths) - 1
+        looked_at = last[np.unique(np.linspace(0, len(last) - 1, EPISODES_TO_LOOK_AT).astype(int))]
         for camera in reader.cameras:
-            reader.open_camera(camera, ImageConverter()).read(reader.lengths[:1] - 1)
+            reader.open_camera(camera, ImageConverter()).read(looked_at)
     except DatasetError as error:
         message = f"rdvla cannot read it: {str(error).replace(f'{root}/', '')}"
         yield Finding("error", "unreadable", message, "see what else is found here")

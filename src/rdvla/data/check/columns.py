@@ -20,20 +20,24 @@ def read_columns(path: Path) -> tuple[dict[str, NDArray[Any]], list[tuple[str, s
     Raises:
         pyarrow.ArrowException, OSError: the file cannot be read.
     """
-    table = pq.ParquetFile(path).read()
+    file = pq.ParquetFile(path)
+    numeric = [field.name for field in file.schema_arrow if _is_number(_inner(field.type)[0])]
+    table = file.read(columns=numeric)  # pictures in data files take far more memory than numbers
     columns: dict[str, NDArray[Any]] = {}
     problems: list[tuple[str, str]] = []
     for name in table.column_names:
         column = table.column(name)
-        kind, depth = _inner(column.type)
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            continue
-        values = _values(column, depth)
+        values = _values(column, _inner(column.type)[1])
         if values is None:
             problems.append((name, "its lists differ in length from frame to frame"))
         else:
             columns[name] = values
     return columns, problems
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
 
 
 def _inner(kind: pa.DataType) -> tuple[pa.DataType, int]:

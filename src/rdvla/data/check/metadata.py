@@ -60,7 +60,9 @@ def _totals(data: StoredDataset) -> Iterator[Finding]:
         counts.append(("total_tasks", len(data.tasks), "tasks are described"))
     for name, count, what in counts:
         total = data.info.get(name)
-        if isinstance(total, int) and count and total != count:
+        if total is not None and not isinstance(total, int):
+            yield Finding("error", "totals", f"{name} is {total!r}, no number", CORRECT_INFO, INFO)
+        elif isinstance(total, int) and count and total != count:
             severity: Severity = "warning" if name == "total_tasks" else "error"
             yield Finding(severity, "totals", f"{name} is {total}, but {count} {what}", CORRECT_INFO, INFO)
     splits = data.info.get("splits")
@@ -237,5 +239,5 @@ def _compare(feature: str, entry: Any, values: np.ndarray) -> Iterator[Finding]:
         if recorded.shape != right.shape or not (np.abs(recorded - right) <= 0.05 * spread).all():
             wrong.append(kind)
     if wrong:
-        message = f"its {listed(wrong)} are not those of the values"
+        message = f"{listed(wrong)} are recorded otherwise than the values give them"
         yield Finding("warning", "statistics", message, fix, name, feature=feature)

@@ -18,6 +18,7 @@ from rdvla.data.decoding import DECODE_ERRORS
 FEW_FRAMES = 2  # by which a video may differ from the episodes' length, as encoders drop the last ones
 SECONDS_BETWEEN_KEYFRAMES = 4.0
 LOOKS = 6  # frames of a video to compare
+WRONG_START = 0.35  # frames
 
 
 @dataclass
@@ -171,7 +172,24 @@ def _file(
         message = "keyframes are far apart, so reading single frames is slow"
         fix = f"none needed; encoded with a keyframe every {data.fps:.0f} frames it would be faster"
         yield Finding("note", "keyframes", message, fix, file.name, file.numbers, key)
+    if data.fps:
+        yield from _times(data, key, file)
     yield from _content(key, file, probe)
+
+
+def _times(data: StoredDataset, key: str, file: VideoFile) -> Iterator[Finding]:
+    """Compare where episodes are said to begin in a shared file with where they follow each other."""
+    starts = {episode.index: episode.record.get(f"videos/{key}/from_timestamp") for episode in file.episodes}
+    known = {index: start * data.fps for index, start in starts.items() if isinstance(start, int | float)}
+    at, wrong = 0, []
+    for episode in sorted(file.episodes, key=lambda each: (known.get(each.index, 0.0), each.index)):
+        if episode.index in known and abs(known[episode.index] - at) > WRONG_START:
+            wrong.append(episode.index)
+        at += episode.length
+    if wrong:
+        message = "from_timestamp is not where the episode begins, if they follow each other without gaps"
+        fix = "correct meta/episodes; rdvla counts the pictures where it can, and leaves others out"
+        yield Finding("warning", "video-times", message, fix, file.name, tuple(sorted(wrong)), key)
 
 
 def _content(key: str, file: VideoFile, probe: Probe) -> Iterator[Finding]:
