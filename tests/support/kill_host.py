@@ -37,12 +37,16 @@ def _train(dataset: Path, output: Path, *, resume: bool, kill: tuple[str, int] |
 
 
 def _kill_inside(function: str, call: int) -> None:
-    """Make the given call of a function that checkpoints are written with the last thing the process does."""
+    """Make the given call of a function that checkpoints are written with the last thing the process does.
+
+    `policy rename` is a call by which the exported policy gets its place.
+    """
+    folder, function = (".policy", "rename") if function == "policy rename" else ("checkpoints", function)
     owner: Any = {"rename": Path, "rmtree": shutil}.get(function, checkpoint_module)
     original, calls = getattr(owner, function), [0]
 
     def killing(*args: Any, **kwargs: Any) -> Any:
-        if any("checkpoints" in str(a) for a in args):
+        if any(folder in str(a) for a in args):
             calls[0] += 1
         if calls[0] == call:
             for target in [a for a in args if isinstance(a, Path) and function == "save_file"]:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from rdvla.training.metrics import read_metrics
 
 # (function that a checkpoint is written with, how many calls go well before): inside a tensor
-# file, before a folder gets its name, before a pointer moves, and while an old checkpoint is removed.
-POINTS = [("save_file", 5), ("rename", 2), ("write_json", 6), ("rmtree", 2)]
+# file, before a folder gets its name, before a pointer moves, while an old checkpoint is removed, and
+# between a checkpoint and the policy of the same step.
+POINTS = [("save_file", 5), ("rename", 2), ("write_json", 6), ("rmtree", 2), ("policy rename", 1)]
 
 
 @pytest.fixture(scope="module")

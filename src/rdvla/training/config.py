@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NoReturn, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from rdvla.control.start import KINDS
-from rdvla.errors import ConfigError, nearest
+from rdvla.errors import ConfigError
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.device import Device
 from rdvla.processing.augmentation import Augmentation
+from rdvla.training.ranges import MOST, not_negative, one_of, positive, refuse
 
 OBJECTIVES = ("actions", "perception")
 COMPONENTS = ("backbone", "head")
 TRACKERS = {"tensorboard": "train", "wandb": "wandb", "trackio": "trackio"}  # -> extra that brings it
-MOST = 2**53  # of anything that is counted: larger whole numbers are no numbers in JSON
 USUAL_WARMUP = 100  # updates
 
 
@@ -277,28 +277,3 @@ class TrainConfig:
                 f"warm_start.executed is {executed}; with warm_start.kind={self.warm_start.kind} and chunks "
                 f"of {chunk} actions it must be at most {most}."
             )
-
-
-def positive(owner: str, **values: float) -> None:
-    """Raise ConfigError if a value of `owner` is not above 0, or too large to be meant."""
-    for name, value in values.items():
-        if not 0 < value <= MOST:
-            refuse(f"{owner}.{name}", value, least="larger than 0")
-
-
-def not_negative(owner: str, **values: float) -> None:
-    """Raise ConfigError if a value of `owner` is below 0, or too large to be meant."""
-    for name, value in values.items():
-        if not 0 <= value <= MOST:
-            refuse(f"{owner}.{name}", value, least="0 or larger")
-
-
-def refuse(option: str, value: float, *, least: str) -> NoReturn:
-    """Raise ConfigError for a number that is too small, too large or none."""
-    raise ConfigError(f"{option} is {value}; it must be {f'at most {MOST}' if value > MOST else least}.")
-
-
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise ConfigError, with the nearest right name, if a value is not allowed."""
-    if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; it must be one of {list(allowed)}.{nearest(value, allowed)}")
