@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from rdvla.config import Number, Pairs, call
+from rdvla.config import More, Number, Pairs, call
 from rdvla.errors import ConfigError
 
 
@@ -135,8 +135,14 @@ def numbers(
     share: Annotated[float, Number(above=0, below=1)] | None = None,
     most: Annotated[int, Number(at_least=2, at_most=5)] = 3,
     plain: float = 0.5,
+    several: tuple[Annotated[int, Number(at_least=1), More("Any of 1 to 9.")], ...] = (),
 ) -> tuple[Any, ...]:
-    return first, share, most, plain
+    """Take numbers.
+
+    Args:
+        several: how many of each.
+    """
+    return first, share, most, plain, several
 
 
 @pytest.mark.parametrize(
@@ -150,6 +156,7 @@ def numbers(
         (["--most=1"], "--most must be at least 2 and at most 5, got 1"),
         (["--most=6"], "--most must be at least 2 and at most 5, got 6"),
         (["--plain=inf"], "--plain must be a finite number, got inf"),
+        (["--several", "3", "0"], "--several must be at least 1, got 0"),
         (["--plain=nan"], "--plain must be a finite number, got nan"),
     ],
 )
@@ -160,5 +167,12 @@ def test_a_number_out_of_range_is_refused_before_the_call(argv, message):
 
 
 def test_numbers_within_their_range_arrive():
-    assert call(numbers, [], prog="do") == (1, None, 3, 0.5)
-    assert call(numbers, ["9", "--share=0.5", "--most=5", "--plain=-3"], prog="do") == (9, 0.5, 5, -3.0)
+    assert call(numbers, [], prog="do") == (1, None, 3, 0.5, ())
+    given = ["9", "--share=0.5", "--most=5", "--plain=-3", "--several", "4", "5"]
+    assert call(numbers, given, prog="do") == (9, 0.5, 5, -3.0, (4, 5))
+
+
+def test_the_help_of_a_lists_items_follows_the_lists(capsys):
+    with pytest.raises(SystemExit):
+        call(numbers, ["--help"], prog="do")
+    assert "how many of each. Any of 1 to 9." in " ".join(capsys.readouterr().out.split())

@@ -11,6 +11,7 @@ from rdvla.control.start import KINDS
 ASKS = {  # verb -> (options for a stop rule, options for an execution rule)
     "train": (("--policy.stop",), ("--policy.execution",)),
     "eval": (("--stops",), ("--execution",)),
+    "openloop": (("--stops",), ()),
     "profile": (("--stop",), ()),
     "compare": (("--a-setting",), ("--a-setting",)),
 }

@@ -65,6 +65,8 @@ CONVERT = ["convert", "nothing", "new"]
         ([*CONVERT, "--image-size=0"], "--image-size must be at least 1, got 0"),
         ([*CONVERT, "--samples=-1"], "--samples must be at least 1, got -1"),
         ([*CONVERT, "--depth=0"], "--depth must be at least 1, got 0"),
+        (["openloop", "nothing", "nothing", "--samples=0"], "--samples must be at least 1, got 0"),
+        (["openloop", "nothing", "nothing", "--stops", "8", "0"], "depth must be at least 1, got 0"),
         (["demo", "--episodes=0"], "--episodes must be at least 1, got 0"),
         (["data", "split", "nothing", "a", "b", "--seed=-1"], "--seed must be at least 0, got -1"),
         (["data", "split", "nothing", "a", "b", "--fraction=nan"], "--fraction must be above 0 and below 1"),

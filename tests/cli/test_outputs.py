@@ -18,6 +18,7 @@ VERBS = [
     (["export", "nothing", "{}"], FOLDER),
     (["export", "nothing", "{}", "--format", "aoti", "--part", "head"], FOLDER),
     (["calibrate", "nothing", "nothing", "--output", "{}"], FILE),
+    (["openloop", "nothing", "nothing", "--output", "{}"], FOLDER),
     (["report", "nothing", "--output", "{}"], FILE),
     (["profile", "nothing", "--output", "{}"], FILE),
 ]

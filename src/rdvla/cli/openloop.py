@@ -42,12 +42,15 @@ def run(
     with optional("train,report"):
         from rdvla.training.open_loop.compare import compare
         from rdvla.training.open_loop.page import write_results
+    from rdvla.control import parse_stop
     from rdvla.files import check_writable
     from rdvla.policy import RDVLAPolicy, choose_device
     from rdvla.training.samples import open_samples
 
     folder = output or ((Path(policy) if Path(policy).is_dir() else Path()) / "open_loop")
     check_writable(folder, option="--output", folder=True)
+    for stop in stops:
+        parse_stop(stop)  # may refuse, and does so before anything is loaded
     loaded = RDVLAPolicy.from_pretrained(policy).to(choose_device("auto"))
     opened = open_samples(loaded, dataset, camera_names=dataset_cameras or {})
     chosen = stops or tuple(dict.fromkeys((*STOPS, loaded.config.stop)))

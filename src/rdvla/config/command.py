@@ -125,7 +125,7 @@ def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, kind: An
     elif typing.get_origin(kind) is Literal:
         settings |= {"choices": typing.get_args(kind)}
     elif typing.get_origin(kind) in LISTS:
-        settings |= {"nargs": "+", "type": typing.get_args(kind)[0]}
+        settings |= {"nargs": "+", "type": _bare(typing.get_args(kind)[0])}
     else:
         settings |= {"type": kind}
     more = _mark(parameter_kind, More)
@@ -155,8 +155,9 @@ def _converted(name: str, kind: Any, value: Any) -> Any:
         return None
     if pairs is not None:
         return _split(name, value, pairs)
-    if isinstance(value, int | float):
-        (_mark(kind, Number) or Number()).check(name, value)
+    for each in value if isinstance(value, LISTS) else (value,):
+        if isinstance(each, int | float):
+            (_mark(kind, Number) or Number()).check(name, each)
     return tuple(value) if typing.get_origin(_bare(kind)) is tuple else value
 
 
@@ -183,6 +184,9 @@ def _bare(kind: Any) -> Any:
 
 
 def _mark(kind: Any, of: type[M]) -> M | None:
+    """Return the mark of a kind on a type, or on the items of a list."""
     kind = _without_none(kind)
+    if typing.get_origin(kind) in LISTS:
+        return _mark(typing.get_args(kind)[0], of)
     marks = kind.__metadata__ if typing.get_origin(kind) is Annotated else ()
     return next((mark for mark in marks if isinstance(mark, of)), None)
