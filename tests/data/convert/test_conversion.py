@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.support.foreign_datasets import LENGTHS, SIZE, TASKS, content, write_
 
 pytest.importorskip("google.protobuf")
 pytest.importorskip("google_crc32c")
-pytest.importorskip("h5py")
+h5py = pytest.importorskip("h5py")
 
 SPLIT_ACTION = Choices(fps=5, action=("action/position", "action/gripper"))
 
@@ -87,6 +88,25 @@ def test_libero_is_rotated_as_its_published_datasets_are(tmp_path: Path) -> None
     shown = EpisodeDataset(tmp_path / "out", chunk_size=1).images([0])["agentview_rgb"][0].numpy()
     mirrored = content(0)["image"][0][:, ::-1].astype(int)  # stored upside down, so rotating mirrors it
     assert np.abs(shown - mirrored).mean() < 3
+
+
+def test_libero_files_say_whether_their_images_are_upright(tmp_path: Path) -> None:
+    file = write_hdf5(tmp_path / "lift.hdf5", kind="libero")
+    with h5py.File(file, "r+") as opened:
+        opened["data"].attrs["macros_image_convention"] = "opencv"
+    facts = open_source(file).facts
+    assert facts.flip == "none"
+    assert any("stored upright" in note for note in facts.notes)
+
+
+def test_an_instruction_may_stand_with_the_environment(tmp_path: Path) -> None:
+    file = write_hdf5(tmp_path / "lift.hdf5", kind="robomimic")
+    with h5py.File(file, "r+") as opened:
+        arguments = json.loads(opened["data"].attrs["env_args"])
+        opened["data"].attrs["env_args"] = json.dumps(arguments | {"lang": "lift it"})
+        opened["data/demo_2"].attrs["ep_meta"] = json.dumps({"lang": "lift it gently"})
+    tasks = [read().task for _, read in open_source(file).episodes(skip=())]
+    assert tasks == ["lift it", "lift it gently", "lift it"]
 
 
 def test_a_mask_chooses_demonstrations(tmp_path: Path) -> None:

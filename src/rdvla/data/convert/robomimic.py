@@ -30,6 +30,8 @@ SUFFIXES = (".hdf5", ".h5")
 ACTIONS = "actions"
 LIBERO_STATE = ("obs/ee_states", "obs/gripper_states")
 ROBOMIMIC_STATE = ("obs/robot0_eef_pos", "obs/robot0_eef_quat", "obs/robot0_gripper_qpos")
+OLDER_STATE = ("obs/eef_pos", "obs/eef_quat", "obs/gripper_qpos")  # of robosuite before 1.0
+UPRIGHT = "opencv"  # LIBERO's files say how robosuite gave the images: "opengl" is upside down
 
 
 def find_hdf5(path: Path) -> list[Path]:
@@ -110,15 +112,17 @@ class RobomimicSource:
         libero = "problem_info" in described or "bddl_file_name" in described
         settings = _inner(_inner(described, "env_args"), "env_kwargs")
         robots = settings.get("robots")
+        convention = str(described.get("macros_image_convention", "opengl"))
         return SourceFacts(
             format="LIBERO's HDF5" if libero else "robomimic's HDF5",
             features=features,
             cameras=tuple(cameras),
             action=(ACTIONS,) if ACTIONS in features else (),
-            state=_first_present((LIBERO_STATE, ROBOMIMIC_STATE), features),
+            state=_first_present((LIBERO_STATE, ROBOMIMIC_STATE, OLDER_STATE), features),
             fps=settings.get("control_freq"),
             robot_type=" ".join(robots) if isinstance(robots, list) else robots,
-            flip="rotate" if libero else "none",
+            flip="rotate" if libero and convention != UPRIGHT else "none",
+            notes=_notes(libero=libero, convention=convention),
         )
 
     def __len__(self) -> int:
@@ -190,12 +194,22 @@ def _attributes(group: Any) -> dict[str, Any]:
 
 
 def _instruction(attributes: Mapping[str, Any]) -> str:
-    """Return LIBERO's (`problem_info`) or RoboCasa's (`ep_meta`) instruction; empty if there is none."""
+    """Return LIBERO's (`problem_info`), RoboCasa's (`ep_meta`) or robomimic's instruction; empty: none."""
+    arguments = _inner(attributes, "env_args")
     text = _inner(attributes, "problem_info").get("language_instruction")
-    text = text or _inner(attributes, "ep_meta").get("lang")
+    for place in (_inner(attributes, "ep_meta"), arguments, _inner(arguments, "env_kwargs")):
+        text = text or place.get("lang")
     if isinstance(text, list):  # some of LIBERO's files hold a list of texts that are to be joined
         text = "".join(map(str, text))
     return str(text or "").strip().strip('"').strip()
+
+
+def _notes(*, libero: bool, convention: str) -> tuple[str, ...]:
+    if not libero:
+        return ()
+    order = "LIBERO's files hold what was seen after each action, not before it; this stays as it is"
+    upright = "images are stored upright, so they stay; published LIBERO datasets hold them mirrored"
+    return (order, upright) if convention == UPRIGHT else (order,)
 
 
 def _inner(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
