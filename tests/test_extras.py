@@ -122,12 +122,8 @@ assert main(["--help"]) == 0
         ("from rdvla.evaluation import draw_profiles", "report"),
         ("from rdvla.backbone import HuggingFaceConfig; HuggingFaceConfig(name_or_path='x').make()", "vlm"),
         (
-            "import torch; from rdvla.processing.images import jpeg_round_trip;"
-            "jpeg_round_trip(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), quality=95)",
-            "vlm",
-        ),
-        (
-            "from rdvla.backbone import CompactConfig; CompactConfig(pretrained_text_encoder='x').make()",
+            "from rdvla.backbone import CompactConfig;"
+            "CompactConfig(num_cameras=1, image_size=32, pretrained_text_encoder='x').make()",
             "vlm",
         ),
         ("from rdvla.evaluation import write_report; write_report(['x'], 'y')", "report"),
