@@ -122,8 +122,8 @@ assert main(["--help"]) == 0
         ("from rdvla.evaluation import draw_profiles", "report"),
         ("from rdvla.backbone import HuggingFaceConfig; HuggingFaceConfig(name_or_path='x').make()", "vlm"),
         (
-            "from rdvla.backbone import CompactConfig as C;"
-            "C(num_cameras=1, image_size=32, environment_state_dim=0, pretrained_text_encoder='x').make()",
+            "from rdvla.backbone import CompactConfig;"
+            "CompactConfig(num_cameras=1, image_size=32, pretrained_text_encoder='x').make()",
             "vlm",
         ),
         ("from rdvla.evaluation import write_report; write_report(['x'], 'y')", "report"),

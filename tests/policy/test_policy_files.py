@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from rdvla.assets import POLICIES
 from rdvla.cli import main
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.policy import RESULTS, TRAINING, RDVLAPolicy
+from rdvla.policy import RESULTS, TRAINING, RDVLAPolicy, base_models
 from rdvla.policy.base_models import CHANGED_WEIGHTS
 from tests.support.tiny_models import (
     make_observation,
@@ -229,3 +231,54 @@ def test_a_policy_that_holds_all_its_weights_names_no_models(standing: Path) -> 
     make_policy().save_pretrained(standing)
     assert not (standing / "base_models.json").exists()
     assert RDVLAPolicy.from_pretrained(standing).predict(make_observation(1), stop=1).depth.tolist() == [1]
+
+
+# --- hashes that this machine knows ---
+
+
+@pytest.fixture
+def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every time that weights are hashed; models are large here, and the cache is the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(base_models, "SMALL", 0)
+    counted: list[int] = []
+    compute = base_models._hash
+    monkeypatch.setattr(base_models, "_hash", lambda weights: (counted.append(1), compute(weights))[1])
+    return counted
+
+
+def test_weights_of_known_files_are_not_hashed_again(standing: Path, hashed: list[int]) -> None:
+    for _ in range(3):
+        RDVLAPolicy.from_pretrained(standing)
+    assert len(hashed) == 1
+    save_tiny_dinov2(standing.parent / "dinov2")  # the same weights in new files
+    RDVLAPolicy.from_pretrained(standing)
+    assert len(hashed) == 2
+    save_tiny_dinov2(standing.parent / "dinov2", seed=1)
+    with pytest.raises(RDVLAError, match="changed since the policy was saved: weights"):
+        RDVLAPolicy.from_pretrained(standing)
+    assert len(hashed) == 3
+
+
+def test_a_file_that_was_given_its_old_time_is_hashed_again(standing: Path, hashed: list[int]) -> None:
+    RDVLAPolicy.from_pretrained(standing)
+    path = standing.parent / "dinov2" / "model.safetensors"
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(RDVLAError, match="changed since the policy was saved: weights"):
+        RDVLAPolicy.from_pretrained(standing)
+
+
+@pytest.mark.parametrize("trouble", ["damaged", "other", "not a folder"])
+def test_without_the_cache_weights_are_hashed(standing: Path, hashed: list[int], trouble: str) -> None:
+    RDVLAPolicy.from_pretrained(standing)
+    cache = standing.parent / "cache"
+    for path in cache.rglob("*.json"):
+        path.write_text("{" if trouble == "damaged" else "{}")
+    if trouble == "not a folder":
+        shutil.rmtree(cache)
+        cache.write_text("")
+    RDVLAPolicy.from_pretrained(standing)
+    assert len(hashed) == 2

@@ -33,6 +33,7 @@ ORDER = (
     "data",
     "train",
     "eval",
+    "openloop",
     "report",
     "compare",
     "profile",

@@ -17,13 +17,16 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from rdvla.backbone import Backbone
+from rdvla.backbone import Backbone, BackboneConfig
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.files import read_object, write_json
 from rdvla.hashing import hash_tensors
+from rdvla.policy.known_weights import remembered
 
 BASE_MODELS_FILE = "base_models.json"
 CHANGED_WEIGHTS = "RDVLA_CHANGED_WEIGHTS"  # environment variable, for the command line
+
+SMALL = 2**24  # bytes of weights that are hashed as fast as they are looked up
 
 OnChange = Literal["refuse", "warn"]
 
@@ -39,12 +42,15 @@ def write_base_models(folder: Path, backbone: Backbone) -> None:
         (folder / BASE_MODELS_FILE).unlink(missing_ok=True)
 
 
-def check_base_models(folder: Path, backbone: Backbone, *, on_change: OnChange | None = None) -> None:
+def check_base_models(
+    folder: Path, backbone: Backbone, config: BackboneConfig, *, on_change: OnChange | None = None
+) -> None:
     """Compare the published models with those that the policy was saved with; older policies do not say.
 
     Args:
         folder: of the policy.
         backbone: as it was just made.
+        config: what it was made from.
         on_change: refuse, or warn and go on; None: as the environment variable `RDVLA_CHANGED_WEIGHTS` says,
             which is to refuse if it is not set.
 
@@ -60,7 +66,7 @@ def check_base_models(folder: Path, backbone: Backbone, *, on_change: OnChange |
     path = folder / BASE_MODELS_FILE
     if not path.is_file():
         return
-    saved, now = read_object(path), _describe(backbone)
+    saved, now = read_object(path), _describe(backbone, just_made_from=config)
     differing = _differences(saved, now)
     if not differing:
         return
@@ -76,10 +82,10 @@ def check_base_models(folder: Path, backbone: Backbone, *, on_change: OnChange |
     warnings.warn(f"{message}.", stacklevel=3)
 
 
-def _describe(backbone: Backbone) -> dict[str, Any]:
+def _describe(backbone: Backbone, *, just_made_from: BackboneConfig | None = None) -> dict[str, Any]:
     description = {
         "models": list(backbone.base_models()),
-        "weights": _weights_hash(backbone),
+        "weights": _weights_hash(backbone, just_made_from),
         "preparation": backbone.preparation(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(description))  # as it is read back, without tuples
@@ -93,13 +99,21 @@ def _differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return names + sorted(name for name in before | after if before.get(name) != after.get(name))
 
 
-def _weights_hash(backbone: Backbone) -> str:
-    """Return the hash of the published weights, whatever a version of transformers calls them."""
+def _weights_hash(backbone: Backbone, just_made_from: BackboneConfig | None) -> str:
+    """Return the hash of the published weights, whatever a version of transformers calls them.
+
+    Weights that were just loaded are those of their files, which this machine may know already.
+    """
     prefixes = backbone.external_prefixes()
     weights = [value for name, value in backbone.state_dict().items() if name.startswith(prefixes)]
     state = tuple((value.data_ptr(), value._version) for value in weights)
     if backbone not in _known or _known[backbone][0] != state:
-        _known[backbone] = state, _hash(weights)
+        if just_made_from is None or sum(value.nbytes for value in weights) < SMALL:
+            found = _hash(weights)
+        else:
+            models = backbone.base_models()
+            found = remembered(lambda: _hash(weights), models=models, config=just_made_from)
+        _known[backbone] = state, found
     return _known[backbone][1]
 
 

@@ -318,7 +318,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
             policy = cls(config, statistics)
         except RDVLAError as error:
             raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} next to it: {error}") from error
-        check_base_models(folder, policy.backbone, on_change=changed_weights)
+        check_base_models(folder, policy.backbone, config.backbone, on_change=changed_weights)
         load_weights(policy, folder, wanted=policy._own_weights())
         policy.backbone.load_files(folder)
         policy.records = read_records(folder)

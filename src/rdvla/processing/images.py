@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from PIL import Image
 from torch import Tensor
-
-from rdvla.errors import optional
 
 LANCZOS_LOBES = 3
 
@@ -49,9 +48,6 @@ class ImageTransform:
 
 def jpeg_round_trip(images: Tensor, *, quality: int) -> Tensor:
     """(N, H, W, 3) uint8 -> the same after JPEG compression with halved colour resolution (4:2:0)."""
-    with optional("vlm"):  # only published policies come here
-        from PIL import Image
-
     decoded = torch.empty_like(images, device="cpu")
     for index, image in enumerate(images.cpu()):
         file = io.BytesIO()

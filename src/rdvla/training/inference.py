@@ -62,11 +62,11 @@ def complete(config: TrainConfig, dataset: EpisodeDataset, source: PolicyConfig 
         image_size=size,
         camera_sizes=policy.camera_sizes or {c: hw for c, hw in recorded.items() if hw != (size, size)},
         state_dim=policy.state_dim or dataset.state_dim,
-        robot=policy.robot if policy.robot != RobotConfig() else _robot(dataset),
+        robot=policy.robot if policy.robot != RobotConfig() else robot_of(dataset),
     )
     _check_sizes(policy, dataset)
     if source is not None and "head" in config.init_parts:
-        _check_robot(config.init_from, source.robot, policy.robot)
+        check_robot(source.robot, policy.robot, of=dataset.name)
     policy = replace(policy, unscaled_actions=_unscaled(policy, dataset))
     return replace(config, policy=policy)
 
@@ -131,14 +131,23 @@ def _check_sizes(policy: PolicyConfig, dataset: EpisodeDataset) -> None:
             )
 
 
-def _check_robot(name: str, source: RobotConfig, robot: RobotConfig) -> None:
-    """Check that a head that goes on learning moves the robot that it has learned to move."""
+def check_robot(policy: RobotConfig, robot: RobotConfig, *, of: str) -> None:
+    """Check that a policy meets the robot that it was trained on, as far as both are described.
+
+    Args:
+        policy: the robot of the policy's training.
+        robot: the one that a dataset describes.
+        of: the dataset's name.
+
+    Raises:
+        ConfigError: it is another one; the message says in what.
+    """
     for field in fields(RobotConfig):
-        had, has = getattr(source, field.name), getattr(robot, field.name)
-        if had and has and had != has:
+        had, has = getattr(policy, field.name), getattr(robot, field.name)
+        if field.name != "fps" and had and has and had != has:
             raise ConfigError(
-                f"init_from={name} was trained on a robot whose {field.name} is {had}, here it is {has}: "
-                "leave head out of init_parts, or train on the same robot."
+                f"the policy was trained on a robot whose {field.name} is {had}, that of {of} is {has}: "
+                "train a new head for it (init_parts=[backbone]), or correct the dataset's description."
             )
 
 
@@ -167,7 +176,8 @@ def _unscaled(policy: PolicyConfig, dataset: EpisodeDataset) -> tuple[int, ...]:
     return policy.unscaled_actions
 
 
-def _robot(dataset: EpisodeDataset) -> RobotConfig:
+def robot_of(dataset: EpisodeDataset) -> RobotConfig:
+    """Return what a dataset says of its robot."""
     return RobotConfig(
         type=dataset.robot_type,
         fps=dataset.fps,

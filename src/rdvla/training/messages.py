@@ -56,6 +56,7 @@ def finish_lines(trainer: Trainer) -> list[str]:
         following = f"rdvla train --init_from {name} --freeze_backbone true --dataset ..."
     else:
         following = f"rdvla eval --policy {name} --output {shlex.quote(str(run.path / 'eval'))} --env ..."
+    recordings = f"rdvla openloop {name} {shlex.quote(trainer.config.dataset)}"
     return [
         f"Finished: {state.step:,} updates in {duration(state.seconds)}.",
         *titled(
@@ -63,6 +64,7 @@ def finish_lines(trainer: Trainer) -> list[str]:
                 ("policy", _exported(trainer)),
                 ("figures", figures),
                 ("next", following),
+                *([("", recordings)] if trainer.config.objective == "actions" else []),
                 ("", f"rdvla info {name}"),
                 ("train longer", f"{run.resume_command()} --steps {2 * state.step}"),
             ]

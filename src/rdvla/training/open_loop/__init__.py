@@ -1,0 +1,1 @@
+"""Open-loop evaluation: a policy's actions next to those that were demonstrated."""
