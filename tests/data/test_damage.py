@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError, DatasetError
 from tests.support.datasets import make_episode, make_writer
+from tests.support.datasets_strangers import Draft, frames, shown
 
 FILES = (
     "meta/info.json",
@@ -108,3 +110,37 @@ def test_a_damaged_staged_episode_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatasetError, match=str(file)):
         writer.finalize()
     assert not writer.root.exists() and file.exists()
+
+
+ODD = st.sampled_from(
+    [None, True, -1, 0, 3.5, "", "x", "../x", "/etc", "{a}", [], [[1]], {}, {"a": 1}, 10**30]
+)
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+@given(data=st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_odd_metadata_of_others_is_read_or_named(
+    tmp_path_factory: pytest.TempPathFactory, version: str, data: st.DataObject
+) -> None:
+    """Any value of info.json or episodes.jsonl may be replaced by anything."""
+    root = tmp_path_factory.mktemp("odd") / "demos"
+    draft = Draft(lengths=(3, 2), files=(0, 0), one_video_each=version == "v2.1")
+    names = ["meta/info.json"] if version == "v3.0" else ["meta/info.json", "meta/episodes.jsonl"]
+    (draft.write_v3 if version == "v3.0" else draft.write_v2)(root)
+    file = root / data.draw(st.sampled_from(names))
+    content = json.loads(file.read_text().splitlines()[0])
+    node, key = content, data.draw(st.sampled_from(sorted(content)))
+    while isinstance(node[key], dict) and node[key] and data.draw(st.booleans()):
+        node = node[key]
+        key = data.draw(st.sampled_from(sorted(node)))
+    node[key] = data.draw(ODD)
+    file.write_text(json.dumps(content))
+    try:
+        dataset = EpisodeDataset(root, chunk_size=3)
+        assert dataset.actions(range(dataset.num_frames)).isfinite().all()
+        assert set(shown(dataset)) <= set(frames((3, 2)))
+        assert dataset.statistics and dataset.fingerprint()
+        [(dataset.names(name), dataset.units(name)) for name in dataset.features]
+    except (DatasetError, ConfigError) as error:
+        assert str(root) in str(error)

@@ -17,6 +17,7 @@ from rdvla.data import EpisodeDataset
 from rdvla.data.decoding import ImageConverter, decode_picture
 from rdvla.errors import DatasetError
 from rdvla.processing.fit import ImageFit
+from tests.support.datasets_strangers import Draft, frames, shown
 from tests.support.loopback_hub import serve_hub
 from tests.support.published_datasets import (
     FPS,
@@ -178,6 +179,12 @@ def test_a_hub_id_takes_the_tag_or_the_main_branch(published: Path, hub: Hub, tm
     hub.datasets = {("lerobot/libero", "fixed/labels"): published}
     joint = opened(f"lerobot/libero@fixed/labels,{published}")
     assert joint.num_frames == 2 * sum(LENGTHS)
+
+
+def test_a_hub_id_may_have_the_tag_of_an_older_version(hub: Hub, tmp_path: Path) -> None:
+    hub.datasets = {("user/old", "v2.1"): Draft(one_video_each=True).write_v2(tmp_path / "old")}
+    assert shown(EpisodeDataset("user/old", chunk_size=2)) == frames()
+    assert [revision for revision, _ in hub.asked] == ["v3.0", "v2.1", "v2.1", "v2.1"]
 
 
 def test_a_hub_id_is_opened_over_http(

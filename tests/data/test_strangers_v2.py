@@ -41,6 +41,12 @@ def test_both_versions_give_what_v3_gives(tmp_path: Path, version: str, images: 
     assert np.abs(image - picture(*pairs[20])).max() <= (2 if images == "video" else 0)
 
 
+def test_versions_are_read_together(tmp_path: Path) -> None:
+    roots = [Draft().write_v3(tmp_path / "v3"), Draft(one_video_each=True).write_v2(tmp_path / "v2")]
+    joint = EpisodeDataset(roots, chunk_size=8)
+    assert shown(joint) == frames() * 2 and joint.num_episodes == 8
+
+
 def test_folders_files_and_splits_that_do_not_fit(tmp_path: Path) -> None:
     draft = Draft(one_video_each=True)
     draft.info["splits"] = {"train": "0:100"}

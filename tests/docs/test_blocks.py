@@ -10,6 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+pytest.importorskip("accelerate")
+pytest.importorskip("matplotlib")
+pytest.importorskip("metaworld")
+pytest.importorskip("onnxscript")
+pytest.importorskip("transformers")
+
 from tests.docs import commands
 from tests.support.document_setups import given
 from tests.support.documents import ROOT, SHELL, Block, blocks, pages

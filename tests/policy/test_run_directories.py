@@ -38,7 +38,7 @@ def test_a_run_without_a_policy_says_when_there_will_be_one(
     (run / "policy").mkdir()  # what a copy left behind that stopped half-way
     with pytest.raises(RDVLAError, match=r"no policy yet: it writes one at its first validation"):
         RDVLAPolicy.from_pretrained(run)
-    assert main(["info", str(run)]) == 2
+    assert main(["push", str(run), "user/name"]) == 2
     error = capsys.readouterr().err
     assert f"rdvla train --config '{run / 'config.yaml'}' --resume true" in error
 

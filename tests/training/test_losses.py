@@ -132,7 +132,7 @@ def test_samples_that_go_on_from_an_earlier_query_train_through_forward_alone() 
     batch = replace(tiny_batch(policy), earlier=earlier)
     loss = Wrapper(policy)(batch, depth=2, generator=torch.Generator().manual_seed(0)).total
 
-    noise = policy.initial_state(3, torch.Generator().manual_seed(0))
+    noise = policy.head.initial_state(3, torch.Generator().manual_seed(0))
     start = torch.stack([noise[0], (noise[1] + ended[0]) / 2, noise[2]])
     by_hand = policy(batch, depth=2, initial_state=start).total
     gradients = [torch.autograd.grad(one, policy.head.gamma_init)[0] for one in (loss, by_hand)]

@@ -155,4 +155,4 @@ def test_command_line(
     assert cli.main([*arguments, "--samples", "3"]) == 0
     assert "mean of 3 samples" in capsys.readouterr().out
     assert cli.main([*arguments, "--samples", "0"]) == 2
-    assert "samples and depth must be at least 1" in capsys.readouterr().err
+    assert "samples must be at least 1, got 0" in capsys.readouterr().err

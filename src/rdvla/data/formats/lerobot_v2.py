@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdvla.data.formats.base import HubFiles
-from rdvla.data.formats.lerobot.episodes import EpisodeRecord, VideoPart, rows_by_episode
+from rdvla.data.formats.lerobot.episodes import EpisodeRecord, VideoPart, rows_by_episode, whole_number
 from rdvla.data.formats.lerobot.files import INFO_PATH, DatasetFiles
 from rdvla.data.formats.lerobot.info import LeRobotInfo
 from rdvla.data.formats.lerobot.reader import LeRobotReader
@@ -108,14 +108,13 @@ def _listed_lengths(files: DatasetFiles) -> dict[int, int | None] | None:
     if not (files.root / EPISODES_PATH).is_file():
         return None
     lines = files.json_lines(EPISODES_PATH)
-    try:
-        return {int(line["episode_index"]): _whole(line.get("length")) for line in lines}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{files.root / EPISODES_PATH}: a line has no 'episode_index'") from error
-
-
-def _whole(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) else None
+    lengths: dict[int, int | None] = {}
+    for line in lines:
+        number = whole_number(line.get("episode_index"))
+        if number is None:
+            raise DatasetError(f"{files.root / EPISODES_PATH}: a line has no 'episode_index': {line!s:.80}")
+        lengths[number] = whole_number(line.get("length"))
+    return lengths
 
 
 def _by_number(names: Sequence[str], template: str, key: str = "") -> dict[int, str]:
@@ -137,16 +136,15 @@ def _filled(template: str, number: int, key: str) -> str:
         return ""
 
 
-def _tasks(info: LeRobotInfo) -> list[str]:
-    """Return the instructions by task_index; numbers that are not used have an empty text."""
+def _tasks(info: LeRobotInfo) -> dict[int, str]:
     path = info.files.root / TASKS_PATH
     found: dict[int, str] = {}
     for line in info.files.json_lines(TASKS_PATH):
-        number, task = _whole(line.get("task_index")), line.get("task")
-        if number is None or number < 0 or not isinstance(task, str):
-            raise DatasetError(f"{path}: expected 'task_index' and 'task' in each line, got {line!r:.80}")
+        number, task = whole_number(line.get("task_index")), line.get("task")
+        if number is None or not isinstance(task, str):
+            raise DatasetError(f"{path}: expected 'task_index' and 'task' in each line, got {line!s:.80}")
         found[number] = task
-    return [found.get(number, "") for number in range(max(found, default=-1) + 1)]
+    return found
 
 
 def _total_notes(info: LeRobotInfo, records: Sequence[EpisodeRecord]) -> list[str]:

@@ -34,8 +34,8 @@ class Transfer:
         root: the new dataset.
         episodes: number of its episodes.
         frames: number of its frames.
-        copied: videos whose stream was copied, one per episode and camera.
-        encoded: videos that had to be encoded again.
+        copied: videos whose stream was copied, one per episode and camera; not those before an interruption.
+        encoded: videos that had to be encoded again, counted likewise.
         notes: what was left out, and why.
     """
 
@@ -86,13 +86,14 @@ def transfer(
         _check_staged(writer, wanted)
         copied = encoded = frames = 0
         takers = {id(member): _Taker(member, spec) for member in members}
+        done = writer.finished()
         for number, (member, episode) in enumerate(wanted):
-            taker = takers[id(member)]
-            images = taker.images(episode)
-            if number not in writer.finished():
+            if number not in done:
+                taker = takers[id(member)]
+                images = taker.images(episode)
                 writer.add_episode(taker.episode(episode, images), number=number)
-            copied += sum(isinstance(each, Clip) for each in images.values())
-            encoded += sum(not isinstance(each, Clip) for each in images.values())
+                copied += sum(isinstance(each, Clip) for each in images.values())
+                encoded += sum(not isinstance(each, Clip) for each in images.values())
             frames += int(member.reader.lengths[episode])
             progress(number + 1, len(wanted))
         writer.finalize()

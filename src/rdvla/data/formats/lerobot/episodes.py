@@ -7,7 +7,9 @@ numbers and frame ranges that do not fit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,14 @@ from numpy.typing import NDArray
 from rdvla.data.formats.lerobot.files import DatasetFiles, column_values
 from rdvla.errors import DatasetError
 
-FACTS = ("episode_index", "frame_index", "index", "task_index", "timestamp")
+OPTIONAL = ("frame_index", "index", "timestamp")  # one of the first two must tell the order
+
+
+def whole_number(value: Any) -> int | None:
+    """Return a whole number, which pandas may have written as a float; None: it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1 << 62:
+        return None
+    return int(value) if value == int(value) else None
 
 
 @dataclass(frozen=True)
@@ -94,19 +103,14 @@ def rows_by_episode(
         DatasetError: the file is missing or damaged, or the frames of an episode are not all there.
     """
     path = files.root / name
+    needed = ["task_index"] if number is not None else ["task_index", "episode_index"]
     available = files.column_names(name)
-    present = [column for column in FACTS if column in available]
-    table = files.table(name, present)
-    if number is None and "episode_index" not in present:
-        raise DatasetError(f"{path} has no column 'episode_index'")
-    facts = {
-        column: column_values(table, column, path=path)
-        for column in present
-        if column != "timestamp" or pa.types.is_floating(table.schema.field(column).type)
-    }
-    for column, values in facts.items():
-        if values.ndim != 1:
-            raise DatasetError(f"{path}: column {column!r} holds lists")
+    optional = [column for column in OPTIONAL if column in available]
+    table = files.table(name, [*needed, *optional])
+    facts = {column: _numbers(table, column, path) for column in needed}
+    for column in optional:
+        with suppress(DatasetError):  # others may tell as much
+            facts[column] = _numbers(table, column, path)
     if number is None:
         owner = facts["episode_index"].astype(np.int64)
         order = np.argsort(owner, kind="stable")
@@ -123,9 +127,20 @@ def rows_by_episode(
             file=name,
             rows=rows[ordered].astype(np.int64),
             first_index=int(own["index"][0]) if "index" in own and len(rows) else -1,
-            tasks=own.get("task_index", np.zeros(len(rows))).astype(np.int64),
+            tasks=own["task_index"].astype(np.int64),
             clock_fault=_clock_fault(own.get("timestamp"), fps),
         )
+
+
+def _numbers(table: pa.Table, column: str, path: Path) -> NDArray[Any]:
+    """Return a column of one number each; only timestamps may be anything else than whole."""
+    values = column_values(table, column, path=path)
+    if values.ndim != 1:
+        raise DatasetError(f"{path}: column {column!r} holds lists")
+    is_whole = values.dtype.kind in "iu" or bool(np.all(np.isfinite(values) & (values == np.floor(values))))
+    if column != "timestamp" and not is_whole:
+        raise DatasetError(f"{path}: column {column!r} holds something else than whole numbers")
+    return values
 
 
 def _in_order(facts: Mapping[str, NDArray[Any]], what: str) -> NDArray[np.int64]:
@@ -139,9 +154,7 @@ def _in_order(facts: Mapping[str, NDArray[Any]], what: str) -> NDArray[np.int64]
                 steps - (steps[0] if column == "index" else 0), np.arange(length)
             ):
                 return order
-    if "frame_index" in facts or "index" in facts:
-        raise DatasetError(f"{what} lacks rows, or holds some twice: 'frame_index' does not count from 0")
-    return np.arange(length, dtype=np.int64)
+    raise DatasetError(f"{what} lacks rows, or holds some twice: 'frame_index' does not count from 0")
 
 
 def _clock_fault(timestamps: NDArray[Any] | None, fps: float) -> str:

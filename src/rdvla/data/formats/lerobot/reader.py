@@ -29,7 +29,7 @@ class LeRobotReader:
 
     Attributes:
         info: what info.json says.
-        tasks: the different instructions, by task_index.
+        instructions: by task_index.
         records: the episodes, in their order.
         notes: sentences about what was repaired or left out.
         placements: where the images of the selected cameras with videos are, by the camera's key.
@@ -37,7 +37,7 @@ class LeRobotReader:
     """
 
     info: LeRobotInfo
-    tasks: Sequence[str]
+    instructions: Mapping[int, str]
     records: Sequence[EpisodeRecord]
     notes: Sequence[str]
     placements: Mapping[str, Placement] = field(default_factory=dict)
@@ -57,6 +57,11 @@ class LeRobotReader:
     def robot_type(self) -> str | None:
         """What the dataset calls its robot; None if it does not say."""
         return self.info.robot_type
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """The different instructions, in the order of their task_index."""
+        return [self.instructions[number] for number in sorted(self.instructions)]
 
     @property
     def features(self) -> Mapping[str, Feature]:
@@ -136,17 +141,19 @@ class LeRobotReader:
         return replace(self, info=info, records=records, notes=notes, placements=placements, sizes=sizes)
 
     def task_of_frames(self) -> NDArray[np.int64]:
-        """Return the task_index of each frame, (N,).
+        """Return the number of each frame's instruction in `tasks`, (N,).
 
         Raises:
             DatasetError: a task_index is not among the tasks.
         """
         numbers = np.concatenate([record.data.tasks for record in self.records])
-        if numbers.min() < 0 or numbers.max() >= len(self.tasks):
+        place = {number: index for index, number in enumerate(sorted(self.instructions))}
+        used, inverse = np.unique(numbers, return_inverse=True)
+        if unknown := [number for number in used.tolist() if number not in place]:
             raise DatasetError(
-                f"{self.root / 'data'}: task_index {numbers.max()} is not among the tasks in meta/"
+                f"{self.root / 'data'}: task_index {unknown[0]} is not among the tasks in meta/"
             )
-        return numbers
+        return np.array([place[number] for number in used.tolist()], dtype=np.int64)[inverse]
 
     def columns(self, names: Sequence[str]) -> Columns:
         """Read numeric features, name -> (N, size).

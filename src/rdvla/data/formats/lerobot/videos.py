@@ -94,7 +94,7 @@ def place(files: DatasetFiles, records: Sequence[EpisodeRecord], key: str, *, fp
     for record in records:
         part = record.videos.get(key, VideoPart(None))
         if part.file is None:
-            left_out[record.number] = f"there is no video of {key!r}"
+            left_out[record.number] = f"no video of {key!r} is there, or meta/ does not say where it is"
         else:
             by_file.setdefault(part.file, []).append(record)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

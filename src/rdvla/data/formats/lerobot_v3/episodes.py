@@ -7,11 +7,18 @@ published datasets have file numbers of the episode before and frame ranges that
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rdvla.data.formats.lerobot.episodes import EpisodeRecord, EpisodeRows, VideoPart, rows_by_episode
+from rdvla.data.formats.lerobot.episodes import (
+    EpisodeRecord,
+    EpisodeRows,
+    VideoPart,
+    rows_by_episode,
+    whole_number,
+)
 from rdvla.data.formats.lerobot.files import INFO_PATH
 from rdvla.data.formats.lerobot.info import LeRobotInfo
 from rdvla.data.formats.lerobot_v3.layout import DATA_PATH, VIDEO_PATH, FilePosition
@@ -71,7 +78,7 @@ def _lines(info: LeRobotInfo) -> list[Line]:
         if "episode_index" not in columns:
             raise DatasetError(f"{info.files.root / name} has no column 'episode_index'")
         for line in info.files.table(name, columns).to_pylist():
-            if _integer(line["episode_index"]) is not None:
+            if whole_number(line["episode_index"]) is not None:
                 lines.setdefault(int(line["episode_index"]), line)
     return [lines[number] for number in sorted(lines)]
 
@@ -86,7 +93,7 @@ def _match(
     notes: list[str] = []
     for number, line in enumerate(lines):
         if rows[number] is None:
-            first, length = _integer(line.get("dataset_from_index")), _integer(line.get("length"))
+            first, length = whole_number(line.get("dataset_from_index")), whole_number(line.get("length"))
             fits = [own for own in left if own.first_index == first and length in (None, len(own))]
             if len(fits) != 1:
                 raise _missing_rows(info, line, data)
@@ -114,7 +121,7 @@ def _match(
 
 
 def _by_number(info: LeRobotInfo, line: Line, data: _DataFiles) -> EpisodeRows | None:
-    length = _integer(line.get("length"))
+    length = whole_number(line.get("length"))
     found = data.found.get(int(line["episode_index"]), [])
     whole = [rows for rows in found if length in (None, len(rows))]
     named = [rows for rows in whole if rows.file == _pointer(info, line)]
@@ -153,7 +160,7 @@ def _counted(
     An append that was interrupted before its last step leaves episodes that info.json does not count yet.
     """
     path = info.files.root / INFO_PATH
-    episodes, frames = (_integer(info.content.get(f"total_{kind}")) for kind in ("episodes", "frames"))
+    episodes, frames = (whole_number(info.content.get(f"total_{kind}")) for kind in ("episodes", "frames"))
     held = len(matched), sum(len(rows) for _, rows in matched)
     if not matched or (episodes is not None and episodes > held[0]):
         raise DatasetError(
@@ -182,9 +189,12 @@ def _video_part(
     elif file is None and len(around) == 2:
         neighbours = {_video_file(info, other, key) for other in around}
         file = neighbours.pop() if len(neighbours) == 1 else None
-    if not isinstance(start, int | float):
-        return VideoPart(None)
-    return VideoPart(file, float(start), float(stop) if isinstance(stop, int | float) else None)
+    seconds = _seconds(start)
+    return VideoPart(None) if seconds is None else VideoPart(file, seconds, _seconds(stop))
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _video_file(info: LeRobotInfo, line: Line, key: str) -> str | None:
@@ -196,7 +206,7 @@ def _pointer(info: LeRobotInfo, line: Line) -> str | None:
 
 
 def _fill(template: str, default: str, line: Line, prefix: str, key: str) -> str | None:
-    numbers = [_integer(line.get(f"{prefix}/{kind}_index")) for kind in ("chunk", "file")]
+    numbers = [whole_number(line.get(f"{prefix}/{kind}_index")) for kind in ("chunk", "file")]
     if numbers[0] is None or numbers[1] is None:
         return None
     position = FilePosition(numbers[0], numbers[1])
@@ -204,12 +214,6 @@ def _fill(template: str, default: str, line: Line, prefix: str, key: str) -> str
         return position.path(template, video_key=key)
     except (KeyError, ValueError, IndexError):
         return position.path(default, video_key=key)
-
-
-def _integer(value: Any) -> int | None:
-    """Return a whole number, which pandas may have written as a float; None: it is none."""
-    is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
-    return int(value) if is_whole else None
 
 
 def _source(info: LeRobotInfo, line: Line) -> Mapping[str, Any]:

@@ -48,4 +48,4 @@ class LeRobotV3:
         version = info.content["codebase_version"]
         if version != CODEBASE_VERSION:
             notes.insert(0, f"{path} has format version {version}; it is read as {CODEBASE_VERSION}")
-        return LeRobotReader(info, read_tasks(files), records, notes)
+        return LeRobotReader(info, dict(enumerate(read_tasks(files))), records, notes)
