@@ -15,6 +15,7 @@ from rdvla.data import EpisodeDataset
 from rdvla.data.features import ACTION, ENVIRONMENT_STATE, KEYPOINTS, STATE, current_name
 from rdvla.errors import ConfigError
 from rdvla.policy import PolicyConfig, RDVLAPolicy
+from rdvla.processing import Statistics
 from rdvla.processing.normalization import bounds
 from rdvla.training.config import TrainConfig
 from rdvla.training.inference import complete
@@ -74,7 +75,11 @@ def _check_targets(dataset: EpisodeDataset, config: TrainConfig) -> None:
 
 
 def build_policy(
-    config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]], source: RDVLAPolicy | None = None
+    config: TrainConfig,
+    statistics: Mapping[str, Mapping[str, Any]],
+    source: RDVLAPolicy | None = None,
+    *,
+    trained_in: Statistics | None = None,
 ) -> RDVLAPolicy:
     """Build the policy; one kind of processor draws the same weights from the same seed.
 
@@ -86,13 +91,16 @@ def build_policy(
         statistics: of the dataset. A head taken from `source` keeps its own instead, as its weights were
             trained in those units.
         source: the policy that the run starts from.
+        trained_in: the statistics of a run that goes on, which its weights were trained in.
 
     Raises:
         ConfigError: the source's backbone or head has another configuration, or a statistic is not finite.
     """
-    kept: Mapping[str, Mapping[str, Any]] = policy_statistics(config.policy, statistics)
-    if source is not None and "head" in config.init_parts:
-        kept = {current_name(name): entry for name, entry in source.statistics.items()}
+    kept: Statistics = policy_statistics(config.policy, statistics)
+    known = source.statistics if source is not None and "head" in config.init_parts else None
+    known = known if trained_in is None else trained_in
+    if known is not None:
+        kept = {current_name(name): entry for name, entry in known.items()}
     torch.manual_seed(config.seed)
     policy = RDVLAPolicy(config.policy, kept)
     if source is not None:
