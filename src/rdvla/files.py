@@ -112,7 +112,7 @@ def check_writable(path: Path | str, *, option: str, folder: bool = False) -> No
             place = place.parent
         for name in missing:
             (place / name).exists()  # fails if the name is too long
-        trial = _temporary(place / path.name)
+        trial = _temporary(place / (path.absolute().name or "root"))
         try:
             trial.write_bytes(bytes(4096))  # enough for a full disk to refuse
         finally:

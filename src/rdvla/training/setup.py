@@ -54,6 +54,7 @@ def open_dataset(config: TrainConfig, source: RDVLAPolicy | None) -> tuple[Episo
         sample_every=config.data.sample_every,
         action=config.data.action,
         state=config.data.state,
+        privileged=config.trains_perception,
     )
     _check_targets(dataset, config)
     config = complete(config, dataset, None if source is None else source.config)
@@ -96,6 +97,10 @@ def build_policy(
     Raises:
         ConfigError: the source's backbone or head has another configuration, or a statistic is not finite.
     """
+    if source is not None and "backbone" in config.init_parts and ENVIRONMENT_STATE not in statistics:
+        theirs = {current_name(name): entry for name, entry in source.statistics.items()}
+        read_out = {name: theirs[name] for name in (ENVIRONMENT_STATE,) if name in theirs}
+        statistics = {**statistics, **read_out}  # what the source's backbone reads off images is in its units
     kept: Statistics = policy_statistics(config.policy, statistics)
     known = source.statistics if source is not None and "head" in config.init_parts else None
     known = known if trained_in is None else trained_in
@@ -170,7 +175,8 @@ def _describe(component: str, config: PolicyConfig) -> dict[str, Any]:
     if component == "backbone":
         tuning = config.backbone.tuning_fields
         backbone = {name: value for name, value in encoded["backbone"].items() if name not in tuning}
-        return {"backbone": backbone, "cameras": encoded["cameras"], "image_size": encoded["image_size"]}
+        seen = ("cameras", "image_size", "resize", "resize_cameras")
+        return {"backbone": backbone, **{name: encoded[name] for name in seen}}
     head = {name: value for name, value in encoded["head"].items() if name not in config.head.training_fields}
-    units = ("state_dim", "unscaled_actions", "gripper_opening", "clip_state")
+    units = ("state_dim", "unscaled_actions", "gripper_opening", "clip_state", "normalization")
     return {"head": head, **{name: encoded[name] for name in units}}
