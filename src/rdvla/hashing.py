@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def fingerprint(module: nn.Module) -> str:
     """Return a short hash of a module's weights.
 
-    Policies with equal hashes act the same on one kind of processor, and up to rounding on different ones.
+    Policies with equal hashes act the same on one kind of processor, and up to rounding on different ones, if
+    their statistics and the way they fit images are the same, too: the hash does not cover these.
     """
     return hash_tensors(sorted(module.state_dict().items()))
 

@@ -66,6 +66,21 @@ def test_the_same_weights_under_other_conditions_are_not_mixed(tmp_path):
     assert labels(push, tmp_path / "b") == [["policy (a)"], ["policy (b)"]]
 
 
+def test_the_same_weights_in_other_units_are_not_mixed(tmp_path):
+    for name, seed, preparation in (("a", 0, "x"), ("b", 1, "y")):
+        results = make_results(
+            tmp_path / name, policy="p", fingerprint="aa", envs=(name,), seed=seed, **OPTIONS
+        )
+        own = {**results.meta["policy"], "preparation": preparation}
+        dataclasses.replace(results, meta={**results.meta, "policy": own}).write(
+            tmp_path / name / "results.json"
+        )
+    make_results(tmp_path / "c", policy="p", fingerprint="aa", envs=("c",), **OPTIONS)
+    both = [str(tmp_path / name) for name in "ab"]
+    assert labels(*both) == [["p (a)"], ["p (b)"]]
+    assert labels(both[0], str(tmp_path / "c")) == [["p"], ["p"]]  # an older file does not say
+
+
 def test_files_without_a_fingerprint_are_not_taken_for_the_same_policy(tmp_path):
     paths = []
     for name, task in (("a", "push"), ("b", "reach")):

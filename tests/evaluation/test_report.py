@@ -121,14 +121,19 @@ def test_a_clips_speed_is_in_its_caption(tmp_path):
     assert "<figcaption>depth 8 · 0.5x speed" in text
 
 
-def test_runs_that_were_not_played_alike_are_named(tmp_path, page_and_results):
-    for name, limit in (("a", 96), ("b", 500)):
-        results = make_results(tmp_path / name, depths=(8,), adaptive=False, videos=0, episodes=2)
+def test_runs_that_were_not_played_alike_are_named_and_not_tested(tmp_path, page_and_results):
+    for name, limit in (("a", 96), ("b", 500), ("c", 96)):
+        results = make_results(tmp_path / name, policy=name, depths=(8,), adaptive=False, videos=0)
         protocol = {"metaworld": {"max_steps": limit}}
         changed = dataclasses.replace(results, meta={**results.meta, "protocol": protocol})
         changed.write(tmp_path / name / "results.json")
     text = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "report.html").read_text()
     assert "Not all runs were played alike: max_steps 96 and 500 in metaworld." in text
+    assert "so no paired test compares them" in text and "against the first policy" not in text
+    text = write_report([tmp_path / "a", tmp_path / "c"], tmp_path / "report.html").read_text()
+    assert "against the first policy" in text
+    with pytest.raises(ResultsError, match="max_steps 96 in metaworld, the other 500"):
+        write_report([f"both={tmp_path / 'a'},{tmp_path / 'b'}"], tmp_path / "report.html")
     assert "played alike" not in page_and_results[0]
 
 

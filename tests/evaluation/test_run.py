@@ -1,5 +1,6 @@
 """Whole rollouts in worker processes, with a line to walk in place of a simulator."""
 
+import dataclasses
 import functools
 import io
 import itertools
@@ -11,15 +12,18 @@ from rich.console import Console
 
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation import EvaluationConfig, Suite, evaluate_policy, load_results
+from rdvla.evaluation.provenance import describe_policy
+from rdvla.policy import RDVLAPolicy
 from rdvla.rollout import starting_seed
 from tests.support.closeness import assert_no_close_calls
 from tests.support.line_task import TASKS, make_closed, make_dying, make_line, make_logging, make_raising
 from tests.support.rollout_doubles import StepPolicy
+from tests.support.tiny_training import tiny_policy
 
 SEED = 1_000_000
 
 
-def run(tmp_path, policy, *, make=make_line, fingerprint="abc", **changes):
+def run(tmp_path, policy, *, make=make_line, fingerprint="abc", known=None, **changes):
     options = {
         "policy": "runs/walker",
         "output": str(tmp_path / "run"),
@@ -38,7 +42,7 @@ def run(tmp_path, policy, *, make=make_line, fingerprint="abc", **changes):
         config,
         suites=suites,
         make=make,
-        provenance={"path": "walker"},
+        provenance={"path": "walker", **(known or {})},
         fingerprint=fingerprint,
         console=Console(file=io.StringIO()),
     )
@@ -191,9 +195,27 @@ def test_a_run_directory_of_another_evaluation_is_refused(tmp_path):
         run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",), max_steps=31)
     with pytest.raises(ConfigError, match="policy_fingerprint"):
         run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",), fingerprint="other")
-    # More of the same is fine.
+    # More of the same is fine, also for a folder that does not say how the policy prepares its inputs.
     more = run(tmp_path, StepPolicy(), stops=("4", "2"), tasks=("near",), episodes=3)
     assert [row.episodes for row in more.rows] == [3, 3]
+    run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",), known={"preparation": "a"})
+    with pytest.raises(ConfigError, match="policy_preparation 'a', and this one has 'b'"):
+        run(tmp_path, StepPolicy(), stops=("4",), tasks=("near",), known={"preparation": "b"})
+
+
+def test_what_prepares_a_policys_inputs_is_told_apart_by_a_hash():
+    policy = tiny_policy()
+    config, statistics = policy.config, policy.statistics
+    low = torch.full((config.head.action_dim,), -3.0).tolist()
+    high = torch.full((config.head.action_dim,), 3.0).tolist()
+    variants = [
+        RDVLAPolicy(config, {**statistics, "action": {**statistics["action"], "low": low, "high": high}}),
+        RDVLAPolicy(dataclasses.replace(config, resize="crop"), statistics),
+        RDVLAPolicy(dataclasses.replace(config, camera_sizes={config.cameras[0]: (48, 64)}), statistics),
+    ]
+    hashes = [describe_policy(each, "tiny")["preparation"] for each in (policy, *variants)]
+    assert len(set(hashes)) == 4
+    assert describe_policy(RDVLAPolicy(config, statistics), "other")["preparation"] == hashes[0]
 
 
 def test_a_label_may_change_when_an_evaluation_goes_on(tmp_path):

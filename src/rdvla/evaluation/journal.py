@@ -64,7 +64,12 @@ class Journal:
 
 
 def same_run(
-    folder: Path, config: EvaluationConfig, *, limits: Mapping[str, int], fingerprint: str
+    folder: Path,
+    config: EvaluationConfig,
+    *,
+    limits: Mapping[str, int],
+    fingerprint: str,
+    preparation: str | None = None,
 ) -> dict[str, Any]:
     """Return what the run is, for `RECORD`, after checking that an existing run directory holds the same.
 
@@ -75,6 +80,7 @@ def same_run(
         config: the evaluation.
         limits: steps after which an episode ends, by environment.
         fingerprint: of the policy's weights.
+        preparation: hash of its units and of how it fits images; None: not known, as in older folders.
 
     Raises:
         ConfigError: the directory holds an evaluation of something else.
@@ -82,6 +88,7 @@ def same_run(
     path = folder / RECORD
     now: dict[str, Any] = {
         "policy_fingerprint": fingerprint,
+        "policy_preparation": preparation,
         **dataclasses.asdict(config),
         "limits": dict(limits),
     }
@@ -96,6 +103,8 @@ def _check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
     defaults = {option.name: option.default for option in dataclasses.fields(EvaluationConfig)}
     for name in now.keys() - EXTENDABLE - {"limits"}:
         was = before.get(name, defaults.get(name))  # an option may be younger than the folder
+        if name == "policy_preparation" and None in (was, now[name]):
+            continue
         if was != now[name]:
             raise ConfigError(
                 f"{folder} holds an evaluation with {name} {was!r}, "

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rdvla.evaluation.records import ResultsError
-from rdvla.evaluation.results import Results, combine, differences, load_results
+from rdvla.evaluation.results import Results, check_alike, combine, differences, load_results
 from rdvla.rollout.jobs import Setting
 
 Cell = tuple[str, str, Setting]  # environment, task, setting: what a line holds once
@@ -68,7 +68,7 @@ def load_lines(sources: Sequence[str | Path]) -> list[Results]:
 
     Raises:
         ResultsError: a source names no run, a file breaks the schema, or files that are named together hold
-            the same episodes.
+            the same episodes or were not played alike.
     """
     lines: list[_Line] = []
     loaded: list[tuple[Results, dict[str, _Line]]] = []
@@ -101,7 +101,9 @@ class _Line:
     files: list[Results] = field(default_factory=list)
 
     def add(self, results: Results, label: str, path: Path) -> None:
-        """Add a file's rows of a label."""
+        """Add a file's rows of a label; a line holds what was played alike."""
+        for other in self.files:
+            check_alike(other, results)
         for cell in _cells(results, label):
             env, task, setting = cell
             if cell in self.cells:
@@ -125,7 +127,9 @@ def _same_weights(lines: Sequence[_Line], results: Results, label: str) -> _Line
     cells = _cells(results, label)
     for line in lines:
         same = results.fingerprint is not None and all(
-            other.fingerprint == results.fingerprint and not any(differences(other, results))
+            other.fingerprint == results.fingerprint
+            and (other.preparation == results.preparation or None in (other.preparation, results.preparation))
+            and not any(differences(other, results))
             for other in line.files
         )
         if same and not line.named and line.cells.keys().isdisjoint(cells):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -13,17 +14,33 @@ import torch
 
 from rdvla import __version__
 from rdvla.evaluation.config import policy_name
+from rdvla.hashing import hash_tensors
 from rdvla.policy import RDVLAPolicy
 
 
 def describe_policy(policy: RDVLAPolicy, path: str) -> dict[str, Any]:
-    """Return where a policy came from, and its sizes (parameters, blocks that one iteration runs)."""
+    """Return where a policy came from, its sizes, and a hash of its units and of how it fits images."""
     return {
         "path": policy_name(path),
         "parameters": sum(p.numel() for p in policy.parameters()),
         "head_parameters": sum(p.numel() for p in policy.head.parameters()),
         "core_blocks": len(policy.config.head.levels_by_part.get("core", ())) or 1,  # all of a head without
+        "preparation": _preparation(policy),
     }
+
+
+def _preparation(policy: RDVLAPolicy) -> str:
+    """Return a short hash of what stands between the weights and the robot: images, state and actions."""
+    fits = policy.config.fits
+    told: dict[str, Any] = {
+        "images": {camera: [fit.size, fit.how] for camera, fit in fits.fits.items()},
+        "recorded": fits.sizes,
+    }
+    ends = []
+    for name, normalizer in (("action", policy.action_normalizer), ("state", policy.state_normalizer)):
+        told[name] = [normalizer.keep, normalizer.clip, normalizer.opening]
+        ends += [(f"{name}.low", normalizer.low), (f"{name}.high", normalizer.high)]
+    return hash_tensors(ends, start=json.dumps(told, sort_keys=True).encode())
 
 
 def describe_hardware() -> dict[str, str | int]:

@@ -38,6 +38,12 @@ class Results:
         return None if found is None else str(found)
 
     @property
+    def preparation(self) -> str | None:
+        """Hash of the policy's units and of how it fits images; None if the file does not say."""
+        found = self.meta.get("policy", {}).get("preparation")
+        return None if found is None else str(found)
+
+    @property
     def query_ms(self) -> dict[str, float]:
         """Milliseconds per query by stop rule, measured in turn after the episodes; empty if not at all."""
         return dict((self.meta.get("timing") or {}).get("query_ms", {}))

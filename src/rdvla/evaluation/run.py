@@ -118,7 +118,9 @@ def evaluate_policy(
     start = time.perf_counter()
     with sole_user(output):
         limits = {suite.env: suite.max_steps for suite in suites}
-        record = same_run(output, config, limits=limits, fingerprint=fingerprint)
+        record = same_run(
+            output, config, limits=limits, fingerprint=fingerprint, preparation=provenance.get("preparation")
+        )
         jobs = _jobs(config, suites)
         with closing(Journal(output / "episodes.jsonl")) as journal:
             missing = [job for job in jobs if not journal.finished(job.key)]

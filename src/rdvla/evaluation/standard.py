@@ -90,10 +90,21 @@ def _cheapest_as_good(
     return best
 
 
-def standard_comparisons(everything: Sequence[Summary], episodes: Sequence[Episode]) -> list[Comparison]:
+def standard_comparisons(
+    everything: Sequence[Summary],
+    episodes: Sequence[Episode],
+    *,
+    unlike: Callable[[str, str], bool] | None = None,
+) -> list[Comparison]:
     """Return the tests that the report shows; none where there are too few episodes to tell anything apart.
 
     Adaptive rules against enough depth, deep against enough, other policies against the first policy.
+
+    Args:
+        everything: all settings of all policies.
+        episodes: of all of them.
+        unlike: whether two policies were played under other conditions, so that a test compares those, too;
+            None: all were played alike.
     """
     by_policy: dict[str, list[Summary]] = {}
     for summary in everything:
@@ -108,7 +119,11 @@ def standard_comparisons(everything: Sequence[Summary], episodes: Sequence[Episo
             reference = enough or enough_adaptive(same, episodes)
             if number == 0 and reference is not None:
                 references.append(reference)
-    pairs += [("against the first policy", rival, references[0]) for rival in references[1:]]
+    pairs += [
+        ("against the first policy", rival, references[0])
+        for rival in references[1:]
+        if unlike is None or not unlike(rival.policy, references[0].policy)
+    ]
     tested = (
         compare(first, second, episodes=episodes, question=question) for question, first, second in pairs
     )

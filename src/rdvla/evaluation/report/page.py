@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import json
 from collections.abc import Sequence
@@ -56,7 +57,9 @@ def render_page(results: Sequence[str | Path]) -> str:
         cells=content.summary_cells,
         suite_cells=content.suite_cells,
         rows=rows,
-        comparisons=standard_comparisons(everything, episodes),
+        comparisons=standard_comparisons(
+            everything, episodes, unlike=functools.partial(_unlike_policies, loaded)
+        ),
         sentence=content.comparison_sentence,
         strips=_film_strips(loaded),
         clips=_clips(loaded, tasks=_number_of_tasks(everything)),
@@ -181,7 +184,7 @@ def _left_out(everything: Sequence[Summary]) -> list[str]:
 
 
 def _unlike(loaded: Sequence[Results]) -> list[str]:
-    """What differed between runs in the same environment; a paired test across them compares that as well."""
+    """What differed between runs in the same environment; no paired test compares them."""
     found = [
         f"{name} {value!r} and {other!r} in {env}"
         for number, second in enumerate(loaded)
@@ -189,6 +192,12 @@ def _unlike(loaded: Sequence[Results]) -> list[str]:
         for env, name, value, other in differences(first, second)
     ]
     return list(dict.fromkeys(found))
+
+
+def _unlike_policies(loaded: Sequence[Results], first: str, second: str) -> bool:
+    """Whether any run of one policy was played under other conditions than one of another policy."""
+    sides = [[each for each in loaded if label in each.labels] for label in (first, second)]
+    return any(any(differences(one, other)) for one in sides[0] for other in sides[1])
 
 
 def _seeds(episodes: Sequence[Episode]) -> str:
