@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +206,21 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch, capsys, 
     shown = capsys.readouterr().err
     assert package in shown
     assert "[convert]" in shown
+
+
+def test_an_interrupted_conversion_does_not_go_on_with_other_options(tmp_path: Path) -> None:
+    source = open_source(write_rlds(tmp_path / "in"))
+
+    def stop(done: int, _total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "out", choices=SPLIT_ACTION, progress=stop)
+    turned = replace(SPLIT_ACTION, flip="vertical")
+    train = open_source(tmp_path / "in", split="train")
+    elsewhere = open_source(write_rlds(tmp_path / "elsewhere/in"))
+    for other, choices in ((source, turned), (train, SPLIT_ACTION), (elsewhere, SPLIT_ACTION)):
+        with pytest.raises(DatasetError, match="another source, or other options"):
+            convert(other, tmp_path / "out", choices=choices)
+    assert convert(source, tmp_path / "out", choices=SPLIT_ACTION).episodes == 3

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ class _Work:
             cameras=tuple(plan.cameras.values()),
             image_size={new: _size(self._first, old) for old, new in plan.cameras.items()},
             robot_type=plan.robot_type,
+            made_from=json.dumps([str(source.path.resolve()), source.split, asdict(plan)]),
         )
-        self._check_staged()
 
     def write(self, *, skip_damaged: bool, progress: Callable[[int, int], None]) -> list[str]:
         done = self._writer.finished()
@@ -143,16 +144,6 @@ class _Work:
             except DatasetError as error:
                 damage = damage or error
         raise damage or DatasetError(f"{self._source.path} holds no episodes")
-
-    def _check_staged(self) -> None:
-        """Refuse to go on with episodes that an interrupted conversion of something else left behind."""
-        for origin in self._writer.finished().values():
-            other = origin.get("converted_from")
-            if other != self._source.path.name:
-                raise DatasetError(
-                    f"{self._writer.staging} holds an interrupted conversion of {other}: "
-                    "choose another output, or delete that folder"
-                )
 
 
 def turned(images: NDArray[np.uint8], flip: Flip) -> NDArray[np.uint8]:

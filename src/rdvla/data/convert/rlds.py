@@ -95,6 +95,11 @@ class RLDSSource:
         """The folder with `features.json`."""
         return self._folder
 
+    @property
+    def split(self) -> str | None:
+        """The split whose files are taken; None: all."""
+        return self._split
+
     @cached_property
     def facts(self) -> SourceFacts:
         """What features.json and the first episodes say."""

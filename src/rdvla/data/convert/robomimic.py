@@ -85,6 +85,7 @@ class RobomimicSource:
             DatasetError: naming the file that is damaged, of another layout, or without this split.
         """
         self._path = path
+        self._split = split
         self.files = find_hdf5(path)
         self._demos = [(file, name) for file in self.files for name in _demonstrations(file, split)]
         if not self._demos:
@@ -94,6 +95,11 @@ class RobomimicSource:
     def path(self) -> Path:
         """The file or folder."""
         return self._path
+
+    @property
+    def split(self) -> str | None:
+        """The mask whose demonstrations are taken; None: all."""
+        return self._split
 
     @cached_property
     def facts(self) -> SourceFacts:

@@ -85,6 +85,11 @@ class Source(Protocol):
         ...
 
     @property
+    def split(self) -> str | None:
+        """The part that is taken, by its name in the source; None: all."""
+        ...
+
+    @property
     def facts(self) -> SourceFacts:
         """What is fixed for all episodes."""
         ...
