@@ -183,3 +183,16 @@ for name in ("inner/file.bin", None):
     )
     assert finished.stdout.splitlines() == ["made/inner/file.bin", "made"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [".", "", "..", "run", "new/run"])
+def test_a_folder_is_tried_within_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Its parent may be closed."""
+    (tmp_path / "here" / "run").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    tried: list[Path] = []
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: (tried.append(path), write(path, data))[1])
+    check_writable(name, option="--output", folder=True)
+    expected = {"..": tmp_path, "run": tmp_path / "here" / "run"}.get(name, tmp_path / "here")
+    assert [path.parent.resolve() for path in tried] == [expected]

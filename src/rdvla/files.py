@@ -112,7 +112,7 @@ def check_writable(path: Path | str, *, option: str, folder: bool = False) -> No
             place = place.parent
         for name in missing:
             (place / name).exists()  # fails if the name is too long
-        trial = _temporary(place / path.name)
+        trial = _temporary(place / (path.absolute().name or "root"))
         try:
             trial.write_bytes(bytes(4096))  # enough for a full disk to refuse
         finally:
@@ -145,6 +145,8 @@ def os_error_sentence(error: OSError, *, path: Path | str | None = None) -> str:
 
 def _name(error: OSError, path: Path, *, instead_of: Path | None = None) -> None:
     """Let an error that names no file, or a file at or below `instead_of`, name `path`."""
+    if error.errno is None:  # of a library, with a text of its own, which a file name would replace
+        return
     named = None if error.filename is None else Path(os.fsdecode(error.filename))
     if named is None or (instead_of is not None and (named == instead_of or instead_of in named.parents)):
         inside = "." if named is None or instead_of is None else named.relative_to(instead_of)

@@ -115,3 +115,20 @@ def test_a_missing_camera_is_named_with_the_nearest() -> None:
     given = Observation({"frnt": photo(48, 64), "wrist": photo(16, 16)}, np.zeros(2), "push")
     with pytest.raises(InputError, match=r"lacks the camera 'front'.*Did you mean 'frnt'"):
         FITS(given)
+
+
+@pytest.mark.parametrize("how", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize(("height", "width"), [(96, 128), (120, 80)])
+def test_points_move_with_the_image(how: str, height: int, width: int) -> None:
+    row, column = 50, 45
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[row - 1 : row + 2, column - 1 : column + 2] = 255
+    fit = ImageFit(64, how)  # type: ignore[arg-type]
+    seen = fit(image)[..., 0].astype(float)
+    centre = [(seen.sum(axis=axis) * (np.arange(64) + 0.5)).sum() / seen.sum() for axis in (0, 1)]
+    point = np.array([(column + 0.5) / width * 2 - 1, (row + 0.5) / height * 2 - 1])
+    moved = (fit.move(point, (height, width)) + 1) / 2 * 64
+    np.testing.assert_allclose(moved, centre, atol=0.5)  # of a pixel
+    torch.testing.assert_close(
+        fit.move(torch.from_numpy(point), (height, width)), torch.from_numpy(fit.move(point, (height, width)))
+    )

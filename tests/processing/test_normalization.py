@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rdvla.errors import RDVLAError
 from rdvla.processing import Normalizer
-from rdvla.processing.normalization import bounds
+from rdvla.processing.normalization import NARROW, bounds
 
 NUMBERS = st.floats(-1e3, 1e3, width=32)
 DIMENSIONS = st.lists(st.tuples(NUMBERS, st.floats(0.125, 100, width=32), NUMBERS), min_size=1, max_size=6)
@@ -145,6 +145,18 @@ def test_no_dimension_explodes(scaling: str) -> None:
     torch.testing.assert_close(
         normalizer.unnormalize(normalized), torch.from_numpy(values), atol=1e-6, rtol=0
     )
+
+
+@pytest.mark.parametrize("scaling", ["quantiles", "min_max", "mean_std"])
+def test_an_arm_at_rest_does_not_explode_when_it_moves(scaling: str) -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.uniform(-1, 1, (500, 3)), 0.3 + rng.normal(0, 1e-5, (500, 7))], axis=1)
+    low, high = bounds(entry_of(values), scaling)  # type: ignore[arg-type]
+    normalizer = Normalizer.from_statistics({"f": {"low": low, "high": high}}, "f", size=10)
+    assert normalizer.normalize(torch.from_numpy(values))[:, 3:].abs().max() < 0.2
+    moved = normalizer.normalize(torch.full((10,), 0.31, dtype=torch.float64))
+    usual = {"quantiles": 0.98, "min_max": 1.0, "mean_std": 1 / 3**0.5}[scaling]  # scale of what is uniform
+    assert moved.abs().max() < 1.1 * 0.01 / (NARROW * usual)  # 0.01 from rest; 1,000 and more by noise alone
 
 
 def test_policies_without_bounds_keep_their_numbers() -> None:

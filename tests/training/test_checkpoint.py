@@ -73,6 +73,24 @@ def test_damage_is_named_and_the_previous_one_is_used_only_when_asked_for(
         store.load_latest(fall_back=True)
 
 
+def test_the_first_checkpoint_after_a_fall_back_replaces_the_damaged_newer_one(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (3, 4, 5):
+        store.save(_checkpoint(step, Best(step=3, loss=0.5) if step < 5 else Best(step=5, loss=0.25)))
+    assert store.steps() == [4, 5]
+    (store.path(5) / "ema.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError):
+        store.load_latest()
+    store.keep = 1
+    store.save(_checkpoint(4, Best(step=3, loss=0.5)))
+    assert store.steps() == [4]
+    latest = store.load_latest()
+    assert latest is not None and latest.step == 4
+    assert store.named("best") is None  # of step 3, which was pruned when 5 was the best
+    store.save(_checkpoint(6, Best(step=6, loss=0.1)))
+    assert (store.steps(), store.named("best")) == ([6], store.path(6))
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"checkpoint": "../../etc"}', "[]"])
 def test_a_damaged_pointer_is_named(tmp_path: Path, content: str) -> None:
     store = CheckpointStore(tmp_path)

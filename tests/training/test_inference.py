@@ -202,3 +202,62 @@ def test_a_robot_without_proprioception_is_trained(tmp_path: Path) -> None:
     assert policy.config.state_dim == 0 and policy.config.image_size == 32
     actions = policy.predict(Observation({"front": images[0]}, np.zeros(0), TASK), stop=1).actions
     assert actions.shape == (8, 2)
+
+
+def write_robot(
+    root: Path, *, sizes: dict[str, tuple[int, int]], opening: float, environment: bool = False
+) -> Path:
+    """Three short episodes of a gripper that opens so far, with cameras of these sizes."""
+    features: dict[str, object] = {
+        "action": {"dtype": "float32", "shape": (2,), "names": ["x", "gripper_width"]}
+    }
+    if environment:
+        features["privileged.environment_state"] = {"dtype": "float32", "shape": (3,), "names": None}
+    writer = DatasetWriter.create(
+        root,
+        fps=10,
+        features=features,
+        cameras=tuple(sizes),
+        image_size=sizes,  # type: ignore[arg-type]
+    )
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        action = rng.uniform(-1, 1, (12, 2)).astype(np.float32)
+        action[:, 1] = opening * (np.arange(12) % 2)
+        images = {c: rng.integers(0, 256, (12, *hw, 3), dtype=np.uint8) for c, hw in sizes.items()}
+        values = {"action": action}
+        if environment:
+            values["privileged.environment_state"] = rng.normal(size=(12, 3)).astype(np.float32)
+        writer.add_episode(Episode(values, images, TASK), number=number)
+    return writer.finalize()
+
+
+@pytest.mark.parametrize(("opening", "unscaled"), [(1.0, (1,)), (0.04, ())])
+def test_a_gripper_in_metres_is_scaled(tmp_path: Path, opening: float, unscaled: tuple[int, ...]) -> None:
+    data = write_robot(tmp_path / "data", sizes={"front": (32, 32)}, opening=opening)
+    trainer = Trainer(config_for(data, tmp_path / "run"), console=QUIET)
+    assert trainer.config.policy.unscaled_actions == unscaled
+
+
+def test_square_cameras_of_different_sizes_are_taken_at_any_size(tmp_path: Path) -> None:
+    data = write_robot(tmp_path / "data", sizes={"front": (256, 256), "wrist": (128, 128)}, opening=1.0)
+    trainer = Trainer(config_for(data, tmp_path / "run"), console=QUIET)
+    images = {camera: np.zeros((256, 256, 3), dtype=np.uint8) for camera in ("front", "wrist")}
+    trainer.policy.predict(Observation(images, np.zeros(0), TASK), stop=1)
+
+
+def test_a_policy_goes_on_seeing_as_its_source_did(arm: Path, tmp_path: Path) -> None:
+    first = train(config_for(arm, tmp_path / "first", "--policy.resize=crop"), console=QUIET)
+    words = (f"--init_from={first.policy_dir}", "--init_parts=[backbone, head]")
+    trainer = Trainer(config_for(arm, tmp_path / "second", *words), console=QUIET)
+    assert trainer.config.policy.resize == "crop"
+    with pytest.raises(ConfigError, match=r"policy\.resize is 'stretch', there 'crop'"):
+        Trainer(config_for(arm, tmp_path / "third", *words, "--policy.resize=stretch"), console=QUIET)
+
+
+def test_privileged_features_are_read_by_those_who_train_perception_alone(tmp_path: Path) -> None:
+    data = write_robot(tmp_path / "data", sizes={"front": (32, 32)}, opening=1.0, environment=True)
+    cloned = Trainer(config_for(data, tmp_path / "cloning"), console=QUIET)
+    assert "privileged.environment_state" not in cloned.policy.statistics
+    perceiving = Trainer(config_for(data, tmp_path / "seeing", "--objective=perception"), console=QUIET)
+    assert "privileged.environment_state" in perceiving.policy.statistics

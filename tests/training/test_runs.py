@@ -26,7 +26,7 @@ from rdvla.training import CheckpointError, TrainConfig, Trainer, train
 from rdvla.training.batches import Draw
 from rdvla.training.config import CheckpointConfig, DataConfig
 from rdvla.training.metrics import read_metrics
-from rdvla.training.resuming import MAY_CHANGE
+from rdvla.training.resuming import MAY_CHANGE, save_run_config
 from rdvla.training.schedule import WarmupCosine
 from tests.support.tiny_training import train_config
 
@@ -150,7 +150,57 @@ def test_a_damaged_best_checkpoint_is_named_with_the_way_out(run: Path, dataset:
     assert weights_are_averages_of(run, 12)
 
 
+def test_a_run_that_fell_back_keeps_its_later_policy(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best checkpoint was the damaged one, and the one that was best before is pruned."""
+    config = train_config(dataset, tmp_path / "run")
+    config = replace(config, validation=replace(config.validation, every=3))
+    losses = iter([0.75, 0.8, 0.5, 0.6, *[0.9] * 2])
+    monkeypatch.setattr("rdvla.training.trainer.validate", lambda *_, **__: {"l1_depth_4": next(losses)})
+    trainer = Trainer(replace(config, checkpoints=CheckpointConfig(every=3, keep=2)), console=QUIET)
+    interrupt_after(trainer, 9, monkeypatch)
+    trainer.run()
+    assert trainer.store.steps() == [6, 9] and record_of(tmp_path / "run")["steps"] == 9
+    (tmp_path / "run/checkpoints/step-00000009/ema.safetensors").write_bytes(b"")
+    before = (tmp_path / "run/policy/model.safetensors").read_bytes()
+    again = Trainer(replace(trainer.config, resume=True, resume_from_previous=True), console=QUIET)
+    assert again.state.step == 6
+    assert (tmp_path / "run/policy/model.safetensors").read_bytes() == before
+
+
 # --- going on ---
+
+
+def units_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "policy/statistics.json").read_text())
+
+
+@pytest.mark.parametrize("version", ["this", "older"])
+def test_a_run_goes_on_in_the_units_that_its_weights_were_trained_in(
+    run: Path, dataset: Path, version: str
+) -> None:
+    """Whatever this version computes from the dataset; an older one recorded them with its policy only."""
+    own = units_of(run)
+    own["action"]["low"] = [value - 0.5 for value in own["action"]["low"]]
+    (run / "policy/statistics.json").write_text(json.dumps(own))
+    recorded = run / "statistics.json"
+    recorded.unlink() if version == "older" else recorded.write_text(json.dumps(own))
+    for steps in (15, 18):
+        config = train_config(dataset, run, resume=True, steps=steps, checkpoints=LAST)
+        train(config, console=QUIET)
+        assert record_of(run)["steps"] == steps
+        assert units_of(run) == own == json.loads(recorded.read_text())
+
+
+def test_a_run_that_does_not_say_its_units_says_so(run: Path, dataset: Path) -> None:
+    (run / "statistics.json").unlink()
+    shutil.rmtree(run / "policy")
+    first, second = recording(), recording()
+    for console in (first, second):
+        Trainer(train_config(dataset, run, resume=True), console=console)
+    assert "units its weights were trained" in first.export_text()
+    assert "units its weights were trained" not in second.export_text()
 
 
 def test_an_extended_run_goes_on_and_ends_as_one_that_was_not_interrupted(
@@ -287,6 +337,17 @@ def test_a_dataset_and_a_cache_in_the_run_move_with_it(place: Path, monkeypatch:
     shutil.move("runs/old", "copy")
     goes_on("copy")
     assert not Path("runs/old").exists() and Path("copy/features").is_dir()
+
+
+def test_an_id_on_the_hub_is_no_path_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    config = TrainConfig(dataset="lerobot/pusht,own", output_dir=".", init_from="user/policy@v1")
+    config = replace(config, data=DataConfig(cache_dir="features/new"))
+    save_run_config(Path(), config)
+    saved = yaml.safe_load(Path("config.yaml").read_text())
+    assert (saved["dataset"], saved["init_from"]) == ("lerobot/pusht,./own", "user/policy@v1")
+    assert saved["data"]["cache_dir"] == "./features/new"  # which need not exist yet
 
 
 def fingerprint_of_both_ends(dataset: Path) -> str:

@@ -14,7 +14,7 @@ FULL = "--policy.backbone."
 
 
 def run(config: TrainConfig) -> int:
-    """Train a policy on a LeRobot v3.0 dataset; `--resume true` goes on after an interruption, or for longer.
+    """Train a policy on a LeRobot dataset; `--resume true` goes on after an interruption, or for longer.
 
     `--backbone.x` is short for `--policy.backbone.x`, and `--backbone.name_or_path` chooses the backbone
     `huggingface` if neither a type nor a configuration file is given.

@@ -20,6 +20,7 @@ from rdvla.data.features import (
     ACTION,
     ENVIRONMENT_STATE,
     IMAGE_IS_NEW,
+    KEYPOINTS,
     STATE,
     Feature,
     camera_name,
@@ -33,6 +34,8 @@ from rdvla.data.statistics import as_json, feature_statistics
 from rdvla.errors import ConfigError, DatasetError, nearest
 from rdvla.processing.fit import ImageFit
 
+PRIVILEGED = (ENVIRONMENT_STATE, KEYPOINTS)
+
 
 class EpisodeDataset:
     """Demonstrations of one or several datasets, read as action chunks.
@@ -40,7 +43,7 @@ class EpisodeDataset:
     `len(dataset)` is the number of frames that a chunk may start at (`sample_index`).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # each is a choice of its own
         self,
         root: Path | str | Sequence[Path | str],
         *,
@@ -53,6 +56,7 @@ class EpisodeDataset:
         episodes: Sequence[int] | None = None,
         action: Sequence[str] = (),
         state: Sequence[str] = (),
+        privileged: bool = True,
     ) -> None:
         """Read the metadata and the numbers that training needs.
 
@@ -72,6 +76,7 @@ class EpisodeDataset:
             action: names of the features that make up the action, in their order; empty: `action`.
             state: names of the features that make up the proprioception; empty: `observation.state`, or
                 nothing if there is none.
+            privileged: read the environment's state and keypoints, if there are any; they train perception.
 
         Both appear under the names `action` and `observation.state` here, whatever the dataset calls them.
 
@@ -93,7 +98,8 @@ class EpisodeDataset:
         chosen = self.recorded_cameras if cameras is None else cameras
         self.cameras = [camera_name(name) for name in chosen]
         self.tasks = self.mixture.tasks  # instructions by task_index
-        self._columns = self.mixture.columns(self.mixture.needed) | self.mixture.numbering()
+        self._needed = [n for n in self.mixture.needed if privileged or n not in PRIVILEGED]
+        self._columns = self.mixture.columns(self._needed) | self.mixture.numbering()
         self._images = MixtureImages(self.mixture, self.cameras, fits=fits)
         is_new = self._columns[IMAGE_IS_NEW][:, 0].astype(bool) if IMAGE_IS_NEW in self._columns else None
         self._numbers = FrameNumbers(self.mixture.lengths, is_new)
@@ -183,7 +189,7 @@ class EpisodeDataset:
         They are computed from the values of all frames, for the features that are read when the dataset is
         opened. Recorded ones are not used: their quantiles may be averages over episodes.
         """
-        return {name: as_json(feature_statistics(self._columns[name])) for name in self.mixture.needed}
+        return {name: as_json(feature_statistics(self._columns[name])) for name in self._needed}
 
     @property
     def state_dim(self) -> int:

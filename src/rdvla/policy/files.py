@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ from rdvla.config import decode_config, encode_config
 from rdvla.errors import RDVLAError
 from rdvla.files import read_json, write_atomically, write_json
 from rdvla.policy.config import PolicyConfig
+from rdvla.policy.run_folder import RUN_POLICY, RUN_RECORD, resume_command
 from rdvla.processing import Statistics
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 STATISTICS_FILE = "statistics.json"
-RUN_RECORD = "run.json"  # marks a run directory of `rdvla train`
-RUN_POLICY = "policy"  # the policy's folder in there
 DOWNLOADED = ("*.json", "*.safetensors")  # nothing else is read, a tokenizer's files included
 
 
@@ -33,7 +31,7 @@ def write_policy_files(
     """Write the three files, each atomically."""
     with write_atomically(folder / WEIGHTS_FILE) as temporary:
         save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
-    write_json(folder / STATISTICS_FILE, _plain(statistics))
+    write_statistics(folder, statistics)
     write_json(folder / CONFIG_FILE, encode_config(config))
 
 
@@ -54,10 +52,9 @@ def find_policy_folder(name_or_path: str | Path, **download: Any) -> Path:
     if (folder / CONFIG_FILE).exists() or not (folder / RUN_RECORD).is_file():
         return folder
     if not (folder / RUN_POLICY / CONFIG_FILE).is_file():
-        config = shlex.quote(str(folder / "config.yaml"))
         raise RDVLAError(
             f"{folder} is a training run that has no policy yet: it writes one at its first validation and "
-            f"at its end. Go on with it by `rdvla train --config {config} --resume true`."
+            f"at its end. Go on with it by `{resume_command(folder)}`."
         )
     return folder / RUN_POLICY
 
@@ -94,10 +91,28 @@ def read_description(folder: Path) -> tuple[PolicyConfig, Statistics]:
     """
     path = folder / CONFIG_FILE
     config = decode_config(PolicyConfig, read_json(path), source=str(path))
+    return config, read_statistics(folder)
+
+
+def write_statistics(folder: Path, statistics: Statistics) -> None:
+    """Write `statistics.json` into a folder, atomically."""
+    plain = {
+        feature: {name: _list(values) for name, values in entries.items()}
+        for feature, entries in statistics.items()
+    }
+    write_json(folder / STATISTICS_FILE, plain)
+
+
+def read_statistics(folder: Path) -> dict[str, Any]:
+    """Read a folder's `statistics.json`.
+
+    Raises:
+        RDVLAError: it is missing or damaged.
+    """
     statistics = read_json(folder / STATISTICS_FILE)
     if not isinstance(statistics, dict):
         raise RDVLAError(f"{folder / STATISTICS_FILE} must hold statistics by feature")
-    return config, statistics
+    return statistics
 
 
 def load_weights(module: nn.Module, folder: Path, *, wanted: set[str]) -> None:
@@ -125,13 +140,6 @@ def load_weights(module: nn.Module, folder: Path, *, wanted: set[str]) -> None:
 def _some(names: set[str]) -> str:
     shown = sorted(names)[:4]
     return f"{', '.join(shown) or 'nothing'}{' and more' if len(names) > len(shown) else ''}"
-
-
-def _plain(statistics: Statistics) -> dict[str, dict[str, list[Any]]]:
-    return {
-        feature: {name: _list(values) for name, values in entries.items()}
-        for feature, entries in statistics.items()
-    }
 
 
 def _list(values: Sequence[float]) -> list[Any]:

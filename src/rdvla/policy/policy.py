@@ -49,7 +49,8 @@ class RDVLAPolicy(Trainable, HubPolicy):
     Args:
         config: sizes and choices.
         statistics: feature -> statistic -> numbers, as in a LeRobot dataset's ``stats.json``; needed are the
-            quantiles ``q01`` and ``q99`` of ``action`` and ``observation.state``.
+            bounds ``low`` and ``high``, or the quantiles ``q01`` and ``q99``, of ``action`` and
+            ``observation.state``.
 
     Raises:
         RDVLAError: statistics are missing, or parts of the configuration do not fit each other.

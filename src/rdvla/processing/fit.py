@@ -57,6 +57,22 @@ class ImageFit:
         canvas[top : top + inner_height, left : left + inner_width] = inner
         return canvas
 
+    def move(self, points: Array, size: tuple[int, int]) -> Array:
+        """Return where points of an image lie after fitting it.
+
+        Args:
+            points: (..., 2), x to the right and y down, -1 to 1 inside the image.
+            size: (height, width) of the image in pixels.
+        """
+        if self.how == "stretch":
+            return points
+        height, width = size
+        inside = min(height, width) if self.how == "crop" else max(height, width)
+        moved = points * 1  # a copy, of numpy or torch
+        moved[..., 0] *= width / inside
+        moved[..., 1] *= height / inside
+        return moved
+
 
 @dataclass(frozen=True)
 class CameraFits:

@@ -17,7 +17,7 @@ Statistics = Mapping[str, Mapping[str, Sequence[float]]]
 
 RARE = 0.1  # a dimension that spends 98% of its frames within this share of its range is scaled by the range
 OLD_CONSTANT = 1e-6  # policies without bounds took this for the width of a constant, in any unit
-NARROW = 1e-3  # no dimension is scaled by less than this share of what is usual in its feature
+NARROW = 5e-4  # no dimension is scaled by less than this share of the largest scale in its feature
 
 
 def bounds(
@@ -27,7 +27,7 @@ def bounds(
 
     A dimension that hardly ever moves (a button, a joint at rest with encoder noise) would be blown up by its
     quantiles or its standard deviation. It is scaled by its whole range, and never by less than `NARROW` of
-    the feature's usual scale. A constant stays a constant: both bounds are the same.
+    the feature's largest scale. A constant stays a constant: both bounds are the same.
 
     Args:
         entry: the feature's statistics, N numbers each: min, max, and q01 and q99, or mean and std.
@@ -44,8 +44,9 @@ def bounds(
     scale = (high - low) / 2
     moving = scale[scale > 0]
     if len(moving):
-        narrow = (scale > 0) & (scale < NARROW * moving.median())
-        centre, least = (high + low) / 2, torch.full_like(scale, NARROW * float(moving.median()))
+        # Of the largest scale, not of a typical one: all joints of an idle arm may be at rest.
+        least = torch.full_like(scale, NARROW * float(moving.max()))
+        narrow, centre = (scale > 0) & (scale < least), (high + low) / 2
         low, high = torch.where(narrow, centre - least, low), torch.where(narrow, centre + least, high)
     return low.tolist(), high.tolist()
 

@@ -188,7 +188,14 @@ class BatchSource:
         recorded = self._dataset.recorded_cameras
         chosen = [recorded.index(camera) for camera in self._dataset.cameras]
         values = torch.as_tensor(self._dataset.column(KEYPOINTS)[index], device=device)
-        return values.reshape(len(values), len(recorded), -1, 2)[:, chosen]
+        points = values.reshape(len(values), len(recorded), -1, 2)[:, chosen]
+        moved = [
+            fit.move(points[:, number], self._dataset.recorded_image_size(camera))
+            if (fit := self._dataset.fits.get(camera)) is not None
+            else points[:, number]
+            for number, camera in enumerate(self._dataset.cameras)
+        ]
+        return torch.stack(moved, dim=1)
 
 
 def shift_images(

@@ -99,10 +99,9 @@ class CheckpointStore:
             self._discard(final)
         temporary.rename(final)
         flush(self.folder)
-        if checkpoint.best is not None and checkpoint.best.step == checkpoint.step:
-            write_json(self.folder / "best.json", {"checkpoint": final.name, "loss": checkpoint.best.loss})
+        best = self._name_best(checkpoint.best)
         write_json(self.folder / "latest.json", {"checkpoint": final.name})
-        self._prune()
+        self._prune(newest=checkpoint.step, best=best)
         return final
 
     def check_room(self, checkpoint: Checkpoint) -> None:
@@ -200,9 +199,20 @@ class CheckpointStore:
             f"No checkpoint in {self.folder} is intact: {'; '.join(reasons) or 'there is none'}"
         )
 
-    def _prune(self) -> None:
-        best = self.named("best")
-        for step in self.steps()[: -self.keep]:
+    def _name_best(self, best: Best | None) -> Path | None:
+        """Let `best.json` name the best checkpoint if it is there: a run that fell back may lack it."""
+        folder = None if best is None else self.path(best.step)
+        if best is None or folder is None or not folder.exists():
+            (self.folder / "best.json").unlink(missing_ok=True)
+            return None
+        write_json(self.folder / "best.json", {"checkpoint": folder.name, "loss": best.loss})
+        return folder
+
+    def _prune(self, *, newest: int, best: Path | None) -> None:
+        # Newer ones are damaged: the run fell back behind them, and they must not count as the newest.
+        damaged = [step for step in self.steps() if step > newest]
+        older = [step for step in self.steps() if step <= newest][: -self.keep]
+        for step in (*damaged, *older):
             if self.path(step) != best:
                 self._discard(self.path(step))
 

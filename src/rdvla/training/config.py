@@ -186,7 +186,9 @@ class TrainConfig:
         ConfigError: a value is out of range, or two values contradict each other.
     """
 
-    dataset: str  # LeRobot v3.0: a folder or hub id (user/name, user/name@revision), or several: a,b,c
+    dataset: (
+        str  # in LeRobot's formats: a folder or hub id (user/name, user/name@revision), or several: a,b,c
+    )
     output_dir: str = ""  # run directory; new or empty, unless the run resumes; empty: runs/<dataset's name>
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: Literal["actions", "perception"] = "actions"  # cloning, or environment-state regression

@@ -19,6 +19,7 @@ from rdvla.policy.trainable import count_parameters
 from rdvla.training.config import TrainConfig
 
 GRIPPER = "gripper"  # in the name of an action's dimension
+LEAST_RANGE = 0.5  # of a gripper that is left unscaled: an opening in metres would hardly be learned
 UNIT_ERROR = 1e-6  # by which a value may leave -1..1: commands are stored in float32
 
 
@@ -44,6 +45,10 @@ def complete(config: TrainConfig, dataset: EpisodeDataset, source: PolicyConfig 
     policy = config.policy
     if source is not None and "backbone" in config.init_parts:
         policy = _like_source(policy, source)
+    if source is not None and "head" in config.init_parts:
+        policy = replace(
+            policy, normalization=source.normalization
+        )  # its weights were trained in those units
     cameras = policy.cameras or tuple(dataset.cameras)
     if not cameras:
         raise ConfigError(f"{dataset.name} has no cameras, and a policy needs at least one")
@@ -60,7 +65,7 @@ def complete(config: TrainConfig, dataset: EpisodeDataset, source: PolicyConfig 
         head=replace(policy.head, action_dim=policy.head.action_dim or dataset.action_dim),
         cameras=cameras,
         image_size=size,
-        camera_sizes=policy.camera_sizes or {c: hw for c, hw in recorded.items() if hw != (size, size)},
+        camera_sizes=policy.camera_sizes or (recorded if set(recorded.values()) != {(size, size)} else {}),
         state_dim=policy.state_dim or dataset.state_dim,
         robot=policy.robot if policy.robot != RobotConfig() else robot_of(dataset),
     )
@@ -110,6 +115,7 @@ def describe_size(policy: RDVLAPolicy) -> str:
 def _like_source(policy: PolicyConfig, source: PolicyConfig) -> PolicyConfig:
     """Take over from the policy that gives its backbone what that backbone was trained with."""
     read_out = getattr(source.backbone, "environment_state_dim", None)
+    open_ways = policy.resize == PolicyConfig.resize and not policy.resize_cameras
     return replace(
         policy,
         backbone=policy.backbone.fitted(
@@ -117,6 +123,8 @@ def _like_source(policy: PolicyConfig, source: PolicyConfig) -> PolicyConfig:
         ),
         cameras=policy.cameras or source.cameras,
         image_size=policy.image_size or source.image_size,
+        resize=source.resize if open_ways else policy.resize,
+        resize_cameras=source.resize_cameras if open_ways else policy.resize_cameras,
     )
 
 
@@ -160,7 +168,9 @@ def _unscaled(policy: PolicyConfig, dataset: EpisodeDataset) -> tuple[int, ...]:
         return tuple(
             dimension
             for dimension, name in enumerate(names)
-            if GRIPPER in name.lower() and reach[dimension] <= 1 + UNIT_ERROR
+            if GRIPPER in name.lower()
+            and reach[dimension] <= 1 + UNIT_ERROR
+            and entry["max"][dimension] - entry["min"][dimension] >= LEAST_RANGE
         )
     for dimension in policy.unscaled_actions:
         if not 0 <= dimension < len(reach):

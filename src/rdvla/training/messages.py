@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from rdvla.training.trainer import Trainer
 
 TITLE = 16  # width
+UNITS_ANEW = (
+    "the run does not say in which units its weights were trained, as an older version began it and it has "
+    "no policy yet. They are computed anew from the dataset: if the loss jumps, begin a new run."
+)
 
 
 def resume_lines(trainer: Trainer, *, before: Length) -> list[str]:

@@ -68,8 +68,11 @@ class PolicyExport:
             wanted = None if best is None else best.step
         else:
             wanted = latest.step if latest.step == steps else None
-        if wanted is None or self.step() == wanted:
+        exported = self.step()
+        if wanted is None or exported == wanted:
             return
+        if exported is not None and exported > latest.step:
+            return  # of a checkpoint that was damaged since; the best one before it may be pruned
         if wanted != latest.step:
             try:
                 state.restore(store.load(store.path(wanted)))

@@ -19,10 +19,9 @@ import yaml
 from rdvla.config import encode_config
 from rdvla.errors import RDVLAError
 from rdvla.files import read_json, write_atomically
+from rdvla.policy.run_folder import RUN_CONFIG, RUN_RECORD
 from rdvla.training.config import TrainConfig
 
-CONFIG_FILE = "config.yaml"
-RECORD_FILE = "run.json"
 STARTED_IN = "started_in"  # in the record: the folder that the run was started in, relative to the run
 HERE = "./"  # begins a path in config.yaml that is relative to the run directory
 
@@ -44,7 +43,8 @@ MAY_CHANGE = {
     "data.cache_batch_size": "another machine has other memory; results may differ in their last bits",
     "data.memory_limit_gb": "another machine has other memory",
 }
-_PATHS = ("dataset", "init_from", "data.cache_dir")
+_READ = ("dataset", "init_from")
+_PATHS = (*_READ, "data.cache_dir")
 
 
 def may_change(option: str) -> bool:
@@ -59,8 +59,8 @@ def save_run_config(folder: Path, config: TrainConfig) -> None:
     values["output_dir"] = "."
     for option in _PATHS:
         group, name = _owner(values, option)
-        group[name] = ",".join(_inside(path, folder) for path in group[name].split(","))
-    with write_atomically(folder / CONFIG_FILE) as temporary:
+        group[name] = ",".join(_inside(path, folder, option=option) for path in group[name].split(","))
+    with write_atomically(folder / RUN_CONFIG) as temporary:
         temporary.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
@@ -84,13 +84,13 @@ def options_of_run(argv: Sequence[str]) -> list[str]:
     words = list(argv)
     given = dict(_options(words))
     if "output_dir" in given and not given.keys() & {"config", "config_path", "dataset"}:
-        saved = Path(given["output_dir"]) / CONFIG_FILE
+        saved = Path(given["output_dir"]) / RUN_CONFIG
         if given.get("resume") in ("true", "True") and saved.is_file():
             words.append(f"--config={saved}")
             given["config"] = str(saved)
     file = Path(given.get("config", given.get("config_path", "")))
     folder = file.parent
-    if not (file.name == CONFIG_FILE and file.is_file() and (folder / RECORD_FILE).is_file()):
+    if not (file.name == RUN_CONFIG and file.is_file() and (folder / RUN_RECORD).is_file()):
         return words
     paths = {"output_dir": folder.as_posix(), **_resolved(file)}
     return words + [f"--{name}={json.dumps(path)}" for name, path in paths.items() if name not in given]
@@ -100,7 +100,7 @@ def _resolved(file: Path) -> dict[str, str]:
     """Return the paths in a run's config.yaml that lead elsewhere than they say, by option."""
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        start = read_json(file.parent / RECORD_FILE).get(STARTED_IN) or "."
+        start = read_json(file.parent / RUN_RECORD).get(STARTED_IN) or "."
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RDVLAError, AttributeError):
         return {}  # whoever reads them next says what is wrong
     found = {}
@@ -114,8 +114,9 @@ def _resolved(file: Path) -> dict[str, str]:
     return found
 
 
-def _inside(path: str, folder: Path) -> str:
-    if not path.strip():
+def _inside(path: str, folder: Path, *, option: str) -> str:
+    # What is read has been opened by now: what does not exist is an id on the hub, or a name that ships.
+    if not path.strip() or (option in _READ and not Path(path.strip()).exists()):
         return path
     whole, run = Path(path.strip()).resolve(), folder.resolve()
     if whole != run and whole.is_relative_to(run):

@@ -6,12 +6,12 @@ metrics.jsonl     a line per logged step
 tensorboard/      the same for TensorBoard
 checkpoints/      the run resumes from these
 cache/            frozen inputs, unless data.cache_dir names another folder
+statistics.json   the units that the weights are trained in; a run that goes on keeps them
 policy/           the trained policy (averaged weights) with training.json, from the first validation on
 """
 
 from __future__ import annotations
 
-import shlex
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,12 +23,12 @@ import yaml
 from rdvla.config import decode_config, encode_config
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.files import check_writable, read_object, write_json
-from rdvla.policy.files import RUN_POLICY
+from rdvla.policy.files import STATISTICS_FILE, read_statistics, write_statistics
+from rdvla.policy.run_folder import RUN_CONFIG, RUN_POLICY, RUN_RECORD, resume_command
+from rdvla.processing import Statistics
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.resuming import (
-    CONFIG_FILE,
-    RECORD_FILE,
     STARTED_IN,
     may_change,
     save_run_config,
@@ -52,8 +52,8 @@ class RunDirectory:
 
     def __init__(self, config: TrainConfig) -> None:
         self.path = Path(config.output_dir)
-        self.config_file = self.path / CONFIG_FILE
-        self.record_file = self.path / RECORD_FILE
+        self.config_file = self.path / RUN_CONFIG
+        self.record_file = self.path / RUN_RECORD
         self.checkpoints = self.path / "checkpoints"
         self.policy = self.path / RUN_POLICY
         self.cache = Path(config.data.cache_dir) if config.data.cache_dir else self.path / "cache"
@@ -92,6 +92,7 @@ class RunDirectory:
         config: TrainConfig,
         origin: Mapping[str, Any],
         *,
+        statistics: Statistics,
         older: Mapping[str, Any] | None = None,
         complete: Callable[[TrainConfig], TrainConfig] | None = None,
     ) -> None:
@@ -100,6 +101,7 @@ class RunDirectory:
         Args:
             config: with nothing left open.
             origin: name -> fingerprint, for example of the dataset.
+            statistics: that the policy normalises by.
             older: name -> the fingerprint that an older version would have recorded.
             complete: takes from the dataset what the configuration of an older version left open.
 
@@ -116,7 +118,26 @@ class RunDirectory:
         write_json(
             self.record_file, place | began | dict(origin)
         )  # of an older version: as this one writes it
+        write_statistics(self.path, statistics)
         save_run_config(self.path, config)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a run is there that goes on from a checkpoint."""
+        return self.resumes and bool(CheckpointStore(self.checkpoints).steps())
+
+    def statistics(self) -> Statistics | None:
+        """Return what the weights of a run that goes on are normalised by; None: nothing is, or nothing says.
+
+        An older version recorded them with its policy only, from the first validation on.
+
+        Raises:
+            RDVLAError: the record is damaged.
+        """
+        if not self.is_trained:
+            return None
+        places = [folder for folder in (self.path, self.policy) if (folder / STATISTICS_FILE).is_file()]
+        return read_statistics(places[0]) if places else None
 
     def run_id(self) -> str:
         """Return the run's id, from `begin` on."""
@@ -124,7 +145,7 @@ class RunDirectory:
 
     def resume_command(self) -> str:
         """Return the command that goes on with this run."""
-        return f"rdvla train --config {shlex.quote(str(self.config_file))} --resume true"
+        return resume_command(self.path)
 
     def _is_taken(self, config: TrainConfig) -> bool:
         if self.resumes or not self.path.exists() or not any(self.path.iterdir()):

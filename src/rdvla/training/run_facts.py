@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rdvla.errors import RDVLAError
+from rdvla.policy.run_folder import RUN_CONFIG, RUN_POLICY, RUN_RECORD, resume_command
 
-CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 CHOSEN = ("dataset", "objective", "steps", "batch_size", "seed")  # of the configuration
 
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is a run directory of `rdvla train`."""
-    return (folder / CONFIG).is_file() and ((folder / "run.json").is_file() or (folder / METRICS).is_file())
+    return (folder / RUN_CONFIG).is_file() and (
+        (folder / RUN_RECORD).is_file() or (folder / METRICS).is_file()
+    )
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
@@ -28,11 +29,11 @@ def describe_run(folder: Path) -> dict[str, Any]:
         RDVLAError: a file of it is damaged.
     """
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / RUN_CONFIG).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RDVLAError(f"{folder / CONFIG} cannot be read: {error}") from error
+        raise RDVLAError(f"{folder / RUN_CONFIG} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise RDVLAError(f"{folder / CONFIG} does not hold the configuration of a run")
+        raise RDVLAError(f"{folder / RUN_CONFIG} does not hold the configuration of a run")
     lines = _metrics(folder / METRICS)
     facts: dict[str, Any] = {"folder": str(folder)}
     facts |= {name: config[name] for name in CHOSEN if name in config}
@@ -41,8 +42,8 @@ def describe_run(folder: Path) -> dict[str, Any]:
         own = [line for line in lines if line.get("kind") == kind]
         if own:
             facts[f"last {kind}"] = {name: value for name, value in own[-1].items() if name != "kind"}
-    facts["has a policy"] = (folder / "policy" / "config.json").is_file()
-    resume = f"rdvla train --config {shlex.quote(str(folder / CONFIG))} --resume true"
+    facts["has a policy"] = (folder / RUN_POLICY / "config.json").is_file()
+    resume = resume_command(folder)
     steps = config.get("steps")
     if isinstance(steps, int) and facts["steps done"] >= steps > 0:
         facts["train longer"] = f"{resume} --steps {2 * steps}"

@@ -15,6 +15,7 @@ from rdvla.data import EpisodeDataset
 from rdvla.data.features import ACTION, ENVIRONMENT_STATE, KEYPOINTS, STATE, current_name
 from rdvla.errors import ConfigError
 from rdvla.policy import PolicyConfig, RDVLAPolicy
+from rdvla.processing import Statistics
 from rdvla.processing.normalization import bounds
 from rdvla.training.config import TrainConfig
 from rdvla.training.inference import complete
@@ -53,6 +54,7 @@ def open_dataset(config: TrainConfig, source: RDVLAPolicy | None) -> tuple[Episo
         sample_every=config.data.sample_every,
         action=config.data.action,
         state=config.data.state,
+        privileged=config.trains_perception,
     )
     _check_targets(dataset, config)
     config = complete(config, dataset, None if source is None else source.config)
@@ -74,7 +76,11 @@ def _check_targets(dataset: EpisodeDataset, config: TrainConfig) -> None:
 
 
 def build_policy(
-    config: TrainConfig, statistics: Mapping[str, Mapping[str, Any]], source: RDVLAPolicy | None = None
+    config: TrainConfig,
+    statistics: Mapping[str, Mapping[str, Any]],
+    source: RDVLAPolicy | None = None,
+    *,
+    trained_in: Statistics | None = None,
 ) -> RDVLAPolicy:
     """Build the policy; one kind of processor draws the same weights from the same seed.
 
@@ -86,13 +92,20 @@ def build_policy(
         statistics: of the dataset. A head taken from `source` keeps its own instead, as its weights were
             trained in those units.
         source: the policy that the run starts from.
+        trained_in: the statistics of a run that goes on, which its weights were trained in.
 
     Raises:
         ConfigError: the source's backbone or head has another configuration, or a statistic is not finite.
     """
-    kept: Mapping[str, Mapping[str, Any]] = policy_statistics(config.policy, statistics)
-    if source is not None and "head" in config.init_parts:
-        kept = {current_name(name): entry for name, entry in source.statistics.items()}
+    if source is not None and "backbone" in config.init_parts and ENVIRONMENT_STATE not in statistics:
+        theirs = {current_name(name): entry for name, entry in source.statistics.items()}
+        read_out = {name: theirs[name] for name in (ENVIRONMENT_STATE,) if name in theirs}
+        statistics = {**statistics, **read_out}  # what the source's backbone reads off images is in its units
+    kept: Statistics = policy_statistics(config.policy, statistics)
+    known = source.statistics if source is not None and "head" in config.init_parts else None
+    known = known if trained_in is None else trained_in
+    if known is not None:
+        kept = {current_name(name): entry for name, entry in known.items()}
     torch.manual_seed(config.seed)
     policy = RDVLAPolicy(config.policy, kept)
     if source is not None:
@@ -162,7 +175,8 @@ def _describe(component: str, config: PolicyConfig) -> dict[str, Any]:
     if component == "backbone":
         tuning = config.backbone.tuning_fields
         backbone = {name: value for name, value in encoded["backbone"].items() if name not in tuning}
-        return {"backbone": backbone, "cameras": encoded["cameras"], "image_size": encoded["image_size"]}
+        seen = ("cameras", "image_size", "resize", "resize_cameras")
+        return {"backbone": backbone, **{name: encoded[name] for name in seen}}
     head = {name: value for name, value in encoded["head"].items() if name not in config.head.training_fields}
-    units = ("state_dim", "unscaled_actions", "gripper_opening", "clip_state")
+    units = ("state_dim", "unscaled_actions", "gripper_opening", "clip_state", "normalization")
     return {"head": head, **{name: encoded[name] for name in units}}

@@ -23,7 +23,7 @@ from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
 from rdvla.training.inference import complete, describe, describe_size, named
 from rdvla.training.interruption import StopRequest
-from rdvla.training.messages import finish_lines, resume_lines, stop_lines, titled, unwritable
+from rdvla.training.messages import UNITS_ANEW, finish_lines, resume_lines, stop_lines, titled, unwritable
 from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, validate
@@ -72,7 +72,11 @@ class Trainer:
         self.config = config
         self._say(titled([("note", note) for note in self.dataset.notes]))
         self._say(titled(describe(config, self.dataset)))
-        self.policy = build_policy(config, self.dataset.statistics, source).to(self.accelerator.device)
+        trained_in = self.run_directory.statistics()
+        if trained_in is None and self.run_directory.is_trained:
+            self._say(titled([("note", UNITS_ANEW)]))
+        self.policy = build_policy(config, self.dataset.statistics, source, trained_in=trained_in)
+        self.policy.to(self.accelerator.device)
         self._say(titled([("policy", describe_size(self.policy))]))
         self.policy.backbone.check_instructions(self.dataset.tasks)
         self.run_directory.begin(
@@ -82,6 +86,7 @@ class Trainer:
                 "fixed weights": fixed_weights(self.policy),
                 "published files": self.policy.published_files(),
             },
+            statistics=self.policy.statistics,
             older={
                 "dataset": older_fingerprint([member.root for member in self.dataset.mixture.members]),
                 "fixed weights": fixed_weights(self.policy, used=("",)),

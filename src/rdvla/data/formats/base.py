@@ -211,7 +211,8 @@ def check_values(
     shape = tuple(feature["shape"])
     if values.shape[1] != (shape[0] if shape else 1):
         raise DatasetError(
-            f"{path}: {name!r} has {values.shape[1]} values per frame, the dataset declares {list(shape)}"
+            f"{path}: {name!r} has {values.shape[1]} values per frame, the dataset declares {list(shape)}: "
+            "one of them is wrong"
         )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         frame, dimension = np.argwhere(~np.isfinite(values))[0].tolist()

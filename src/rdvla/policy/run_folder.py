@@ -1,0 +1,15 @@
+"""Names in a run directory of `rdvla train`, and the command that goes on with it. Imports no torch."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+RUN_CONFIG = "config.yaml"  # its whole configuration
+RUN_RECORD = "run.json"  # what it began with; marks a folder as a run directory
+RUN_POLICY = "policy"  # the folder of its policy
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command of a shell that goes on with the run in a folder."""
+    return f"rdvla train --config {shlex.quote(str(folder / RUN_CONFIG))} --resume true"
