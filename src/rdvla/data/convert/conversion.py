@@ -78,13 +78,13 @@ class _Work:
         self._source = source
         self._output = output
         self._plan = plan
-        self._first = self._readable()
+        features, sizes = self._declared()
         self._writer = DatasetWriter.create(
             output,
             fps=plan.fps,
-            features=_declarations(self._first, plan),
+            features=features,
             cameras=tuple(plan.cameras.values()),
-            image_size={new: _size(self._first, old) for old, new in plan.cameras.items()},
+            image_size=sizes,
             robot_type=plan.robot_type,
             made_from=json.dumps([str(source.path.resolve()), source.split, asdict(plan)]),
         )
@@ -135,12 +135,14 @@ class _Work:
             ) from error
         return None
 
-    def _readable(self) -> SourceEpisode:
-        """Return the first episode that can be read, for its sizes."""
+    def _declared(self) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[int, int]]]:
+        """Return the features, and the sizes of images, of the first episode that can be read."""
         damage: DatasetError | None = None
         for _, read in self._source.episodes(skip=()):
             try:
-                return read()
+                first = read()
+                sizes = {new: _size(first, old) for old, new in self._plan.cameras.items()}
+                return _declarations(first, self._plan), sizes
             except DatasetError as error:
                 damage = damage or error
         raise damage or DatasetError(f"{self._source.path} holds no episodes")
