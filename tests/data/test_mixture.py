@@ -151,6 +151,27 @@ def test_a_training_signal_that_one_dataset_lacks_is_left_out(roots: list[Path],
     assert any(ENVIRONMENT_STATE in note for note in joint.notes)
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_dataset_that_does_not_say_has_a_new_image_in_every_frame(
+    roots: list[Path], alone: list[EpisodeDataset], tmp_path: Path, lacking: int
+) -> None:
+    members = list(roots)
+    members[lacking] = change_info(roots[lacking], tmp_path / "other")
+    info = json.loads((members[lacking] / "meta/info.json").read_text())
+    info["features"].pop(IMAGE_IS_NEW)
+    (members[lacking] / "meta/info.json").write_text(json.dumps(info))
+    joint = EpisodeDataset(members, chunk_size=3)
+    expected = [dataset.column(IMAGE_IS_NEW).astype(bool) for dataset in alone]
+    expected[lacking] = np.ones_like(expected[lacking])
+    np.testing.assert_array_equal(joint.column(IMAGE_IS_NEW), np.concatenate(expected))
+    captured = np.concatenate(
+        [alone[0].captured_at(range(FIRST)), FIRST + alone[1].captured_at(range(SECOND))]
+    )
+    own = slice(0, FIRST) if lacking == 0 else slice(FIRST, None)
+    captured[own] = np.arange(FIRST + SECOND)[own]
+    np.testing.assert_array_equal(joint.captured_at(range(FIRST + SECOND)), captured)
+
+
 def test_cameras_by_other_names(roots: list[Path], alone: list[EpisodeDataset]) -> None:
     renamed = EpisodeDataset(
         roots[0],

@@ -105,7 +105,8 @@ def test_a_video_with_another_number_of_pictures_than_frames(tmp_path: Path) -> 
     draft.columns["timestamp"][own] *= 1.2
     dataset = opened(draft.write_v2(tmp_path / "d"))
     assert shown(dataset) == frames(LENGTHS, [0, 3])
-    assert "2 of 4 episodes are left out" in dataset.notes[0] and ": 1, 2. " in dataset.notes[0]
+    told = " ".join(dataset.notes)
+    assert "1 of the videos of" in told and "2 of 4 episodes are left out" in told and ": 1, 2. " in told
 
 
 def test_pictures_may_lie_in_files_of_their_own(tmp_path: Path) -> None:

@@ -373,3 +373,11 @@ def test_an_edit_of_any_byte_changes_the_fingerprint(tmp_path: Path) -> None:
         assert len(seen) == number + 2, path
     (root / "meta/stats.json").write_text(json.dumps({}))  # nothing reads it
     assert dataset.fingerprint() in seen
+
+
+def test_a_source_that_is_plain_text_is_kept_as_such(tmp_path: Path) -> None:
+    draft = Draft()
+    for line, text in zip(draft.lines, ("kitchen 3", '{"seed": 4}', "[1]", None), strict=True):
+        line["source"] = text
+    dataset = opened(draft.write_v3(tmp_path / "d"))
+    assert dataset.sources == [{"source": "kitchen 3"}, {"seed": 4}, {"source": "[1]"}, {}]

@@ -46,6 +46,7 @@ class JsonReader:
         self.robot_type: str | None = None
         self.notes: Sequence[str] = ()
         self.lengths = np.array([len(e["features"]["action"]) for e in content["episodes"]])
+        self.numbers = np.arange(len(self.lengths))
         self._episodes: list[dict[str, Any]] = content["episodes"]
 
     def task_of_frames(self) -> NDArray[np.int64]:

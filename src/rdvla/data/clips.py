@@ -112,11 +112,13 @@ def _opened(clip: Clip) -> Iterator[Any]:
 
 def _packets(clip: Clip, source: Any) -> tuple[list[Any] | None, NDArray[np.int64]]:
     """Return the clip's packets as they are decoded, None if others are needed; and each one's picture."""
-    found = [p for p in source.demux(source.streams.video[0]) if p.pts is not None and p.size]
+    packets = [p for p in source.demux(source.streams.video[0]) if p.pts is not None and p.size]
+    found = [packet for packet in packets if not packet.is_discard]  # an edit list hides the others
     if clip.first + clip.count > len(found):
         needed = clip.first + clip.count
         raise DatasetError(f"{clip.path} holds {len(found)} pictures, the episode needs those up to {needed}")
     shown = np.argsort(np.argsort([packet.pts for packet in found], kind="stable"), kind="stable")
     own = np.flatnonzero((shown >= clip.first) & (shown < clip.first + clip.count))
     alone = bool((np.diff(own) == 1).all() and found[own[0]].is_keyframe and shown[own[0]] == clip.first)
+    alone = alone and len(found) == len(packets)  # hidden pictures may be needed to decode those shown
     return [found[index] for index in own] if alone else None, shown[own] - clip.first

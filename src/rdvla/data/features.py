@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,12 @@ class Camera:
     key: str
     height: int
     width: int
+
+
+def recorded_name(name: str, declared: Container[str]) -> str:
+    """Return the name that a feature has in the files of a dataset: a former one, if that is declared."""
+    former = [old for old, new in FORMER_NAMES.items() if new == name and old in declared]
+    return former[0] if former and name not in declared else name
 
 
 def current_name(name: str) -> str:

@@ -67,7 +67,7 @@ class SelectedFeatures:
             if name not in own:
                 raise DatasetError(_missing(reader, STATE, name, with_state=False))
         for name in action or (ACTION,):
-            _check_one_action(reader, name)
+            check_one_action(reader, name)
         return cls(reader, tuple(action) or (ACTION,), tuple(state) or ((STATE,) if STATE in own else ()))
 
     @property
@@ -95,10 +95,13 @@ class SelectedFeatures:
         ]
 
     def columns(self, names: Sequence[str]) -> Columns:
-        """Read features of `features`, name -> (N, size)."""
-        own = {name: self._own(name) for name in names}
+        """Read features of `features`, name -> (N, size); every image is new if the dataset does not say."""
+        filled: Columns = {}
+        if IMAGE_IS_NEW in names and IMAGE_IS_NEW not in self.reader.features:
+            filled[IMAGE_IS_NEW] = np.ones((int(self.reader.lengths.sum()), 1), dtype=bool)
+        own = {name: self._own(name) for name in names if name not in filled}
         read = self.reader.columns(list(dict.fromkeys(part for parts in own.values() for part in parts)))
-        return {
+        return filled | {
             name: read[parts[0]] if len(parts) == 1 else np.concatenate([read[p] for p in parts], axis=1)
             for name, parts in own.items()
         }
@@ -107,8 +110,12 @@ class SelectedFeatures:
         return {ACTION: self.action, STATE: self.state}.get(name, (name,))
 
 
-def _check_one_action(reader: DatasetReader, name: str) -> None:
-    """Refuse an action of several dimensions: nobody can tell arms from future steps by the shape."""
+def check_one_action(reader: DatasetReader, name: str) -> None:
+    """Refuse an action of several dimensions: nobody can tell arms from future steps by the shape.
+
+    Raises:
+        DatasetError: naming the shape, and what to do.
+    """
     shape = reader.features[name].get("recorded_shape", ())
     if sum(size > 1 for size in shape) > 1:
         raise DatasetError(
@@ -154,18 +161,19 @@ def _missing(reader: DatasetReader, role: str, name: str, *, with_state: bool) -
 def common(selected: Sequence[SelectedFeatures]) -> tuple[list[str], list[str]]:
     """Return the features to read when datasets are opened together, and notes on those left out.
 
-    A training signal that one of them lacks, or has in another size, is left out.
+    A training signal that one of them lacks, or has in another size, is left out; but a dataset that does not
+    say which images are new has a new one in every frame.
     """
     features = [own.features for own in selected]
     names, notes = list(selected[0].needed), []
     for name in TRAINING_SIGNALS:
-        having = [own for own in selected if name in own.features]
+        having = [own for own in features if name in own]
         same = len({tuple(own[name]["shape"]) for own in features if name in own}) == 1
-        if having and (len(having) < len(selected) or not same):
+        if having and same and name == IMAGE_IS_NEW:
+            names = list(dict.fromkeys([*names, name]))
+        elif having and (len(having) < len(selected) or not same):
             names = [n for n in names if n != name]
-            # A dataset without this feature has a new image in every frame.
-            if name != IMAGE_IS_NEW:
-                notes.append(f"{name!r} is left out: not all of the datasets have it in the same size")
+            notes.append(f"{name!r} is left out: not all of the datasets have it in the same size")
     return names, notes
 
 

@@ -58,7 +58,7 @@ class DatasetSpec:
             if min(size) < 1:
                 raise ConfigError(f"the images of {camera!r} need at least one pixel, got {size}")
         for name, feature in self.features.items():
-            _check_feature(name, feature)
+            check_feature(name, feature)
 
     def as_json(self) -> dict[str, Any]:
         """Return the specification as plain JSON values."""
@@ -156,7 +156,8 @@ def _agree(mine: Feature, theirs: Feature) -> bool:
     )
 
 
-def _check_feature(name: str, feature: Feature) -> None:
+def check_feature(name: str, feature: Feature) -> None:
+    """Refuse a feature that cannot be written; raise ConfigError with the reason."""
     if name in RESERVED_FEATURES or "/" in name:
         raise ConfigError(
             f"feature {name!r}: the name is reserved (or holds a '/'); the writer adds it itself"

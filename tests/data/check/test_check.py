@@ -35,7 +35,7 @@ def the_only(findings: list[Finding]) -> Finding:
 def test_a_sound_dataset_has_neither_errors_nor_warnings(tmp_path: Path) -> None:
     report = check_dataset(write_v21(tmp_path / "d"))
     assert (report.episodes, report.frames, report.version) == (4, 120, "v2.1")
-    assert [f for f in report.findings if f.severity != "note" and f.check != "unreadable"] == []
+    assert [f for f in report.findings if f.severity != "note"] == []
 
 
 def test_what_our_writer_writes_is_sound(dataset_root: Path) -> None:
@@ -299,3 +299,16 @@ def test_the_real_gr1_dataset(tmp_path: Path) -> None:
     assert ("missing-videos", "observation.images.ego_view") not in by_check
     assert "0:100, but there are 5 episodes" in by_check["splits", None].message
     assert by_check["constant", "action"].message.startswith("25 of 44 never change")
+
+
+def test_a_data_file_without_frames_is_named(tmp_path: Path) -> None:
+    root = write_v21(tmp_path / "d")
+    path = root / "data/chunk-000/episode_000002.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    finding = the_only(found(root, "empty-file"))
+    assert finding.file == "data/chunk-000/episode_000002.parquet" and finding.severity == "warning"
+
+
+def test_a_number_of_episodes_in_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+    root = write_v21(tmp_path / "d", info={"chunks_size": "many"})
+    assert "chunks_size is 'many', no number" in the_only(found(root, "metadata")).message

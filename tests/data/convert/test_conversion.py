@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from rdvla.data.convert.choose import Choices
 from rdvla.data.convert.conversion import convert
 from rdvla.data.convert.sources import open_source
 from rdvla.errors import ConfigError, DatasetError
-from tests.support.foreign_datasets import LENGTHS, SIZE, TASKS, content, write_hdf5, write_rlds
+from tests.support.foreign_datasets import LENGTHS, SIZE, TASKS, content, tensor, write_hdf5, write_rlds
 
 pytest.importorskip("google.protobuf")
 pytest.importorskip("google_crc32c")
@@ -205,3 +206,48 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch, capsys, 
     shown = capsys.readouterr().err
     assert package in shown
     assert "[convert]" in shown
+
+
+def test_an_interrupted_conversion_does_not_go_on_with_other_options(tmp_path: Path) -> None:
+    source = open_source(write_rlds(tmp_path / "in"))
+
+    def stop(done: int, _total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "out", choices=SPLIT_ACTION, progress=stop)
+    turned = replace(SPLIT_ACTION, flip="vertical")
+    train = open_source(tmp_path / "in", split="train")
+    elsewhere = open_source(write_rlds(tmp_path / "elsewhere/in"))
+    for other, choices in ((source, turned), (train, SPLIT_ACTION), (elsewhere, SPLIT_ACTION)):
+        with pytest.raises(DatasetError, match="another source, or other options"):
+            convert(other, tmp_path / "out", choices=choices)
+    assert convert(source, tmp_path / "out", choices=SPLIT_ACTION).episodes == 3
+
+
+def test_a_fault_in_what_is_not_taken_stops_no_conversion_of_rlds(tmp_path: Path) -> None:
+    folder = write_rlds(tmp_path / "in")
+    described = json.loads((folder / "features.json").read_text())
+    steps = described["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+    observed = steps["observation"]["featuresDict"]["features"]
+    observed["counter"] = tensor([7], "int64")  # there are two numbers a step
+    observed["embedding"] = tensor([4], "bfloat16")
+    (folder / "features.json").write_text(json.dumps(described))
+    convert(open_source(tmp_path / "in"), tmp_path / "out", choices=SPLIT_ACTION)
+    assert_holds_the_content(tmp_path / "out", camera="image")
+    needed = replace(SPLIT_ACTION, state=("counter",))
+    with pytest.raises(DatasetError, match=r"'observation/counter' does not fit features\.json"):
+        convert(open_source(tmp_path / "in"), tmp_path / "other", choices=needed)
+
+
+def test_a_demonstration_without_what_is_not_taken_is_converted(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "demos.hdf5", kind="robomimic")
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_2/states"]
+    assert convert(open_source(path), tmp_path / "out", choices=Choices(task="lift")).episodes == 3
+    needed = Choices(task="lift", state=("states",))
+    with pytest.raises(DatasetError, match="data/demo_2 lacks 'states'"):
+        convert(open_source(path), tmp_path / "other", choices=needed)
+    done = convert(open_source(path), tmp_path / "other", choices=needed, skip_damaged=True)
+    assert done.episodes == 2 and "lacks 'states'" in done.left_out[0]

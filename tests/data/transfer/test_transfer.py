@@ -222,7 +222,7 @@ def test_an_interrupted_merge_goes_on_but_not_with_other_datasets(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         transfer([(roots[0], None), (roots[1], None)], out, progress=stop)
     assert not out.exists()
-    with pytest.raises(DatasetError, match="something else that was interrupted"):
+    with pytest.raises(DatasetError, match="another source, or other options"):
         transfer([(roots[2], None), (roots[1], None)], out)
     assert transfer([(roots[0], None), (roots[1], None)], out).episodes == 2
 

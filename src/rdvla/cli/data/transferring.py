@@ -37,6 +37,7 @@ def text(done: Transfer) -> str:
     lines = [f"note: {note}" for note in done.notes]
     lines.append(f"{done.root} is written: {done.episodes} episodes, {done.frames} frames")
     if done.copied or done.encoded:
-        again = f", {done.encoded} encoded again (they do not begin with a keyframe, or are single pictures)"
+        why = "they do not begin with a keyframe, hide pictures, or are single pictures"
+        again = f", {done.encoded} encoded again ({why})"
         lines.append(f"videos: {done.copied} copied as they are{again if done.encoded else ''}")
     return "\n".join(lines)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from rdvla.data.check.findings import Finding, Severity, listed
-from rdvla.data.check.stored import INFO, StoredDataset
+from rdvla.data.check.stored import INFO, USUAL_CHUNK, StoredDataset
 from rdvla.data.features import ACTION, STATE
+from rdvla.data.formats.lerobot.info import DEFAULT_FEATURES
 from rdvla.errors import nearest
 
 KNOWN_VERSIONS = ("v2.0", "v2.1", "v3.0")
 REQUIRED = ("codebase_version", "fps", "total_episodes", "total_frames", "features", "data_path")
-NUMBERING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 CORRECT_INFO = f"correct {INFO}"
 
 
@@ -41,6 +41,9 @@ def _info(data: StoredDataset) -> Iterator[Finding]:
         )
     if "fps" in data.info and not data.fps:
         yield Finding("error", "fps", f"fps is {data.info['fps']!r}, no frequency", CORRECT_INFO, INFO)
+    size = data.info.get("chunks_size", USUAL_CHUNK)
+    if not isinstance(size, int) or size < 1:
+        yield Finding("error", "metadata", f"chunks_size is {size!r}, no number", CORRECT_INFO, INFO)
     for name in ("data_path", "video_path"):
         template = data.info.get(name)
         if isinstance(template, str) and (template.startswith("/") or ".." in template):
@@ -82,7 +85,7 @@ def _features(data: StoredDataset) -> Iterator[Finding]:
             severity: Severity = "error" if name in (ACTION, STATE) else "warning"
             message = "it is declared, but no data file holds it"
             yield Finding(severity, "features", message, f"remove it from {INFO}", INFO, feature=name)
-        undeclared = sorted(columns - numeric.keys() - set(NUMBERING))
+        undeclared = sorted(columns - numeric.keys() - set(DEFAULT_FEATURES))
         if undeclared:
             message = f"the data holds what {INFO} does not declare: {listed(undeclared)}"
             yield Finding("note", "features", message, "declare it if it is to be used")
@@ -153,7 +156,7 @@ def _pointers(data: StoredDataset) -> Iterator[Finding]:
     wrong = []
     for episode in data.with_data:
         record = episode.record
-        chunk = episode.index // int(data.info.get("chunks_size") or 1000)
+        chunk = episode.index // data.chunks_size
         names = {
             "episode_index": episode.index,
             "episode_chunk": chunk,

@@ -24,6 +24,7 @@ from rdvla.errors import RDVLAError
 from rdvla.files import read_json
 
 INFO = "meta/info.json"
+USUAL_CHUNK = 1000
 AGAIN = "get the file again, or make it again"
 
 
@@ -79,6 +80,12 @@ class StoredDataset:
         """Control frequency in Hz, 0 if info.json holds none that is possible."""
         fps = self.info.get("fps")
         return float(fps) if isinstance(fps, int | float) and not isinstance(fps, bool) and fps > 0 else 0.0
+
+    @property
+    def chunks_size(self) -> int:
+        """Episodes of a folder in v2; what is usual if info.json holds no such number."""
+        size = self.info.get("chunks_size")
+        return size if isinstance(size, int) and size > 0 else USUAL_CHUNK
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
@@ -196,6 +203,9 @@ def _add_data(path: Path, root: Path, episodes: dict[int, StoredEpisode], findin
         findings.append(Finding("error", "damaged-file", message, AGAIN, name))
         return
     findings += [Finding("error", "values", text, "", name, feature=column) for column, text in problems]
+    if not any(len(values) for values in columns.values()):
+        findings.append(Finding("warning", "empty-file", "it holds no frames", AGAIN, name))
+        return
     for index, lines in _lines_of_episodes(columns, path):
         episode = episodes.setdefault(index, StoredEpisode(index))
         if episode.file is not None:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.data.check.findings import Finding, Severity, listed
-from rdvla.data.check.metadata import NUMBERING
 from rdvla.data.check.names import numbered_names
 from rdvla.data.check.stored import StoredDataset
 from rdvla.data.features import ACTION, STATE
+from rdvla.data.formats.lerobot.info import DEFAULT_FEATURES
 
 # The thresholds of lerobot-doctor 0.2.0, so both name the same episodes and joints.
 STATIC = 0.8  # share of the steps in which a joint does not move
@@ -51,7 +51,9 @@ class Numbers:
 
 def check_values(data: StoredDataset) -> Iterator[Finding]:
     """Find numbers that spoil a training."""
-    columns = dict.fromkeys(name for e in data.with_data for name in e.columns if name not in NUMBERING)
+    columns = dict.fromkeys(
+        name for e in data.with_data for name in e.columns if name not in DEFAULT_FEATURES
+    )
     for name in columns:
         yield from _finite(data, name)
         numbers = _numbers(data, name)

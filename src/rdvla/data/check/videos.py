@@ -106,7 +106,7 @@ def _files(data: StoredDataset, key: str) -> tuple[list[VideoFile], list[StoredE
 
 def _named(data: StoredDataset, key: str, episode: StoredEpisode) -> str | None:
     """Return where the metadata says an episode's video is."""
-    chunk = episode.index // int(data.info.get("chunks_size") or 1000)
+    chunk = episode.index // data.chunks_size
     names = {
         "video_key": key,
         "episode_index": episode.index,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +78,16 @@ class _Work:
         self._source = source
         self._output = output
         self._plan = plan
-        self._first = self._readable()
+        features, sizes = self._declared()
         self._writer = DatasetWriter.create(
             output,
             fps=plan.fps,
-            features=_declarations(self._first, plan),
+            features=features,
             cameras=tuple(plan.cameras.values()),
-            image_size={new: _size(self._first, old) for old, new in plan.cameras.items()},
+            image_size=sizes,
             robot_type=plan.robot_type,
+            made_from=json.dumps([str(source.path.resolve()), source.split, asdict(plan)]),
         )
-        self._check_staged()
 
     def write(self, *, skip_damaged: bool, progress: Callable[[int, int], None]) -> list[str]:
         done = self._writer.finished()
@@ -134,25 +135,17 @@ class _Work:
             ) from error
         return None
 
-    def _readable(self) -> SourceEpisode:
-        """Return the first episode that can be read, for its sizes."""
+    def _declared(self) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[int, int]]]:
+        """Return the features, and the sizes of images, of the first episode that can be read."""
         damage: DatasetError | None = None
         for _, read in self._source.episodes(skip=()):
             try:
-                return read()
+                first = read()
+                sizes = {new: _size(first, old) for old, new in self._plan.cameras.items()}
+                return _declarations(first, self._plan), sizes
             except DatasetError as error:
                 damage = damage or error
         raise damage or DatasetError(f"{self._source.path} holds no episodes")
-
-    def _check_staged(self) -> None:
-        """Refuse to go on with episodes that an interrupted conversion of something else left behind."""
-        for origin in self._writer.finished().values():
-            other = origin.get("converted_from")
-            if other != self._source.path.name:
-                raise DatasetError(
-                    f"{self._writer.staging} holds an interrupted conversion of {other}: "
-                    "choose another output, or delete that folder"
-                )
 
 
 def turned(images: NDArray[np.uint8], flip: Flip) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.convert.source import LazyImages, ReadEpisode, SourceEpisode, SourceFacts
+from rdvla.data.convert.source import Found, LazyImages, ReadEpisode, SourceEpisode, SourceFacts
 from rdvla.data.convert.tfds_features import STEPS, Leaf, read_features
 from rdvla.data.convert.tfrecord import Record, Values, count_records, parse_example, read_records
 from rdvla.data.decoding import DECODE_ERRORS, ImageConverter, decode_picture
@@ -95,6 +96,11 @@ class RLDSSource:
         """The folder with `features.json`."""
         return self._folder
 
+    @property
+    def split(self) -> str | None:
+        """The split whose files are taken; None: all."""
+        return self._split
+
     @cached_property
     def facts(self) -> SourceFacts:
         """What features.json and the first episodes say."""
@@ -140,22 +146,26 @@ class RLDSSource:
         where = f"{path}: episode {number}"
         try:
             values = parse_example(record.checked())
-            features = {
-                name: leaf.numbers(values[STEPS + name]) for name, leaf in self._steps("number").items()
-            }
-        except DatasetError:
-            raise
-        except (KeyError, ValueError, TypeError, zlib.error) as error:
+        except (KeyError, ValueError, TypeError) as error:
             raise DatasetError(f"{where} does not fit {FEATURES_FILE}: {error}") from error
+        features: dict[str, NDArray[Any]] = {}
+        faults: dict[str, str] = {}
+        for name, leaf in self._steps("number").items():
+            try:
+                features[name] = leaf.numbers(values[STEPS + name])
+            except (KeyError, ValueError, TypeError, zlib.error) as error:
+                faults[name] = f"{where}: {name!r} does not fit {FEATURES_FILE}: {error}"
         lengths = {name: len(array) for name, array in features.items()}
         images = {}
         for name in self._steps("image"):
             pictures = _strings(values.get(STEPS + name, []))
             images[name] = EncodedImages(pictures, f"{where}, camera {name!r}")
             lengths[name] = len(pictures)
-        if len(set(lengths.values())) != 1:
-            raise DatasetError(f"{where}: its features differ in their number of steps: {lengths}")
-        return SourceEpisode(features, images, self._task(values), {"file": path.name, "episode": number})
+        usual = Counter(lengths.values()).most_common(1)[0][0] if lengths else 0
+        message = f"{where}: its features differ in their number of steps: {lengths}"
+        faults |= {name: message for name, length in lengths.items() if length != usual}
+        origin = {"file": path.name, "episode": number}
+        return SourceEpisode(Found(features, faults), Found(images, faults), self._task(values), origin)
 
     def _task(self, values: Mapping[str, Values]) -> str:
         """Return the instruction: the text feature of steps, or of the episode, that is named after it."""

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.data.convert.source import ReadEpisode, SourceEpisode, SourceFacts
+from rdvla.data.convert.source import Found, ReadEpisode, SourceEpisode, SourceFacts
 from rdvla.errors import DatasetError, optional
 
 SUFFIXES = (".hdf5", ".h5")
@@ -85,6 +85,7 @@ class RobomimicSource:
             DatasetError: naming the file that is damaged, of another layout, or without this split.
         """
         self._path = path
+        self._split = split
         self.files = find_hdf5(path)
         self._demos = [(file, name) for file in self.files for name in _demonstrations(file, split)]
         if not self._demos:
@@ -94,6 +95,11 @@ class RobomimicSource:
     def path(self) -> Path:
         """The file or folder."""
         return self._path
+
+    @property
+    def split(self) -> str | None:
+        """The mask whose demonstrations are taken; None: all."""
+        return self._split
 
     @cached_property
     def facts(self) -> SourceFacts:
@@ -139,15 +145,25 @@ class RobomimicSource:
         with _opened(file) as opened:
             group = opened[f"data/{name}"]
             arrays = dict(_arrays(group))
-            missing = [key for key in (*wanted.features, *wanted.cameras) if key not in arrays]
-            if missing:
-                raise DatasetError(f"{file}: data/{name} lacks {missing[0]!r}, which {self._demos[0][0]} has")
-            features = {key: np.asarray(arrays[key][()]) for key in wanted.features}
+            faults = {
+                key: f"{file}: data/{name} lacks {key!r}, which {self._demos[0][0]} has"
+                for key in (*wanted.features, *wanted.cameras)
+                if key not in arrays
+            }
+            features: dict[str, NDArray[Any]] = {}
+            for key in (key for key in wanted.features if key in arrays):
+                try:
+                    features[key] = np.asarray(arrays[key][()])
+                except OSError as error:
+                    faults[key] = f"{file}: data/{name}/{key} is damaged: {error}"
             images = {
-                key: StoredImages(file, f"data/{name}/{key}", len(arrays[key])) for key in wanted.cameras
+                key: StoredImages(file, f"data/{name}/{key}", len(arrays[key]))
+                for key in wanted.cameras
+                if key in arrays
             }
             task = _instruction(_attributes(group)) or _instruction(_attributes(opened["data"]))
-        return SourceEpisode(features, images, task, {"file": file.name, "demonstration": name})
+        origin = {"file": file.name, "demonstration": name}
+        return SourceEpisode(Found(features, faults), Found(images, faults), task, origin)
 
 
 def _demonstrations(path: Path, split: str | None) -> list[str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.errors import DatasetError
+
+T = TypeVar("T")
 Flip = Literal["none", "vertical", "rotate"]  # rotate: by 180 degrees
 
 
@@ -27,6 +30,30 @@ class LazyImages(Protocol):
             DatasetError: naming the file, episode and step of an image that is damaged.
         """
         ...
+
+
+class Found(Mapping[str, T]):
+    """What was found in an episode, by name; a fault matters only to whom asks for what has it.
+
+    Args:
+        values: what can be read.
+        faults: name -> why the rest cannot; `DatasetError` with that text is raised for it.
+    """
+
+    def __init__(self, values: Mapping[str, T], faults: Mapping[str, str]) -> None:
+        self._values = values
+        self._faults = faults
+
+    def __getitem__(self, name: str) -> T:
+        if name in self._faults:
+            raise DatasetError(self._faults[name])
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 @dataclass(frozen=True)
@@ -82,6 +109,11 @@ class Source(Protocol):
     @property
     def path(self) -> Path:
         """Where they are."""
+        ...
+
+    @property
+    def split(self) -> str | None:
+        """The part that is taken, by its name in the source; None: all."""
         ...
 
     @property

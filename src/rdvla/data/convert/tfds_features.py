@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +58,7 @@ class Leaf:
 def read_features(path: Path) -> dict[str, Leaf]:
     """Return the features of an episode: path with slashes -> feature. Those of steps start with `steps/`.
 
-    Features of other kinds (audio, sequences of varying length within a step) are left out.
+    Features of other kinds (audio, bfloat16, sequences of varying length within a step) are left out.
 
     Raises:
         DatasetError: the file is missing, damaged, or describes no episodes with steps.
@@ -95,8 +96,9 @@ def _leaves(node: Mapping[str, Any], name: str, *, in_steps: bool) -> Iterator[t
         if dtype == "string":
             yield name, Leaf("text")
         else:
-            np.dtype(dtype)  # raises TypeError if it is none
-            yield name, Leaf("number", _shape(tensor), dtype, str(tensor.get("encoding", "none")))
+            with suppress(TypeError):  # a type that numpy has not, such as bfloat16
+                np.dtype(dtype)
+                yield name, Leaf("number", _shape(tensor), dtype, str(tensor.get("encoding", "none")))
 
 
 def _shape(node: Mapping[str, Any]) -> tuple[int | None, ...]:

@@ -102,6 +102,11 @@ class DatasetReader(Protocol):
         ...
 
     @property
+    def numbers(self) -> NDArray[np.int64]:
+        """(E,) the dataset's own number of each episode; episodes that were left out leave gaps."""
+        ...
+
+    @property
     def tasks(self) -> Sequence[str]:
         """The different instructions."""
         ...

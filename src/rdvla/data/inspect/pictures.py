@@ -43,7 +43,7 @@ class EpisodeStrips:
     """Some images of one episode, from every camera.
 
     Attributes:
-        number: of the episode.
+        number: of the episode in the dataset.
         length: frames.
         seconds: its duration.
         task: the instruction.
@@ -69,8 +69,9 @@ def contact_sheet(reader: DatasetReader, facts: DatasetFacts) -> list[EpisodeStr
         steps = np.asarray(spread_over(FRAMES, length), dtype=np.int64)
         strips = tuple(_strip(name, camera, starts[episode] + steps) for name, camera in cameras.items())
         times = tuple((steps / facts.fps).tolist())
+        number = int(reader.numbers[episode])
         task = facts.tasks[facts.task_of_episode[episode]].text
-        found.append(EpisodeStrips(episode, length, length / facts.fps, task, times, strips))
+        found.append(EpisodeStrips(number, length, length / facts.fps, task, times, strips))
     return found
 
 

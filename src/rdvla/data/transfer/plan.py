@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from rdvla.data.features import (
     ACTION,
-    IMAGE_IS_NEW,
     NUMERIC_DTYPES,
     STATE,
     Camera,
@@ -20,10 +19,9 @@ from rdvla.data.features import (
     dimension_units,
 )
 from rdvla.data.formats.base import DatasetReader
-from rdvla.data.spec import DatasetSpec
-from rdvla.errors import DatasetError
-
-OURS = (IMAGE_IS_NEW, "timestamp", "frame_index", "episode_index", "index", "task_index")
+from rdvla.data.selected import check_one_action
+from rdvla.data.spec import RESERVED_FEATURES, DatasetSpec, check_feature
+from rdvla.errors import ConfigError, DatasetError
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,21 @@ class Member:
     columns: Mapping[str, NDArray[Any]]
     notes: tuple[str, ...]
 
+    def number(self, place: int) -> int:
+        """Return the number that the dataset gives to one of its episodes."""
+        return int(self.reader.numbers[place])
+
     @classmethod
     def read(cls, reader: DatasetReader) -> Member:
         """Read every numeric feature; one that nobody needs may be damaged.
 
         Raises:
-            DatasetError: action or state cannot be read.
+            DatasetError: action or state cannot be read, or an action is more than one list of numbers.
         """
+        if ACTION in reader.features:
+            check_one_action(reader, ACTION)
         columns: dict[str, NDArray[Any]] = {}
-        notes: list[str] = []
+        notes = [f"{name!r} is left out: {reason}" for name, reason in reader.unreadable.items()]
         for name in reader.features:
             try:
                 columns[name] = reader.columns([name])[name]
@@ -57,6 +61,23 @@ class Member:
                     raise
                 notes.append(f"{name!r} is left out: {error}")
         return cls(reader, columns, tuple(notes))
+
+
+def positions(reader: DatasetReader, numbers: Sequence[int]) -> list[int]:
+    """Return the places among a dataset's episodes of those with some numbers.
+
+    Raises:
+        ConfigError: there is no episode of a number, or it was left out.
+    """
+    place = {number: index for index, number in enumerate(reader.numbers.tolist())}
+    for number in numbers:
+        if number not in place:
+            gaps = max(place) + 1 - len(place)
+            why = f", {gaps} of which are left out. {' '.join(reader.notes)}" if gaps else ""
+            raise ConfigError(
+                f"{reader.root} has the episodes {min(place)} to {max(place)}, not {number}{why}"
+            )
+    return [place[number] for number in numbers]
 
 
 def agree(members: Sequence[Member], *, robot_type: str | None) -> tuple[DatasetSpec, list[str]]:
@@ -79,16 +100,34 @@ def agree(members: Sequence[Member], *, robot_type: str | None) -> tuple[Dataset
     robots = {str(m.reader.root): m.reader.robot_type for m in members if m.reader.robot_type}
     if robot_type is None:
         _same("robot type (--robot names one for all)", robots)
-    columns = [set(m.columns) - set(OURS) for m in members]
+    columns = [set(m.columns) - set(RESERVED_FEATURES) for m in members]
     cameras = [set(m.reader.cameras) for m in members]
     notes += _left_out("feature", columns) + _left_out("camera", cameras)
     if any(cameras) and not set.intersection(*cameras):
         listed = "; ".join(f"{m.reader.root}: {', '.join(m.reader.cameras) or 'none'}" for m in members)
         raise DatasetError(f"the datasets have no camera in common ({listed})")
     features = {n: _declare(n, members) for n in first.features if n in set.intersection(*columns)}
+    features, refused = _writable(features)
+    notes += refused
     sizes = {n: _size(n, members) for n in first.cameras if n in set.intersection(*cameras)}
     robot = robot_type or next(iter(robots.values()), None)
     return DatasetSpec(int(first.fps), features, sizes, robot), notes
+
+
+def _writable(features: Mapping[str, Feature]) -> tuple[dict[str, Feature], list[str]]:
+    """Return the features that can be written, and notes on others; action and state are not left out."""
+    kept: dict[str, Feature] = {}
+    notes = []
+    for name, feature in features.items():
+        try:
+            check_feature(name, feature)
+        except ConfigError as error:
+            if name in (ACTION, STATE):
+                raise
+            notes.append(f"{name!r} is left out, as LeRobot v3.0 cannot hold it so: {error}")
+        else:
+            kept[name] = feature
+    return kept, notes
 
 
 def _left_out(what: str, held: Sequence[set[str]]) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from rdvla.data.division import divide_by_task
 from rdvla.data.formats.base import DatasetReader
+from rdvla.data.transfer.plan import positions
 from rdvla.errors import ConfigError
 
 RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -32,7 +34,7 @@ def parse_episodes(texts: Sequence[str]) -> list[int]:
 def divide(
     reader: DatasetReader, *, fraction: float | None, episodes: Sequence[int], seed: int
 ) -> tuple[list[int], list[int]]:
-    """Return the episodes of two parts: the drawn or named ones are the first.
+    """Return the episodes of two parts by their numbers: the drawn or named ones are the first.
 
     Args:
         reader: the dataset.
@@ -43,21 +45,29 @@ def divide(
     Raises:
         ConfigError: neither or both of them is given, an episode does not exist, or a part would be empty.
     """
-    total = len(reader.lengths)
+    numbers = reader.numbers.tolist()
     if (fraction is None) == (not episodes):
         raise ConfigError("give either --fraction, such as 0.9, or --episodes, such as 0-9 12")
     if fraction is None:
-        wrong = [episode for episode in episodes if not 0 <= episode < total]
-        if wrong:
-            raise ConfigError(f"--episodes: there are the episodes 0 to {total - 1}, not {wrong[0]}")
+        positions(reader, episodes)
         first = list(episodes)
     else:
         if not 0 < fraction < 1:
             raise ConfigError(f"--fraction must be above 0 and below 1, got {fraction:g}")
         starts = np.cumsum(reader.lengths) - reader.lengths
-        tasks = dict(enumerate(reader.task_of_frames()[starts].tolist()))
-        first = divide_by_task(tasks, fraction, seed)[1]
-    second = sorted(set(range(total)) - set(first))
+        tasks = dict(zip(numbers, reader.task_of_frames()[starts].tolist(), strict=True))
+        first = divide_by_task(_with_single_ones_pooled(tasks), fraction, seed)[1]
+    second = sorted(set(numbers) - set(first))
     if not first or not second:
-        raise ConfigError(f"one of the parts would be empty: the dataset has {total} episodes")
+        raise ConfigError(f"one of the parts would be empty: the dataset has {len(numbers)} episodes")
     return first, second
+
+
+def _with_single_ones_pooled(tasks: dict[int, int]) -> dict[int, int]:
+    """Return episode -> task, with the episodes that are alone with their task as one task.
+
+    Of such a task nothing can be drawn by share; of all of them together it can.
+    """
+    counts = Counter(tasks.values())
+    pool = max(tasks.values()) + 1
+    return {episode: task if counts[task] > 1 else pool for episode, task in tasks.items()}

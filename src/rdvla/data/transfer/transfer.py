@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from rdvla.data.formats.lerobot.reader import LeRobotReader
 from rdvla.data.formats.lerobot_v3.writer import DatasetWriter
 from rdvla.data.formats.registry import open_reader
 from rdvla.data.spec import DatasetSpec
-from rdvla.data.transfer.plan import Member, agree
-from rdvla.errors import ConfigError, DatasetError
+from rdvla.data.transfer.plan import Member, agree, positions
+from rdvla.errors import DatasetError
 from rdvla.files import sole_user
 
 ShowProgress = Callable[[int, int], None]  # episodes done, and their total
@@ -63,8 +64,9 @@ def transfer(
         progress: called with the number of episodes done and their total.
 
     Raises:
-        DatasetError: a dataset cannot be read, or they contradict each other.
-        ConfigError: an episode does not exist.
+        DatasetError: a dataset cannot be read, they contradict each other, or the instruction changes within
+            an episode.
+        ConfigError: an episode does not exist, or was left out as it cannot be read.
     """
     members = [Member.read(open_reader(root).with_cameras(None)) for root, _ in sources]
     spec, notes = agree(members, robot_type=robot_type)
@@ -74,6 +76,9 @@ def transfer(
         for member, (_, chosen) in zip(members, sources, strict=True)
         for episode in _chosen(member, chosen)
     ]
+    takers = {id(member): _Taker(member, spec) for member in members}
+    for member, episode in wanted:
+        takers[id(member)].check_task(episode)
     with sole_user(output):
         writer = DatasetWriter.create(
             output,
@@ -82,10 +87,9 @@ def transfer(
             cameras=tuple(spec.cameras),
             image_size=spec.cameras,
             robot_type=spec.robot_type,
+            made_from=json.dumps([(str(m.reader.root.resolve()), m.number(place)) for m, place in wanted]),
         )
-        _check_staged(writer, wanted)
         copied = encoded = frames = 0
-        takers = {id(member): _Taker(member, spec) for member in members}
         done = writer.finished()
         for number, (member, episode) in enumerate(wanted):
             if number not in done:
@@ -104,6 +108,7 @@ class _Taker:
     """Takes episodes out of one dataset."""
 
     def __init__(self, member: Member, spec: DatasetSpec) -> None:
+        self._member = member
         self._reader = member.reader
         self._columns = member.columns
         self._spec = spec
@@ -117,9 +122,22 @@ class _Taker:
             name: self._columns[name][frames].astype(feature["dtype"])
             for name, feature in self._spec.features.items()
         }
-        origin = dict(self._reader.sources[number]) | {"dataset": self._reader.root.name, "episode": number}
+        origin = dict(self._reader.sources[number]) | {"dataset": self._reader.root.name}
+        origin["episode"] = self._member.number(number)
         task = self._reader.tasks[int(self._tasks[frames[0]])]
         return Episode(features, images, task, image_index=self._image_index(frames), source=origin)
+
+    def check_task(self, number: int) -> None:
+        """Refuse an episode whose instruction changes: one that is written has one."""
+        frames = self._frames(number)
+        if changes := np.flatnonzero(np.diff(self._tasks[frames])).tolist():
+            before, after = (self._reader.tasks[int(self._tasks[frames[changes[0] + i]])] for i in (0, 1))
+            raise DatasetError(
+                f"{self._reader.root}: the instruction of episode {self._member.number(number)} changes at "
+                f"frame {changes[0] + 1} from {before!r} to {after!r}, and one that is written has one "
+                "instruction. Take the other episodes (rdvla data split --episodes), or train on the dataset "
+                "as it is: rdvla train reads each frame's instruction"
+            )
 
     def images(self, number: int) -> dict[str, NDArray[np.uint8] | Clip]:
         """Return each camera's images of an episode: a clip if its stream can be copied, else decoded."""
@@ -152,21 +170,5 @@ class _Taker:
 
 
 def _chosen(member: Member, episodes: Sequence[int] | None) -> Sequence[int]:
-    count = len(member.reader.lengths)
-    chosen = range(count) if episodes is None else episodes
-    wrong = [episode for episode in chosen if not 0 <= episode < count]
-    if wrong:
-        raise ConfigError(f"{member.reader.root} has the episodes 0 to {count - 1}, not {wrong[0]}")
-    return chosen
-
-
-def _check_staged(writer: DatasetWriter, wanted: Sequence[tuple[Member, int]]) -> None:
-    """Refuse to go on with episodes that something else left behind."""
-    for number, origin in writer.finished().items():
-        member, episode = wanted[number] if number < len(wanted) else (None, -1)
-        expected = (member.reader.root.name, episode) if member else None
-        if (origin.get("dataset"), origin.get("episode")) != expected:
-            raise DatasetError(
-                f"{writer.staging} holds episodes of something else that was interrupted: choose another "
-                "output, or delete that folder"
-            )
+    """Return the places of episodes that are given by their numbers."""
+    return range(len(member.reader.lengths)) if episodes is None else positions(member.reader, episodes)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rdvla.data.decoding import DECODE_ERRORS, ImageConverter, VideoDecoder, decode_picture
-from rdvla.data.formats.lerobot.files import DatasetFiles
+from rdvla.data.formats.lerobot.files import PICTURES, DatasetFiles
 from rdvla.errors import DatasetError
 
 MAX_OPEN_FILES = 16
@@ -172,6 +172,8 @@ def picture_bytes(folder: DatasetFiles, value: Any) -> bytes:
     path = (folder.root / name).resolve()
     if not path.is_relative_to(folder.root.resolve()):
         raise TypeError(f"it is stored outside the dataset, as {name}")
+    if path.suffix.lower() not in PICTURES:  # others would not count for the fingerprint
+        raise TypeError(f"it is stored as {name}, whose ending is none of {', '.join(PICTURES)}")
     return path.read_bytes()
 
 

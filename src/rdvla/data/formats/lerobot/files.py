@@ -21,6 +21,7 @@ from rdvla.errors import DatasetError, nearest
 INFO_PATH = "meta/info.json"
 CHECKSUMS_PATH = "meta/checksums.json"  # ours: CRC-32 of every file; other readers ignore it
 FOLDERS = ("meta", "data", "videos", "video", "images")
+PICTURES = (".png", ".jpg", ".jpeg")  # wherever they lie, data files may name them
 # Nothing is read from these, so they are no content.
 UNREAD = (CHECKSUMS_PATH, "meta/stats.json", "meta/episodes_stats.jsonl")
 BLOCK = 1 << 20
@@ -109,13 +110,24 @@ class DatasetFiles:
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
 
-    def first_rows(self, relative: str, column: str) -> pa.ChunkedArray:
-        """Read the first row group of a column; raise DatasetError as `table`."""
+    def cell(self, relative: str, column: str, row: int) -> Any:
+        """Read one value of a column, and no more of the file than that needs.
+
+        Raises:
+            DatasetError: as `table`.
+            IndexError: the file has fewer rows.
+        """
         path = self.path(relative)
         if column not in (names := self.column_names(relative)):
             raise DatasetError(f"{path} has no column {column!r}.{nearest(column, names)}")
         try:
-            return pq.ParquetFile(path).read_row_group(0, columns=[column]).column(column)
+            file = pq.ParquetFile(path)
+            stops = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+            group = int(np.searchsorted(stops, row, side="right"))
+            if group == len(stops):
+                raise IndexError(f"{path} has no row {row}")
+            first = int(stops[group - 1]) if group else 0
+            return file.read_row_group(group, columns=[column]).column(column)[row - first].as_py()
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
 
@@ -128,12 +140,13 @@ class DatasetFiles:
 
     def fingerprint(self) -> str:
         """Return a text that changes with any byte that reading may use, links followed."""
-        suffixes = (".json", ".jsonl", ".parquet", ".mp4", ".png", ".jpg", ".jpeg")
-        names = [name for folder in FOLDERS for name in self.listing(folder) if name.endswith(suffixes)]
+        suffixes = (".json", ".jsonl", ".parquet", ".mp4", *PICTURES)
+        names = {name for folder in FOLDERS for name in self.listing(folder) if name.endswith(suffixes)}
+        names |= {name for name in self.listing("") if name.lower().endswith(PICTURES)}
         return fingerprint_files(self.root, [name for name in names if name not in UNREAD])
 
     def listing(self, folder: str) -> list[str]:
-        """Return all files below a folder, in order, relative to the dataset.
+        """Return all files below a folder ("": the dataset's own), in order, relative to the dataset.
 
         Linked folders are followed; hidden files, such as macOS leaves behind, are left out.
         """
@@ -147,7 +160,11 @@ class DatasetFiles:
             seen.add(real)
             folders[:] = [name for name in folders if not name.startswith(".")]
             relative = Path(path).relative_to(self.root).as_posix()
-            found += [f"{relative}/{name}" for name in names if not name.startswith(".")]
+            found += [
+                name if relative == "." else f"{relative}/{name}"
+                for name in names
+                if not name.startswith(".")
+            ]
         return sorted(found)
 
     def column_names(self, relative: str) -> list[str]:

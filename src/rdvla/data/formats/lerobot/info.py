@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rdvla.data.features import FORMER_NAMES, Camera, Feature, camera_name, current_name
+from rdvla.data.features import Camera, Feature, camera_name, current_name, recorded_name
 from rdvla.data.formats.lerobot.files import INFO_PATH, DatasetFiles, plain_dtype
 from rdvla.errors import DatasetError
 
@@ -70,7 +70,9 @@ class LeRobotInfo:
         for name, feature in declared.items():
             dtype = feature.get("dtype") if isinstance(feature, dict) else None
             if dtype in ("video", "image") and ".." not in name:
-                if not is_depth(feature):
+                if is_depth(feature):
+                    unreadable[name] = "it holds depth maps, which rdvla does not read"
+                else:
                     cameras[camera_name(name)] = Camera(name, *image_size(feature))
                     stored |= {name} if dtype == "image" else set()
             elif name not in DEFAULT_FEATURES:
@@ -91,9 +93,7 @@ class LeRobotInfo:
 
     def stored_name(self, name: str) -> str:
         """Return the name that a feature has in the files: a former one in older datasets."""
-        declared = self.content["features"]
-        former = [old for old, new in FORMER_NAMES.items() if new == name and old in declared]
-        return former[0] if former and name not in declared else name
+        return recorded_name(name, self.content["features"])
 
     def template(self, name: str, default: str) -> str:
         """Return a path template of info.json; the default if it is missing or leaves the dataset."""

@@ -22,6 +22,8 @@ from rdvla.data.formats.lerobot.info import LeRobotInfo
 from rdvla.data.formats.lerobot.videos import Placement, describe_left_out, place
 from rdvla.errors import DatasetError
 
+EPISODES_TO_TRY = 8  # for a picture that is whole
+
 
 @dataclass(frozen=True)
 class LeRobotReader:
@@ -86,6 +88,11 @@ class LeRobotReader:
         """(E,) number of frames of each episode."""
         return np.array([len(record.data) for record in self.records], dtype=np.int64)
 
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """(E,) the dataset's own number of each episode."""
+        return np.array([record.number for record in self.records], dtype=np.int64)
+
     @property
     def sources(self) -> Sequence[Mapping[str, Any]]:
         """What each episode says of its origin."""
@@ -110,7 +117,9 @@ class LeRobotReader:
         for name in wanted:
             camera = self.info.cameras[name]
             if camera.key in self.info.stored:
-                reason = self._stored_fault(camera, sizes)
+                reason, damaged = self._stored_faults(camera, sizes)
+                left_out |= damaged.keys()
+                notes += [describe_left_out(name, damaged, len(self.records))] if damaged else []
             else:
                 placement = place(self.info.files, self.records, camera.key, fps=self.fps)
                 reason = "" if placement.first else next(iter(placement.left_out.values()))
@@ -230,16 +239,23 @@ class LeRobotReader:
             )
         return own
 
-    def _stored_fault(self, camera: Camera, sizes: dict[str, tuple[int, int]]) -> str:
-        """Decode a camera's first picture for its size; return why it cannot be, empty if it can."""
-        data = self.records[0].data
-        try:
-            column = self.info.files.first_rows(data.file, camera.key)
-            picture = decode_picture(picture_bytes(self.info.files, column[0].as_py()))
-        except (DatasetError, KeyError, TypeError, IndexError, *DECODE_ERRORS) as error:
-            return str(error)
-        sizes[camera.key] = picture.height, picture.width
-        return ""
+    def _stored_faults(self, camera: Camera, sizes: dict[str, tuple[int, int]]) -> tuple[str, dict[int, str]]:
+        """Decode the first pictures of episodes, up to one that is whole, for a camera's size.
+
+        Returns:
+            why none of them can be decoded, empty if one can; episode number -> why it is left out then.
+        """
+        damaged: dict[int, str] = {}
+        for record in self.records[:EPISODES_TO_TRY]:
+            try:
+                cell = self.info.files.cell(record.data.file, camera.key, int(record.data.rows[0]))
+                picture = decode_picture(picture_bytes(self.info.files, cell))
+            except (DatasetError, KeyError, TypeError, *DECODE_ERRORS) as error:
+                damaged[record.number] = str(error)
+            else:
+                sizes[camera.key] = picture.height, picture.width
+                return "", damaged
+        return next(iter(damaged.values())), {}
 
     def _size_notes(self, cameras: Mapping[str, Camera], sizes: Mapping[str, tuple[int, int]]) -> list[str]:
         return [

@@ -8,6 +8,7 @@ is left out.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class VideoHeader:
     """What a video file says of itself.
 
     Attributes:
-        frames: number of pictures that lie in the file as a whole.
+        frames: number of pictures that lie in the file as a whole and are shown: an edit list may hide some.
         height: in pixels.
         width: in pixels.
         fps: pictures per second, on average.
@@ -52,12 +53,13 @@ class VideoHeader:
             with av.open(str(path)) as container:
                 stream = video_stream(container)
                 size = path.stat().st_size
-                entries = [entry.pos + entry.size <= size for entry in stream.index_entries]
+                entries = [e.pos + e.size <= size for e in stream.index_entries if not e.is_discard]
                 whole = len(entries)
                 if False in entries:  # cut off; pictures just before may need one that is behind
                     whole = max(0, entries.index(False) - REORDERED)
                 if not entries:  # a fragmented file has its index in many places
-                    whole = sum(packet.pts is not None for packet in container.demux(stream))
+                    packets = container.demux(stream)
+                    whole = sum(packet.pts is not None and not packet.is_discard for packet in packets)
                 return cls(whole, stream.height, stream.width, float(stream.average_rate or 0))
         except DECODE_ERRORS as error:
             raise ValueError(f"cannot be opened as a video ({error})") from error
@@ -101,21 +103,34 @@ def place(files: DatasetFiles, records: Sequence[EpisodeRecord], key: str, *, fp
         headers = list(pool.map(lambda name: _header(files, name), by_file))
     first: dict[int, int] = {}
     notes: list[str] = []
-    size = (0, 0)
+    surplus = 0
+    size = _usual_size(list(by_file.values()), headers)
     for (name, own), header in zip(by_file.items(), headers, strict=True):
         if isinstance(header, str):
             left_out |= {record.number: header for record in own}
             continue
-        size = size if size != (0, 0) else (header.height, header.width)
+        if (header.height, header.width) != size:
+            reason = (
+                f"{files.root / name} has pictures of {header.width}x{header.height}, most episodes have "
+                f"{size[1]}x{size[0]}"
+            )
+            left_out |= {record.number: reason for record in own}
+            continue
         parts = [(record.videos[key], record) for record in own]
         starts, note = _starts(parts, header, fps)
         notes += [f"{files.root / name}: {note}"] if note else []
         reasons = _faults(parts, starts, header, fps)
+        surplus += _has_surplus(parts, header) and not any(reasons)
         for (_, record), start, reason in zip(parts, starts, reasons, strict=True):
             if reason:
                 left_out[record.number] = f"{files.root / name} {reason}"
             else:
                 first[record.number] = start
+    if surplus:
+        notes.append(
+            f"{surplus} of the videos of {key!r} have more pictures than their episode has frames; "
+            "the first are used"
+        )
     return Placement(first, left_out, notes, size)
 
 
@@ -124,9 +139,20 @@ def describe_left_out(camera: str, left_out: Mapping[int, str], total: int) -> s
     numbers = sorted(left_out)
     shown = ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
     return (
-        f"{len(numbers)} of {total} episodes are left out, as their video of camera {camera!r} cannot be "
+        f"{len(numbers)} of {total} episodes are left out, as their images of camera {camera!r} cannot be "
         f"used: {shown}. The first of them: {left_out[numbers[0]]}"
     )
+
+
+def _usual_size(
+    records: Sequence[Sequence[EpisodeRecord]], headers: Sequence[VideoHeader | str]
+) -> tuple[int, int]:
+    """Return the size that most episodes have, of equals the first; (0, 0) if no file can be read."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for own, header in zip(records, headers, strict=True):
+        if isinstance(header, VideoHeader):
+            counts[header.height, header.width] += len(own)
+    return counts.most_common(1)[0][0] if counts else (0, 0)
 
 
 def _header(files: DatasetFiles, name: str) -> VideoHeader | str:
@@ -159,6 +185,11 @@ def _starts(
     return found, "the times in meta/episodes do not fit; the pictures were counted instead"
 
 
+def _has_surplus(parts: Sequence[tuple[VideoPart, EpisodeRecord]], header: VideoHeader) -> bool:
+    """Return whether a file that is one episode's own has more pictures than that has frames."""
+    return parts[0][0].start is None and header.frames > sum(len(record.data) for _, record in parts)
+
+
 def _faults(
     parts: Sequence[tuple[VideoPart, EpisodeRecord]], starts: Sequence[int], header: VideoHeader, fps: float
 ) -> list[str]:
@@ -182,7 +213,7 @@ def _faults(
             reason = f"has {own} pictures of the episode for {length} frames"
         elif off > ROUNDING:
             reason = f"begins the episode between two pictures ({part.start} s at {fps:g} per second)"
-        elif part.start is not None and abs(header.fps / fps - 1) > 0.01:
+        elif abs(header.fps / fps - 1) > 0.01:
             reason = f"has {header.fps:g} pictures per second, the dataset {fps:g}"
         elif own != length and record.data.clock_fault:
             reason = (

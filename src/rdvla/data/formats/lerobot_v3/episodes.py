@@ -44,7 +44,7 @@ def read_episodes(info: LeRobotInfo) -> tuple[list[EpisodeRecord], list[str]]:
     for number, (line, rows) in enumerate(matched):
         around = [matched[i][0] for i in (number - 1, number + 1) if 0 <= i < len(matched)]
         parts = {key: _video_part(info, line, around, key, videos[key]) for key in keys}
-        records.append(EpisodeRecord(rows, parts, _source(info, line)))
+        records.append(EpisodeRecord(rows, parts, _source(line)))
     return records, notes + more
 
 
@@ -216,11 +216,11 @@ def _fill(template: str, default: str, line: Line, prefix: str, key: str) -> str
         return position.path(default, video_key=key)
 
 
-def _source(info: LeRobotInfo, line: Line) -> Mapping[str, Any]:
+def _source(line: Line) -> Mapping[str, Any]:
+    """Return what an episode says of its origin; others than rdvla may write plain text there."""
+    text = line.get("source")
     try:
-        source = json.loads(line.get("source") or "{}")
-    except (TypeError, ValueError) as error:
-        raise DatasetError(
-            f"{info.files.root / FOLDER}: the source of an episode is not valid JSON: {error}"
-        ) from error
-    return source if isinstance(source, dict) else {}
+        source = json.loads(text or "{}")
+    except (TypeError, ValueError, RecursionError):
+        source = None
+    return source if isinstance(source, dict) else {"source": str(text)}

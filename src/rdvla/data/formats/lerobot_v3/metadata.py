@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from rdvla.data.features import (
     CAMERA_PREFIX,
-    FORMER_NAMES,
     IMAGE_IS_NEW,
     NUMERIC_DTYPES,
     Feature,
     camera_name,
     current_name,
+    recorded_name,
 )
 from rdvla.data.formats.lerobot.files import INFO_PATH, DatasetFiles, column_values
 from rdvla.data.formats.lerobot.info import DEFAULT_FEATURES, image_size
@@ -94,8 +94,7 @@ class DatasetMetadata:
 
     def stored_name(self, name: str) -> str:
         """Return the name that a feature has in the files: a former one in older datasets."""
-        former = [old for old, new in FORMER_NAMES.items() if new == name and old in self.declared]
-        return former[0] if former and name not in self.declared else name
+        return recorded_name(name, self.declared)
 
     def _present_name(self, stored: str) -> str:
         name = current_name(stored)

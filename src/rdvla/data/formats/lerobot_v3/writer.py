@@ -47,6 +47,7 @@ class DatasetWriter:
     root: Path
     spec: DatasetSpec
     base_episodes: int  # episodes that the dataset holds already: 0 unless appending
+    made_from: str = ""
 
     @classmethod
     def create(
@@ -60,6 +61,7 @@ class DatasetWriter:
         robot_type: str | None = None,
         rendering: str | None = None,
         crf: int | None = None,
+        made_from: str = "",
     ) -> DatasetWriter:
         """Start a new dataset, or continue an interrupted one.
 
@@ -75,6 +77,8 @@ class DatasetWriter:
             rendering: how a simulator drew the images, for the record.
             crf: x264's constant rate factor, from 0 (lossless) to 51; None: 6 for images of up to 256 pixels
                 (their shorter side), 18 for larger ones.
+            made_from: sources and settings of the episodes; an interrupted dataset that was made from others
+                is not continued.
 
         Raises:
             DatasetError: the dataset exists, or an interrupted one has another specification.
@@ -87,7 +91,7 @@ class DatasetWriter:
             raise DatasetError(
                 f"{root} exists already: choose another folder, delete it, or add to it (append)"
             )
-        writer = cls(root, spec, 0)
+        writer = cls(root, spec, 0, made_from)
         writer._open_staging()
         return writer
 
@@ -225,7 +229,7 @@ class DatasetWriter:
         return sorted(int(f.name) for f in (self.staging / EPISODES_FOLDER).iterdir() if f.name.isdigit())
 
     def _open_staging(self) -> None:
-        record = self.spec.as_json() | {"base_episodes": self.base_episodes}
+        record = self.spec.as_json() | {"base_episodes": self.base_episodes, "made_from": self.made_from}
         path = self.staging / SPEC_FILE
         if path.exists():
             different, base_episodes = self._differences(path)
@@ -248,7 +252,9 @@ class DatasetWriter:
         """Return what the specification of an interrupted dataset differs in, and its `base_episodes`."""
         try:
             found = read_json(path)
-            return self.spec.differences(DatasetSpec.from_json(found)), int(found.get("base_episodes", 0))
+            different = self.spec.differences(DatasetSpec.from_json(found))
+            different += ["source, or other options"] if found.get("made_from", "") != self.made_from else []
+            return different, int(found.get("base_episodes", 0))
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise DatasetError(
                 f"{path} is damaged: delete {self.staging} to start again ({error})"
