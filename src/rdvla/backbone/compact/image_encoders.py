@@ -79,8 +79,8 @@ def computes_bfloat16(device: torch.device) -> bool:
 class ConvEncoders(ImageEncoder):
     """A `ConvEncoder` per camera, as each camera sees another world.
 
-    In bfloat16 they run 2-3 times faster on a processor that has it, at no cost in accuracy. One that
-    emulates it would take 7 times as long as in float32, so it computes in float32. Weights stay in float32.
+    In bfloat16 they run 2-3 times faster on a processor that has it, at no cost in accuracy. Emulated it
+    would be several times slower than float32, so other processors compute in float32. Weights stay in float32.
     """
 
     published = False
