@@ -80,7 +80,7 @@ class ConvEncoders(ImageEncoder):
     """A `ConvEncoder` per camera, as each camera sees another world.
 
     In bfloat16 they run 2-3 times faster on a processor that has it, at no cost in accuracy. Emulated it
-    would be several times slower than float32, so other processors compute in float32. Weights stay in float32.
+    would be several times slower than float32, so others compute in float32. Weights stay in float32.
     """
 
     published = False
