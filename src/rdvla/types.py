@@ -130,19 +130,34 @@ class Observation:
                 finite.
         """
         for camera in cameras:
-            if camera not in self.images:
-                raise InputError(
-                    f"the observation lacks the camera {camera!r}; it has {sorted(self.images)}."
-                    f"{nearest(camera, self.images)}"
-                )
-            height, width = self.images[camera].shape[-3:-1]
-            if (height, width) != (image_size, image_size):
-                raise InputError(
-                    f"camera {camera!r} gives {width}x{height} images, the policy was trained on "
-                    f"{image_size}x{image_size}: set the camera to that size, or resize before calling the "
-                    "policy"
-                )
+            self.check_size(camera, image_size=image_size)
         check_state(self.state, state_dim=state_dim)
+
+    def camera(self, name: str) -> Array:
+        """Return a camera's images.
+
+        Raises:
+            InputError: there is no such camera; the nearest name is suggested.
+        """
+        if name not in self.images:
+            raise InputError(
+                f"the observation lacks the camera {name!r}; it has {sorted(self.images)}."
+                f"{nearest(name, self.images)}"
+            )
+        return self.images[name]
+
+    def check_size(self, camera: str, *, image_size: int) -> None:
+        """Check that a camera's images are squares of this size, in pixels.
+
+        Raises:
+            InputError: they are not, or there is no such camera.
+        """
+        height, width = self.camera(camera).shape[-3:-1]
+        if (height, width) != (image_size, image_size):
+            raise InputError(
+                f"camera {camera!r} gives {width}x{height} images, the policy was trained on "
+                f"{image_size}x{image_size}: set the camera to that size, or resize before calling the policy"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Low-rank adaptation (LoRA, arXiv 2106.09685): it trains small matrices beside frozen ones."""
+"""Low-rank adaptation (LoRA, arXiv 2106.09685): train small matrices next to frozen ones."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def run(
 
 
 def _check_spelling(cameras: Sequence[str]) -> None:
-    """Say so if a name is almost that of a simulator's camera; a robot's cameras may be called anything."""
+    """Note a name that nearly is a simulator's camera; it may be right, as robots name theirs freely."""
     known = {camera for name in SIMULATORS for camera in task_suite(name).cameras}
     for camera in cameras:
         if camera not in known and (meant := nearest(camera, known)):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rdvla.errors import ConfigError, InputError, nearest
+from rdvla.errors import ConfigError, InputError
 from rdvla.inputs import to_numpy
 from rdvla.types import Array, Observation
 
@@ -79,9 +79,7 @@ class CameraFits:
     """Fits what a robot's cameras give to what a policy was trained on."""
 
     fits: Mapping[str, ImageFit]  # by camera
-    sizes: Mapping[
-        str, tuple[int, int]
-    ]  # camera -> (height, width) in training; others come in the right size
+    sizes: Mapping[str, tuple[int, int]]  # camera -> (height, width) in training; others must fit already
 
     def __call__(self, observation: Observation) -> Observation:
         """Return the observation with square images; cameras that the policy does not know are left out.
@@ -122,18 +120,10 @@ class CameraFits:
             )
 
     def _fitted(self, camera: str, observation: Observation) -> Array:
-        if camera not in observation.images:
-            raise InputError(
-                f"the observation lacks the camera {camera!r}; it has {sorted(observation.images)}."
-                f"{nearest(camera, observation.images)}"
-            )
-        images, fit = observation.images[camera], self.fits[camera]
+        images, fit = observation.camera(camera), self.fits[camera]
+        if camera not in self.sizes:
+            observation.check_size(camera, image_size=fit.size)
         height, width = images.shape[-3:-1]
-        if camera not in self.sizes and (height, width) != (fit.size, fit.size):
-            raise InputError(
-                f"camera {camera!r} gives {width}x{height} images, the policy was trained on "
-                f"{fit.size}x{fit.size}: set the camera to that size, or resize before calling the policy"
-            )
         self.check_shape(camera, (height, width), of="the observation")
         if height == width == fit.size:
             return images

@@ -45,10 +45,9 @@ def complete(config: TrainConfig, dataset: EpisodeDataset, source: PolicyConfig 
     policy = config.policy
     if source is not None and "backbone" in config.init_parts:
         policy = _like_source(policy, source)
-    if source is not None and "head" in config.init_parts:
-        policy = replace(
-            policy, normalization=source.normalization
-        )  # its weights were trained in those units
+    head_source = source if "head" in config.init_parts else None
+    if head_source is not None:  # its weights were trained in these units
+        policy = replace(policy, normalization=head_source.normalization)
     cameras = policy.cameras or tuple(dataset.cameras)
     if not cameras:
         raise ConfigError(f"{dataset.name} has no cameras, and a policy needs at least one")
@@ -70,8 +69,8 @@ def complete(config: TrainConfig, dataset: EpisodeDataset, source: PolicyConfig 
         robot=policy.robot if policy.robot != RobotConfig() else robot_of(dataset),
     )
     _check_sizes(policy, dataset)
-    if source is not None and "head" in config.init_parts:
-        check_robot(source.robot, policy.robot, of=dataset.name)
+    if head_source is not None:
+        check_robot(head_source.robot, policy.robot, of=dataset.name)
     policy = replace(policy, unscaled_actions=_unscaled(policy, dataset))
     return replace(config, policy=policy)
 

@@ -21,6 +21,7 @@ from rdvla.data.features import ACTION
 from rdvla.policy import TRAINING, RDVLAPolicy
 from rdvla.progress import Progress
 from rdvla.training.samples import observe, spread_frames
+from rdvla.types import Observation
 
 Floats = NDArray[np.float64]
 BATCH_SIZE = 32  # observations per query
@@ -106,22 +107,23 @@ def compare(
     chosen = dataset.subset(episodes)
     frames = spread_frames(chosen, at_most=samples)
     batches = [frames[start : start + BATCH_SIZE] for start in range(0, len(frames), BATCH_SIZE)]
-    rows = []
+    found: dict[str, list[_Errors]] = {stop: [] for stop in stops}
     with Progress(console or Console()) as progress:
-        bar = progress.add_task("queries", total=len(batches) * len(stops))
-        for stop in stops:
-            found = []
-            for number, batch in enumerate(batches):
-                found.append(_errors(policy, dataset, batch, stop=stop, seed=seed + number))
+        bar = progress.add_task("queries", total=len(batches) * len(found))
+        for number, batch in enumerate(batches):
+            observation = observe(dataset, batch)  # decoded once for all stop rules
+            for stop in found:
+                errors = _errors(policy, dataset, batch, observation, stop=stop, seed=seed + number)
+                found[stop].append(errors)
                 progress.update(bar, advance=1)
-            rows.append(_row(stop, dataset.episode_of(frames), found))
+    episode = dataset.episode_of(frames)
     followed = episodes[:: max(1, len(episodes) // curves)][:curves]
     return OpenLoop(
         episodes=tuple(episodes),
         seen=seen,
         samples=len(frames),
         names=tuple(dataset.names(ACTION) or (str(n) for n in range(dataset.action_dim))),
-        rows=tuple(rows),
+        rows=tuple(_row(stop, episode, errors) for stop, errors in found.items()),
         curves=tuple(_curve(policy, dataset, episode, seed=seed) for episode in followed),
     )
 
@@ -146,10 +148,16 @@ class _Errors:
 
 
 def _errors(
-    policy: RDVLAPolicy, dataset: EpisodeDataset, frames: NDArray[np.int64], *, stop: str, seed: int
+    policy: RDVLAPolicy,
+    dataset: EpisodeDataset,
+    frames: NDArray[np.int64],
+    observation: Observation,
+    *,
+    stop: str,
+    seed: int,
 ) -> _Errors:
     generator = torch.Generator().manual_seed(seed)
-    prediction = policy.predict(observe(dataset, frames), stop=parse_stop(stop), generator=generator)
+    prediction = policy.predict(observation, stop=parse_stop(stop), generator=generator)
     predicted, demonstrated = prediction.actions.float().cpu(), dataset.actions(frames)
     exists = (~dataset.action_is_pad(frames)).unsqueeze(-1).double()
     steps = exists.sum(dim=1)
