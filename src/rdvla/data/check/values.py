@@ -213,7 +213,7 @@ def _drift(numbers: Numbers) -> Iterator[Finding]:
     quarter = len(episodes) // 4
     first, last = np.concatenate(episodes[:quarter]), np.concatenate(episodes[-quarter:])
     spread = first.std(axis=0)
-    # A joint that stands still in the first episode gives no scale: use the scale of all episodes.
+    # A joint that stands still in the first quarter gives no scale: use the scale of all episodes.
     spread = np.where(spread > 0, spread, numbers.all.std(axis=0))
     shift = np.abs(last.mean(axis=0) - first.mean(axis=0)) / np.where(spread > 0, spread, np.inf)
     names = [f"{n} by {s:.1f}" for n, s in zip(numbers.names, shift, strict=True) if s > DRIFT]
