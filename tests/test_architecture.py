@@ -39,10 +39,12 @@ ALLOWED = {
     "data": FOUNDATIONS | {"processing"},
     "training": CORE | {"heads", "engine", "backbone", "processing", "policy", "data", "progress"},
     "rollout": CORE,
+    "live": CORE,
     "simulation": FOUNDATIONS | {"data", "progress", "rollout"},
-    "evaluation": CORE | {"policy", "rollout", "simulation", "progress"},
+    "evaluation": CORE | {"policy", "rollout", "simulation", "progress", "live"},
     "interop": CORE | {"heads", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "types", "control", "processing", "manifest"},
+    "serving": CORE | {"manifest", "heads", "engine", "processing", "policy", "runtime", "live", "progress"},
     "export": CORE | {"manifest", "heads", "engine", "backbone", "processing", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything
@@ -53,6 +55,7 @@ OPTIONAL = (
     "torchvision", "metaworld", "mujoco", "libero", "timm", "peft", "datasets", "lerobot", "pandas", "scipy",
     "sentence_transformers", "torchcodec", "imageio", "cv2",
     "onnx", "onnx_ir", "onnxruntime", "onnxscript", "h5py", "google_crc32c",
+    "rdvla_client", "websockets", "msgpack", "prometheus_client", "ray", "rerun",
 )  # fmt: skip
 ROOMS = sorted(
     path.stem

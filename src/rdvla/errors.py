@@ -17,6 +17,7 @@ INCLUDED = {
     "libero": ("eval",),
     "lora": ("vlm",),
     "export": ("runtime",),
+    "ray": ("serve",),
 }
 
 

@@ -1,5 +1,6 @@
 """How a policy is run: when to stop iterating, how much of a chunk to execute, a robot's state. No torch."""
 
+from rdvla.control.desk import PHASES, Desk, Phase
 from rdvla.control.execution import (
     EXECUTION_RULES,
     BinaryHorizon,
@@ -12,6 +13,7 @@ from rdvla.control.execution import (
     execution_text,
     parse_execution,
 )
+from rdvla.control.judge import DepthJudge, Judge, Judgement
 from rdvla.control.limits import StopLimits, Stops, limits_of
 from rdvla.control.session import Session
 from rdvla.control.start import StartKind, WarmStart, as_start, split_start
@@ -32,11 +34,17 @@ __all__ = [
     "EXECUTION_RULES",
     "FIXED",
     "NO_LIMIT",
+    "PHASES",
     "STOP_RULES",
     "BinaryHorizon",
+    "DepthJudge",
+    "Desk",
     "ExecutionRule",
     "FixedHorizon",
+    "Judge",
+    "Judgement",
     "LinearDecay",
+    "Phase",
     "Session",
     "StartKind",
     "Stop",

@@ -1,0 +1,1 @@
+"""Connects a robot to a policy server: numpy, websockets and msgpack, no torch. Imports nothing of rdvla."""

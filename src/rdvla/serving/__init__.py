@@ -1,0 +1,1 @@
+"""The policy server: openpi's protocol, many robots at once, deadlines."""
