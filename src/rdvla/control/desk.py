@@ -134,7 +134,7 @@ class Desk:
             with np.errstate(over="ignore"):  # what overflows is not finite
                 command = np.array(action, dtype=np.float32)
         except (TypeError, ValueError):
-            command = np.zeros(())
+            command = np.zeros((), dtype=np.float32)
         if command.ndim != 1 or not np.isfinite(command).all():
             raise InputError("a person's action must be a list of finite numbers, one per action dimension")
         with self._changed:
