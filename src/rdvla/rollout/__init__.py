@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
+    from rdvla.rollout.attendance import Attendance, Recording
+    from rdvla.rollout.attended import MakeRecorder
     from rdvla.rollout.episode import (
         Actor,
         Decision,
@@ -18,15 +20,17 @@ if TYPE_CHECKING:
         EpisodeEnd,
         MakeEnvironment,
         OpenEnvironment,
+        Origin,
         Recorder,
         TimeStep,
         run_episode,
     )
     from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
+    from rdvla.rollout.local import Outcome, roll_out
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
     from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
-    from rdvla.rollout.queries import Outcome, Policy, roll_out
+    from rdvla.rollout.queries import Answered, Policy, Queries, Spectator
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
     from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply, run_episode_job
@@ -35,6 +39,8 @@ else:
 
 __all__ = [
     "Actor",
+    "Answered",
+    "Attendance",
     "Decision",
     "Environment",
     "EpisodeEnd",
@@ -49,16 +55,21 @@ __all__ = [
     "Link",
     "LocalProcesses",
     "MakeEnvironment",
+    "MakeRecorder",
     "OpenEnvironment",
     "Opened",
     "OpeningJob",
+    "Origin",
     "Outcome",
     "Policy",
+    "Queries",
     "Question",
     "Recorder",
+    "Recording",
     "Reply",
     "Schedule",
     "Setting",
+    "Spectator",
     "TimeStep",
     "Transport",
     "open_each",
