@@ -17,9 +17,7 @@ DEADLY = -2.0  # of one that kills whoever answers it
 
 
 def make_query(number: float, *, deadline: float | None = None) -> Query:
-    return Query(
-        Observation({}, np.array([number]), "push"), np.zeros((1, 1), np.float32), deadline=deadline
-    )
+    return Query(Observation({}, np.array([number]), "push"), np.zeros((1, 1), np.float32), deadline=deadline)
 
 
 def make_answer(query: Query, *, depth: int = 4, batch_size: int = 1, ended_by: str = "converged") -> Answer:
