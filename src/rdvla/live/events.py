@@ -43,7 +43,7 @@ class RobotFacts:
     action_low: tuple[float, ...] = ()  # A numbers, the smallest that a person may send; none: not known
     action_high: tuple[float, ...] = ()  # A numbers, the largest
     # Whether a number stays where a person leaves it, such as a gripper or a joint's position. Any other
-    # returns to 0, or to the end of its range nearest to 0, as soon as nothing is pressed.
+    # returns to 0, or to the end of its range nearest to 0, once nothing is pressed.
     action_held: tuple[bool, ...] = ()
     control_hz: float | None = None  # actions per second
     drivable: bool = False  # a person may take over

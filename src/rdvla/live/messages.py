@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.control import Phase
+from rdvla.control.desk import Place
 from rdvla.live.events import QueryEvent, RobotFacts
 from rdvla.live.hub import RobotView, Row
 from rdvla.live.pictures import Pictures
@@ -16,15 +16,15 @@ from rdvla.live.pictures import Pictures
 DIGITS = 5  # of a number on the page
 
 
-def robot_message(view: RobotView, *, phase: Phase, cause: str, driver: str | None) -> dict[str, Any]:
+def robot_message(view: RobotView, *, place: Place, driver: str | None) -> dict[str, Any]:
     """Say who a robot is and how it is; `driver` is "you", "another" or None."""
     last = view.last
     return {
         "robot": view.state.robot,
         "policy": view.state.policy,
         "connected": view.state.connected,
-        "phase": phase,
-        "cause": cause,
+        "phase": place.phase,
+        "cause": place.cause,
         "driver": driver,
         "note": view.state.note,
         "since": view.since,

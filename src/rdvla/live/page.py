@@ -173,7 +173,6 @@ class LivePage:
 
     async def _send_news(self, connection: ServerConnection, watcher: _Watcher) -> None:
         while True:
-            self._driving.rest()
             # In a thread: pictures take milliseconds, and the loop may serve robots.
             message = await asyncio.to_thread(self._news, watcher)
             if message is not None:
@@ -189,12 +188,11 @@ class LivePage:
             watcher.sent.pop(chosen or "", None)  # its whole history, not just the overview's
         changed, rows = [], {}
         for name, view in views.items():
-            phase, cause = self._desk.phase(name), self._desk.cause(name)
-            driver = self._driving.driver(name, watcher)
-            told = (view.state, phase, cause, driver, view.queries)
+            place, driver = self._desk.look(name), self._driving.driver(name, watcher)
+            told = (view.state, place.phase, place.cause, driver, view.queries)
             if watcher.told.get(name) == told:
                 continue
-            changed.append(robot_message(view, phase=phase, cause=cause, driver=driver))
+            changed.append(robot_message(view, place=place, driver=driver))
             new = self._new_rows(watcher, view)
             if new:
                 rows[name] = new

@@ -6,7 +6,6 @@ the same whoever shares its batch, and all settings see the same layouts and the
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from rdvla.control import Session, Stops, parse_execution, split_start
 from rdvla.rollout.episode import Environment, MakeEnvironment
-from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting
+from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
 from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
 from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.transport import Transport
@@ -123,12 +122,6 @@ def roll_out(
     )
     for end in ends:
         yield answers.outcome(end)
-
-
-def starting_seed(task: str, seed: int, query: int) -> int:
-    """Return the seed of S_0 for a query of an episode."""
-    digest = hashlib.blake2b(f"{task}/{seed}/{query}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1  # torch takes 63 bits
 
 
 class _Answers:

@@ -19,6 +19,7 @@ const PAD = [  // the same for a standard gamepad: an axis and its sign, or two 
 const PAD_GRIPPER = 6;  // the shoulder buttons, in PAD, belong to the gripper
 const DEAD = 0.12;  // of a stick's way
 const FASTEST = 20;  // commands per second at most
+const SLOWEST = 5;  // the server forgets a command after half a second
 const SPEEDS = [0.25, 0.5, 1];
 
 export class Drive {
@@ -58,7 +59,7 @@ export class Drive {
     this.pad = facts.low.map((_, index) => (index === gripper ? PAD[PAD_GRIPPER] : PAD.filter((_, at) => at !== PAD_GRIPPER)[index - (gripper >= 0 && index > gripper ? 1 : 0)]));
     this.keys = facts.low.map((_, index) => PAIRS[index] ?? []);
     this.build();
-    const rate = Math.min(facts.control_hz ?? FASTEST, FASTEST);
+    const rate = Math.max(SLOWEST, Math.min(facts.control_hz ?? FASTEST, FASTEST));
     this.before = performance.now();
     this.timer = setInterval(() => this.tick(), 1000 / rate);
   }

@@ -134,9 +134,7 @@ export class Details {
     goOn.textContent = info.phase === "correcting" ? "Give back" : "Go on";
     goOn.className = "strong";
     take.hidden ||= info.driver === "you" || !info.drivable;
-    const cause = info.phase !== "autonomous" && info.cause && info.cause !== "person" ? info.cause : "";
-    $("cause").hidden = !(info.connected && cause);
-    write("cause", cause ? `${PHASES[info.phase]}: ${cause}` : "");
+    $("cause").hidden = !(info.connected && info.phase === "paused" && info.cause === "gate");
   }
 
   newest(last) {
