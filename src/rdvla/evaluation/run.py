@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rdvla.control import check_fits, parse_execution
+from rdvla.control import Desk, check_fits, parse_execution
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.evaluation.journal import RECORD, Journal, same_run
+from rdvla.evaluation.live import live_page
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
 from rdvla.evaluation.records import Episode, EpisodeError
@@ -33,13 +34,16 @@ from rdvla.hashing import fingerprint as fingerprint_of
 from rdvla.policy import RDVLAPolicy, choose_device
 from rdvla.progress import Progress
 from rdvla.rollout import (
+    Attendance,
     Environment,
     EpisodeJob,
     Failed,
     MakeEnvironment,
+    Opened,
     Outcome,
     Policy,
     Setting,
+    Spectator,
     roll_out,
 )
 
@@ -124,6 +128,7 @@ def evaluate_policy(
         jobs = _jobs(config, suites)
         with closing(Journal(output / "episodes.jsonl")) as journal:
             missing = [job for job in jobs if not journal.finished(job.key)]
+            opened: dict[str, Opened] = {}
             if missing:
                 left = [suite for suite in suites if any(job.env == suite.env for job in missing)]
                 opened = open_environments(left, make=make, seed=config.seed, workers=config.workers)
@@ -131,7 +136,19 @@ def evaluate_policy(
                     fits(opened, console=console)
             write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
             sample = Sample()
-            _run_jobs(policy, config, missing, journal=journal, make=make, watch=sample, console=console)
+            desk = Desk()
+            with live_page(config, opened, desk, console=console) as spectator:
+                _run_jobs(
+                    policy,
+                    config,
+                    missing,
+                    journal=journal,
+                    make=make,
+                    watch=sample,
+                    spectator=spectator,
+                    attendance=None if spectator is None else Attendance(desk),
+                    console=console,
+                )
         timing = earlier_timing(output / "results.json")
         if missing and config.timing_seconds:
             console.print(f"measuring times per query, {config.timing_seconds:g} s ...", highlight=False)
@@ -205,13 +222,24 @@ def _run_jobs(
     journal: Journal,
     make: MakeEnvironment[Environment],
     watch: Sample,
+    spectator: Spectator | None,
+    attendance: Attendance | None,
     console: Console,
 ) -> None:
     if not jobs:
         return
     with Progress(console, speed_estimate_period=SPEED_PERIOD) as progress:
         bar = progress.add_task("episodes", total=len(jobs))
-        for outcome in roll_out(policy, jobs, make=make, workers=config.workers, watch=watch):
+        outcomes = roll_out(
+            policy,
+            jobs,
+            make=make,
+            workers=config.workers,
+            watch=watch,
+            spectator=spectator,
+            attendance=attendance,
+        )
+        for outcome in outcomes:
             episode = _episode(config, outcome)
             journal.add(episode)
             if episode.error is not None:

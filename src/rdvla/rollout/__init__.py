@@ -12,7 +12,7 @@ from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
     from rdvla.rollout.attendance import Attendance, Recording
-    from rdvla.rollout.attended import MakeRecorder
+    from rdvla.rollout.attended import MakeRecorder, held
     from rdvla.rollout.episode import (
         Actor,
         Decision,
@@ -72,6 +72,7 @@ __all__ = [
     "Spectator",
     "TimeStep",
     "Transport",
+    "held",
     "open_each",
     "read_frames",
     "roll_out",

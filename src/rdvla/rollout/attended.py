@@ -93,5 +93,9 @@ def hold_still(last: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.fl
         last: (A,), the last action; its numbers are movements, or a gripper's opening or effort.
         names: what each of its numbers is; empty: not known, so all are movements.
     """
-    held = [GRIPPER in name for name in names] or [False] * len(last)
-    return np.where(held, last, 0).astype(np.float32)
+    return np.where(held(names) or [False] * len(last), last, 0).astype(np.float32)
+
+
+def held(names: Sequence[str]) -> tuple[bool, ...]:
+    """Return which numbers of an action stay as they were told last, by their names."""
+    return tuple(GRIPPER in name for name in names)
