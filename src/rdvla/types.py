@@ -21,7 +21,7 @@ from rdvla.inputs import (
     to_torch,
 )
 
-__all__ = ["Array", "Observation", "Prediction", "Trace", "as_observation", "check_state"]
+__all__ = ["Array", "Observation", "Prediction", "Trace", "as_observation", "check_state", "is_single"]
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,11 @@ def as_observation(value: Any) -> Observation:
             f"a policy takes an Observation(images, state, instruction) of rdvla, got {type(value).__name__}"
         )
     return value
+
+
+def is_single(observation: Observation | Sequence[Observation]) -> bool:
+    """Whether it is one observation, neither a batch nor a list."""
+    return isinstance(observation, Observation) and not observation.is_batch
 
 
 def check_state(state: Array, *, state_dim: int) -> None:

@@ -1,6 +1,6 @@
 """How a policy is run: when to stop iterating, how much of a chunk to execute, a robot's state. No torch."""
 
-from rdvla.control.desk import PHASES, Desk, Phase
+from rdvla.control.desk import CAUSES, PHASES, Cause, Desk, Phase, Place
 from rdvla.control.execution import (
     EXECUTION_RULES,
     BinaryHorizon,
@@ -30,6 +30,7 @@ from rdvla.control.stop import (
 )
 
 __all__ = [
+    "CAUSES",
     "CHANGES",
     "EXECUTION_RULES",
     "FIXED",
@@ -37,6 +38,7 @@ __all__ = [
     "PHASES",
     "STOP_RULES",
     "BinaryHorizon",
+    "Cause",
     "DepthJudge",
     "Desk",
     "ExecutionRule",
@@ -45,6 +47,7 @@ __all__ = [
     "Judgement",
     "LinearDecay",
     "Phase",
+    "Place",
     "Session",
     "StartKind",
     "Stop",

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rdvla.config.check import WAS
 from rdvla.config.help import MORE
 from rdvla.control import execution_help, execution_text, parse_execution, stop_help, stop_text
 from rdvla.errors import ConfigError
 from rdvla.policy.device import Device
-from rdvla.rollout.jobs import Setting
+from rdvla.policy.run_folder import policy_name
+from rdvla.rollout.jobs import SERVERS_OWN, Setting
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 
-# Folders of a run directory that hold a policy: every run has them, so they name none.
-GENERIC_FOLDERS = {"policy", "best", "last", "checkpoints"}
-
+LARGEST_PORT = 65535
 LARGEST_SEED = 2**32 - 1  # that numpy's legacy generators take, which some simulators use
 
 
@@ -38,6 +36,16 @@ def find_setting(text: str, known: Sequence[Setting]) -> Setting:
     return found[0]
 
 
+def check_port(option: str, port: int) -> None:
+    """Check that an option is a port, or true or false for one that is chosen elsewhere.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not 0 <= port <= LARGEST_PORT:
+        raise ConfigError(f"{option} must be true, false or a port up to {LARGEST_PORT}, got {port}")
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Closed-loop evaluation of one policy: environments x tasks x stop rules x execution rules x seeds.
@@ -45,15 +53,15 @@ class EvaluationConfig:
     The published LIBERO protocol: --env libero_spatial,libero_object,libero_goal,libero_10 --episodes 50
     """
 
-    policy: str  # policy folder, run directory of `rdvla train`, or hub id
-    output: str  # run directory: config, episodes.jsonl, results.json, videos
+    policy: str = ""  # policy folder, run directory of `rdvla train`, or hub id; none with --server
+    output: str = ""  # run directory to write: config, episodes.jsonl, results.json, videos
     env: str = "metaworld"  # environment, or several: libero_spatial,libero_object
     tasks: tuple[str, ...] = ()  # tasks or sets of them; none: each environment's own choice (MT10, all)
     episodes: int = 25  # per task and setting; LIBERO has 50 official initial states per task
     seed: int = FIRST_EVALUATION_SEED  # episode i of every task and setting plays seed + i
     stops: tuple[str, ...] = field(
         default=("1", "2", "4", "8", "12", "action_change:1e-3"), metadata={WAS: "rules", MORE: stop_help()}
-    )  # stop rules, with @final, @midpoint or @shifted behind to start warm:
+    )  # stop rules; behind one, @final, @midpoint or @shifted starts warm, and @20ms is a server's deadline:
     execution: tuple[str, ...] = field(  # actions of a chunk to run; none: as the policy says. Rules:
         default=(), metadata={MORE: execution_help()}
     )
@@ -67,9 +75,13 @@ class EvaluationConfig:
     timing_seconds: float = 20.0  # after the episodes, about how long to measure ms per query; 0: not at all
     rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
     allow_other_robot: bool = False  # warn if the policy was trained on another robot, instead of refusing
+    live: bool | int = False  # show the running episodes on a page: true, or the port; 0: a free one
     label: str = ""  # the policy's name in tables; if empty, its run's, its folder's or its id's
+    server: str = ""  # instead of a policy: ws://HOST:PORT of a server that speaks openpi's protocol
+    layout: str = ""  # names in a server's observations (libero, droid, aloha, ...); if empty, as it says
 
     def __post_init__(self) -> None:
+        self._check_source()
         self._write_rules()
         for name in ("episodes", "workers", "threads", "video_fps"):
             if getattr(self, name) < 1:
@@ -78,6 +90,7 @@ class EvaluationConfig:
             raise ConfigError(f"timing_seconds must be a number from 0 on, got {self.timing_seconds}")
         if self.videos < 0:
             raise ConfigError(f"videos must not be negative, got {self.videos}")
+        check_port("live", self.live)
         if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(
                 f"seed must be at least {FIRST_EVALUATION_SEED}, got {self.seed}: "
@@ -89,12 +102,27 @@ class EvaluationConfig:
         self._check_steps()
         if not self.stops:
             raise ConfigError("stops is empty; name at least one")
+        self._check_settings()
         stops = {Setting.parse(stop, "1").stop for stop in self.stops}
         executions = {parse_execution(rule).describe() for rule in self.execution}
         if len(stops) < len(self.stops) or len(executions) < len(self.execution):
             raise ConfigError(f"a setting is named twice in stops {self.stops} x execution {self.execution}")
         if not all(self.envs) or len(set(self.envs)) < len(self.envs):
             raise ConfigError(f"env must name different environments, separated by commas, got {self.env!r}")
+
+    def _check_source(self) -> None:
+        if bool(self.policy) == bool(self.server):
+            both = "both" if self.policy else "neither"
+            raise ConfigError(f"name a policy or the server of one (--policy, --server), not {both}")
+        if self.layout and not self.server:
+            raise ConfigError("layout says how a server names things: give --server too, or leave it out")
+        if not self.output:
+            raise ConfigError("output is missing: name a folder for the results, such as runs/evaluation")
+
+    def _check_settings(self) -> None:
+        for setting in (Setting.parse(stop, "1") for stop in self.stops):
+            if not self.server and (setting.deadline_ms is not None or setting.rule == SERVERS_OWN):
+                raise ConfigError(f"{setting.stop!r} in stops needs a policy server: give --server")
 
     def _write_rules(self) -> None:
         """Bring rules that a program gave as numbers, objects or a single one into a tuple of texts."""
@@ -122,11 +150,4 @@ class EvaluationConfig:
     @property
     def policy_label(self) -> str:
         """The policy's name in tables."""
-        return self.label or policy_name(self.policy)
-
-
-def policy_name(policy: str) -> str:
-    """Return what people call a policy: its id, its folder, or its run if the folder's name says nothing."""
-    path = Path(policy)
-    names = (path.resolve() if path.exists() else path).parts
-    return next((name for name in reversed(names) if name not in GENERIC_FOLDERS), path.name)
+        return self.label or policy_name(self.policy or self.server)

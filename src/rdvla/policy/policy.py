@@ -37,7 +37,7 @@ from rdvla.policy.records import TRAINING, read_records, trained_instructions, w
 from rdvla.policy.trainable import Trainable
 from rdvla.processing import Normalizer, Statistics
 from rdvla.processing.text import InstructionCheck
-from rdvla.types import Array, Observation, Prediction, as_observation, check_state
+from rdvla.types import Array, Observation, Prediction, as_observation, check_state, is_single
 
 # Files that the checksums cover, as far as a policy has them. Results are put there later, and say themselves
 # which weights they are of; the card may be edited.
@@ -114,7 +114,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
     @torch.no_grad()
     def predict(
         self,
-        observation: Observation,
+        observation: Observation | Sequence[Observation],
         *,
         stop: Stops | None = None,
         max_depth: int | Sequence[int] | None = None,
@@ -125,7 +125,8 @@ class RDVLAPolicy(Trainable, HubPolicy):
         """Return one action chunk per sample, in the robot's units.
 
         Args:
-            observation: a batch of B observations, or a single one.
+            observation: a batch of B observations, a single one, or a list of single ones, whose images may
+                differ in size.
             stop: iterations, a stop rule, its text, or one of these per sample; the configuration's if not
                 given.
             max_depth: a depth at which samples end whatever their rule says; one, or one per sample.
@@ -144,9 +145,8 @@ class RDVLAPolicy(Trainable, HubPolicy):
         Warns:
             UnknownInstructionWarning: the policy was not trained on an instruction; once for each.
         """
-        observation = as_observation(observation)
         check_generator(generator, torch.Generator, example=GENERATOR)
-        batch = self.config.fits(observation.torch().batched())
+        batch = self.config.fits.batch(observation).torch()
         if initial_state is not None:
             shape = (batch.batch_size, *self.head.state_shape)
             initial_state = to_torch(as_initial_state(initial_state, shape=shape)).to(self.device)
@@ -161,7 +161,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
             generator=generator,
             trace=trace,
         ).with_actions(self.action_normalizer.unnormalize)
-        return prediction if observation.is_batch else prediction.sample(0)
+        return prediction.sample(0) if is_single(observation) else prediction
 
     def select_action(self, observation: Observation) -> Array:
         """Return the next action of every robot, (B, A), or (A,) for a single observation, in its units.

@@ -6,7 +6,7 @@ saw in training. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from rdvla.errors import ConfigError, InputError
 from rdvla.inputs import to_numpy
-from rdvla.types import Array, Observation
+from rdvla.types import Array, Observation, as_observation
 
 Resize = Literal["crop", "pad", "stretch"]
 SAME_SHAPE = 0.01  # width / height may differ by this share: cameras round odd sizes
@@ -90,6 +90,28 @@ class CameraFits:
         images = {camera: self._fitted(camera, observation) for camera in self.fits}
         return replace(observation, images=images)
 
+    def batch(self, observation: Observation | Sequence[Observation]) -> Observation:
+        """Return a batch of square images.
+
+        Args:
+            observation: a batch, a single one, or a list of these, whose images may differ in size.
+
+        Raises:
+            InputError: as for a call; or there is no observation.
+        """
+        if isinstance(observation, Sequence):
+            return Observation.collate([self(as_observation(each)) for each in observation])
+        return self(as_observation(observation).batched())
+
+    def check(self, observation: Observation) -> None:
+        """Check that the cameras' images can be fitted, without fitting them.
+
+        Raises:
+            InputError: a camera is missing, or gives images of another shape than in training.
+        """
+        for camera in self.fits:
+            self._check(camera, observation)
+
     def in_words(self) -> dict[str, str]:
         """Return what each camera gives and what becomes of its images, such as "640x480 -> 128x128, pad"."""
         shown = {}
@@ -120,14 +142,17 @@ class CameraFits:
             )
 
     def _fitted(self, camera: str, observation: Observation) -> Array:
-        images, fit = observation.camera(camera), self.fits[camera]
-        if camera not in self.sizes:
-            observation.check_size(camera, image_size=fit.size)
-        height, width = images.shape[-3:-1]
-        self.check_shape(camera, (height, width), of="the observation")
-        if height == width == fit.size:
+        self._check(camera, observation)
+        images, fit = observation.images[camera], self.fits[camera]
+        if tuple(images.shape[-3:-1]) == (fit.size, fit.size):
             return images
         return _like(images, _each(fit, to_numpy(images)))
+
+    def _check(self, camera: str, observation: Observation) -> None:
+        if camera not in self.sizes:
+            observation.check_size(camera, image_size=self.fits[camera].size)
+        height, width = observation.camera(camera).shape[-3:-1]
+        self.check_shape(camera, (height, width), of="the observation")
 
 
 def _scaled(picture: Image.Image, width: int, height: int) -> NDArray[np.uint8]:

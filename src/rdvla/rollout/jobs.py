@@ -2,38 +2,66 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdvla.control import ExecutionRule, Stop, as_execution, parse_stop, split_start, stop_text
+from rdvla.control import ExecutionRule, Stop, WarmStart, as_execution, parse_stop, split_start, stop_text
+from rdvla.errors import ConfigError
 from rdvla.rollout.episode import TaskKey
+
+MILLISECONDS = "ms"  # behind the number of a deadline, which tells it from a start
+SERVERS_OWN = "server"  # in place of a stop rule: whatever the policy server does by itself
 
 
 @dataclass(frozen=True)
 class Setting:
     """How a policy is run: when it stops iterating, and how much of a chunk is executed."""
 
-    stop: str  # "fixed:8" or "action_change:0.001", say; with "@shifted", say, if S_0 is not noise
+    # "fixed:8" or "action_change:0.001", say; "server" if a policy server decides. With "@shifted", say, if
+    # S_0 is not noise, and "@20ms" if every query has a deadline.
+    stop: str
     execution: str  # "fixed:8", say
 
     @classmethod
     def parse(cls, stop: int | str | Stop, execution: int | str | ExecutionRule) -> Setting:
-        """Bring a stop rule, ``@start`` behind it or not, and an execution rule into their canonical texts.
+        """Bring a stop rule, ``@start`` and ``@20ms`` behind it or not, and an execution rule into one form.
 
         Raises:
-            ConfigError: a text is no such rule.
+            ConfigError: a text is no such rule, or the deadline is no time.
         """
-        rule, start = split_start(stop_text(stop))
+        text, deadline = _split_deadline(stop_text(stop))
+        rule, start = split_start(text)
         behind = "" if start.kind == "noise" else f"@{start.kind}"
-        return cls(parse_stop(rule).describe() + behind, as_execution(execution).describe())
+        behind += "" if deadline is None else f"@{deadline:g}{MILLISECONDS}"
+        written = rule if rule == SERVERS_OWN else parse_stop(rule).describe()
+        return cls(written + behind, as_execution(execution).describe())
+
+    @property
+    def rule(self) -> str:
+        """The stop rule alone, or `SERVERS_OWN`."""
+        return split_start(_split_deadline(self.stop)[0])[0]
+
+    @property
+    def start(self) -> WarmStart:
+        """Where the iterations of a query start."""
+        return split_start(_split_deadline(self.stop)[0])[1]
+
+    @property
+    def deadline_ms(self) -> float | None:
+        """Milliseconds after which a server has to answer; None without a deadline."""
+        return _split_deadline(self.stop)[1]
 
     @property
     def depth(self) -> int | None:
-        """Iterations under a fixed depth; None under an adaptive rule."""
-        rule = parse_stop(split_start(self.stop)[0])
-        return rule.max_depth if rule.is_fixed else None
+        """Iterations under a fixed depth; None under an adaptive rule, a deadline, or a server's own rule."""
+        if self.rule == SERVERS_OWN:
+            return None
+        rule = parse_stop(self.rule)
+        return rule.max_depth if rule.is_fixed and self.deadline_ms is None else None
 
     @property
     def short_stop(self) -> str:
@@ -49,6 +77,26 @@ class Setting:
     def describe(self) -> str:
         """Return a short name for tables, e.g. ``depth 8`` or ``action_change:0.001``."""
         return self.short_stop if self.depth is None else f"depth {self.short_stop}"
+
+
+def _split_deadline(text: str) -> tuple[str, float | None]:
+    """Split ``RULE@START@20ms`` into the text before the deadline, and its milliseconds."""
+    rest, at, last = text.strip().rpartition("@")
+    if not at or not last.endswith(MILLISECONDS):
+        return text, None
+    try:
+        milliseconds = float(last.removesuffix(MILLISECONDS))
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds < math.inf:
+        raise ConfigError(f"cannot read the deadline in {text!r}: write milliseconds, such as {rest}@20ms")
+    return rest, milliseconds
+
+
+def starting_seed(task: str, seed: int, query: int) -> int:
+    """Return the seed of S_0 for a query of an episode, wherever the policy runs."""
+    digest = hashlib.blake2b(f"{task}/{seed}/{query}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1  # torch takes 63 bits
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rdvla.runtime.description import read_description
 from rdvla.runtime.graph import Array
 from rdvla.runtime.instructions import Instructions
 from rdvla.runtime.solver import Solver
-from rdvla.types import Observation, Prediction, as_observation
+from rdvla.types import Observation, Prediction, as_observation, is_single
 
 
 class OnnxPolicy:
@@ -61,7 +61,7 @@ class OnnxPolicy:
 
     def predict(
         self,
-        observation: Observation,
+        observation: Observation | Sequence[Observation],
         *,
         stop: Stops | None = None,
         max_depth: int | Sequence[int] | None = None,
@@ -71,7 +71,8 @@ class OnnxPolicy:
         """Return one action chunk per sample, in the robot's units, as numpy arrays.
 
         Args:
-            observation: a batch of B observations, or a single one.
+            observation: a batch of B observations, a single one, or a list of single ones, whose images may
+                differ in size.
             stop: iterations, a stop rule, its text, or one of these per sample; the policy's if not given.
             max_depth: a depth at which samples end whatever their rule says; one, or one per sample.
             initial_state: S_0, (B, K, D), or (K, D) for a single observation, such as the last prediction's
@@ -89,8 +90,7 @@ class OnnxPolicy:
             UnknownInstructionWarning: the policy was not trained on an instruction; once for each.
         """
         description = self.description
-        observation = as_observation(observation)
-        batch = description.fits(observation.numpy().batched())
+        batch = description.fits.batch(observation).numpy()
         batch.check(
             cameras=description.cameras,
             image_size=description.image_size,
@@ -110,7 +110,7 @@ class OnnxPolicy:
             initial_state=initial_state,
             generator=generator,
         )
-        return prediction if observation.is_batch else prediction.sample(0)
+        return prediction.sample(0) if is_single(observation) else prediction
 
     def select_action(self, observation: Observation) -> NDArray[np.float32]:
         """Return every robot's next action in its units: (B, A), or (A,) for a single observation.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.errors import RDVLAError
-from rdvla.policy.config import PolicyConfig
-from rdvla.types import Observation, Prediction
+from rdvla.errors import InputError, RDVLAError
+from rdvla.policy.config import RobotConfig
+from rdvla.processing.fit import CameraFits
+from rdvla.types import Observation, Prediction, check_state
 
 EndedBy = Literal["converged", "max_depth", "deadline"]
 
@@ -47,15 +49,47 @@ class PolicyFacts:
     """What robots and pages are told about a policy, and what checks their observations."""
 
     name: str
-    config: PolicyConfig
-    instructions: tuple[str, ...]  # that it was trained on; none: not known
-    fingerprint: str  # tells its weights from others
-    form: str  # torch, compiled, aoti, onnx
-    iterates: bool  # its head has a depth
+    form: str  # torch, compiled, aoti or onnx
+    fingerprint: str  # tells its weights from others; empty: not known
+    fits: CameraFits  # its cameras, and how their images are made square
+    state_dim: int  # S, proprioception
+    action_dim: int  # A
+    chunk_size: int  # K
+    stop: str  # its stop rule, as text for `parse_stop`
+    execution: str  # actions to execute per query, as text for `parse_execution`
+    start: str = "noise"  # where queries start, a kind of `WarmStart`
+    robot: RobotConfig = field(default_factory=RobotConfig)  # that it was trained on, as far as known
+    instructions: tuple[str, ...] = ()  # that it was trained on; none: not known
+    iterates: bool = True  # its head has a depth
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras, in the policy's order."""
+        return tuple(self.fits.fits)
+
+    @property
+    def image_sizes(self) -> Mapping[str, tuple[int, int]]:
+        """Camera -> (height, width) of its images in training; others of these proportions fit as well."""
+        return {
+            camera: self.fits.sizes.get(camera, (fit.size, fit.size))
+            for camera, fit in self.fits.fits.items()
+        }
+
+    def check(self, observation: Observation) -> None:
+        """Check that a single observation fits, before it shares a batch with others. Nothing is resized.
+
+        Raises:
+            InputError: it is a batch, a camera is missing or gives images of other proportions, or the state
+                has another size or is not finite.
+        """
+        if observation.is_batch:
+            raise InputError("a query holds one observation, with one instruction; this is a batch")
+        self.fits.check(observation)
+        check_state(observation.state, state_dim=self.state_dim)
 
 
-class ServedPolicy(Protocol):
-    """A loaded policy in whatever form, behind numpy."""
+class PolicyFront(Protocol):
+    """What a server itself needs of a policy, wherever its replicas are."""
 
     facts: PolicyFacts
 
@@ -63,7 +97,15 @@ class ServedPolicy(Protocol):
         """Draw S_0 of one query, (K, D)."""
         ...
 
-    def predict(self, queries: list[Query]) -> list[Answer]:
+
+class ServedPolicy(PolicyFront, Protocol):
+    """A loaded policy in whatever form, behind numpy."""
+
+    def front(self) -> PolicyFront:
+        """Return what draws S_0 and holds the facts, without the weights that answer queries."""
+        ...
+
+    def predict(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer queries in one batch, each with its own stop rule, maximum depth and deadline.
 
         Raises:
