@@ -142,9 +142,12 @@ def test_lerobot_trains_and_evaluates_and_rdvla_goes_on(
     assert lerobot_eval(tmp_path, tmp_path / "theirs", "eval_again", *deep) == pytest.approx(rewards)
 
     # What was trained there is measured here, in its folder and converted, with the same errors.
-    for name in (str(tmp_path / "run"), str(tmp_path / "ours")):
+    errors = []
+    for name in ("run", "ours"):
         capsys.readouterr()
-        assert main(["openloop", name, "--dataset", str(tmp_path / "pusht"), "--stops", "[4]"]) == 0
+        assert main(["openloop", str(tmp_path / name), str(tmp_path / "pusht"), "--stops", "4"]) == 0
+        errors += re.findall(r"L1 (\S+)", capsys.readouterr().out)
+    assert len(errors) == 2 and errors[0] == errors[1]
     # And training goes on, in the units that the policy was trained in.
     assert len(lerobot_train(tmp_path, "further", f"--policy.path={tmp_path / 'theirs'}")) == 2
     further = RDVLAPolicy.from_pretrained(tmp_path / "further")
