@@ -26,10 +26,18 @@ if TYPE_CHECKING:
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
     from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
-    from rdvla.rollout.queries import Outcome, Policy, roll_out
+    from rdvla.rollout.queries import Policy, roll_out
+    from rdvla.rollout.remote import PolicyServer, PolicyServerError, roll_out_remote
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
-    from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply, run_episode_job
+    from rdvla.rollout.worker import (
+        EpisodeResult,
+        EpisodeRunner,
+        Outcome,
+        Reply,
+        ServedQueries,
+        run_episode_job,
+    )
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 
@@ -53,16 +61,20 @@ __all__ = [
     "OpeningJob",
     "Outcome",
     "Policy",
+    "PolicyServer",
+    "PolicyServerError",
     "Question",
     "Recorder",
     "Reply",
     "Schedule",
+    "ServedQueries",
     "Setting",
     "TimeStep",
     "Transport",
     "open_each",
     "read_frames",
     "roll_out",
+    "roll_out_remote",
     "run_episode",
     "run_episode_job",
     "run_jobs",

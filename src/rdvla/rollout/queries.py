@@ -20,7 +20,7 @@ from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
 from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
 from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.transport import Transport
-from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply
+from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Outcome, Reply
 from rdvla.types import Observation, Prediction
 
 
@@ -44,14 +44,6 @@ class Policy(Protocol):
 
 # Called with the setting, the observation (a single one) and S_0 (1, K, D) of every query.
 Watch = Callable[[Setting, Observation, Tensor], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an episode ended, and what happened at its queries."""
-
-    end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
-    depths: list[int]
 
 
 @dataclass
