@@ -96,11 +96,9 @@ class _Conversation:
 
     def _options(self) -> dict[str, Any]:
         setting, job = self.job.setting, self.job
-        rule = (
-            setting.stop.removesuffix(f"@{setting.deadline_ms:g}ms") if setting.deadline_ms else setting.stop
-        )
+        own = setting.rule == SERVERS_OWN
         options = {
-            "stop": None if setting.rule == SERVERS_OWN else rule,
+            "stop": None if own else f"{setting.rule}@{setting.start.kind}",
             "execution": setting.execution,
             "deadline_ms": setting.deadline_ms,
             "seed": starting_seed(job.task, job.seed, self.number),

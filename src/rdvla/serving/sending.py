@@ -1,6 +1,6 @@
 """From `Observation` to the dicts that policy servers read: the way back of `rdvla.serving.layouts`.
 
-Evaluations ask servers with it. A server of rdvla says its names itself; for any other, the user names a layout.
+Evaluations ask servers with it. A server of rdvla says its names itself; for others, the user names a layout.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class MessageNames:
         message: dict[str, Any] = {}
         for camera, key in self.images.items():
             image = np.ascontiguousarray(observation.camera(camera))
-            _put(message, key, np.ascontiguousarray(np.moveaxis(image, -1, 0)) if self.colours_first else image)
+            if self.colours_first:
+                image = np.ascontiguousarray(np.moveaxis(image, -1, 0))
+            _put(message, key, image)
         message |= self._state(np.asarray(observation.state, dtype=np.float32))
         message[self.instruction] = observation.instruction
         return message
@@ -45,10 +47,10 @@ class MessageNames:
     def _state(self, state: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
         split: dict[str, Any] = {}
         for key, count in self.state.items():
+            if len(state) < count:
+                raise InputError(f"{key!r} takes {count} numbers of proprioception, {len(state)} are left")
             split[key], state = (state[:count], state[count:]) if count else (state, state[:0])
-            if len(split[key]) < count:
-                raise InputError(f"{key!r} takes {count} numbers of proprioception, only {len(split[key])} are left")
-        if len(state):
+        if len(state) and self.state:  # a policy may take none at all
             raise InputError(f"{len(state)} numbers of proprioception have no key of {', '.join(self.state)}")
         return split
 
@@ -57,7 +59,7 @@ class MessageNames:
         """Return the names that a server of rdvla told in its metadata.
 
         Raises:
-            ConfigError: the metadata lacks them, or several keys share the proprioception and it is not told how.
+            ConfigError: the metadata lacks them, or does not tell how several keys share the proprioception.
         """
         keys = metadata.get("keys")
         if not isinstance(keys, Mapping):
@@ -68,8 +70,8 @@ class MessageNames:
         counts = {name: 0 if len(names) == 1 else known.get(name, 0) for name in names}
         if len(names) > 1 and not all(counts.values()):
             raise ConfigError(
-                f"the server takes the proprioception in {', '.join(names)} and does not say how many numbers in "
-                "each: start it with another --mapping.state"
+                f"the server takes the proprioception in {', '.join(names)} and does not say how many "
+                "numbers in each: start it with another --mapping.state"
             )
         return cls({str(c): str(k) for c, k in keys["images"].items()}, counts, str(keys["instruction"]))
 
@@ -101,10 +103,10 @@ class MessageNames:
             for camera in [each for each in cameras if each in names][:1]
         }
         if not images:
+            example = f"{next(iter(preset.images))}={cameras[0]},{next(iter(preset.state))}=state"
             raise ConfigError(
-                f"layout {text}: none of the cameras {', '.join(cameras)} is known to it; say which is which, such "
-                f"as --layout {next(iter(preset.images))}={cameras[0]},{next(iter(preset.state))}=state,"
-                f"{INSTRUCTION}=instruction"
+                f"layout {text}: none of the cameras {', '.join(cameras)} is known to it; say which is "
+                f"which, such as --layout {example},{INSTRUCTION}=instruction"
             )
         return cls(images, preset.state, colours_first=text == "aloha")
 
@@ -116,7 +118,9 @@ class MessageNames:
         for entry in text.split(","):
             key, equals, what = (word.strip() for word in entry.partition("="))
             if not (key and equals and what):
-                raise ConfigError(f"layout {text!r}: write KEY=CAMERA, KEY=state, KEY=instruction, got {entry!r}")
+                raise ConfigError(
+                    f"layout {text!r}: write KEY=CAMERA, KEY=state, KEY=instruction, got {entry!r}"
+                )
             if what == STATE_WORD:
                 state[key] = 0
             elif what == INSTRUCTION_WORD:
