@@ -6,8 +6,8 @@ import pytest
 from rdvla.rollout import (
     EpisodeJob,
     Failed,
-    PolicyServer,
     PolicyServerError,
+    RemotePolicy,
     Setting,
     roll_out_remote,
     starting_seed,
@@ -37,8 +37,8 @@ def jobs(*seeds, stop="8", execution="fixed:2"):
     return [EpisodeJob(env="line", task="near", setting=setting, seed=seed, max_steps=30) for seed in seeds]
 
 
-def play(address, episodes, *, understands=ALL, make=make_line, workers=2):
-    server = PolicyServer(address, write, understands)
+def play(address, episodes, *, understands=ALL, make=make_line, workers=2, api_key=None):
+    server = RemotePolicy(address, write, understands, api_key)
     return list(roll_out_remote(server, episodes, make=make, workers=workers, transport=ThreadWorkers()))
 
 
@@ -132,10 +132,9 @@ def test_a_server_that_does_not_answer_ends_the_rollout(answer, message):
     assert "the same command goes on" in str(raised.value)
 
 
-def test_the_key_comes_from_the_environment(monkeypatch):
-    monkeypatch.setenv("RDVLA_API_KEY", "open sesame")
+def test_every_connection_shows_the_key():
     with policy_server(walk) as served:
-        play(served.address, jobs(1))
+        play(served.address, jobs(1), api_key="open sesame")
     assert [headers["Authorization"] for headers in served.headers] == ["Api-Key open sesame"]
 
 

@@ -12,7 +12,7 @@ from rdvla.rollout import (
     MakeEnvironment,
     Outcome,
     Policy,
-    PolicyServer,
+    RemotePolicy,
     roll_out,
     roll_out_remote,
 )
@@ -52,7 +52,7 @@ class PolicyPlayer:
 class ServerPlayer:
     """A server answers; every episode notes its own times, so nothing is measured afterwards."""
 
-    def __init__(self, server: PolicyServer) -> None:
+    def __init__(self, server: RemotePolicy) -> None:
         self._server = server
 
     def play(

@@ -86,7 +86,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
 
 def _evaluate_server(config: EvaluationConfig, suites: Sequence[Suite], *, console: Console | None) -> Path:
     tested = ServerUnderTest.reach(config, [suite.env for suite in suites])
-    return _evaluate(
+    return evaluate_player(
         ServerPlayer(tested.server),
         tested.config,
         suites=suites,
@@ -134,7 +134,7 @@ def evaluate_policy(
             case the results have been written.
     """
     torch.set_num_threads(config.threads)
-    return _evaluate(
+    return evaluate_player(
         PolicyPlayer(policy),
         config,
         suites=suites,
@@ -146,7 +146,7 @@ def evaluate_policy(
     )
 
 
-def _evaluate(
+def evaluate_player(
     player: Player,
     config: EvaluationConfig,
     *,
@@ -157,6 +157,7 @@ def _evaluate(
     fits: Fits | None,
     console: Console | None,
 ) -> Path:
+    """Evaluate whoever answers the queries; see `evaluate_policy`."""
     if not config.execution:
         raise ConfigError("execution is empty; name at least one rule")
     output = Path(config.output)

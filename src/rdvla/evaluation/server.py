@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,9 @@ from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.fitness import robot_differences
 from rdvla.hashing import hash_tensors
 from rdvla.policy.config import RobotConfig
-from rdvla.rollout import Opened, PolicyServer, PolicyServerError
+from rdvla.rollout import Opened, PolicyServerError, RemotePolicy
 from rdvla.rollout.jobs import SERVERS_OWN, Setting
+from rdvla.serving.config import KEY_VARIABLE
 from rdvla.serving.sending import MessageNames
 from rdvla.simulation.registry import task_suite
 
@@ -28,7 +30,7 @@ OTHERS_IMAGE_SIZE = 224  # pixels; what openpi's clients send, whose servers do 
 class ServerUnderTest:
     """A server that answered, with the evaluation's configuration completed by what it said."""
 
-    server: PolicyServer
+    server: RemotePolicy
     config: EvaluationConfig
     metadata: Mapping[str, Any]
     cameras: tuple[str, ...]  # of the environment, that it takes
@@ -36,7 +38,7 @@ class ServerUnderTest:
 
     @classmethod
     def reach(cls, config: EvaluationConfig, envs: Sequence[str]) -> ServerUnderTest:
-        """Ask a server who it is.
+        """Ask a server who it is; its key, if it wants one, is in the environment variable RDVLA_API_KEY.
 
         Args:
             config: of the evaluation.
@@ -46,7 +48,8 @@ class ServerUnderTest:
             ConfigError: the server's names, settings or cameras do not go with the configuration.
             PolicyServerError: nobody answers, or it refuses us.
         """
-        metadata = _metadata(config.server)
+        key = os.environ.get(KEY_VARIABLE) or None
+        metadata = _metadata(config.server, key)
         understands = frozenset(map(str, metadata.get("options", ())))
         cameras = _cameras(metadata, envs)
         if understands and not config.layout:
@@ -58,7 +61,7 @@ class ServerUnderTest:
                 f"{config.server} does not say how it names cameras and state: give --layout, such as libero"
             )
         return cls(
-            server=PolicyServer(config.server, names, understands),
+            server=RemotePolicy(config.server, names, understands, key),
             config=_completed(config, metadata, understands=understands),
             metadata=metadata,
             cameras=tuple(names.images),
@@ -103,11 +106,11 @@ class ServerUnderTest:
                 console.print(f"warning: {env}: {problem}", style="yellow", markup=False, highlight=False)
 
 
-def _metadata(address: str) -> dict[str, Any]:
+def _metadata(address: str, key: str | None) -> dict[str, Any]:
     with optional("serve"):
         from rdvla_client.errors import ClientError
     try:
-        with PolicyServer(address, write=lambda observation: {}).connect() as client:  # noqa: ARG005
+        with RemotePolicy(address, MessageNames({}, {}), api_key=key).connect() as client:
             return dict(client.metadata)
     except ClientError as error:
         raise PolicyServerError(str(error)) from None
@@ -141,7 +144,7 @@ def _image_size(metadata: Mapping[str, Any], names: MessageNames) -> int:
 def _completed(
     config: EvaluationConfig, metadata: Mapping[str, Any], *, understands: frozenset[str]
 ) -> EvaluationConfig:
-    """The configuration with the server's execution rule, and its own stop rule if it takes none."""
+    """The configuration with the server's name and execution rule, and its own stop rule if it takes none."""
     execution = config.execution or ((str(metadata["execution"]),) if "execution" in metadata else ())
     if not execution:
         raise ConfigError(
@@ -165,4 +168,5 @@ def _completed(
             raise ConfigError(
                 f"{config.server} is no server of rdvla and takes no stop rule or deadline: leave out --stops"
             )
-    return dataclasses.replace(config, execution=execution, stops=stops)
+    label = config.label or str(metadata.get("policy", ""))
+    return dataclasses.replace(config, execution=execution, stops=stops, label=label)

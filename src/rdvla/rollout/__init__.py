@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
     from rdvla.rollout.queries import Policy, roll_out
-    from rdvla.rollout.remote import PolicyServer, PolicyServerError, roll_out_remote
+    from rdvla.rollout.remote import PolicyServerError, RemotePolicy, roll_out_remote
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
     from rdvla.rollout.worker import (
@@ -61,10 +61,10 @@ __all__ = [
     "OpeningJob",
     "Outcome",
     "Policy",
-    "PolicyServer",
     "PolicyServerError",
     "Question",
     "Recorder",
+    "RemotePolicy",
     "Reply",
     "Schedule",
     "ServedQueries",

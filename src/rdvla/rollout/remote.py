@@ -6,7 +6,6 @@ the seed of S_0, so its episodes pair with those of the same policy in this proc
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +26,6 @@ from rdvla.types import Observation
 if TYPE_CHECKING:
     from rdvla_client import PolicyClient
 
-KEY_VARIABLE = "RDVLA_API_KEY"  # environment variable with the server's key, as `rdvla serve` reads it
-
 
 class PolicyServerError(RDVLAError):
     """The policy server cannot be reached, or does not answer a query; the evaluation can go on later."""
@@ -43,15 +40,16 @@ class WriteMessage(Protocol):
 
 
 @dataclass(frozen=True)
-class PolicyServer:
-    """A server, and how it is asked."""
+class RemotePolicy:
+    """A policy in a server, and how it is asked."""
 
     address: str  # ws://HOST:PORT, with /NAME behind it for one of several policies
     write: WriteMessage
     understands: frozenset[str] = frozenset()  # options of rdvla; none: another server
+    api_key: str | None = field(default=None, repr=False)
 
     def connect(self) -> PolicyClient:
-        """Return a client, whose key is in the environment variable RDVLA_API_KEY if the server wants one.
+        """Return a client, which connects at its first use.
 
         Raises:
             PolicyServerError: the address cannot be read.
@@ -59,7 +57,7 @@ class PolicyServer:
         with optional("serve"):
             from rdvla_client import PolicyClient
         try:
-            return PolicyClient(self.address, api_key=os.environ.get(KEY_VARIABLE))
+            return PolicyClient(self.address, api_key=self.api_key)
         except ValueError as error:
             raise PolicyServerError(f"server: {error}") from None
 
@@ -68,7 +66,7 @@ class PolicyServer:
 class _Conversation:
     """The queries of an episode over its connection."""
 
-    server: PolicyServer
+    server: RemotePolicy
     job: EpisodeJob
     client: PolicyClient
     depths: list[int] = field(default_factory=list)
@@ -128,7 +126,7 @@ class _Ended:
 class RemoteEpisodeRunner:
     """Runs a worker's episodes with a policy server, and keeps the last simulator open."""
 
-    def __init__(self, make: MakeEnvironment[Environment], server: PolicyServer) -> None:
+    def __init__(self, make: MakeEnvironment[Environment], server: RemotePolicy) -> None:
         self._simulator = OpenEnvironment(make)
         self._server = server
 
@@ -155,7 +153,7 @@ class RemoteEpisodeRunner:
 
 
 def roll_out_remote(
-    server: PolicyServer,
+    server: RemotePolicy,
     jobs: Sequence[EpisodeJob],
     *,
     make: MakeEnvironment[Environment],
