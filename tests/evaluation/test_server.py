@@ -1,4 +1,4 @@
-"""`rdvla eval --server`: the same episodes as in this process, and clear sentences if a server does not fit."""
+"""`rdvla eval --server`: the same episodes as in this process, and servers that do not fit."""
 
 import dataclasses
 import io
@@ -222,6 +222,7 @@ def test_a_server_with_another_robot_is_refused(tmp_path):
         ({"policy": "p", "stops": ("8@20ms",)}, "needs a policy server"),
         ({"policy": "p", "stops": ("server",)}, "needs a policy server"),
         ({"policy": "p", "layout": "libero"}, "give --server too"),
+        ({"server": "ws://robot", "live": True}, "rdvla serve --live"),
         ({"policy": "p", "output": ""}, "output is missing"),
     ],
 )

@@ -13,6 +13,7 @@ from rdvla.rollout import (
     Outcome,
     Policy,
     RemotePolicy,
+    Spectator,
     roll_out,
     roll_out_remote,
 )
@@ -22,9 +23,14 @@ class Player(Protocol):
     """Plays episodes."""
 
     def play(
-        self, jobs: Sequence[EpisodeJob], *, make: MakeEnvironment[Environment], workers: int
+        self,
+        jobs: Sequence[EpisodeJob],
+        *,
+        make: MakeEnvironment[Environment],
+        workers: int,
+        spectator: Spectator | None,
     ) -> Iterator[Outcome]:
-        """Run all jobs in workers; yield each outcome as it comes."""
+        """Run all jobs in workers, and yield each outcome as it comes; a spectator sees every query."""
         ...
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:
@@ -39,10 +45,17 @@ class PolicyPlayer:
         self._policy, self._sample = policy, Sample()
 
     def play(
-        self, jobs: Sequence[EpisodeJob], *, make: MakeEnvironment[Environment], workers: int
+        self,
+        jobs: Sequence[EpisodeJob],
+        *,
+        make: MakeEnvironment[Environment],
+        workers: int,
+        spectator: Spectator | None,
     ) -> Iterator[Outcome]:
         """See `Player.play`."""
-        return roll_out(self._policy, jobs, make=make, workers=workers, watch=self._sample)
+        return roll_out(
+            self._policy, jobs, make=make, workers=workers, watch=self._sample, spectator=spectator
+        )
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:
         """See `Player.time`."""
@@ -56,7 +69,12 @@ class ServerPlayer:
         self._server = server
 
     def play(
-        self, jobs: Sequence[EpisodeJob], *, make: MakeEnvironment[Environment], workers: int
+        self,
+        jobs: Sequence[EpisodeJob],
+        *,
+        make: MakeEnvironment[Environment],
+        workers: int,
+        spectator: Spectator | None,  # noqa: ARG002  # the server shows its queries itself
     ) -> Iterator[Outcome]:
         """See `Player.play`."""
         return roll_out_remote(self._server, jobs, make=make, workers=workers)

@@ -21,6 +21,7 @@ from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.evaluation.journal import RECORD, Journal, same_run
+from rdvla.evaluation.live import live_spectator
 from rdvla.evaluation.players import Player, PolicyPlayer, ServerPlayer
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
@@ -39,9 +40,11 @@ from rdvla.rollout import (
     EpisodeJob,
     Failed,
     MakeEnvironment,
+    Opened,
     Outcome,
     Policy,
     Setting,
+    Spectator,
 )
 
 DESCRIPTION_WIDTH = 48  # of the progress line; LIBERO's tasks have long names
@@ -171,13 +174,23 @@ def evaluate_player(
         jobs = _jobs(config, suites)
         with closing(Journal(output / "episodes.jsonl")) as journal:
             missing = [job for job in jobs if not journal.finished(job.key)]
+            opened: dict[str, Opened] = {}
             if missing:
                 left = [suite for suite in suites if any(job.env == suite.env for job in missing)]
                 opened = open_environments(left, make=make, seed=config.seed, workers=config.workers)
                 if fits is not None:
                     fits(opened, console=console)
             write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
-            _run_jobs(player, config, missing, journal=journal, make=make, console=console)
+            with live_spectator(config, opened, console=console) as spectator:
+                _run_jobs(
+                    player,
+                    config,
+                    missing,
+                    journal=journal,
+                    make=make,
+                    spectator=spectator,
+                    console=console,
+                )
         timing = earlier_timing(output / "results.json")
         if missing and config.timing_seconds and not config.server:
             console.print(f"measuring times per query, {config.timing_seconds:g} s ...", highlight=False)
@@ -250,13 +263,15 @@ def _run_jobs(
     *,
     journal: Journal,
     make: MakeEnvironment[Environment],
+    spectator: Spectator | None,
     console: Console,
 ) -> None:
     if not jobs:
         return
     with Progress(console, speed_estimate_period=SPEED_PERIOD) as progress:
         bar = progress.add_task("episodes", total=len(jobs))
-        for outcome in player.play(jobs, make=make, workers=config.workers):
+        outcomes = player.play(jobs, make=make, workers=config.workers, spectator=spectator)
+        for outcome in outcomes:
             episode = _episode(config, outcome)
             journal.add(episode)
             if episode.error is not None:

@@ -63,9 +63,8 @@ def _add_served(table: Table, results: Results, columns: Sequence[Summary]) -> N
     if not shares:
         return
     found = [shares.get(column.setting) for column in columns]
-    table.add_row(
-        "ms until the answer", *("-" if each is None else number(each.median_ms, 1) for each in found)
-    )
+    medians = [None if each is None else each.median_ms for each in found]
+    table.add_row("ms until the answer", *(number(each, 1) for each in medians))
     for title, values in (
         ("ended by the deadline", [None if each is None else each.ended_by_deadline for each in found]),
         ("deadline kept", [None if each is None else each.kept for each in found]),

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     )
     from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
-    from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
+    from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
-    from rdvla.rollout.queries import Policy, roll_out
+    from rdvla.rollout.queries import Answered, Policy, Spectator, roll_out
     from rdvla.rollout.remote import PolicyServerError, RemotePolicy, roll_out_remote
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
@@ -43,6 +43,7 @@ else:
 
 __all__ = [
     "Actor",
+    "Answered",
     "Decision",
     "Environment",
     "EpisodeEnd",
@@ -52,6 +53,7 @@ __all__ = [
     "Failed",
     "Finished",
     "Frame",
+    "Later",
     "Line",
     "Link",
     "LocalProcesses",
@@ -69,6 +71,7 @@ __all__ = [
     "Schedule",
     "ServedQueries",
     "Setting",
+    "Spectator",
     "TimeStep",
     "Transport",
     "open_each",
