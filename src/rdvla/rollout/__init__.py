@@ -26,14 +26,22 @@ if TYPE_CHECKING:
         run_episode,
     )
     from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
-    from rdvla.rollout.local import Outcome, roll_out
+    from rdvla.rollout.local import roll_out
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
     from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
     from rdvla.rollout.queries import Answered, Policy, Queries, Spectator
+    from rdvla.rollout.remote import PolicyServerError, RemotePolicy, roll_out_remote
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
-    from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply, run_episode_job
+    from rdvla.rollout.worker import (
+        EpisodeResult,
+        EpisodeRunner,
+        Outcome,
+        Reply,
+        ServedQueries,
+        run_episode_job,
+    )
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 
@@ -62,12 +70,15 @@ __all__ = [
     "Origin",
     "Outcome",
     "Policy",
+    "PolicyServerError",
     "Queries",
     "Question",
     "Recorder",
     "Recording",
+    "RemotePolicy",
     "Reply",
     "Schedule",
+    "ServedQueries",
     "Setting",
     "Spectator",
     "TimeStep",
@@ -76,6 +87,7 @@ __all__ = [
     "open_each",
     "read_frames",
     "roll_out",
+    "roll_out_remote",
     "run_episode",
     "run_episode_job",
     "run_jobs",

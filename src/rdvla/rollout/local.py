@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from rdvla.control import DepthJudge
 from rdvla.rollout.attendance import Attendance, AttendedAnswers
@@ -14,15 +13,7 @@ from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
 from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.queries import MakeJudge, Policy, Queries, Spectator, Watch, by_setting
 from rdvla.rollout.transport import Transport
-from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an episode ended, and what happened at its queries."""
-
-    end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
-    depths: list[int]
+from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Outcome, Reply
 
 
 def roll_out(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from rdvla.rollout.episode import (
     run_episode,
 )
 from rdvla.rollout.jobs import EpisodeJob
+from rdvla.rollout.pool import Failed, Finished
 from rdvla.rollout.transport import Ask
 from rdvla.rollout.video import Film
 from rdvla.types import Observation
@@ -47,6 +48,23 @@ class EpisodeResult:
     video_speed: float | None  # of the video, times the robot's own
     driven_steps: int = 0  # environment steps of a person
     interventions: int = 0  # times that a person took over and acted
+
+
+@dataclass(frozen=True)
+class ServedQueries:
+    """What an episode saw of its policy server."""
+
+    milliseconds: list[float] = field(default_factory=list)  # of each query, from asking to the answer
+    ended_by: list[str] = field(default_factory=list)  # converged, max_depth, deadline; empty: it did not say
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an episode ended, and what happened at its queries."""
+
+    end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
+    depths: list[int]  # iterations of each query; empty if a server does not say
+    served: ServedQueries | None = None  # None: no server answered them
 
 
 class EpisodeRunner:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from rdvla.control import Desk
 from rdvla.errors import RDVLAError, optional
+from rdvla.live import Hub, LivePage
 from rdvla.serving.admission import Admission, take_port
 from rdvla.serving.config import KEY_VARIABLE, ServeConfig
 from rdvla.serving.connection import Connection, Rules
@@ -71,6 +72,11 @@ class PolicyServer:
         self.metrics = Metrics()
         self._key = read_api_key(config)
         self._tls = tls_context(config)
+        desk = desk or Desk()
+        self.page: LivePage | None = None
+        if config.live:
+            shown = hub if isinstance(hub, Hub) else Hub()
+            hub, self.page = shown, LivePage(shown, desk, self._key, title=", ".join(config.sources))
         self._watching = Watching(hub, desk)
         self._socket = take_port(config.host, config.port)
         try:
@@ -79,7 +85,9 @@ class PolicyServer:
             self._socket.close()
             raise
         self.endpoints: Mapping[str, Endpoint] = {endpoint.facts.name: endpoint for endpoint in opened}
-        self._admission = Admission(config, self._key, endpoints=self.endpoints, metrics=self.metrics)
+        self._admission = Admission(
+            config, self._key, endpoints=self.endpoints, metrics=self.metrics, page=self.page
+        )
         self._metadata = {
             name: endpoint.metadata(self.endpoints) for name, endpoint in self.endpoints.items()
         }
@@ -113,6 +121,8 @@ class PolicyServer:
                 f"serving {name} ({facts.form}) at {address}{'' if first else f'/{name}'}, layout "
                 f"{endpoint.layout.name}: {', '.join(endpoint.layout.keys)}"
             )
+        if self.page is not None:
+            lines.append(f"live page: http{address.removeprefix('ws')}/live")
         key = "" if self._key is None else ', api_key="..."'
         lines.append(
             f'on the robot: openpi_client.websocket_client_policy.WebsocketClientPolicy("{address}"{key})'
@@ -239,6 +249,9 @@ class PolicyServer:
 
     async def _handle(self, socket: ServerConnection) -> None:
         assert socket.request is not None and self._stopping is not None
+        if self.page is not None and self.page.owns(socket.request.path):
+            await self.page.watch(socket)
+            return
         endpoint = self._admission.endpoint(socket.request)
         assert endpoint is not None
         if self._connections >= self.config.connections:  # several handshakes at the same time
@@ -267,7 +280,7 @@ class PolicyServer:
     async def _serve(self, connection: Connection, socket: ServerConnection) -> None:
         name, policy, began = connection.name, connection.policy, time.monotonic()
         self.metrics.connected(policy, 1)
-        self._watching.came(name, policy)
+        self._watching.came(name, self.endpoints[policy].facts)
         log_event("connected", connection=name, policy=policy, peer=str((socket.remote_address or ("",))[0]))
         try:
             await connection.run(socket)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.control import Desk, Judgement, Phase
-from rdvla.live.events import Event, QueryEvent, RobotEvent
-from rdvla.serving.queries import Answer
+from rdvla.live.events import Event, QueryEvent, RobotEvent, RobotFacts
+from rdvla.serving.queries import Answer, PolicyFacts
 from rdvla.types import Observation
 
 POLL_SECONDS = 0.03  # a person does not notice
@@ -46,12 +46,13 @@ class Watching:
         self._hub = hub
         self._desk = desk or Desk()
 
-    def came(self, robot: str, policy: str) -> None:
-        """A client connected."""
+    def came(self, robot: str, facts: PolicyFacts) -> None:
+        """A client of a policy connected."""
         if self._hub is not None:
-            self._desk.add(robot)
+            self._desk.add(robot, action_dim=facts.action_dim)
+            phase = self._desk.phase(robot)
             self._hub.publish(
-                RobotEvent(robot, policy, time.time(), connected=True, phase=self._desk.phase(robot))
+                RobotEvent(robot, facts.name, time.time(), connected=True, phase=phase, facts=_shown(facts))
             )
 
     def went(self, robot: str, policy: str, note: str = "") -> None:
@@ -115,3 +116,20 @@ class Watching:
             if phase == "autonomous" or command is not None:
                 return SteppedIn(phase, command)
             await asyncio.sleep(POLL_SECONDS)
+
+
+def _shown(facts: PolicyFacts) -> RobotFacts:
+    """Return what the live page has to know of a robot, as far as its policy knows it."""
+    low, high = facts.action_range or ((), ())
+    names = facts.robot.action_names
+    return RobotFacts(
+        action_names=names,
+        action_low=low,
+        action_high=high,
+        action_held=tuple(
+            index in facts.grippers or (index < len(names) and names[index].endswith(".pos"))
+            for index in range(facts.action_dim)
+        ),
+        control_hz=facts.robot.fps,
+        drivable=facts.action_range is not None,
+    )
