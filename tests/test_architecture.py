@@ -251,6 +251,7 @@ TORCH_FREE = (
     "rdvla.assets", "rdvla.backbone.config", "rdvla.cli", "rdvla.config", "rdvla.control", "rdvla.errors",
     "rdvla.evaluation.config", "rdvla.files", "rdvla.heads.recurrent.config", "rdvla.lazy",
     "rdvla.policy.config", "rdvla.progress", "rdvla.rollout.worker", "rdvla.runtime", "rdvla.simulation",
+    "rdvla.serving.config", "rdvla.serving.server",
     "rdvla.simulation.demonstrations", "rdvla.simulation.registry", "rdvla.training.config", "rdvla.types",
 )  # fmt: skip
 

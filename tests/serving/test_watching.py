@@ -1,0 +1,123 @@
+"""The live page's side: every query is told, and a person can hold a robot back or drive it."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openpi_client")
+
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from websockets.exceptions import ConnectionClosed
+
+from rdvla.control import Desk
+from rdvla.live.events import QueryEvent, RobotEvent
+from tests.support.serving import DoublePolicy, make_facts, make_message, open_server, wait_until
+
+
+class Kept:
+    """A hub that keeps every event."""
+
+    def __init__(self) -> None:
+        self.events: list = []
+
+    def publish(self, event) -> None:
+        self.events.append(event)
+
+    @property
+    def queries(self) -> list[QueryEvent]:
+        return [event for event in self.events if isinstance(event, QueryEvent)]
+
+
+class Asking(threading.Thread):
+    """Asks in a thread, for what a person holds back."""
+
+    def __init__(self, client: WebsocketClientPolicy) -> None:
+        super().__init__(daemon=True)
+        self.client, self.reply, self.failure = client, None, None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.reply = self.client.infer(make_message())
+        except ConnectionClosed as error:
+            self.failure = error
+
+    def result(self) -> dict:
+        self.join(20)
+        assert self.reply is not None
+        return self.reply
+
+
+def test_every_query_is_told_with_what_it_saw():
+    hub = Kept()
+    with open_server(hub=hub) as server:
+        client = WebsocketClientPolicy(server.address)
+        message = make_message()
+        client.infer(message)
+        client.infer(message)
+        client.infer(make_message(prompt="open the drawer"))
+    came, *queries, went = hub.events
+    assert isinstance(came, RobotEvent)
+    assert came.connected
+    assert isinstance(went, RobotEvent)
+    assert not went.connected
+    assert {event.robot for event in hub.events} == {"robot-0"}
+    assert [query.number for query in queries] == [0, 1, 0]
+    first = queries[0]
+    np.testing.assert_array_equal(first.images["front"], message["images/front"])
+    np.testing.assert_array_equal(first.state, message["state"])
+    np.testing.assert_array_equal(first.actions[:, 0], [3, 4, 5, 6])
+    assert (first.instruction, first.depth, first.max_depth) == ("push the puck", 4, 4)
+    assert (first.execute_steps, first.ended_by, first.phase) == (2, "converged", "autonomous")
+    assert set(first.milliseconds) == {"waiting", "inference", "total"}
+
+
+def test_a_paused_robot_gets_its_reply_when_it_goes_on():
+    hub, desk = Kept(), Desk()
+    with open_server(hub=hub, desk=desk) as server:
+        client, other = WebsocketClientPolicy(server.address), WebsocketClientPolicy(server.address)
+        assert wait_until(lambda: len(hub.events) == 2)
+        desk.change("robot-0", "paused")
+        asking = Asking(client)
+        assert wait_until(lambda: hub.queries)
+        assert hub.queries[0].phase == "paused"
+        assert other.infer(make_message())["phase"] == "autonomous"  # nobody else waits
+        assert asking.reply is None
+        desk.change("robot-0", "autonomous")
+        assert asking.result()["phase"] == "autonomous"
+
+
+def test_whoever_drives_a_robot_decides_its_only_action():
+    hub, desk, double = Kept(), Desk(), DoublePolicy(make_facts(start="final"))
+    with open_server(double, hub=hub, desk=desk) as server:
+        client = WebsocketClientPolicy(server.address)
+        client.infer(make_message())
+        client.infer(make_message())
+        desk.change("robot-0", "correcting")
+        asking = Asking(client)
+        assert wait_until(lambda: len(hub.queries) == 3)
+        assert asking.reply is None  # until the person says what to do
+        desk.steer("robot-0", [0.5, -0.5, 1.0])
+        driven = asking.result()
+        np.testing.assert_array_equal(driven["actions"], np.float32([[0.5, -0.5, 1.0]]))
+        assert (driven["execute_steps"], driven["phase"]) == (1, "correcting")
+        desk.change("robot-0", "autonomous")
+        after = client.infer(make_message())
+    assert (after["actions"].shape, after["phase"]) == ((4, 3), "autonomous")
+    # After a person has driven, the policy does not go on from its own last state.
+    assert [float(query.initial_state[0, 0]) for query in double.asked[1:]] == [0, 1, 2, 0]
+
+
+def test_a_paused_robot_does_not_keep_the_server_from_stopping():
+    hub, desk = Kept(), Desk()
+    with open_server(hub=hub, desk=desk, grace_seconds=0.2) as server:
+        client = WebsocketClientPolicy(server.address)
+        assert wait_until(lambda: hub.events)
+        desk.change("robot-0", "paused")
+        asking = Asking(client)
+        assert wait_until(lambda: hub.queries)
+    asking.join(20)
+    assert isinstance(asking.failure, ConnectionClosed)
