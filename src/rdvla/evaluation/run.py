@@ -21,6 +21,7 @@ from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.evaluation.journal import RECORD, Journal, same_run
+from rdvla.evaluation.live import live_spectator
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
 from rdvla.evaluation.records import Episode, EpisodeError
@@ -37,9 +38,11 @@ from rdvla.rollout import (
     EpisodeJob,
     Failed,
     MakeEnvironment,
+    Opened,
     Outcome,
     Policy,
     Setting,
+    Spectator,
     roll_out,
 )
 
@@ -124,6 +127,7 @@ def evaluate_policy(
         jobs = _jobs(config, suites)
         with closing(Journal(output / "episodes.jsonl")) as journal:
             missing = [job for job in jobs if not journal.finished(job.key)]
+            opened: dict[str, Opened] = {}
             if missing:
                 left = [suite for suite in suites if any(job.env == suite.env for job in missing)]
                 opened = open_environments(left, make=make, seed=config.seed, workers=config.workers)
@@ -131,7 +135,17 @@ def evaluate_policy(
                     fits(opened, console=console)
             write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
             sample = Sample()
-            _run_jobs(policy, config, missing, journal=journal, make=make, watch=sample, console=console)
+            with live_spectator(config, opened, console=console) as spectator:
+                _run_jobs(
+                    policy,
+                    config,
+                    missing,
+                    journal=journal,
+                    make=make,
+                    watch=sample,
+                    spectator=spectator,
+                    console=console,
+                )
         timing = earlier_timing(output / "results.json")
         if missing and config.timing_seconds:
             console.print(f"measuring times per query, {config.timing_seconds:g} s ...", highlight=False)
@@ -205,13 +219,15 @@ def _run_jobs(
     journal: Journal,
     make: MakeEnvironment[Environment],
     watch: Sample,
+    spectator: Spectator | None,
     console: Console,
 ) -> None:
     if not jobs:
         return
     with Progress(console, speed_estimate_period=SPEED_PERIOD) as progress:
         bar = progress.add_task("episodes", total=len(jobs))
-        for outcome in roll_out(policy, jobs, make=make, workers=config.workers, watch=watch):
+        outcomes = roll_out(policy, jobs, make=make, workers=config.workers, watch=watch, spectator=spectator)
+        for outcome in outcomes:
             episode = _episode(config, outcome)
             journal.add(episode)
             if episode.error is not None:

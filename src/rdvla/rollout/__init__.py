@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     )
     from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
-    from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
+    from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
-    from rdvla.rollout.queries import Outcome, Policy, roll_out
+    from rdvla.rollout.queries import Answered, Outcome, Policy, Spectator, roll_out
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
     from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply, run_episode_job
@@ -35,6 +35,7 @@ else:
 
 __all__ = [
     "Actor",
+    "Answered",
     "Decision",
     "Environment",
     "EpisodeEnd",
@@ -44,6 +45,7 @@ __all__ = [
     "Failed",
     "Finished",
     "Frame",
+    "Later",
     "Line",
     "Link",
     "LocalProcesses",
@@ -58,6 +60,7 @@ __all__ = [
     "Reply",
     "Schedule",
     "Setting",
+    "Spectator",
     "TimeStep",
     "Transport",
     "open_each",
