@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
 
 pytest.importorskip("openpi_client")
 
+import websockets.sync.client as websocket
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import ConnectionClosed
 
 from rdvla.control import Desk
+from rdvla.errors import ConfigError
 from rdvla.live.events import QueryEvent, RobotEvent
+from rdvla.serving import Endpoint, ServeConfig
+from rdvla.serving.loading import load_policy
 from tests.support.serving import DoublePolicy, make_facts, make_message, open_server, wait_until
 
 
@@ -121,3 +128,51 @@ def test_a_paused_robot_does_not_keep_the_server_from_stopping():
         assert wait_until(lambda: hub.queries)
     asking.join(20)
     assert isinstance(asking.failure, ConnectionClosed)
+
+
+def test_the_live_page_is_on_the_same_port(monkeypatch):
+    monkeypatch.setenv("RDVLA_API_KEY", "correct-horse")
+    with open_server(live=True) as server:
+        page = server.address.replace("ws", "http", 1)
+        with urllib.request.urlopen(f"{page}/live", timeout=20) as answer:
+            assert b"<html" in answer.read()
+        assert f"live page: {page}/live" in server.greeting()
+        client = WebsocketClientPolicy(server.address, api_key="correct-horse")
+        client.infer(make_message())
+        with websocket.connect(f"{server.address}/live/socket") as watcher:
+            assert json.loads(watcher.recv(timeout=20))["key_needed"]
+            watcher.send(json.dumps({"key": "correct-horse"}))
+            news = json.loads(watcher.recv(timeout=20))
+            assert [robot["robot"] for robot in news["robots"]] == ["robot-0"]
+            assert not news["robots"][0]["drivable"]
+            watcher.send(json.dumps({"robot": "robot-0", "phase": "paused"}))
+            asking = Asking(client)
+            while not any(robot["phase"] == "paused" for robot in news["robots"]):
+                news = json.loads(watcher.recv(timeout=20))
+            watcher.send(json.dumps({"robot": "robot-0", "phase": "autonomous"}))
+            assert asking.result()["phase"] == "autonomous"
+
+
+def test_without_the_option_there_is_no_live_page():
+    with open_server() as server, pytest.raises(urllib.error.HTTPError) as missing:
+        urllib.request.urlopen(f"{server.address.replace('ws', 'http', 1)}/live", timeout=20)
+    assert missing.value.code == 404
+
+
+def test_robots_are_driven_only_where_that_was_said_and_can_be_done():
+    told = {drive: load_policy_facts(drive) for drive in ("no", "motion", "position")}
+    assert [facts.drivable for facts in told.values()] == [False, True, True]
+    assert told["motion"].action_held == (False, False, False, True)  # its gripper stays
+    assert told["position"].action_held == (True,) * 4
+    assert (told["motion"].action_low[3], told["motion"].action_high[3]) == (-1.0, 1.0)
+    double = DoublePolicy()
+    with pytest.raises(ConfigError, match="drive needs the range of the actions"):
+        Endpoint.of(double, double, ServeConfig(policy="x", live=True, drive="motion"))
+    with pytest.raises(ConfigError, match="drive needs the live page"):
+        ServeConfig(policy="x", drive="motion")
+
+
+def load_policy_facts(drive):
+    policy = load_policy("metaworld", name="metaworld")
+    config = ServeConfig(policy="metaworld", live=True, drive=drive)
+    return Endpoint.of(policy.front(), DoublePolicy(), config).robot

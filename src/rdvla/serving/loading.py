@@ -5,6 +5,7 @@ Imports torch only for policies that need it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from rdvla.serving.policies import ExportedPolicy, TorchPolicy
 from rdvla.serving.queries import PolicyFacts, ServedPolicy
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rdvla.policy import RDVLAPolicy
 
 POLICY_CONFIG = "config.json"  # in a policy's folder
@@ -137,4 +140,12 @@ def _facts(policy: RDVLAPolicy, *, name: str, form: str) -> PolicyFacts:
         robot=config.robot,
         instructions=trained_instructions(policy.records),
         iterates=isinstance(policy.head, RecurrentDepthHead),
+        action_low=_ends(policy.action_normalizer.low, config.kept_actions, kept=-1.0),
+        action_high=_ends(policy.action_normalizer.high, config.kept_actions, kept=1.0),
+        grippers=config.kept_actions,
     )
+
+
+def _ends(bounds: Tensor, keep: Sequence[int], *, kept: float) -> tuple[float, ...]:
+    """Return one end of each action dimension's range; that of grippers is always the same."""
+    return tuple(kept if index in keep else value for index, value in enumerate(bounds.tolist()))
