@@ -26,10 +26,18 @@ if TYPE_CHECKING:
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
     from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
-    from rdvla.rollout.queries import Answered, Outcome, Policy, Spectator, roll_out
+    from rdvla.rollout.queries import Answered, Policy, Spectator, roll_out
+    from rdvla.rollout.remote import PolicyServerError, RemotePolicy, roll_out_remote
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
-    from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply, run_episode_job
+    from rdvla.rollout.worker import (
+        EpisodeResult,
+        EpisodeRunner,
+        Outcome,
+        Reply,
+        ServedQueries,
+        run_episode_job,
+    )
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 
@@ -55,10 +63,13 @@ __all__ = [
     "OpeningJob",
     "Outcome",
     "Policy",
+    "PolicyServerError",
     "Question",
     "Recorder",
+    "RemotePolicy",
     "Reply",
     "Schedule",
+    "ServedQueries",
     "Setting",
     "Spectator",
     "TimeStep",
@@ -66,6 +77,7 @@ __all__ = [
     "open_each",
     "read_frames",
     "roll_out",
+    "roll_out_remote",
     "run_episode",
     "run_episode_job",
     "run_jobs",

@@ -37,6 +37,8 @@ class Setting:
         rule, start = split_start(text)
         behind = "" if start.kind == "noise" else f"@{start.kind}"
         behind += "" if deadline is None else f"@{deadline:g}{MILLISECONDS}"
+        if rule == SERVERS_OWN and behind.startswith(f"@{start.kind}"):
+            raise ConfigError(f"{text!r}: a server that decides its stop rule decides its starts as well")
         written = rule if rule == SERVERS_OWN else parse_stop(rule).describe()
         return cls(written + behind, as_execution(execution).describe())
 

@@ -21,7 +21,7 @@ from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
 from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
 from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.transport import Transport
-from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply
+from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Outcome, Reply
 from rdvla.types import Observation, Prediction
 
 
@@ -71,14 +71,6 @@ class Spectator(Protocol):
     def ended(self, end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]) -> None:
         """See how an episode ended."""
         ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an episode ended, and what happened at its queries."""
-
-    end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
-    depths: list[int]
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from rdvla.rollout.episode import (
     run_episode,
 )
 from rdvla.rollout.jobs import EpisodeJob
+from rdvla.rollout.pool import Failed, Finished
 from rdvla.rollout.transport import Ask
 from rdvla.rollout.video import Film
 from rdvla.types import Observation
@@ -39,6 +40,23 @@ class EpisodeResult:
     executed: list[int]  # actions executed after each query
     video_stride: int | None  # environment steps between the frames of its video
     video_speed: float | None  # of the video, times the robot's own
+
+
+@dataclass(frozen=True)
+class ServedQueries:
+    """What an episode saw of its policy server."""
+
+    milliseconds: list[float] = field(default_factory=list)  # of each query, from asking to the answer
+    ended_by: list[str] = field(default_factory=list)  # converged, max_depth, deadline; empty: it did not say
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an episode ended, and what happened at its queries."""
+
+    end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
+    depths: list[int]  # iterations of each query; empty if a server does not say
+    served: ServedQueries | None = None  # None: no server answered them
 
 
 class EpisodeRunner:

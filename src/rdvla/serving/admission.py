@@ -53,7 +53,7 @@ class Admission:
         path = _path(request)
         if path == "/healthz":
             return connection.respond(HTTPStatus.OK, "OK\n")
-        if self._page is not None and self._page.owns(path):
+        if self._page is not None and self._page.owns(request.path):
             return self._page.respond(request)
         if not is_authorised(request.headers.get("Authorization"), self._key):
             self._metrics.refused("key")

@@ -151,16 +151,17 @@ def _robot_facts(facts: PolicyFacts, drive: Drive) -> RobotFacts:
     Raises:
         ConfigError: people are to drive them, and the range of their actions is not known.
     """
-    if drive != "no" and not facts.action_low:
+    if drive != "no" and facts.action_range is None:
         raise ConfigError(
             f"{facts.name}: drive needs the range of the actions, which the form {facts.form} does not hold: "
             "serve the policy that it was made from, or leave --drive out"
         )
+    low, high = facts.action_range or ((), ())
     held = [drive == "position" or number in facts.grippers for number in range(facts.action_dim)]
     return RobotFacts(
         action_names=facts.robot.action_names,
-        action_low=facts.action_low,
-        action_high=facts.action_high,
+        action_low=low,
+        action_high=high,
         action_held=tuple(held),
         control_hz=facts.robot.fps,
         drivable=drive != "no",

@@ -5,7 +5,6 @@ Imports torch only for policies that need it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,6 @@ from rdvla.serving.policies import ExportedPolicy, TorchPolicy
 from rdvla.serving.queries import PolicyFacts, ServedPolicy
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rdvla.policy import RDVLAPolicy
 
 POLICY_CONFIG = "config.json"  # in a policy's folder
@@ -140,12 +137,15 @@ def _facts(policy: RDVLAPolicy, *, name: str, form: str) -> PolicyFacts:
         robot=config.robot,
         instructions=trained_instructions(policy.records),
         iterates=isinstance(policy.head, RecurrentDepthHead),
-        action_low=_ends(policy.action_normalizer.low, config.kept_actions, kept=-1.0),
-        action_high=_ends(policy.action_normalizer.high, config.kept_actions, kept=1.0),
+        action_range=_action_range(policy),
         grippers=config.kept_actions,
     )
 
 
-def _ends(bounds: Tensor, keep: Sequence[int], *, kept: float) -> tuple[float, ...]:
-    """Return one end of each action dimension's range; that of grippers is always the same."""
-    return tuple(kept if index in keep else value for index, value in enumerate(bounds.tolist()))
+def _action_range(policy: RDVLAPolicy) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What normalised actions from -1 to 1 are in the robot's units: the range of the demonstrations."""
+    import torch
+
+    ends = torch.ones(2, policy.config.head.action_dim) * torch.tensor([[-1.0], [1.0]])
+    real = policy.action_normalizer.unnormalize(ends)
+    return tuple(real.amin(dim=0).tolist()), tuple(real.amax(dim=0).tolist())

@@ -61,9 +61,9 @@ class PolicyFacts:
     robot: RobotConfig = field(default_factory=RobotConfig)  # that it was trained on, as far as known
     instructions: tuple[str, ...] = ()  # that it was trained on; none: not known
     iterates: bool = True  # its head has a depth
-    action_low: tuple[float, ...] = ()  # of each action dimension in training, about; none: not known
-    action_high: tuple[float, ...] = ()
-    grippers: tuple[int, ...] = ()  # action dimensions that are commands from -1 to 1
+    # What a person who drives may send: (smallest, largest), A numbers each; None: not known.
+    action_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    grippers: tuple[int, ...] = ()  # numbers of an action that stay where a person leaves them
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -74,9 +74,11 @@ class PolicyServer:
         self._key = read_api_key(config)
         self._tls = tls_context(config)
         desk = desk or Desk()
-        hub = Hub() if hub is None and config.live else hub
+        self.page: LivePage | None = None
+        if config.live:
+            hub = hub or Hub()
+            self.page = LivePage(hub, desk, self._key, title=", ".join(config.sources))
         self._watching = Watching(hub, desk)
-        self._page = LivePage(hub, desk, self._key, title="rdvla serve") if hub and config.live else None
         self._socket = take_port(config.host, config.port)
         try:
             opened = open_endpoints(config) if endpoints is None else endpoints
@@ -85,7 +87,7 @@ class PolicyServer:
             raise
         self.endpoints: Mapping[str, Endpoint] = {endpoint.facts.name: endpoint for endpoint in opened}
         self._admission = Admission(
-            config, self._key, endpoints=self.endpoints, metrics=self.metrics, page=self._page
+            config, self._key, endpoints=self.endpoints, metrics=self.metrics, page=self.page
         )
         self._metadata = {
             name: endpoint.metadata(self.endpoints) for name, endpoint in self.endpoints.items()
@@ -120,12 +122,12 @@ class PolicyServer:
                 f"serving {name} ({facts.form}) at {address}{'' if first else f'/{name}'}, layout "
                 f"{endpoint.layout.name}: {', '.join(endpoint.layout.keys)}"
             )
+        if self.page is not None:
+            lines.append(f"live page: http{address.removeprefix('ws')}/live")
         key = "" if self._key is None else ', api_key="..."'
         lines.append(
             f'on the robot: openpi_client.websocket_client_policy.WebsocketClientPolicy("{address}"{key})'
         )
-        if self._page is not None:
-            lines.append(f"live page: {address.replace('ws', 'http', 1)}/live")
         if not self.config.is_local and self._key is None:
             lines.append(
                 f"warning: whoever reaches this port can use the policy; set {KEY_VARIABLE} or --api_key_file"
@@ -248,8 +250,8 @@ class PolicyServer:
 
     async def _handle(self, socket: ServerConnection) -> None:
         assert socket.request is not None and self._stopping is not None
-        if self._page is not None and self._page.owns(socket.request.path):
-            await self._page.watch(socket)
+        if self.page is not None and self.page.owns(socket.request.path):
+            await self.page.watch(socket)
             return
         endpoint = self._admission.endpoint(socket.request)
         assert endpoint is not None
