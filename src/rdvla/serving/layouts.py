@@ -18,11 +18,9 @@ from rdvla.errors import ConfigError, InputError, nearest
 from rdvla.inputs import as_numbers
 from rdvla.processing.fit import CameraFits
 from rdvla.serving.config import LayoutMapping, LayoutName
-from rdvla.serving.presets import PRESETS, check_camera, image_keys, recognise, state_keys
+from rdvla.serving.presets import INSTRUCTION, PRESETS, check_camera, image_keys, recognise, state_keys
 from rdvla.serving.queries import PolicyFacts
 from rdvla.types import Observation
-
-INSTRUCTION = "prompt"  # openpi's key
 
 # An image may be twice as high and wide as in training, so cameras of another resolution are no error.
 LARGER = 2

@@ -9,6 +9,7 @@ from rdvla.errors import ConfigError, nearest
 from rdvla.serving.config import LayoutMapping
 from rdvla.serving.queries import PolicyFacts
 
+INSTRUCTION = "prompt"  # openpi's key
 NATIVE_STATE = "state"
 NATIVE_IMAGES = "images"
 
