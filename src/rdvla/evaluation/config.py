@@ -114,6 +114,10 @@ class EvaluationConfig:
         if bool(self.policy) == bool(self.server):
             both = "both" if self.policy else "neither"
             raise ConfigError(f"name a policy or the server of one (--policy, --server), not {both}")
+        if self.server and self.live is not False:
+            raise ConfigError(
+                "live shows a policy in this process; servers have a page: rdvla serve --live true"
+            )
         if self.layout and not self.server:
             raise ConfigError("layout says how a server names things: give --server too, or leave it out")
         if not self.output:
