@@ -16,6 +16,7 @@ from rdvla.rollout.jobs import SERVERS_OWN, Setting
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 
+LARGEST_PORT = 65535
 LARGEST_SEED = 2**32 - 1  # that numpy's legacy generators take, which some simulators use
 
 
@@ -33,6 +34,16 @@ def find_setting(text: str, known: Sequence[Setting]) -> Setting:
         names = ", ".join(setting.name for setting in dict.fromkeys(known))
         raise ConfigError(f"{len(found)} settings are called {text!r}; name one of: {names or 'none'}")
     return found[0]
+
+
+def check_port(option: str, port: int) -> None:
+    """Check that an option is a port, or true or false for one that is chosen elsewhere.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not 0 <= port <= LARGEST_PORT:
+        raise ConfigError(f"{option} must be true, false or a port up to {LARGEST_PORT}, got {port}")
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,7 @@ class EvaluationConfig:
     timing_seconds: float = 20.0  # after the episodes, about how long to measure ms per query; 0: not at all
     rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
     allow_other_robot: bool = False  # warn if the policy was trained on another robot, instead of refusing
+    live: bool | int = False  # show the running episodes on a page: true, or the port; 0: a free one
     label: str = ""  # the policy's name in tables; if empty, its run's, its folder's or its id's
     server: str = ""  # instead of a policy: ws://HOST:PORT of a server that speaks openpi's protocol
     layout: str = ""  # names in a server's observations (libero, droid, aloha, ...); if empty, as it says
@@ -78,6 +90,7 @@ class EvaluationConfig:
             raise ConfigError(f"timing_seconds must be a number from 0 on, got {self.timing_seconds}")
         if self.videos < 0:
             raise ConfigError(f"videos must not be negative, got {self.videos}")
+        check_port("live", self.live)
         if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(
                 f"seed must be at least {FIRST_EVALUATION_SEED}, got {self.seed}: "
@@ -101,6 +114,10 @@ class EvaluationConfig:
         if bool(self.policy) == bool(self.server):
             both = "both" if self.policy else "neither"
             raise ConfigError(f"name a policy or the server of one (--policy, --server), not {both}")
+        if self.server and self.live is not False:
+            raise ConfigError(
+                "live shows a policy in this process; servers have a page: rdvla serve --live true"
+            )
         if self.layout and not self.server:
             raise ConfigError("layout says how a server names things: give --server too, or leave it out")
         if not self.output:
