@@ -252,6 +252,7 @@ TORCH_FREE = (
     "rdvla.evaluation.config", "rdvla.files", "rdvla.heads.recurrent.config", "rdvla.lazy",
     "rdvla.live.hub", "rdvla.live.page", "rdvla.live.standalone",
     "rdvla.policy.config", "rdvla.progress", "rdvla.rollout.worker", "rdvla.runtime", "rdvla.simulation",
+    "rdvla.serving.config", "rdvla.serving.server",
     "rdvla.simulation.demonstrations", "rdvla.simulation.registry", "rdvla.training.config", "rdvla.types",
 )  # fmt: skip
 

@@ -14,6 +14,12 @@ from pathlib import Path
 import pytest
 
 VARIABLE = "RDVLA_LEROBOT_PYTHON"
+ROOT = Path(__file__).parents[2]
+# The plugin and what it needs, as they are here: LeRobot finds it by its installation, Python by this path.
+SOURCES = [
+    ROOT,
+    *(ROOT / name for name in ("src", "packages/rdvla-client/src", "packages/lerobot_policy_rdvla/src")),
+]
 
 
 @cache
@@ -40,11 +46,18 @@ def needs_lerobot(*modules: str) -> None:
             pytest.skip(f"this LeRobot lacks {module}")
 
 
-def run_lerobot(*arguments: str, home: Path) -> str:
-    """Run LeRobot's Python offline and return what it printed; an error shows its last lines."""
+def run_lerobot(*arguments: str, home: Path, plugin: bool = False) -> str:
+    """Run LeRobot's Python offline and return what it printed; an error shows its last lines.
+
+    Args:
+        arguments: of Python.
+        home: folder of its caches, and its working directory.
+        plugin: take the plugin and rdvla from here.
+    """
     python = _python()
     assert python is not None
     environment = _environment() | {"HF_HOME": str(home), "HF_LEROBOT_HOME": str(home)}
+    environment |= {"PYTHONPATH": os.pathsep.join(map(str, SOURCES))} if plugin else {}
     done = subprocess.run([python, *arguments], capture_output=True, text=True, env=environment, cwd=home)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout + done.stderr

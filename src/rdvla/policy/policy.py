@@ -29,7 +29,8 @@ from rdvla.policy.files import (
     find_policy_folder,
     load_weights,
     read_description,
-    write_policy_files,
+    write_description,
+    write_weights,
 )
 from rdvla.policy.hub import HubPolicy
 from rdvla.policy.records import TRAINING, read_records, trained_instructions, write_records
@@ -267,14 +268,42 @@ class RDVLAPolicy(Trainable, HubPolicy):
         return {name for name in self.state_dict() if not (external and name.startswith(external))}
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        own, state = self._own_weights(), self.state_dict()
-        weights = {name: state[name] for name in own}
         (save_directory / CHECKSUMS_FILE).unlink(missing_ok=True)  # they come last, once all files are there
-        files = self.backbone.save_files(save_directory)
-        write_policy_files(save_directory, config=self.config, statistics=self.statistics, weights=weights)
-        write_base_models(save_directory, self.backbone)
-        write_records(save_directory, self.records)
+        files = self.save_weights(save_directory)
+        write_description(save_directory, config=self.config, statistics=self.statistics)
         write_checksums(save_directory, [*OWN_FILES, *files])
+
+    def save_weights(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> Sequence[str]:
+        """Write weights, records and what the backbone needs, but neither configuration nor statistics.
+
+        Args:
+            folder: exists.
+            state: the weights by name, if they are not this module's own.
+
+        Returns:
+            The names of the backbone's files.
+        """
+        state = self.state_dict() if state is None else state
+        files = self.backbone.save_files(folder)
+        write_weights(folder, {name: state[name] for name in self._own_weights()})
+        write_base_models(folder, self.backbone)
+        write_records(folder, self.records)
+        return files
+
+    def load_weights(self, folder: Path, *, changed_weights: OnChange | None = None) -> None:
+        """Read what `save_weights` wrote.
+
+        Args:
+            folder: of a policy, in our layout or in LeRobot's.
+            changed_weights: see `from_pretrained`.
+
+        Raises:
+            RDVLAError: a file is missing or damaged, or does not fit; or a published model changed.
+        """
+        check_base_models(folder, self.backbone, self.config.backbone, on_change=changed_weights)
+        load_weights(self, folder, wanted=self._own_weights())
+        self.backbone.load_files(folder)
+        self.records = read_records(folder)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's **model_kwargs have no use here
@@ -319,8 +348,5 @@ class RDVLAPolicy(Trainable, HubPolicy):
             policy = cls(config, statistics)
         except RDVLAError as error:
             raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} next to it: {error}") from error
-        check_base_models(folder, policy.backbone, config.backbone, on_change=changed_weights)
-        load_weights(policy, folder, wanted=policy._own_weights())
-        policy.backbone.load_files(folder)
-        policy.records = read_records(folder)
+        policy.load_weights(folder, changed_weights=changed_weights)
         return policy.eval()

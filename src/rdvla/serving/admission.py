@@ -27,7 +27,7 @@ class Admission:
         key: that clients must send; None: none.
         endpoints: name -> policy.
         metrics: its page, and where refusals are counted.
-        page: the live page, if there is one; it asks for the key by itself.
+        page: the live page, which asks for the key itself, as browsers send no header; None: there is none.
     """
 
     def __init__(

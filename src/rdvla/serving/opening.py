@@ -1,13 +1,15 @@
-"""Loads the policies that a configuration names, for the server."""
+"""Loads the policies that a configuration names, each with its replicas, for the server."""
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 from rdvla.serving.config import ServeConfig
 from rdvla.serving.endpoint import Endpoint
+from rdvla.serving.inference import Inference, Replica
 from rdvla.serving.loading import load_policy
-from rdvla.serving.queries import Answer, Query, ServedPolicy
+from rdvla.serving.queries import PolicyFront
+from rdvla.serving.replicas import ThreadReplica
 
 
 def open_endpoints(config: ServeConfig) -> list[Endpoint]:
@@ -18,23 +20,21 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
     """
     opened = []
     for name, source in config.sources.items():
-        policy = load_policy(
-            source, name=name, compiled=config.compiled, threads=config.threads, device=config.device
-        )
-        opened.append(Endpoint.of(policy.front(), _OneByOne(policy), config))
+        front, replicas = _open(config, name=name, source=source)
+        inference = Inference(replicas, max_waiting=config.max_waiting, max_batch=config.max_batch)
+        opened.append(Endpoint.of(front, inference, config))
     return opened
 
 
-class _OneByOne:
-    """Answers queries one after another, in a thread."""
-
-    def __init__(self, policy: ServedPolicy) -> None:
-        self._policy = policy
-        self._free = asyncio.Lock()
-
-    async def ask(self, query: Query) -> Answer:
-        async with self._free:
-            return (await asyncio.to_thread(self._policy.predict, [query]))[0]
-
-    async def close(self) -> None:
-        pass
+def _open(config: ServeConfig, *, name: str, source: str) -> tuple[PolicyFront, list[Replica]]:
+    load = partial(
+        load_policy,
+        source,
+        name=name,
+        compiled=config.compiled,
+        threads=config.threads,
+        device=config.device,
+    )
+    first = load()
+    others = [load() for _ in range(config.replicas - 1)]
+    return first.front(), [ThreadReplica(policy) for policy in (first, *others)]

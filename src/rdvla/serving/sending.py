@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rdvla.errors import ConfigError, InputError, nearest
-from rdvla.serving.layouts import INSTRUCTION, NATIVE_IMAGES, NATIVE_STATE, PRESETS
+from rdvla.serving.presets import INSTRUCTION, NATIVE_IMAGES, NATIVE_STATE, PRESETS
 from rdvla.types import Observation
 
 STATE_WORD, INSTRUCTION_WORD = "state", "instruction"  # what a mapping's text calls them

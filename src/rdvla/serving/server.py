@@ -21,7 +21,7 @@ from rdvla.serving.log import log_event
 from rdvla.serving.metrics import Metrics
 from rdvla.serving.opening import open_endpoints
 from rdvla.serving.security import read_api_key, tls_context
-from rdvla.serving.watching import Publishes, Watching
+from rdvla.serving.watching import Watching
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import Server, ServerConnection
@@ -47,7 +47,8 @@ class PolicyServer:
         config: what to serve, and how.
         endpoints: policies that are loaded already; by default those that the configuration names. The first
             is at the path /.
-        hub: where every query is told; None: nowhere, unless the configuration asks for the live page.
+        hub: where every query is told, also for others than the live page; one of its own if not given and
+            the configuration asks for the page.
         desk: where a person steps in.
 
     Raises:
@@ -60,7 +61,7 @@ class PolicyServer:
         config: ServeConfig,
         *,
         endpoints: Sequence[Endpoint] | None = None,
-        hub: Publishes | None = None,
+        hub: Hub | None = None,
         desk: Desk | None = None,
     ) -> None:
         with optional("serve"):
@@ -75,8 +76,8 @@ class PolicyServer:
         desk = desk or Desk()
         self.page: LivePage | None = None
         if config.live:
-            shown = hub if isinstance(hub, Hub) else Hub()
-            hub, self.page = shown, LivePage(shown, desk, self._key, title=", ".join(config.sources))
+            hub = hub or Hub()
+            self.page = LivePage(hub, desk, self._key, title=", ".join(config.sources))
         self._watching = Watching(hub, desk)
         self._socket = take_port(config.host, config.port)
         try:
@@ -222,7 +223,7 @@ class PolicyServer:
         for name, endpoint in self.endpoints.items():
             began = time.monotonic()
             try:
-                await endpoint.asked.ask(endpoint.example())
+                await endpoint.asked.warm_up(endpoint.example())
             except RDVLAError as error:
                 raise RDVLAError(f"policy {name!r} does not answer: {error}") from error
             log_event("ready", policy=name, seconds=round(time.monotonic() - began, 3))
@@ -275,12 +276,12 @@ class PolicyServer:
         )
         self._came += 1
         self._connections += 1
-        await self._serve(connection, socket)
+        await self._serve(connection, endpoint, socket)
 
-    async def _serve(self, connection: Connection, socket: ServerConnection) -> None:
+    async def _serve(self, connection: Connection, endpoint: Endpoint, socket: ServerConnection) -> None:
         name, policy, began = connection.name, connection.policy, time.monotonic()
         self.metrics.connected(policy, 1)
-        self._watching.came(name, self.endpoints[policy].facts)
+        self._watching.came(name, policy, facts=endpoint.robot, action_dim=endpoint.facts.action_dim)
         log_event("connected", connection=name, policy=policy, peer=str((socket.remote_address or ("",))[0]))
         try:
             await connection.run(socket)

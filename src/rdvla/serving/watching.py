@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rdvla.control import Desk, Judgement, Phase
 from rdvla.live.events import Event, QueryEvent, RobotEvent, RobotFacts
-from rdvla.serving.queries import Answer, PolicyFacts
+from rdvla.serving.queries import Answer
 from rdvla.types import Observation
 
 POLL_SECONDS = 0.03  # a person does not notice
@@ -46,13 +46,13 @@ class Watching:
         self._hub = hub
         self._desk = desk or Desk()
 
-    def came(self, robot: str, facts: PolicyFacts) -> None:
-        """A client of a policy connected."""
+    def came(self, robot: str, policy: str, *, facts: RobotFacts, action_dim: int) -> None:
+        """A client connected."""
         if self._hub is not None:
-            self._desk.add(robot, action_dim=facts.action_dim)
+            self._desk.add(robot, action_dim=action_dim)
             phase = self._desk.phase(robot)
             self._hub.publish(
-                RobotEvent(robot, facts.name, time.time(), connected=True, phase=phase, facts=_shown(facts))
+                RobotEvent(robot, policy, time.time(), connected=True, phase=phase, facts=facts)
             )
 
     def went(self, robot: str, policy: str, note: str = "") -> None:
@@ -111,25 +111,7 @@ class Watching:
         if self._hub is None:
             return SteppedIn("autonomous")
         while True:
-            phase = self._desk.phase(robot)
-            command = self._desk.command(robot) if phase == "correcting" else None
-            if phase == "autonomous" or command is not None:
-                return SteppedIn(phase, command)
+            place = self._desk.look(robot)
+            if place.phase == "autonomous" or place.command is not None:
+                return SteppedIn(place.phase, place.command)
             await asyncio.sleep(POLL_SECONDS)
-
-
-def _shown(facts: PolicyFacts) -> RobotFacts:
-    """Return what the live page has to know of a robot, as far as its policy knows it."""
-    low, high = facts.action_range or ((), ())
-    names = facts.robot.action_names
-    return RobotFacts(
-        action_names=names,
-        action_low=low,
-        action_high=high,
-        action_held=tuple(
-            index in facts.grippers or (index < len(names) and names[index].endswith(".pos"))
-            for index in range(facts.action_dim)
-        ),
-        control_hz=facts.robot.fps,
-        drivable=facts.action_range is not None,
-    )
