@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 from rich.console import Console
 
-from rdvla.control import DepthJudge, Desk, Judge, as_stop, split_start
+from rdvla.control import Desk, as_stop
 from rdvla.evaluation.config import EvaluationConfig
-from rdvla.live import Hub, LivePage, LiveServer, QueryEvent, RobotEvent, RobotFacts
+from rdvla.live import Hub, LivePage, LiveServer, QueryEvent, RobotEvent, RobotFacts, StepEvent
 from rdvla.live.standalone import PORT
-from rdvla.rollout import Answered, EpisodeJob, EpisodeResult, Failed, Finished, Opened, Spectator
+from rdvla.rollout import Answered, EpisodeJob, EpisodeResult, Failed, Finished, Opened, Spectator, held
+from rdvla.types import Observation
 
 ENDED = "this evaluation has ended"
 
@@ -23,10 +24,9 @@ class LiveSpectator:
 
     Args:
         hub: where to.
-        desk: has the phase of every episode; episodes are added and removed here.
+        desk: has the phase of every episode.
         policy: its name.
         facts: what the page has to know of the robots, by environment.
-        make_judge: judges the queries of one episode.
     """
 
     def __init__(
@@ -36,20 +36,18 @@ class LiveSpectator:
         *,
         policy: str,
         facts: Mapping[str, RobotFacts] | None = None,
-        make_judge: Callable[[], Judge] = DepthJudge,
     ) -> None:
         self._hub, self._desk, self._policy = hub, desk, policy
-        self._facts, self._make_judge = facts or {}, make_judge
-        self._judges: dict[EpisodeJob, Judge] = {}
+        self._facts = facts or {}
+        self._known: set[EpisodeJob] = set()
 
     def answered(self, query: Answered) -> None:
         """See `Spectator.answered`."""
-        robot = robot_name(query.job)
+        robot = query.job.robot
         if query.number == 0:
-            self._begin(query.job, robot)
-        rule = as_stop(split_start(query.job.setting.stop)[0])
-        prediction = query.prediction
-        judgement = self._judges[query.job].judge(prediction, max_depth=rule.max_depth)
+            self._begin(query.job)
+        rule = as_stop(query.job.setting.rule)
+        prediction, judgement = query.prediction, query.judgement
         self._hub.publish(
             QueryEvent(
                 robot=robot,
@@ -78,23 +76,25 @@ class LiveSpectator:
             )
         )
 
+    def driven(self, job: EpisodeJob, observation: Observation) -> None:
+        """See `Spectator.driven`."""
+        self._hub.publish(StepEvent(job.robot, time.time(), observation.images, observation.state))
+
     def ended(self, end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]) -> None:
         """See `Spectator.ended`."""
-        robot = robot_name(end.job)
-        if self._judges.pop(end.job, None) is None:
+        if end.job not in self._known:
             return  # it ended before its first query
-        phase = self._desk.phase(robot)
-        self._desk.remove(robot)
+        self._known.remove(end.job)
+        phase = self._desk.phase(end.job.robot)
         self._hub.publish(
-            RobotEvent(robot, self._policy, time.time(), connected=False, phase=phase, note=_how(end))
+            RobotEvent(end.job.robot, self._policy, time.time(), connected=False, phase=phase, note=_how(end))
         )
 
-    def _begin(self, job: EpisodeJob, robot: str) -> None:
-        self._judges[job] = self._make_judge()
-        self._desk.add(robot)
+    def _begin(self, job: EpisodeJob) -> None:
+        self._known.add(job)
         self._hub.publish(
             RobotEvent(
-                robot,
+                job.robot,
                 self._policy,
                 time.time(),
                 connected=True,
@@ -105,8 +105,8 @@ class LiveSpectator:
 
 
 @contextmanager
-def live_spectator(
-    config: EvaluationConfig, opened: Mapping[str, Opened], *, console: Console
+def live_page(
+    config: EvaluationConfig, opened: Mapping[str, Opened], desk: Desk, *, console: Console
 ) -> Iterator[Spectator | None]:
     """Serve the live page while an evaluation plays, if it is asked for; yield what publishes to it.
 
@@ -116,7 +116,7 @@ def live_spectator(
     if config.live is False:
         yield None
         return
-    hub, desk = Hub(), Desk()
+    hub = Hub()
     page = LivePage(hub, desk, title=f"evaluation of {config.policy_label}")
     facts = {env: robot_facts(shown) for env, shown in opened.items()}
     port = PORT if config.live is True else config.live
@@ -133,18 +133,15 @@ def robot_facts(opened: Opened) -> RobotFacts:
         action_names=names,
         action_low=low,
         action_high=high,
-        action_held=tuple("gripper" in name for name in names),
+        action_held=held(names),
         control_hz=opened.control_hz,
+        drivable=True,
     )
-
-
-def robot_name(job: EpisodeJob) -> str:
-    """Return the name of an episode on the page; no other episode of an evaluation has it."""
-    return f"{job.env} {job.task}, {job.setting.name}, seed {job.seed}"
 
 
 def _how(end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]) -> str:
     if isinstance(end, Failed):
         return f"exception: {end.type}: {end.message}"
     result = end.result
-    return f"success after {result.steps} steps" if result.success else f"no success in {result.steps} steps"
+    how = f"success after {result.steps} steps" if result.success else f"no success in {result.steps} steps"
+    return f"{how}, {result.driven_steps} of them by a person" if result.driven_steps else how

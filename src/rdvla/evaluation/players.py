@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from rdvla.evaluation.timing import Sample, time_queries
 from rdvla.rollout import (
+    Attendance,
     Environment,
     EpisodeJob,
     MakeEnvironment,
@@ -29,8 +30,11 @@ class Player(Protocol):
         make: MakeEnvironment[Environment],
         workers: int,
         spectator: Spectator | None,
+        attendance: Attendance | None,
     ) -> Iterator[Outcome]:
-        """Run all jobs in workers, and yield each outcome as it comes; a spectator sees every query."""
+        """Run all jobs in workers, and yield each outcome as it comes; a spectator sees every query,
+        and whoever attends may step in.
+        """
         ...
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:
@@ -51,10 +55,17 @@ class PolicyPlayer:
         make: MakeEnvironment[Environment],
         workers: int,
         spectator: Spectator | None,
+        attendance: Attendance | None,
     ) -> Iterator[Outcome]:
         """See `Player.play`."""
         return roll_out(
-            self._policy, jobs, make=make, workers=workers, watch=self._sample, spectator=spectator
+            self._policy,
+            jobs,
+            make=make,
+            workers=workers,
+            watch=self._sample,
+            spectator=spectator,
+            attendance=attendance,
         )
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:
@@ -75,6 +86,7 @@ class ServerPlayer:
         make: MakeEnvironment[Environment],
         workers: int,
         spectator: Spectator | None,  # noqa: ARG002  # the server shows its queries itself
+        attendance: Attendance | None,  # noqa: ARG002  # and lets a person step in
     ) -> Iterator[Outcome]:
         """See `Player.play`."""
         return roll_out_remote(self._server, jobs, make=make, workers=workers)

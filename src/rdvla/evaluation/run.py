@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rdvla.control import check_fits, parse_execution
+from rdvla.control import Desk, check_fits, parse_execution
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.evaluation.journal import RECORD, Journal, same_run
-from rdvla.evaluation.live import live_spectator
+from rdvla.evaluation.live import live_page
 from rdvla.evaluation.players import Player, PolicyPlayer, ServerPlayer
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
@@ -36,6 +36,7 @@ from rdvla.hashing import fingerprint as fingerprint_of
 from rdvla.policy import RDVLAPolicy, choose_device
 from rdvla.progress import Progress
 from rdvla.rollout import (
+    Attendance,
     Environment,
     EpisodeJob,
     Failed,
@@ -181,7 +182,8 @@ def evaluate_player(
                 if fits is not None:
                     fits(opened, console=console)
             write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
-            with live_spectator(config, opened, console=console) as spectator:
+            desk = Desk()
+            with live_page(config, opened, desk, console=console) as spectator:
                 _run_jobs(
                     player,
                     config,
@@ -189,6 +191,7 @@ def evaluate_player(
                     journal=journal,
                     make=make,
                     spectator=spectator,
+                    attendance=None if spectator is None else Attendance(desk),
                     console=console,
                 )
         timing = earlier_timing(output / "results.json")
@@ -264,13 +267,16 @@ def _run_jobs(
     journal: Journal,
     make: MakeEnvironment[Environment],
     spectator: Spectator | None,
+    attendance: Attendance | None,
     console: Console,
 ) -> None:
     if not jobs:
         return
     with Progress(console, speed_estimate_period=SPEED_PERIOD) as progress:
         bar = progress.add_task("episodes", total=len(jobs))
-        outcomes = player.play(jobs, make=make, workers=config.workers, spectator=spectator)
+        outcomes = player.play(
+            jobs, make=make, workers=config.workers, spectator=spectator, attendance=attendance
+        )
         for outcome in outcomes:
             episode = _episode(config, outcome)
             journal.add(episode)

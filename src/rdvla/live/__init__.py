@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
-    from rdvla.live.events import Event, QueryEvent, RobotEvent, RobotFacts
+    from rdvla.live.events import Event, QueryEvent, RobotEvent, RobotFacts, StepEvent
     from rdvla.live.hub import Hub, RobotView, Row, Watcher
     from rdvla.live.page import LivePage
     from rdvla.live.standalone import LiveServer
@@ -28,5 +28,6 @@ __all__ = [
     "RobotFacts",
     "RobotView",
     "Row",
+    "StepEvent",
     "Watcher",
 ]

@@ -62,4 +62,14 @@ class RobotEvent:
     facts: RobotFacts | None = None  # None: as told before
 
 
-Event = QueryEvent | RobotEvent
+@dataclass(frozen=True)
+class StepEvent:
+    """What a robot shows between two queries, while a person drives it."""
+
+    robot: str
+    time: float  # seconds since the epoch
+    images: Mapping[str, NDArray[np.uint8]]  # camera -> (H, W, 3), RGB
+    state: NDArray[np.float32]  # (S,) proprioception
+
+
+Event = QueryEvent | RobotEvent | StepEvent

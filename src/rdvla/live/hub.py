@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from rdvla.live.events import Event, QueryEvent, RobotEvent, RobotFacts
+from rdvla.live.events import Event, QueryEvent, RobotEvent, RobotFacts, StepEvent
 
 HISTORY = 240  # queries of each robot that a new watcher is shown
 GONE = 12  # robots that are remembered after they went
@@ -44,8 +44,9 @@ class RobotView:
     facts: RobotFacts
     since: float  # seconds since the epoch, when it came
     rows: tuple[Row, ...]  # the newest queries, oldest first
-    last: QueryEvent | None  # the newest query
+    last: QueryEvent | None  # the newest query, with the images and the state of the steps since
     before: QueryEvent | None  # the one before, of the same episode
+    steps: int  # of a person, so far
 
     @property
     def queries(self) -> int:
@@ -62,6 +63,12 @@ class _Robot:
     serial: int = 0
     last: QueryEvent | None = None
     before: QueryEvent | None = None
+    steps: int = 0
+
+    def show(self, event: StepEvent) -> None:
+        if self.last is not None:
+            self.last = replace(self.last, images=event.images, state=event.state)
+            self.steps += 1
 
     def take(self, event: QueryEvent) -> None:
         self.before = self.last if self.last is not None and self.last.number < event.number else None
@@ -148,6 +155,7 @@ class Hub:
                     rows=tuple(robot.rows),
                     last=robot.last,
                     before=robot.before,
+                    steps=robot.steps,
                 )
                 for name, robot in self._robots.items()
             }
@@ -169,6 +177,10 @@ class Hub:
     def _keep(self, event: Event) -> None:
         robots = self._robots
         robot = robots.get(event.robot)
+        if isinstance(event, StepEvent):
+            if robot is not None:
+                robot.show(event)
+            return
         if isinstance(event, QueryEvent):
             if robot is None:  # nobody announced it
                 state = RobotEvent(event.robot, event.policy, event.time, connected=True, phase=event.phase)

@@ -222,7 +222,7 @@ class LivePage:
         view = views.get(watcher.shown or "")
         if view is None:
             return {}
-        told = (view.state.robot, view.facts, view.queries)
+        told = (view.state.robot, view.facts, view.queries, view.steps)
         if told == watcher.shown_told:
             return {}
         whole = () if watcher.shown_told else self._new_rows(watcher, view)

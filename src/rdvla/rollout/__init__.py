@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
+    from rdvla.rollout.attendance import Attendance, Recording
+    from rdvla.rollout.attended import MakeRecorder, held
     from rdvla.rollout.episode import (
         Actor,
         Decision,
@@ -18,15 +20,17 @@ if TYPE_CHECKING:
         EpisodeEnd,
         MakeEnvironment,
         OpenEnvironment,
+        Origin,
         Recorder,
         TimeStep,
         run_episode,
     )
     from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
+    from rdvla.rollout.local import roll_out
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
     from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
-    from rdvla.rollout.queries import Answered, Policy, Spectator, roll_out
+    from rdvla.rollout.queries import Answered, Policy, Queries, Spectator
     from rdvla.rollout.remote import PolicyServerError, RemotePolicy, roll_out_remote
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
@@ -44,6 +48,7 @@ else:
 __all__ = [
     "Actor",
     "Answered",
+    "Attendance",
     "Decision",
     "Environment",
     "EpisodeEnd",
@@ -58,14 +63,18 @@ __all__ = [
     "Link",
     "LocalProcesses",
     "MakeEnvironment",
+    "MakeRecorder",
     "OpenEnvironment",
     "Opened",
     "OpeningJob",
+    "Origin",
     "Outcome",
     "Policy",
     "PolicyServerError",
+    "Queries",
     "Question",
     "Recorder",
+    "Recording",
     "RemotePolicy",
     "Reply",
     "Schedule",
@@ -74,6 +83,7 @@ __all__ = [
     "Spectator",
     "TimeStep",
     "Transport",
+    "held",
     "open_each",
     "read_frames",
     "roll_out",

@@ -123,6 +123,11 @@ class EpisodeJob:
         """What distinguishes it from all other episodes of a run."""
         return self.env, self.task, self.setting, self.seed
 
+    @property
+    def robot(self) -> str:
+        """Its name at the `Desk` and on the live page."""
+        return f"{self.env} {self.task}, {self.setting.name}, seed {self.seed}"
+
     def describe(self) -> str:
         """E.g. ``playing push-v3 with seed 1000000``."""
         return f"playing {self.task} with seed {self.seed}"
