@@ -23,7 +23,8 @@ from tests.support.documents import ROOT, SHELL, Block, blocks, pages
 PAGES = [page for page in pages() if blocks(page)]
 LANGUAGES = (*SHELL, "python", "yaml", "json", "text")
 REASONS = (
-    "changes the installation", "needs a GPU", "needs hours", "needs the hub", "needs a published", "needs a robot"
+    "changes the installation", "needs a GPU", "needs hours", "needs the hub", "needs a published",
+    "needs a robot",
 )  # fmt: skip
 
 
