@@ -38,7 +38,9 @@ class Page:
     def __init__(self, address: str) -> None:
         from websockets.sync.client import connect
 
-        self._socket = connect(address, max_size=None, open_timeout=TIMEOUT, proxy=None)
+        self._open = contextlib.ExitStack()
+        connecting = connect(address, max_size=None, open_timeout=TIMEOUT, proxy=None)
+        self._socket = self._open.enter_context(connecting)
         self._numbers = itertools.count(1)
         self.messages: list[str] = []  # errors and warnings of the page's console
         self.requests: list[str] = []  # addresses that the page has loaded
@@ -108,7 +110,7 @@ class Page:
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def key(self, code, *, down):
-        key = code.removeprefix("Key").lower()
+        key = code.removeprefix("Key").lower() if code.startswith("Key") else code
         self.call("Input.dispatchKeyEvent", type="keyDown" if down else "keyUp", code=code, key=key)
 
     def size(self, width, height, *, mobile=False, dark=False, scale=1):
@@ -123,7 +125,7 @@ class Page:
         Path(path).write_bytes(base64.b64decode(shot["data"]))
 
     def close(self):
-        self._socket.close()
+        self._open.close()
 
 
 @contextlib.contextmanager

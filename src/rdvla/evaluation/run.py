@@ -21,7 +21,7 @@ from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.evaluation.journal import RECORD, Journal, same_run
-from rdvla.evaluation.live import live_page
+from rdvla.evaluation.live import LiveSpectator, live_page
 from rdvla.evaluation.players import Player, PolicyPlayer, ServerPlayer
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
@@ -229,6 +229,8 @@ def evaluate_player(
     results.write(output / "results.json")
     print_table(results, console=console)
     _check_some_ended(episodes, output / "results.json")
+    if spectator is not None and spectator.problem is not None:
+        raise spectator.problem
     return output / "results.json"
 
 
@@ -240,17 +242,15 @@ def _attended(
     *,
     fingerprint: str,
     console: Console,
-) -> Iterator[tuple[Spectator | None, Attendance | None]]:
-    """Show and record the episodes as the configuration says; nobody attends them if it says neither."""
-    if desk is None and config.live is False and not config.record:
-        yield None, None
-        return
+) -> Iterator[tuple[LiveSpectator | None, Attendance | None]]:
+    """Show and record the episodes as the configuration says; yield who sees them, and who may step in."""
+    attended = desk is not None or config.live is not False or bool(config.record)
     desk = desk or Desk()
     with (
         recording(config, opened, fingerprint=fingerprint, console=console) as recorded,
         live_page(config, opened, desk, console=console) as spectator,
     ):
-        yield spectator, Attendance(desk, recorded)
+        yield spectator, Attendance(desk, recorded) if attended else None
 
 
 def _check_some_ended(episodes: Sequence[Episode], path: Path) -> None:

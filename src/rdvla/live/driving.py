@@ -83,6 +83,6 @@ def _in_range(action: Any, facts: RobotFacts) -> list[float]:
     if not (facts.action_low and facts.action_high):
         return action
     if len(action) != len(facts.action_low):
-        raise InputError(f"steer has {len(action)} numbers, the robot takes {len(facts.action_low)}")
+        raise InputError(f"steer has length {len(action)}, an action of the robot {len(facts.action_low)}")
     clipped: list[float] = np.clip(action, facts.action_low, facts.action_high).tolist()
     return clipped

@@ -33,6 +33,8 @@ MOST_WATCHERS = 20
 KEY_TIMEOUT = 10.0  # seconds in which a watcher has to send the key
 LONGEST_MESSAGE = 20_000  # bytes that a watcher may send
 OVERVIEW_ROWS = 32  # queries that are sent of robots that are not chosen
+THUMBNAIL_SECONDS = 1.0  # between a robot's small pictures in the overview
+MOST_THUMBNAILS = 24  # in a message
 PATH = "/live"
 SOCKET = "/live/socket"
 
@@ -67,6 +69,8 @@ class _Watcher:
     sent: dict[str, int] = field(default_factory=dict)  # robot -> rows so far
     told: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # robot -> what was said of it
     shown_told: tuple[Any, ...] = ()
+    pictured: dict[str, int] = field(default_factory=dict)  # robot -> its queries at its last thumbnail
+    thumbnails_due: float = 0.0  # `time.monotonic()`
 
 
 class LivePage:
@@ -157,10 +161,14 @@ class LivePage:
         sending = asyncio.create_task(self._send_news(connection, watcher))
         try:
             async for text in connection:
+                about = None
                 try:
-                    self._take(watcher, _parse(text))
+                    message = _parse(text)
+                    about = "steer" if "steer" in message else None
+                    self._take(watcher, message)
                 except InputError as error:
-                    await connection.send(json.dumps({"type": "error", "text": str(error)}))
+                    told = {"type": "error", "about": about, "text": str(error)}
+                    await connection.send(json.dumps(told))
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -202,8 +210,9 @@ class LivePage:
         for name in removed:
             del watcher.told[name]
             watcher.sent.pop(name, None)
+            watcher.pictured.pop(name, None)
         message: dict[str, Any] = {"robots": changed, "removed": removed, "rows": rows}
-        message |= self._shown(watcher, views)
+        message |= self._shown(watcher, views) | self._thumbnails(watcher, views)
         if not any(message.values()):
             return None
         return json.dumps({"type": "news", "now": time.time(), **message}, allow_nan=False)
@@ -217,6 +226,20 @@ class LivePage:
         else:
             kept = tuple(row for row in view.rows if row.serial >= sent)
         return [row_message(row) for row in kept]
+
+    def _thumbnails(self, watcher: _Watcher, views: dict[str, RobotView]) -> dict[str, Any]:
+        now = time.monotonic()
+        if now < watcher.thumbnails_due:
+            return {}
+        watcher.thumbnails_due = now + THUMBNAIL_SECONDS
+        new = [
+            (name, view.last.images, view.queries)
+            for name, view in reversed(views.items())  # the newest robots first
+            if view.last is not None and watcher.pictured.get(name) != view.queries
+        ]
+        watcher.pictured |= {name: queries for name, _, queries in new[:MOST_THUMBNAILS]}
+        pictures = {name: self._pictures.thumbnail(images) for name, images, _ in new[:MOST_THUMBNAILS]}
+        return {"thumbnails": pictures} if pictures else {}
 
     def _shown(self, watcher: _Watcher, views: dict[str, RobotView]) -> dict[str, Any]:
         view = views.get(watcher.shown or "")

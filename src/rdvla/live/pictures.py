@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 
@@ -15,15 +16,15 @@ from PIL import Image
 LARGEST = 480  # pixels of the longer side on the page
 SMALLEST = 96  # of a thumbnail
 QUALITY = 82
-KEPT = 64  # pictures
+KEPT = 256  # pictures
 
 
 class Pictures:
     """Encodes images for the page and keeps the latest, for any number of threads."""
 
     def __init__(self) -> None:
-        # The image is kept with its picture, so its id belongs to no other image.
-        self._kept: OrderedDict[tuple[int, int], tuple[NDArray[np.uint8], str]] = OrderedDict()
+        # By the image's id, which another image may get once this one is gone: hence the reference.
+        self._kept: OrderedDict[tuple[int, int], tuple[weakref.ref[NDArray[np.uint8]], str]] = OrderedDict()
         self._lock = threading.Lock()
         self.encoded = 0  # images so far
 
@@ -38,22 +39,25 @@ class Pictures:
     def _one(self, image: NDArray[np.uint8], largest: int) -> str:
         place = (id(image), largest)
         with self._lock:
-            if place in self._kept:
+            known = self._kept.get(place)
+            if known is not None and known[0]() is image:
                 self._kept.move_to_end(place)
-                return self._kept[place][1]
-        text = _encode(image, largest)
+                return known[1]
+        text = base64.b64encode(jpeg(image, largest=largest)).decode("ascii")
         with self._lock:
             self.encoded += 1
-            self._kept[place] = (image, text)
+            self._kept[place] = (weakref.ref(image), text)
+            self._kept.move_to_end(place)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return text
 
 
-def _encode(image: NDArray[np.uint8], largest: int) -> str:
+def jpeg(image: NDArray[np.uint8], *, largest: int | None = None) -> bytes:
+    """Return an image (H, W, 3) as a JPEG, of at most `largest` pixels a side."""
     picture = Image.fromarray(np.ascontiguousarray(image))
-    if max(picture.size) > largest:
+    if largest is not None and max(picture.size) > largest:
         picture.thumbnail((largest, largest), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=QUALITY)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()

@@ -12,10 +12,14 @@ const robots = new Map();  // name -> {info, rows, shown, thumbnail, order}
 let chosen = null;
 let orders = 0;
 let dirty = false;
+let reveal = false;  // whether the list has to scroll to the chosen robot
 let follow = null;  // timer
 
 const connection = new Connection({
-  state: showConnection,
+  state(state, text) {
+    showConnection(state, text);
+    if (state !== "live") drive.stop();
+  },
   hello(message) {
     $("key").hidden = true;
     $("title").textContent = message.title;
@@ -26,7 +30,7 @@ const connection = new Connection({
   },
   message(message) {
     if (message.type === "news") takeNews(message);
-    if (message.type === "error") showProblem(message.text);
+    if (message.type === "error" && (message.about !== "steer" || drive.robot !== null)) showProblem(message.text);
   },
   keyNeeded(problem) {
     showConnection("closed", "not connected");
@@ -92,6 +96,7 @@ function chooseIfNone() {
 
 function choose(name) {
   chosen = name;
+  reveal = true;
   const robot = robots.get(name);
   if (robot) robot.ran = robot.info.connected;  // whoever looks at an end stays there
   connection.send({ watch: name });
@@ -121,6 +126,10 @@ function draw() {
   drive.update(robot);
   if (!robot) return;
   list.show(robots, chosen);
+  if (reveal) {
+    list.reveal(chosen);
+    reveal = false;
+  }
   details.show(robot);
 }
 
@@ -128,6 +137,8 @@ $("controls").addEventListener("click", (event) => {
   const phase = event.target.dataset?.phase;
   if (event.target instanceof HTMLButtonElement && phase) {
     showProblem("");
+    if (phase === "correcting") drive.enter();
+    else drive.leave();
     connection.send({ robot: chosen, phase });
   }
 });

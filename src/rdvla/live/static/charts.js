@@ -43,8 +43,8 @@ export function slots(canvas, rows) {
   return { shown, x, at };
 }
 
-function frame({ context, width, height }, top, ticks, format) {
-  const y = (value) => height - BOTTOM - (value / top) * (height - TOP - BOTTOM);
+function frame({ context, width, height }, [low, top], ticks, format) {
+  const y = (value) => height - BOTTOM - ((value - low) / (top - low)) * (height - TOP - BOTTOM);
   context.textAlign = "right";
   context.textBaseline = "middle";
   for (const tick of ticks) {
@@ -96,7 +96,7 @@ export function drawDepth(canvas, rows, marked) {
   if (!area) return;
   const { context } = area, places = slots(canvas, rows), { shown, x } = places;
   const top = Math.max(2, ...shown.map((row) => row[MAX_DEPTH]), ...shown.map((row) => row[DEPTH]));
-  const y = frame(area, top, [0, ...(top % 2 ? [] : [top / 2]), top], String);
+  const y = frame(area, [0, top], [0, ...(top % 2 ? [] : [top / 2]), top], String);
   shown.forEach((row, index) => bar(context, row[ENDED_BY], x(index) + 0.5, y(row[DEPTH]), SLOT - 2, y(0)));
   numbersBelow(area, places, marked);
 }
@@ -117,8 +117,9 @@ export function drawUncertainty(canvas, rows, marked) {
   if (!area) return;
   const { context } = area, places = slots(canvas, rows), { shown, x } = places;
   const known = shown.flatMap((row) => [row[UNCERTAINTY], row[BAND]]).filter((value) => value !== null);
-  const top = niceTop(Math.max(1e-9, ...known));
-  const y = frame(area, top, [0, top / 2, top], short);
+  const top = niceTop(Math.max(1e-9, ...known)), least = Math.min(0, ...known);
+  const low = least < 0 ? -niceTop(-least) : 0;
+  const y = frame(area, [low, top], low ? [low, 0, top] : [0, top / 2, top], short);
   context.strokeStyle = colours.band;
   context.setLineDash([5, 3]);
   trace(context, shown, x, (row) => (row[BAND] === null ? null : y(row[BAND])), true);
@@ -173,7 +174,7 @@ export function drawLatency(canvas, rows, marked) {
   if (!area) return;
   const { context } = area, places = slots(canvas, rows), { shown, x } = places;
   const top = niceTop(Math.max(1, ...shown.map((row) => row[TOTAL] ?? 0)));
-  const y = frame(area, top, [0, top / 2, top], short);
+  const y = frame(area, [0, top], [0, top / 2, top], short);
   shown.forEach((row, index) => {
     const waiting = row[WAITING] ?? 0, inference = row[INFERENCE] ?? 0;
     const rest = Math.max(0, (row[TOTAL] ?? 0) - waiting - inference);
@@ -249,6 +250,12 @@ export function drawSpark(canvas, rows) {
 export function niceTop(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 4, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999) ?? 10 * power;
+}
+
+// Milliseconds: tenths matter only if there are few.
+export function time(value) {
+  if (value === null || value === undefined) return "–";
+  return value < 9.95 ? value.toFixed(1) : String(Math.round(value));
 }
 
 // A number as people read it: three digits.

@@ -26,6 +26,7 @@ export class Drive {
   constructor(send) {
     this.send = send;
     this.robot = null;
+    this.left = null;  // the robot that was given back, until the server knows
     this.pressed = new Set();  // codes of keys, and "+2" or "-2" of buttons
     this.speed = 0.5;
     this.timer = null;
@@ -39,9 +40,11 @@ export class Drive {
   update(robot) {
     const mine = robot?.info.connected && robot.info.driver === "you" && robot.shown?.facts.low.length > 0;
     if (!mine) {
+      this.left = null;
       this.stop();
       return;
     }
+    if (this.left === robot.info.robot) return;
     if (this.robot !== robot.info.robot) this.start(robot);
   }
 
@@ -64,6 +67,17 @@ export class Drive {
     this.timer = setInterval(() => this.tick(), 1000 / rate);
   }
 
+  // The person ends it, or hands over: nothing is sent while the server has not confirmed it.
+  leave() {
+    this.left = this.robot;
+    this.stop();
+  }
+
+  // The person wants to drive, perhaps again.
+  enter() {
+    this.left = null;
+  }
+
   stop() {
     clearInterval(this.timer);
     this.pressed.clear();
@@ -74,7 +88,7 @@ export class Drive {
   build() {
     this.rows = this.facts.low.map((low, index) => this.row(index, low, this.facts.high[index]));
     const speeds = element("fieldset", { className: "speed" }, element("legend", { text: "speed" }), ...SPEEDS.map((speed) => {
-      const input = element("input", { type: "radio", name: "speed", checked: speed === this.speed });
+      const input = element("input", { type: "radio", name: "speed", value: String(speed), checked: speed === this.speed });
       input.onchange = () => { this.speed = speed; };
       return element("label", {}, input, `${100 * speed} %`);
     }));
@@ -114,6 +128,7 @@ export class Drive {
     if (event.target instanceof HTMLInputElement && event.target.type !== "radio") return;
     if (down && event.code === "Escape") {
       this.send({ robot: this.robot, phase: "paused" });
+      this.leave();
       return;
     }
     if (!this.keys.some((pair) => pair.includes(event.code))) return;

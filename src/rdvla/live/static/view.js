@@ -2,13 +2,14 @@
 
 import {
   BAND, BATCH, DEPTH, ENDED_BY, HELP, INFERENCE, MAX_DEPTH, NUMBER, TOTAL, UNCERTAINTY, WAITING,
-  drawChunk, drawDepth, drawLatency, drawSpark, drawUncertainty, short, slots,
+  drawChunk, drawDepth, drawLatency, drawSpark, drawUncertainty, short, slots, time,
 } from "./charts.js";
 
 export const $ = (id) => document.getElementById(id);
 const PHASES = { autonomous: "policy acts", paused: "paused", correcting: "a person drives" };
 const ENDED = { converged: "converged", max_depth: "maximum depth reached", deadline: "stopped by the deadline" };
 const TABLE_ROWS = 12;
+const BLANK = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'/%3E";  // until a picture comes
 
 export function element(tag, { text, ...properties } = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -25,6 +26,8 @@ function write(id, text) {
 export function showConnection(state, text) {
   $("connection").dataset.state = state;
   $("connection").lastElementChild.textContent = text;
+  document.body.classList.toggle("stale", state !== "live");
+  for (const button of $("controls").querySelectorAll("button")) button.disabled = state !== "live";
 }
 
 // The list of robots: running ones first, each group with the newest on top.
@@ -53,8 +56,14 @@ export class RobotList {
     write("count", `${running} running`);
   }
 
+  // On a phone the list scrolls sideways.
+  reveal(name) {
+    const row = this.items.get(name)?.row, all = $("robots");
+    if (row) all.scrollLeft = row.offsetLeft - all.offsetLeft - (all.clientWidth - row.clientWidth) / 2;
+  }
+
   add(name) {
-    const image = element("img", { alt: "" });
+    const image = element("img", { alt: "", src: BLANK });
     const title = element("span", { className: "name" });
     const line = element("span", { className: "line" });
     const spark = element("canvas");
@@ -134,6 +143,7 @@ export class Details {
     goOn.textContent = info.phase === "correcting" ? "Give back" : "Go on";
     goOn.className = "strong";
     take.hidden ||= info.driver === "you" || !info.drivable;
+    take.textContent = info.driver === "another" ? "Take over from another page" : "Take over";
     $("cause").hidden = !(info.connected && info.phase === "paused" && info.cause === "gate");
   }
 
@@ -148,8 +158,8 @@ export class Details {
     write("depth-text", `iterations, ${ENDED[last[ENDED_BY]] ?? last[ENDED_BY]}`);
     write("uncertainty-now", short(last[UNCERTAINTY]));
     write("uncertainty-text", last[BAND] === null ? "uncertainty, not calibrated" : `uncertainty, help above ${short(last[BAND])}`);
-    write("latency-now", `${short(last[TOTAL])} ms`);
-    write("latency-text", `${short(last[WAITING])} ms waiting, ${short(last[INFERENCE])} ms inference`);
+    write("latency-now", `${time(last[TOTAL])} ms`);
+    write("latency-text", `${time(last[WAITING])} ms waiting, ${time(last[INFERENCE])} ms inference`);
     write("batch-now", String(last[BATCH]));
     write("batch-text", last[BATCH] === 1 ? "query in the batch" : "queries in the batch");
   }
@@ -221,7 +231,7 @@ export class Details {
   table() {
     const cells = (row) => [
       row[NUMBER], row[DEPTH], row[MAX_DEPTH], ENDED[row[ENDED_BY]] ?? row[ENDED_BY], short(row[UNCERTAINTY]),
-      short(row[WAITING]), short(row[INFERENCE]), short(row[TOTAL]), row[BATCH],
+      time(row[WAITING]), time(row[INFERENCE]), time(row[TOTAL]), row[BATCH],
     ];
     $("table").querySelector("tbody").replaceChildren(
       ...this.rows.slice(-TABLE_ROWS).reverse().map((row) => element("tr", {}, ...cells(row).map(
@@ -236,7 +246,7 @@ function sentence(row) {
     `query ${row[NUMBER]}`,
     `depth ${row[DEPTH]} of ${row[MAX_DEPTH]}, ${ENDED[row[ENDED_BY]] ?? row[ENDED_BY]}`,
     `uncertainty ${short(row[UNCERTAINTY])}${row[HELP] ? ", help asked" : ""}`,
-    `${short(row[TOTAL])} ms (${short(row[WAITING])} waiting, ${short(row[INFERENCE])} inference)`,
+    `${time(row[TOTAL])} ms (${time(row[WAITING])} waiting, ${time(row[INFERENCE])} inference)`,
     `batch of ${row[BATCH]}`,
   ].join("  ·  ");
 }
