@@ -149,10 +149,7 @@ class Connection:
         """Log that an episode begins with an instruction that the policy was not trained on."""
         trained = self._endpoint.facts.instructions
         if trained and plain(instruction) not in map(plain, trained):
-            told = {"instruction": instruction} if self._rules.log_instructions else {}
-            log_event(
-                "untrained instruction", level=WARNING, connection=self.name, policy=self.policy, **told
-            )
+            log_event("untrained instruction", level=WARNING, **self._where(instruction))
 
     def _begin(self) -> None:
         """Forget the episode."""
@@ -226,18 +223,20 @@ class Connection:
     def _log(self, answer: Answer, seconds: float) -> None:
         if not self._rules.log_queries:
             return
-        told: dict[str, Any] = {"instruction": self._instruction} if self._rules.log_instructions else {}
         log_event(
             "query",
-            connection=self.name,
-            policy=self.policy,
+            **self._where(self._instruction),
             number=self._number_in_episode,
             depth=int(answer.prediction.depth),
             ended_by=answer.ended_by,
             batch_size=answer.batch_size,
             ms=round(1000 * seconds, 2),
-            **told,
         )
+
+    def _where(self, instruction: str | None) -> dict[str, Any]:
+        """Say in the log whose line it is; instructions only if that was asked for."""
+        where = {"connection": self.name, "policy": self.policy}
+        return where | {"instruction": instruction} if self._rules.log_instructions else where
 
 
 def _reply_of(answer: Answer, judgement: Judgement, *, execute_steps: int) -> dict[str, Any]:
