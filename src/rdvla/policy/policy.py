@@ -12,7 +12,16 @@ from torch import Tensor
 
 from rdvla.backbone.config import must_match
 from rdvla.config import encode_config
-from rdvla.control import ExecutionRule, Session, Stop, Stops, WarmStart, parse_execution, parse_stop
+from rdvla.control import (
+    Deadlines,
+    ExecutionRule,
+    Session,
+    Stop,
+    Stops,
+    WarmStart,
+    parse_execution,
+    parse_stop,
+)
 from rdvla.engine import Predictor, engine_for
 from rdvla.errors import RDVLAError
 from rdvla.hashing import hash_tensors
@@ -121,6 +130,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         initial_state: Array | None = None,
         generator: torch.Generator | None = None,
         trace: bool = False,
+        deadline: Deadlines = None,
     ) -> Prediction:
         """Return one action chunk per sample, in the robot's units.
 
@@ -134,6 +144,9 @@ class RDVLAPolicy(Trainable, HubPolicy):
                 such as the last prediction's state; drawn if not given.
             generator: source of S_0.
             trace: also return what every iteration would have done.
+            deadline: when the prediction should be ready, in seconds of `time.monotonic()`; one, or one or
+                None per sample. A sample that another iteration would make late ends as if that was its
+                maximum depth, after at least one iteration. Heads that do not iterate take their time.
 
         Returns:
             The prediction; without the batch dimension for a single observation.
@@ -160,6 +173,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
             initial_state=initial_state,
             generator=generator,
             trace=trace,
+            deadline=deadline,
         ).with_actions(self.action_normalizer.unnormalize)
         return prediction.sample(0) if is_single(observation) else prediction
 

@@ -126,7 +126,8 @@ class PolicyServer:
             lines.append(f"live page: http{address.removeprefix('ws')}/live")
         key = "" if self._key is None else ', api_key="..."'
         lines.append(
-            f'on the robot: openpi_client.websocket_client_policy.WebsocketClientPolicy("{address}"{key})'
+            f'on the robot: rdvla_client.PolicyClient("{address}"{key}), or openpi_client.'
+            f'websocket_client_policy.WebsocketClientPolicy("{address}"{key})'
         )
         if not self.config.is_local and self._key is None:
             lines.append(
