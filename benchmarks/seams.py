@@ -4,8 +4,8 @@
     python -m benchmarks.seams --episodes 4 --output runs/bench/seams_metaworld.json
 
 Without `--episodes`, a server of its own plans smooth joint positions. Its chunks differ a little from query
-to query, as a learned policy's do, and its replies take as long as a large policy's. With it, the shipped policy
-drives MetaWorld through `rdvla serve`. Both loops keep wall-clock time, so a late reply is late.
+to query, as a learned policy's do, and its replies take as long as a large policy's. With it, the shipped
+policy drives MetaWorld through `rdvla serve`. Both loops keep wall-clock time, so a late reply is late.
 
 Jerk is the third difference of the commanded positions. "At seams" are the differences that reach over a step
 with which a new chunk takes over, or with which a hold begins or ends; "elsewhere" are all others.
