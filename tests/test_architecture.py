@@ -44,7 +44,8 @@ ALLOWED = {
     "evaluation": CORE | {"policy", "rollout", "simulation", "progress", "live", "serving"},
     "interop": CORE | {"heads", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "types", "control", "processing", "manifest"},
-    "serving": CORE | {"manifest", "heads", "engine", "processing", "policy", "runtime", "live", "progress"},
+    "serving": CORE
+    | {"manifest", "heads", "engine", "processing", "policy", "runtime", "live", "progress", "rollout"},
     "export": CORE | {"manifest", "heads", "engine", "backbone", "processing", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything

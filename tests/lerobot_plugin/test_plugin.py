@@ -14,7 +14,7 @@ from rdvla.cli import main
 from rdvla.hashing import fingerprint
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy.lerobot import write_lerobot
-from tests.support.lerobot import needs_lerobot, run_lerobot
+from tests.support.lerobot import SOURCES, needs_lerobot, run_lerobot
 from tests.support.tiny_models import CONFIG, make_policy
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ def test_loss_gradients_and_actions_are_those_of_rdvla(tmp_path: Path, config: o
         str(tmp_path / "theirs"),
         str(output),
     ]
-    run_lerobot(*script, home=tmp_path, plugin=True)
+    run_lerobot(*script, home=tmp_path, paths=SOURCES)
     found = np.load(output)
     np.testing.assert_allclose(found["loss_theirs"], found["loss_ours"], rtol=1e-4, atol=ROUNDING)
     np.testing.assert_allclose(found["actions_theirs"], found["actions_ours"], rtol=1e-4, atol=ROUNDING)
@@ -102,7 +102,7 @@ def lerobot_train(home: Path, output: str, *options: str) -> list[float]:
         "--dataset.repo_id=rdvla/pusht", f"--dataset.root={home / 'pusht'}", "--dataset.video_backend=pyav",
         "--policy.device=cpu", "--policy.push_to_hub=false", "--steps=2", "--save_freq=2", "--log_freq=1",
         "--batch_size=4", "--num_workers=0", "--wandb.enable=false", f"--output_dir={home / output}",
-        *options, home=home, plugin=True,
+        *options, home=home, paths=SOURCES,
     )  # fmt: skip
     return [float(loss) for loss in re.findall(r" loss:(\S+)", printed)]
 
@@ -113,7 +113,7 @@ def lerobot_eval(home: Path, policy: Path, output: str, *options: str) -> list[f
         "-m", "lerobot.scripts.lerobot_eval",
         f"--policy.path={policy}", "--policy.device=cpu", "--env.type=pusht", "--env.episode_length=12",
         "--eval.n_episodes=2", "--eval.batch_size=2", "--eval.use_async_envs=false",
-        f"--output_dir={home / output}", *options, home=home, plugin=True,
+        f"--output_dir={home / output}", *options, home=home, paths=SOURCES,
     )  # fmt: skip
     (task,) = json.loads((home / output / "eval_info.json").read_text())["per_task"]
     return task["metrics"]["sum_rewards"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -46,20 +47,23 @@ def needs_lerobot(*modules: str) -> None:
             pytest.skip(f"this LeRobot lacks {module}")
 
 
-def run_lerobot(*arguments: str, home: Path, plugin: bool = False) -> str:
+def run_lerobot(*arguments: str, home: Path, paths: Sequence[Path] = (), code: int = 0) -> str:
     """Run LeRobot's Python offline and return what it printed; an error shows its last lines.
 
     Args:
         arguments: of Python.
         home: folder of its caches, and its working directory.
-        plugin: take the plugin and rdvla from here.
+        paths: where it finds modules next to its own, such as `SOURCES`.
+        code: that it ends with.
     """
     python = _python()
     assert python is not None
     environment = _environment() | {"HF_HOME": str(home), "HF_LEROBOT_HOME": str(home)}
-    environment |= {"PYTHONPATH": os.pathsep.join(map(str, SOURCES))} if plugin else {}
-    done = subprocess.run([python, *arguments], capture_output=True, text=True, env=environment, cwd=home)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    environment |= {"PYTHONPATH": os.pathsep.join(map(str, paths))} if paths else {}
+    done = subprocess.run(
+        [python, *arguments], capture_output=True, text=True, env=environment, cwd=home, timeout=900
+    )
+    assert done.returncode == code, (done.stdout + done.stderr)[-3000:]
     return done.stdout + done.stderr
 
 

@@ -10,6 +10,7 @@ from rdvla.config.check import WAS
 from rdvla.config.help import MORE
 from rdvla.control import execution_help, execution_text, parse_execution, stop_help, stop_text
 from rdvla.errors import ConfigError
+from rdvla.live.rerun import check_target
 from rdvla.policy.device import Device
 from rdvla.policy.run_folder import policy_name
 from rdvla.rollout.jobs import SERVERS_OWN, Setting
@@ -76,6 +77,7 @@ class EvaluationConfig:
     rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
     allow_other_robot: bool = False  # warn if the policy was trained on another robot, instead of refusing
     live: bool | int = False  # show the running episodes on a page: true, or the port; 0: a free one
+    rerun: str = ""  # log every query to Rerun: a file.rrd, spawn (starts its viewer), or a viewer's address
     label: str = ""  # the policy's name in tables; if empty, its run's, its folder's or its id's
     server: str = ""  # instead of a policy: ws://HOST:PORT of a server that speaks openpi's protocol
     layout: str = ""  # names in a server's observations (libero, droid, aloha, ...); if empty, as it says
@@ -90,7 +92,7 @@ class EvaluationConfig:
             raise ConfigError(f"timing_seconds must be a number from 0 on, got {self.timing_seconds}")
         if self.videos < 0:
             raise ConfigError(f"videos must not be negative, got {self.videos}")
-        check_port("live", self.live)
+        self._check_watching()
         if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(
                 f"seed must be at least {FIRST_EVALUATION_SEED}, got {self.seed}: "
@@ -114,14 +116,19 @@ class EvaluationConfig:
         if bool(self.policy) == bool(self.server):
             both = "both" if self.policy else "neither"
             raise ConfigError(f"name a policy or the server of one (--policy, --server), not {both}")
-        if self.server and self.live is not False:
+        if self.server and (self.live is not False or self.rerun):
             raise ConfigError(
-                "live shows a policy in this process; servers have a page: rdvla serve --live true"
+                "live and rerun show a policy in this process; servers have both: rdvla serve --live"
             )
         if self.layout and not self.server:
             raise ConfigError("layout says how a server names things: give --server too, or leave it out")
         if not self.output:
             raise ConfigError("output is missing: name a folder for the results, such as runs/evaluation")
+
+    def _check_watching(self) -> None:
+        check_port("live", self.live)
+        if self.rerun:
+            check_target(self.rerun)
 
     def _check_settings(self) -> None:
         for setting in (Setting.parse(stop, "1") for stop in self.stops):

@@ -23,7 +23,7 @@ Key = tuple[str, str, Setting, int]  # environment, task, setting, seed
 # are compared by their values in each environment.
 EXTENDABLE = {
     *("env", "tasks", "episodes", "stops", "execution", "workers", "threads", "videos", "output", "policy"),
-    *("max_steps", "step_limits", "label", "allow_other_robot", "timing_seconds", "live", "server"),
+    *("max_steps", "step_limits", "label", "allow_other_robot", "timing_seconds", "live", "rerun", "server"),
 }
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 from rich.console import Console
 
 from rdvla.control import Desk, as_stop
+from rdvla.errors import RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.live import Hub, LivePage, LiveServer, QueryEvent, RobotEvent, RobotFacts, StepEvent
+from rdvla.live.rerun import RerunLog
 from rdvla.live.standalone import PORT
-from rdvla.rollout import Answered, EpisodeJob, EpisodeResult, Failed, Finished, Opened, Spectator, held
+from rdvla.rollout import Answered, EpisodeJob, EpisodeResult, Failed, Finished, Opened, held
 from rdvla.types import Observation
 
 ENDED = "this evaluation has ended"
@@ -40,6 +42,7 @@ class LiveSpectator:
         self._hub, self._desk, self._policy = hub, desk, policy
         self._facts = facts or {}
         self._known: set[EpisodeJob] = set()
+        self.problem: RDVLAError | None = None  # what could not be logged; the episodes are fine
 
     def answered(self, query: Answered) -> None:
         """See `Spectator.answered`."""
@@ -107,22 +110,31 @@ class LiveSpectator:
 @contextmanager
 def live_page(
     config: EvaluationConfig, opened: Mapping[str, Opened], desk: Desk, *, console: Console
-) -> Iterator[Spectator | None]:
-    """Serve the live page while an evaluation plays, if it is asked for; yield what publishes to it.
+) -> Iterator[LiveSpectator | None]:
+    """Serve the live page and log to Rerun while an evaluation plays, if asked for; yield what publishes.
 
     Raises:
-        ConfigError: nobody can listen at its port.
+        ConfigError: nobody can listen at its port, or Rerun's file exists.
     """
-    if config.live is False:
+    if config.live is False and not config.rerun:
         yield None
         return
     hub = Hub()
-    page = LivePage(hub, desk, title=f"evaluation of {config.policy_label}")
     facts = {env: robot_facts(shown) for env, shown in opened.items()}
-    port = PORT if config.live is True else config.live
-    with LiveServer(page, port=port, farewell=ENDED) as server:
-        console.print(f"live page: {server.address}", highlight=False)
-        yield LiveSpectator(hub, desk, policy=config.policy_label, facts=facts)
+    spectator = LiveSpectator(hub, desk, policy=config.policy_label, facts=facts)
+    with ExitStack() as stack:
+        if config.live is not False:
+            page = LivePage(hub, desk, title=f"evaluation of {config.policy_label}")
+            port = PORT if config.live is True else config.live
+            server = stack.enter_context(LiveServer(page, port=port, farewell=ENDED))
+            console.print(f"live page: {server.address}", highlight=False)
+        log = stack.enter_context(RerunLog(hub, config.rerun)) if config.rerun else None
+        yield spectator
+        if log is not None:
+            try:
+                log.close()
+            except RDVLAError as error:
+                spectator.problem = error
 
 
 def robot_facts(opened: Opened) -> RobotFacts:

@@ -191,7 +191,7 @@ def evaluate_player(
                     journal=journal,
                     make=make,
                     spectator=spectator,
-                    attendance=None if spectator is None else Attendance(desk),
+                    attendance=None if config.live is False else Attendance(desk),
                     console=console,
                 )
         timing = earlier_timing(output / "results.json")
@@ -218,6 +218,8 @@ def evaluate_player(
     results.write(output / "results.json")
     print_table(results, console=console)
     _check_some_ended(episodes, output / "results.json")
+    if spectator is not None and spectator.problem is not None:
+        raise spectator.problem
     return output / "results.json"
 
 

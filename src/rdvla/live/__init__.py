@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rdvla.live.events import Event, QueryEvent, RobotEvent, RobotFacts, StepEvent
     from rdvla.live.hub import Hub, RobotView, Row, Watcher
     from rdvla.live.page import LivePage
+    from rdvla.live.rerun import RerunLog
     from rdvla.live.standalone import LiveServer
 else:
     __getattr__, __dir__ = load_lazily(__name__, extra="serve")
@@ -24,6 +25,7 @@ __all__ = [
     "LivePage",
     "LiveServer",
     "QueryEvent",
+    "RerunLog",
     "RobotEvent",
     "RobotFacts",
     "RobotView",

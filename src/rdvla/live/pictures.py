@@ -43,7 +43,7 @@ class Pictures:
             if known is not None and known[0]() is image:
                 self._kept.move_to_end(place)
                 return known[1]
-        text = _encode(image, largest)
+        text = base64.b64encode(jpeg(image, largest=largest)).decode("ascii")
         with self._lock:
             self.encoded += 1
             self._kept[place] = (weakref.ref(image), text)
@@ -53,10 +53,11 @@ class Pictures:
         return text
 
 
-def _encode(image: NDArray[np.uint8], largest: int) -> str:
+def jpeg(image: NDArray[np.uint8], *, largest: int | None = None) -> bytes:
+    """Return an image (H, W, 3) as a JPEG, of at most `largest` pixels a side."""
     picture = Image.fromarray(np.ascontiguousarray(image))
-    if max(picture.size) > largest:
+    if largest is not None and max(picture.size) > largest:
         picture.thumbnail((largest, largest), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=QUALITY)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()

@@ -12,6 +12,7 @@ from rdvla.config.help import MORE
 from rdvla.control import execution_help, parse_execution, parse_stop, split_start, stop_help
 from rdvla.control.stop import LARGEST_DEPTH
 from rdvla.errors import ConfigError
+from rdvla.live.rerun import check_target
 from rdvla.policy.device import Device
 from rdvla.policy.run_folder import policy_name
 
@@ -74,6 +75,7 @@ class ServeConfig:
     drive: Drive = (
         "no"  # whether people may drive there, and what actions are: motion (0 is rest) or position
     )
+    rerun: str = ""  # log every query to Rerun: a file.rrd, spawn (starts its viewer), or a viewer's address
     log_format: LogFormat = "text"  # json: one object per line
     log_queries: bool = False  # also a line per query
     log_instructions: bool = False  # with the instruction, which may be private
@@ -85,6 +87,8 @@ class ServeConfig:
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigError("TLS needs both tls_certificate and tls_key: one of them is missing")
         self._check_names()
+        if self.rerun:
+            check_target(self.rerun)
         if self.drive != "no" and not self.live:
             raise ConfigError("drive needs the live page, where people do it: add --live true")
         if self.stop:

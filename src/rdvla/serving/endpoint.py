@@ -134,6 +134,7 @@ class Endpoint:
             "chunk_size": facts.chunk_size,
             "control_hz": facts.robot.fps,
             "action_names": list(facts.robot.action_names),
+            "state_names": list(facts.robot.state_names),
             "instructions": list(facts.instructions),
             "stop": self.stop,
             "execution": self.execution.describe(),

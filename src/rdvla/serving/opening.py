@@ -6,10 +6,9 @@ from functools import partial
 
 from rdvla.serving.config import ServeConfig
 from rdvla.serving.endpoint import Endpoint
-from rdvla.serving.inference import Inference, Replica
+from rdvla.serving.inference import Inference
 from rdvla.serving.loading import load_policy
-from rdvla.serving.queries import PolicyFront
-from rdvla.serving.replicas import ThreadReplica
+from rdvla.serving.replicas import open_replicas
 
 
 def open_endpoints(config: ServeConfig) -> list[Endpoint]:
@@ -20,21 +19,15 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
     """
     opened = []
     for name, source in config.sources.items():
-        front, replicas = _open(config, name=name, source=source)
+        load = partial(
+            load_policy,
+            source,
+            name=name,
+            compiled=config.compiled,
+            threads=config.threads,
+            device=config.device,
+        )
+        front, replicas = open_replicas(load, count=config.replicas)
         inference = Inference(replicas, max_waiting=config.max_waiting, max_batch=config.max_batch)
         opened.append(Endpoint.of(front, inference, config))
     return opened
-
-
-def _open(config: ServeConfig, *, name: str, source: str) -> tuple[PolicyFront, list[Replica]]:
-    load = partial(
-        load_policy,
-        source,
-        name=name,
-        compiled=config.compiled,
-        threads=config.threads,
-        device=config.device,
-    )
-    first = load()
-    others = [load() for _ in range(config.replicas - 1)]
-    return first.front(), [ThreadReplica(policy) for policy in (first, *others)]

@@ -6,13 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rdvla.control import Desk
 from rdvla.errors import RDVLAError, optional
 from rdvla.live import Hub, LivePage
+from rdvla.live.rerun import RerunLog
 from rdvla.serving.admission import Admission, take_port
 from rdvla.serving.config import KEY_VARIABLE, ServeConfig
 from rdvla.serving.connection import Connection, Rules
@@ -74,10 +75,11 @@ class PolicyServer:
         self._key = read_api_key(config)
         self._tls = tls_context(config)
         desk = desk or Desk()
+        hub = hub or (Hub() if config.live or config.rerun else None)
         self.page: LivePage | None = None
-        if config.live:
-            hub = hub or Hub()
+        if config.live and hub is not None:
             self.page = LivePage(hub, desk, self._key, title=", ".join(config.sources))
+        self._rerun = RerunLog(hub, config.rerun) if config.rerun and hub is not None else nullcontext()
         self._watching = Watching(hub, desk)
         self._socket = take_port(config.host, config.port)
         try:
@@ -149,8 +151,12 @@ class PolicyServer:
             opened: set once clients can connect.
 
         Raises:
-            RDVLAError: a policy cannot answer a query.
+            RDVLAError: a policy cannot answer a query, or not all of them could be logged to Rerun.
         """
+        with self._rerun:
+            await self._run(opened)
+
+    async def _run(self, opened: asyncio.Event | threading.Event | None) -> None:
         from websockets.asyncio.server import serve
 
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()

@@ -7,7 +7,7 @@ smaller than its class says, so it is a choice of its own here.
 from __future__ import annotations
 
 from dataclasses import field, fields, make_dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
 from rdvla.backbone import BackboneConfig
 from rdvla.heads import HeadConfig, RecurrentConfig
@@ -92,7 +92,9 @@ def _name_of(wanted: type[Any], choices: dict[str, Any]) -> str:
     return names[0]
 
 
+# What fields are declared as: their values are rdvla's own configurations.
 if TYPE_CHECKING:
-    Head, Backbone = HeadConfig, BackboneConfig
+    Head: TypeAlias = HeadConfig
+    Backbone: TypeAlias = BackboneConfig
 else:
     Head, Backbone = HeadOptions, BackboneOptions

@@ -30,7 +30,7 @@ IS_PAD = "action_is_pad"
 CORE = "core."  # in front of the weights' names in this module
 
 
-class RDVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]  # LeRobot has no types
+class RDVLAPolicy(PreTrainedPolicy):
     """rdvla's policy between LeRobot's processors, in normalised units.
 
     Args:

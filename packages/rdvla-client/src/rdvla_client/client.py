@@ -6,15 +6,12 @@ import ssl
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rdvla_client.address import websocket_address
 from rdvla_client.errors import UnsupportedError
 from rdvla_client.transport import Patience, Transport
 from rdvla_client.wire import Limits, pack
-
-if TYPE_CHECKING:
-    from rdvla_client.asking import Policy
 
 
 class PolicyClient:
@@ -194,7 +191,3 @@ class PolicyClient:
             raise UnsupportedError(
                 f"{self.address} does not understand {', '.join(unknown)}; it knows these options: {known}"
             )
-
-
-if TYPE_CHECKING:
-    _is_a_policy: type[Policy] = PolicyClient  # robots take it; checked here, as nothing else would
