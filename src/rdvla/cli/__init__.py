@@ -41,6 +41,7 @@ ORDER = (
     "convert",
     "export",
     "info",
+    "serve",
     "push",
     "bench",
 )

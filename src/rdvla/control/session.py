@@ -137,6 +137,17 @@ class Session:
         state.executed += len(taken)
         return taken
 
+    def report(self, robot: int, executed: int | None = None) -> None:
+        """Take how many actions of its last chunk a robot has executed that does not `take` them here.
+
+        Args:
+            robot: its index.
+            executed: how many; those that the execution rule allowed if not given.
+        """
+        state = self._robots[robot]
+        state.executed = state.executed + len(state.actions) if executed is None else executed
+        state.actions = []
+
     def reset(self, robots: Sequence[int] | None = None) -> None:
         """Forget actions and states of some robots, or of all if not given; their episodes begin anew.
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rdvla.config.check import WAS
 from rdvla.config.help import MORE
 from rdvla.control import execution_help, execution_text, parse_execution, stop_help, stop_text
 from rdvla.errors import ConfigError
 from rdvla.policy.device import Device
+from rdvla.policy.run_folder import policy_name
 from rdvla.rollout.jobs import SERVERS_OWN, Setting
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
-
-# Folders of a run directory that hold a policy: every run has them, so they name none.
-GENERIC_FOLDERS = {"policy", "best", "last", "checkpoints"}
 
 LARGEST_SEED = 2**32 - 1  # that numpy's legacy generators take, which some simulators use
 
@@ -141,10 +138,3 @@ class EvaluationConfig:
     def policy_label(self) -> str:
         """The policy's name in tables."""
         return self.label or policy_name(self.policy or self.server)
-
-
-def policy_name(policy: str) -> str:
-    """Return what people call a policy: its id, its folder, or its run if the folder's name says nothing."""
-    path = Path(policy)
-    names = (path.resolve() if path.exists() else path).parts
-    return next((name for name in reversed(names) if name not in GENERIC_FOLDERS), path.name)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from rdvla import __version__
-from rdvla.evaluation.config import policy_name
 from rdvla.hashing import hash_tensors
 from rdvla.policy import RDVLAPolicy
+from rdvla.policy.run_folder import policy_name
 
 
 def describe_policy(policy: RDVLAPolicy, path: str) -> dict[str, Any]:

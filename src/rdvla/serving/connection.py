@@ -1,0 +1,318 @@
+"""One client: what it is sent, its session, and its queries one after another.
+
+The protocol is lock-step. A client that sends its next message early is answered in order: messages wait in
+the connection, at most a few, then the network holds it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from logging import ERROR
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from rdvla.control import Judge, Judgement, Session
+from rdvla.errors import InputError, RDVLAError
+from rdvla.serving.endpoint import Endpoint
+from rdvla.serving.log import log_event
+from rdvla.serving.queries import Answer, BusyError, Query
+from rdvla.serving.requests import Options, only_resets, read_options
+from rdvla.serving.watching import Watching
+from rdvla.types import Observation
+
+if TYPE_CHECKING:
+    from websockets.asyncio.server import ServerConnection
+
+    from rdvla.serving.metrics import ErrorKind, Metrics
+
+T = TypeVar("T")
+
+INTERNAL_ERROR, TRY_LATER, GOING_AWAY = 1011, 1013, 1001  # codes of RFC 6455
+_DEPTH_OF_MESSAGES = 8  # maps and lists in each other
+_ITEMS = 4096  # values in a message
+
+
+class Gone(Exception):  # noqa: N818  # no error: clients come and go
+    """The client has gone, or the server stops."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for every connection of a server."""
+
+    depth_limit: int
+    idle_seconds: float
+    seed: int | None
+    log_queries: bool
+    log_instructions: bool
+
+
+class Connection:
+    """Serves one client until it goes.
+
+    Args:
+        name: tells the connection from all others of this server.
+        number: of connections before it; with a seed it decides the noise.
+        endpoint: the policy.
+        metadata: the first frame.
+        rules: of the server.
+        metrics: where to count.
+        watching: the live page's side.
+        stopping: set when the server stops.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        number: int,
+        *,
+        endpoint: Endpoint,
+        metadata: Mapping[str, Any],
+        rules: Rules,
+        metrics: Metrics,
+        watching: Watching,
+        stopping: asyncio.Event,
+    ) -> None:
+        self.name, self.number = name, number
+        self.queries = 0
+        self._endpoint, self._metadata, self._rules = endpoint, metadata, rules
+        self._metrics, self._watching, self._stopping = metrics, watching, stopping
+        self._session = Session(endpoint.execution, endpoint.start)
+        self._judge: Judge = endpoint.make_judge()
+        self._instruction: str | None = None
+        self._number_in_episode = 0
+        self._previous_ms: float | None = None
+        self._begin()
+
+    @property
+    def policy(self) -> str:
+        """The policy's name."""
+        return self._endpoint.facts.name
+
+    async def run(self, socket: ServerConnection) -> None:
+        """Talk to the client until it goes, fails, or the server stops."""
+        from websockets.exceptions import ConnectionClosed
+
+        from rdvla_client import wire
+        from rdvla_client.errors import WireError
+
+        gone = asyncio.create_task(socket.wait_closed())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await socket.send(wire.pack(self._metadata))
+            while True:
+                message = await self._receive(socket, stopping)
+                arrived = time.monotonic()
+                reply = await _unless(self._reply(message, arrived), gone)
+                await socket.send(wire.pack(reply))
+                self._previous_ms = 1000 * (time.monotonic() - arrived)
+        except (Gone, ConnectionClosed):
+            pass
+        except BusyError as error:
+            await self._refuse(socket, error, kind="busy", code=TRY_LATER)
+        except (RDVLAError, WireError) as error:
+            await self._refuse(socket, error, kind="input", code=INTERNAL_ERROR)
+        except Exception as error:  # noqa: BLE001  # a bug: the traceback is for the log alone
+            log_event("query failed", level=ERROR, error=error, connection=self.name, policy=self.policy)
+            told = RDVLAError(f"the server failed at this query; its log says why (connection {self.name})")
+            await self._refuse(socket, told, kind="internal", code=INTERNAL_ERROR)
+        finally:
+            gone.cancel()
+            stopping.cancel()
+
+    async def _refuse(
+        self, socket: ServerConnection, error: Exception, *, kind: ErrorKind, code: int
+    ) -> None:
+        from websockets.exceptions import ConnectionClosed
+
+        self._metrics.failed(self.policy, kind)
+        log_event("query refused", connection=self.name, policy=self.policy, kind=kind)
+        with suppress(ConnectionClosed):
+            await socket.send(str(error))
+            await socket.close(code, "busy" if code == TRY_LATER else "the text before says why")
+
+    async def _receive(self, socket: ServerConnection, stopping: asyncio.Task[Any]) -> Mapping[str, Any]:
+        from websockets.exceptions import ConnectionClosed
+
+        from rdvla_client import wire
+
+        receiving = asyncio.create_task(socket.recv())
+        try:
+            await asyncio.wait(
+                {receiving, stopping}, timeout=self._rules.idle_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not receiving.done():
+                await _cancel(receiving)
+                why = "the server stops" if stopping.done() else "nothing was asked for too long"
+                await socket.close(GOING_AWAY, why)
+                raise Gone
+            data = receiving.result()
+        except ConnectionClosed:
+            raise Gone from None
+        finally:
+            receiving.cancel()
+        if isinstance(data, str):
+            raise InputError("a message is a binary frame of msgpack, as openpi's client sends; got a text")
+        most = self._endpoint.message_bytes
+        limits = wire.Limits(
+            max_bytes=most, max_array_bytes=most, max_items=_ITEMS, max_depth=_DEPTH_OF_MESSAGES
+        )
+        message = wire.unpack(data, limits=limits)
+        if not isinstance(message, Mapping):
+            raise InputError(f"a message is a map with an observation, got {type(message).__name__}")
+        return message
+
+    async def _reply(self, message: Mapping[str, Any], arrived: float) -> dict[str, Any]:
+        facts = self._endpoint.facts
+        options = read_options(message, depth_limit=self._rules.depth_limit, chunk_size=facts.chunk_size)
+        if options.reset:
+            self._begin()
+        if options.execution_rule is not None:
+            self._session.execution = options.execution_rule
+        if only_resets(message, options):
+            return {"reset": True}
+        observation = self._endpoint.layout.read(message)
+        facts.check(observation)
+        if observation.instruction != self._instruction:
+            self._begin()
+            self._instruction = str(observation.instruction)
+        self._count_executed(options)
+        self._metrics.opened(self.policy, 1)
+        try:
+            answer = await self._endpoint.asked.ask(self._query(observation, options, arrived))
+        finally:
+            self._metrics.opened(self.policy, -1)
+        return await self._finish(observation, answer, arrived)
+
+    def _begin(self) -> None:
+        """Forget the episode."""
+        self._session.reset()
+        self._session.due(1)
+        self._judge.reset()
+        self._instruction = None
+        self._number_in_episode = 0
+
+    def _count_executed(self, options: Options) -> None:
+        """Tell the session how many actions of the last chunk the robot has executed."""
+        if self._number_in_episode:
+            self._session.report(0, options.executed)
+
+    def _query(self, observation: Observation, options: Options, arrived: float) -> Query:
+        seed = options.seed
+        if seed is None and self._rules.seed is not None:
+            drawn = np.random.SeedSequence([self._rules.seed, self.number, self.queries])
+            seed = int(drawn.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        noise = self._endpoint.initial_state(seed)
+        self._session.start = options.start or self._endpoint.start
+        return Query(
+            observation=observation,
+            initial_state=self._session.initial_state([0], noise[None])[0],
+            stop=options.stop_rule or self._endpoint.stop,
+            max_depth=options.max_depth,
+            deadline=None if options.deadline_ms is None else arrived + options.deadline_ms / 1000,
+        )
+
+    async def _finish(self, observation: Observation, answer: Answer, arrived: float) -> dict[str, Any]:
+        """Note an answer, let a person step in, and return the reply."""
+        prediction = answer.prediction
+        batch = type(prediction)(
+            prediction.actions[None],
+            np.asarray(prediction.depth)[None],
+            np.asarray(prediction.converged)[None],
+            prediction.state[None],
+        )
+        execute_steps = self._session.accept([0], batch)[0]
+        judgement = self._judge.judge(prediction, max_depth=answer.max_depth)
+        seconds = time.monotonic() - arrived
+        self._metrics.answered(self.policy, answer, seconds=seconds, help_requested=judgement.help_requested)
+        self._log(answer, seconds)
+        self._watching.answered(
+            self.name,
+            self.policy,
+            number=self._number_in_episode,
+            observation=observation,
+            answer=answer,
+            execute_steps=execute_steps,
+            judgement=judgement,
+            seconds=seconds,
+        )
+        self.queries += 1
+        self._number_in_episode += 1
+        stepped_in = await self._watching.step_in(self.name)
+        if stepped_in.command is not None:
+            # The policy's next query continues none of its own chunks.
+            self._session.reset()
+            self._session.due(1)
+        reply = _reply_of(answer, judgement, execute_steps=execute_steps)
+        reply["phase"] = stepped_in.phase
+        if stepped_in.command is not None:
+            reply |= {"actions": stepped_in.command[None].astype(np.float32), "execute_steps": 1}
+        timing = {"infer_ms": 1000 * (time.monotonic() - arrived)}
+        if self._previous_ms is not None:
+            timing["prev_total_ms"] = self._previous_ms
+        reply["server_timing"] = timing
+        return reply
+
+    def _log(self, answer: Answer, seconds: float) -> None:
+        if not self._rules.log_queries:
+            return
+        told: dict[str, Any] = {"instruction": self._instruction} if self._rules.log_instructions else {}
+        log_event(
+            "query",
+            connection=self.name,
+            policy=self.policy,
+            number=self._number_in_episode,
+            depth=int(answer.prediction.depth),
+            ended_by=answer.ended_by,
+            batch_size=answer.batch_size,
+            ms=round(1000 * seconds, 2),
+            **told,
+        )
+
+
+def _reply_of(answer: Answer, judgement: Judgement, *, execute_steps: int) -> dict[str, Any]:
+    """Only the chunk is an array: openpi's broker indexes every array of a reply by the step."""
+    prediction = answer.prediction
+    reply: dict[str, Any] = {
+        "actions": np.ascontiguousarray(prediction.actions, dtype=np.float32),
+        "policy_timing": {"infer_ms": answer.inference_ms},
+        "depth": int(prediction.depth),
+        "max_depth": answer.max_depth,
+        "converged": bool(prediction.converged),
+        "ended_by": answer.ended_by,
+        "execute_steps": execute_steps,
+        "uncertainty": float(judgement.uncertainty),
+        "help_requested": bool(judgement.help_requested),
+        "batch_size": answer.batch_size,
+    }
+    if judgement.band is not None:
+        reply["band"] = float(judgement.band)
+    return reply
+
+
+async def _unless(work: Awaitable[T], gone: asyncio.Task[Any]) -> T:
+    """Return what the work gives; give it up if the client goes meanwhile.
+
+    Raises:
+        Gone: it did.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Gone
+        return task.result()
+    finally:
+        await _cancel(task)
+
+
+async def _cancel(task: asyncio.Future[Any]) -> None:
+    if not task.done():
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task

@@ -1,0 +1,138 @@
+"""A policy at a path of the address: its facts, its layout, and whom to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla import __version__
+from rdvla.control import (
+    DepthJudge,
+    ExecutionRule,
+    Judge,
+    WarmStart,
+    as_start,
+    check_fits,
+    parse_execution,
+    parse_stop,
+    split_start,
+)
+from rdvla.errors import ConfigError
+from rdvla.serving.config import ServeConfig
+from rdvla.serving.layouts import Layout
+from rdvla.serving.queries import Answer, PolicyFacts, PolicyFront, Query
+from rdvla.serving.requests import OPTION_NAMES, OPTIONS_KEY
+from rdvla.types import Observation
+
+MIB = 2**20
+
+
+class Asked(Protocol):
+    """What answers queries, such as `rdvla.serving.inference.Inference`."""
+
+    async def ask(self, query: Query) -> Answer:
+        """Answer a query.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One policy as robots reach it."""
+
+    front: PolicyFront
+    asked: Asked
+    layout: Layout
+    stop: str  # rule of queries that name none
+    start: WarmStart
+    execution: ExecutionRule
+    message_bytes: int  # of the largest message that is taken
+    make_judge: Callable[[], Judge] = DepthJudge
+
+    @classmethod
+    def of(cls, front: PolicyFront, asked: Asked, config: ServeConfig) -> Endpoint:
+        """Return a policy's endpoint under a server's configuration.
+
+        Raises:
+            ConfigError: layout, stop rule or execution rule do not fit the policy.
+        """
+        facts = front.facts
+        layout = Layout.of(facts, config.layout, config.mapping)
+        stop, start = split_start(config.stop or facts.stop)
+        deepest = parse_stop(stop).max_depth
+        if deepest > config.depth_limit:
+            raise ConfigError(
+                f"{facts.name}: its stop rule {stop} runs up to {deepest} iterations, depth_limit is "
+                f"{config.depth_limit}: raise it, or set another --stop"
+            )
+        execution = parse_execution(config.execution or facts.execution)
+        check_fits(execution, chunk_size=facts.chunk_size)
+        return cls(
+            front=front,
+            asked=asked,
+            layout=layout,
+            stop=stop,
+            start=start if "@" in config.stop else as_start(facts.start),
+            execution=execution,
+            message_bytes=round(config.message_mb * MIB) or layout.message_bytes,
+        )
+
+    @property
+    def facts(self) -> PolicyFacts:
+        """What the policy says of itself."""
+        return self.front.facts
+
+    def initial_state(self, seed: int | None) -> NDArray[np.float32]:
+        """Draw S_0 of one query, (K, D)."""
+        return self.front.initial_state(seed)
+
+    def example(self) -> Query:
+        """Return a query with blank images, to warm the policy up."""
+        facts = self.facts
+        images = {camera: np.zeros((*size, 3), dtype=np.uint8) for camera, size in facts.image_sizes.items()}
+        instruction = facts.instructions[0] if facts.instructions else "warm up"
+        observation = Observation(images, np.zeros(facts.state_dim, dtype=np.float32), instruction)
+        return Query(observation, self.initial_state(0), stop=self.stop)
+
+    def metadata(self, policies: Mapping[str, Endpoint]) -> dict[str, Any]:
+        """Return what the first frame of a connection tells the client."""
+        facts = self.facts
+        told = {
+            "protocol": "openpi",
+            "server": f"rdvla {__version__}",
+            "policy": facts.name,
+            "policies": list(policies),
+            "layout": self.layout.name,
+            "keys": {
+                "images": dict(self.layout.images),
+                "state": list(self.layout.state),
+                "instruction": self.layout.instruction,
+                "options": OPTIONS_KEY,
+            },
+            "cameras": list(facts.cameras),
+            "image_sizes": {camera: list(size) for camera, size in facts.image_sizes.items()},
+            "state_dim": facts.state_dim,
+            "action_dim": facts.action_dim,
+            "chunk_size": facts.chunk_size,
+            "control_hz": facts.robot.fps,
+            "action_names": list(facts.robot.action_names),
+            "instructions": list(facts.instructions),
+            "stop": self.stop,
+            "execution": self.execution.describe(),
+            "start": self.start.kind,
+            "fingerprint": facts.fingerprint,
+            "form": facts.form,
+            "options": list(OPTION_NAMES),
+        }
+        return {name: value for name, value in told.items() if value is not None}

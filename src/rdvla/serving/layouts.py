@@ -1,0 +1,342 @@
+"""From the dicts that openpi's clients send to `Observation`: names, shapes and types, checked one by one.
+
+A layout says which key of a message holds which camera, and which keys make up the proprioception. The three
+of openpi have its names exactly; `native` takes the policy's own. A `LayoutMapping` changes any of them.
+Nothing is guessed: what does not fit the policy is refused, at start-up if that can be known then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rdvla.errors import ConfigError, InputError, nearest
+from rdvla.inputs import as_numbers
+from rdvla.processing.fit import CameraFits
+from rdvla.serving.config import LayoutMapping, LayoutName
+from rdvla.serving.queries import PolicyFacts
+from rdvla.types import Observation
+
+INSTRUCTION = "prompt"  # openpi's key
+NATIVE_STATE = "state"
+NATIVE_IMAGES = "images"
+
+# An image may be twice as high and wide as in training, so cameras of another resolution are no error.
+LARGER = 2
+_SMALLEST = 224  # pixels; what openpi's clients send, whatever the policy wants
+_OTHER_BYTES = 2**20  # of a message: state, instruction, options and keys
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A layout of openpi."""
+
+    images: Mapping[str, tuple[str, ...]]  # key -> names that a policy may have for this camera
+    state: Mapping[str, int]  # key -> numbers
+    state_names: tuple[str, ...] = ()  # in order, as our datasets name them; empty: no names are common
+    robot: str = ""  # what it is, for messages
+
+
+PRESETS: dict[str, Preset] = {
+    "libero": Preset(
+        images={
+            "observation/image": ("agentview", "image"),
+            "observation/wrist_image": ("wrist", "wrist_image", "image2"),
+        },
+        state={"observation/state": 8},
+        state_names=("x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "gripper", "gripper"),
+        robot="LIBERO's arm: hand position, axis-angle and both fingers",
+    ),
+    "droid": Preset(
+        images={
+            "observation/exterior_image_1_left": ("exterior_image_1_left", "exterior_1_left"),
+            "observation/wrist_image_left": ("wrist_image_left", "wrist_left"),
+        },
+        state={"observation/joint_position": 7, "observation/gripper_position": 1},
+        robot="DROID's arm: 7 joints and the gripper",
+    ),
+    "aloha": Preset(
+        images={
+            f"images/{name}": (name,) for name in ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
+        },
+        state={"state": 14},
+        robot="ALOHA's two arms: 14 joints and grippers",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which key of a message holds what, for one policy."""
+
+    name: str  # of a preset, or native
+    images: Mapping[str, str]  # camera -> key, every camera of the policy
+    sizes: Mapping[str, tuple[int, int]]  # camera -> (height, width) of the largest image that is taken
+    state: tuple[str, ...]  # keys, concatenated
+    state_dim: int
+    fits: CameraFits  # what the policy makes of each camera's images
+    instruction: str = INSTRUCTION
+    default_instruction: str = ""
+    rotate: tuple[str, ...] = ()
+    resize: bool = False  # scale square images of another size
+
+    @classmethod
+    def of(cls, facts: PolicyFacts, name: LayoutName, mapping: LayoutMapping | None = None) -> Layout:
+        """Return the layout of a policy.
+
+        Args:
+            facts: the policy's.
+            name: of a preset; native; or auto: the preset whose cameras and proprioception the policy has,
+                else native.
+            mapping: what differs from it.
+
+        Raises:
+            ConfigError: the layout or the mapping does not fit the policy.
+        """
+        mapping = mapping or LayoutMapping()
+        chosen = _recognise(facts) if name == "auto" else name
+        if chosen not in ("native", *PRESETS):
+            known = ("auto", "native", *PRESETS)
+            raise ConfigError(
+                f"unknown layout {name!r}: it is one of {', '.join(known)}.{nearest(name, known)}"
+            )
+        for option, cameras in (("images", mapping.images), ("rotate", mapping.rotate)):
+            for camera in cameras:
+                _check_camera(camera, facts.cameras, option=f"mapping.{option}")
+        return cls(
+            name=chosen,
+            images=_image_keys(facts, chosen, mapping),
+            sizes={camera: _largest(facts, camera, mapping) for camera in facts.cameras},
+            state=_state_keys(facts, chosen, mapping),
+            state_dim=facts.state_dim,
+            instruction=mapping.instruction or INSTRUCTION,
+            default_instruction=mapping.default_instruction,
+            rotate=mapping.rotate,
+            resize=mapping.resize,
+            fits=facts.fits,
+        )
+
+    @property
+    def message_bytes(self) -> int:
+        """The largest message that a client needs: every image at its largest, in float32."""
+        return _OTHER_BYTES + sum(height * width * 3 * 4 for height, width in self.sizes.values())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key that is read."""
+        return (*self.images.values(), *self.state, self.instruction)
+
+    def read(self, message: Mapping[str, Any]) -> Observation:
+        """Return the observation in a client's message; keys that the layout does not know are left alone.
+
+        Raises:
+            InputError: a key is missing, or what it holds has the wrong type or size.
+        """
+        return Observation(
+            images={camera: self._image(message, camera, key) for camera, key in self.images.items()},
+            state=self._state(message),
+            instruction=self._instruction(message),
+        )
+
+    def _image(self, message: Mapping[str, Any], camera: str, key: str) -> NDArray[np.uint8]:
+        image = self._find(message, key)
+        if not isinstance(image, np.ndarray):
+            raise InputError(f"{key!r} must be an image, (height, width, 3), got {type(image).__name__}")
+        if image.ndim != 3 or 3 not in (image.shape[0], image.shape[2]):
+            raise InputError(
+                f"{key!r} must be one image, (height, width, 3) or (3, height, width), got {image.shape}"
+            )
+        # As openpi: colours first if there are three of them.
+        image = np.moveaxis(image, 0, -1) if image.shape[0] == 3 and image.shape[2] != 3 else image
+        self._check_size(camera, key, image.shape[:2])
+        image = _grey_levels(image, key=key)
+        if camera in self.rotate:
+            image = image[::-1, ::-1]
+        if self.resize and camera not in self.fits.sizes:
+            image = self.fits.fits[camera](image)
+        return np.ascontiguousarray(image)
+
+    def _check_size(self, camera: str, key: str, size: tuple[int, ...]) -> None:
+        (height, width), (most_height, most_width) = size, self.sizes[camera]
+        if height * width > most_height * most_width:
+            raise InputError(
+                f"{key!r} is {width}x{height} pixels, this server takes at most {most_width}x{most_height}: "
+                "scale it on the robot"
+            )
+        if camera in self.fits.sizes:
+            self.fits.check_shape(camera, (height, width), of=repr(key))
+            return
+        wanted = self.fits.fits[camera].size
+        if height != width or (height != wanted and not self.resize):
+            raise InputError(
+                f"{key!r} is {width}x{height} pixels, the policy was trained on {wanted}x{wanted}: send that "
+                "size (openpi's clients have an option for it), or start the server with --mapping.resize "
+                "true, which scales square images"
+            )
+
+    def _state(self, message: Mapping[str, Any]) -> NDArray[np.float32]:
+        if not self.state:
+            return np.zeros(0, dtype=np.float32)
+        parts = []
+        for key in self.state:
+            value = self._find(message, key)
+            numbers = as_numbers([value] if np.ndim(value) == 0 else value, name=repr(key))
+            if numbers.ndim != 1:
+                raise InputError(f"{key!r} must be a list of numbers, (n,), got {numbers.shape}")
+            parts.append(numbers)
+        state: NDArray[np.float32] = np.concatenate(parts)
+        if len(state) != self.state_dim:
+            told = ", ".join(f"{key!r} {len(part)}" for key, part in zip(self.state, parts, strict=True))
+            raise InputError(f"the policy takes {self.state_dim} numbers of proprioception, got {told}")
+        if not np.isfinite(state).all():
+            raise InputError(
+                f"{' and '.join(map(repr, self.state))}: NaN or infinite numbers; check the robot's sensors"
+            )
+        return state
+
+    def _instruction(self, message: Mapping[str, Any]) -> str:
+        if self.instruction not in message and self.default_instruction:
+            return self.default_instruction
+        value = self._find(message, self.instruction)
+        if isinstance(value, np.ndarray) and value.dtype.kind == "U" and value.size == 1:
+            value = value.item()  # openpi turns prompts into arrays
+        if not isinstance(value, str):
+            raise InputError(f"{self.instruction!r} must be a text, got {type(value).__name__}")
+        return str(value)
+
+    def _find(self, message: Mapping[str, Any], key: str) -> Any:
+        """Return what a key holds; of ``images/front`` also ``message["images"]["front"]``."""
+        if key in message:
+            return message[key]
+        outer, _, inner = key.partition("/")
+        nested = message.get(outer)
+        if inner and isinstance(nested, Mapping) and inner in nested:
+            return nested[inner]
+        present = sorted(_flat_keys(message))
+        advice = ""
+        if key == self.instruction:
+            advice = " Send it, or start the server with --mapping.default_instruction."
+        raise InputError(
+            f"the observation lacks {key!r}; it has {_some(present)}.{nearest(key, present)}{advice} "
+            f"The layout {self.name} of this policy takes {_some(self.keys)}"
+        )
+
+
+def _recognise(facts: PolicyFacts) -> str:
+    for name, preset in PRESETS.items():
+        known = {camera for names in preset.images.values() for camera in names}
+        if (
+            facts.cameras
+            and set(facts.cameras) <= known
+            and sum(preset.state.values()) == facts.state_dim
+            and not _other_state(facts, preset)
+            and len(set(_preset_cameras(facts, preset).values())) == len(facts.cameras)
+        ):
+            return name
+    return "native"
+
+
+def _preset_cameras(facts: PolicyFacts, preset: Preset) -> dict[str, str]:
+    """Camera -> key, as far as the preset knows the policy's names."""
+    return {
+        camera: key for camera in facts.cameras for key, names in preset.images.items() if camera in names
+    }
+
+
+def _other_state(facts: PolicyFacts, preset: Preset) -> bool:
+    """Whether the policy names the numbers of its proprioception, and not as the preset does."""
+    names = facts.robot.state_names
+    return bool(preset.state_names) and len(names) == facts.state_dim and names != preset.state_names
+
+
+def _image_keys(facts: PolicyFacts, name: str, mapping: LayoutMapping) -> dict[str, str]:
+    preset = PRESETS.get(name)
+    if preset is None:
+        keys = {camera: f"{NATIVE_IMAGES}/{camera}" for camera in facts.cameras}
+    else:
+        keys = _preset_cameras(facts, preset)
+    keys |= mapping.images
+    missing = [camera for camera in facts.cameras if camera not in keys]
+    if missing and preset is not None:
+        raise ConfigError(
+            f"layout {name}: which of {', '.join(preset.images)} is the policy's camera {missing[0]!r}? Say "
+            f"so, such as --mapping.images '{{{missing[0]}: {next(iter(preset.images))}}}', or take --layout "
+            "native"
+        )
+    taken: dict[str, str] = {}
+    for camera in facts.cameras:
+        other = taken.setdefault(keys[camera], camera)
+        if other != camera:
+            raise ConfigError(
+                f"layout {name}: the cameras {other!r} and {camera!r} would both be {keys[camera]!r}; give "
+                "each its key with --mapping.images"
+            )
+    return {camera: keys[camera] for camera in facts.cameras}
+
+
+def _state_keys(facts: PolicyFacts, name: str, mapping: LayoutMapping) -> tuple[str, ...]:
+    if mapping.state:
+        return mapping.state
+    preset = PRESETS.get(name)
+    if preset is None:
+        return (NATIVE_STATE,) if facts.state_dim else ()
+    sent = sum(preset.state.values())
+    if sent != facts.state_dim:
+        raise ConfigError(
+            f"layout {name}: its clients send {sent} numbers of proprioception ({preset.robot}), the policy "
+            f"takes {facts.state_dim}: name the keys with --mapping.state, or take --layout native"
+        )
+    if _other_state(facts, preset):
+        raise ConfigError(
+            f"layout {name}: its clients send {', '.join(preset.state_names)}, the policy was trained on "
+            f"{', '.join(facts.robot.state_names)}. If these are the same numbers, say so with "
+            f"--mapping.state '[{', '.join(preset.state)}]'; else take --layout native"
+        )
+    return tuple(preset.state)
+
+
+def _largest(facts: PolicyFacts, camera: str, mapping: LayoutMapping) -> tuple[int, int]:
+    """Return (height, width) of the largest image that is taken from a camera."""
+    height, width = facts.image_sizes[camera]
+    least = _SMALLEST if mapping.resize else 0
+    return LARGER * max(height, least), LARGER * max(width, least)
+
+
+def _grey_levels(image: NDArray[Any], *, key: str) -> NDArray[np.uint8]:
+    """Return grey levels; floats in 0..1 become them as openpi does it, rounded down."""
+    if image.dtype.kind != "f":
+        if image.dtype != np.uint8:
+            raise InputError(f"{key!r} must be uint8, or floats in 0..1, got {image.dtype}")
+        return image
+    low, high = image.min(initial=1.0), image.max(initial=0.0)
+    if not (low >= 0.0 and high <= 1.0):  # also true of NaN
+        raise InputError(
+            f"{key!r} has floats from {low:g} to {high:g}: they must be in 0..1, or send whole grey levels "
+            "as uint8"
+        )
+    return (255 * image).astype(np.uint8)
+
+
+def _check_camera(camera: str, cameras: Sequence[str], *, option: str) -> None:
+    if camera not in cameras:
+        raise ConfigError(
+            f"{option} names {camera!r}, the policy's cameras are {', '.join(cameras)}."
+            f"{nearest(camera, cameras)}"
+        )
+
+
+def _flat_keys(message: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in message.items():
+        if isinstance(value, Mapping):
+            yield from (f"{key}/{inner}" for inner in value)
+        else:
+            yield str(key)
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    shown = ", ".join(repr(name)[:80] for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "") if names else "nothing"
