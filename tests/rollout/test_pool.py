@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pytest
 
 from rdvla.errors import RDVLAError
-from rdvla.rollout import EpisodeJob, Failed, Finished, LocalProcesses, Setting, roll_out, run_jobs
+from rdvla.rollout import EpisodeJob, Failed, Finished, Later, LocalProcesses, Setting, roll_out, run_jobs
 from tests.support.line_task import make_line
 from tests.support.rollout_doubles import StepPolicy
-from tests.support.thread_workers import Death, ThreadWorkers
+from tests.support.thread_workers import GONE, Death, ThreadWorkers
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,56 @@ def test_an_exception_fails_its_job_and_no_other(transport):
     assert (ends["a"].type, ends["a"].message) == ("ArithmeticError", "cannot add a")
     assert "test_pool.py" in ends["a"].traceback
     assert ends["b"].result == 2
+
+
+@pytest.mark.parametrize(
+    "transport", [ThreadWorkers(), LocalProcesses(), None], ids=["threads", "processes", "here"]
+)
+def test_an_answer_may_come_later_while_other_jobs_go_on(transport):
+    held, answered = [], []
+
+    def answer(questions):
+        replies = []
+        for question in questions:
+            waits = question.job.name == "held" and question.number == 1
+            held.append(question.content) if waits else None
+            others_done = transport is None or len(answered) >= 6
+            if waits and not (len(held) > 3 and others_done):
+                replies.append(Later(0.001))
+            else:
+                answered.append((question.job.name, question.number))
+                replies.append(2 * question.content)
+        return replies
+
+    ends, _ = run([Sum("held", (1, 2, 3)), Sum("free", (1, 2, 3, 4, 5))], transport=transport, answer=answer)
+    assert {name: end.result for name, end in ends.items()} == {"held": 12, "free": 30}
+    assert set(held) == {2}  # the same question each time
+    assert sorted(answered) == [("free", n) for n in range(5)] + [("held", n) for n in range(3)]
+    if transport is not None:
+        assert answered[-2:] == [("held", 1), ("held", 2)]
+
+
+def test_a_worker_that_dies_while_it_waits_gets_no_answer():
+    transport, asked = ThreadWorkers(), []
+
+    def answer(questions):
+        asked.extend(question.number for question in questions)
+        if len(asked) == 2:
+            transport.started[0].say(GONE)
+        return [Later(0.001) if len(asked) < 6 else question.content for question in questions]
+
+    jobs = [Sum("a", (5, 5))]
+    (end,) = run_jobs(
+        Adder(),
+        lambda last: jobs.pop() if jobs else None,
+        transport=transport,
+        workers=1,
+        answer=answer,
+        retries=1,
+    )
+    assert end.result == 10
+    assert len(transport.started) == 2
+    assert asked[-2:] == [0, 1]
 
 
 def test_a_dead_worker_is_replaced_and_its_job_has_failed():

@@ -29,9 +29,10 @@ class ThreadWorkers:
         self.started.append(link)
         return link
 
-    def wait(self, links):
+    def wait(self, links, timeout=None):
         with self.changed:
-            self.changed.wait_for(lambda: any(link.has_message for link in links), timeout=30)
+            seconds = 30 if timeout is None else timeout
+            self.changed.wait_for(lambda: any(link.has_message for link in links), timeout=seconds)
             return [link for link in links if link.has_message]
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
-    from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
+    from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
     from rdvla.rollout.queries import Outcome, Policy, roll_out
     from rdvla.rollout.transport import Line, Link, Transport, serve
@@ -44,6 +44,7 @@ __all__ = [
     "Failed",
     "Finished",
     "Frame",
+    "Later",
     "Line",
     "Link",
     "LocalProcesses",

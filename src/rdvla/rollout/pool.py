@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -54,6 +55,13 @@ class Failed(Generic[JobT]):
     traceback: str = ""
 
 
+@dataclass(frozen=True)
+class Later:
+    """In place of an answer: there is none yet, ask again."""
+
+    seconds: float  # after these at the latest; sooner if another worker has a message
+
+
 NextJob = Callable[[JobT | None], JobT | None]
 Answer = Callable[[Sequence[Question[JobT]]], Sequence[Any]]
 
@@ -78,7 +86,8 @@ def run_jobs(
             consumed a result, which may bring new jobs.
         transport: starts the workers; None runs the jobs in this process, one after the other.
         workers: how many.
-        answer: answer all questions that are waiting, in their order. Needed if jobs ask any.
+        answer: answer all questions that are waiting, in their order. Needed if jobs ask any. A question that
+            gets `Later` waits on, and its worker with it, while the others go on.
         retries: how often a job begins anew on a fresh worker after its worker died, before it has failed.
 
     Raises:
@@ -89,18 +98,41 @@ def run_jobs(
         return
     with _Crew(runner, transport=transport, workers=workers, retries=retries) as crew:
         crew.hand_out(next_job)
+        waiting = _Waiting[JobT]()
         while crew.busy:
-            asking: list[tuple[_Worker[JobT], Question[JobT]]] = []
-            for worker, message in crew.listen():
+            for worker, message in crew.listen(waiting.seconds):
                 if isinstance(message, Asked):
-                    asking.append((worker, worker.question(message)))
+                    waiting.add(worker, message)
                 else:
                     yield worker.end(message)
             crew.hand_out(next_job)
-            if asking:
-                answers = _answers(answer, [question for _, question in asking])
-                for (worker, _), reply in zip(asking, answers, strict=True):
-                    worker.send(reply)
+            waiting.answer(answer)
+
+
+class _Waiting(Generic[JobT]):
+    """The questions that have no answer yet."""
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[_Worker[JobT], Link | None, Question[JobT]]] = []
+        self.seconds: float | None = None  # until they are asked again; None: there is none
+
+    def add(self, worker: _Worker[JobT], message: Asked) -> None:
+        self._asked.append((worker, worker.link, worker.question(message)))
+
+    def answer(self, answer: Answer[JobT] | None) -> None:
+        """Send the answers that there are."""
+        # Whoever died while it waited has another link by now, or none.
+        asked = [entry for entry in self._asked if entry[1] is entry[0].link]
+        self._asked, self.seconds = [], None
+        if not asked:
+            return
+        answers = _answers(answer, [question for _, _, question in asked])
+        for entry, reply in zip(asked, answers, strict=True):
+            if isinstance(reply, Later):
+                self._asked.append(entry)
+                self.seconds = min(reply.seconds, reply.seconds if self.seconds is None else self.seconds)
+            else:
+                entry[0].send(reply)
 
 
 def _answers(answer: Answer[JobT] | None, questions: Sequence[Question[JobT]]) -> Sequence[Any]:
@@ -127,7 +159,10 @@ def _run_one(
     numbers = count()
 
     def ask(content: Any) -> Any:
-        return _answers(answer, [Question(job, content, next(numbers))])[0]
+        question = Question(job, content, next(numbers))
+        while isinstance(reply := _answers(answer, [question])[0], Later):
+            time.sleep(reply.seconds)
+        return reply
 
     try:
         return Finished(job, runner.run(job, ask))
@@ -200,14 +235,14 @@ class _Crew(Generic[JobT]):
             if worker.job is None and (job := next_job(worker.last)) is not None:
                 self._start(worker, job)
 
-    def listen(self) -> Iterator[tuple[_Worker[JobT], Message]]:
-        """Wait until a busy worker has a message; yield all messages that are there by then."""
+    def listen(self, timeout: float | None = None) -> Iterator[tuple[_Worker[JobT], Message]]:
+        """Wait until a busy worker has a message, or some seconds; yield all messages that are there then."""
         busy = [
             (worker, worker.link)
             for worker in self._workers
             if worker.job is not None and worker.link is not None
         ]
-        ready = self._transport.wait([link for _, link in busy])
+        ready = self._transport.wait([link for _, link in busy], timeout)
         for worker, link in busy:
             if not any(link is other for other in ready):
                 continue

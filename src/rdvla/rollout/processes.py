@@ -25,10 +25,10 @@ class LocalProcesses:
         """Start a process; the runner has to pickle."""
         return ProcessLink(number, runner)
 
-    def wait(self, links: Sequence[Link]) -> list[Link]:
-        """Wait until a process has a message or has died; return all of these."""
+    def wait(self, links: Sequence[Link], timeout: float | None = None) -> list[Link]:
+        """Wait until a process has a message or has died, at most `timeout` seconds; return all of these."""
         by_connection = {link.connection: link for link in links if isinstance(link, ProcessLink)}
-        ready = mpc.wait(list(by_connection))
+        ready = mpc.wait(list(by_connection), timeout)
         return [link for connection, link in by_connection.items() if connection in ready]
 
 

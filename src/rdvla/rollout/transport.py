@@ -87,8 +87,8 @@ class Transport(Protocol):
         """Start worker `number`, which calls `serve` with a copy of the runner and ends with this process."""
         ...
 
-    def wait(self, links: Sequence[Link]) -> list[Link]:
-        """Wait until at least one worker has a message or has died; return all of these."""
+    def wait(self, links: Sequence[Link], timeout: float | None = None) -> list[Link]:
+        """Wait until a worker has a message or has died, at most `timeout` seconds; return all of these."""
         ...
 
 

@@ -1,0 +1,281 @@
+"""Queries of many robots form batches for the replicas of a policy; the event loop never waits for one.
+
+A replica that becomes free takes a batch at once. The query that is due first leads it: due at its deadline,
+or `PATIENCE` after it came if it has none, so neither kind waits for ever. Others follow in the same order,
+up to the largest batch, as long as the tightest deadline among them can be kept at the usual depth. If not
+even the first query alone can keep it so, one iteration has to do. Deadlines that cannot be kept at all hold
+up no others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from rdvla.control.costs import BatchCosts
+from rdvla.errors import RDVLAError
+from rdvla.serving.margin import Margin
+from rdvla.serving.queries import Answer, BusyError, Query
+
+PATIENCE = 1.0  # seconds until a query without a deadline is due
+DEPTHS_KEPT = 256  # depths that the usual one is the mean of
+
+
+class ReplicaDiedError(RDVLAError):
+    """A replica ended before it answered; its queries may be asked again."""
+
+
+class Replica(Protocol):
+    """A copy of a policy, somewhere. It answers one batch at a time."""
+
+    async def predict(self, queries: list[Query]) -> list[Answer]:
+        """Answer queries in one batch, in their order.
+
+        Raises:
+            ReplicaDiedError: the replica has ended; `restart` it.
+            RDVLAError: a query cannot be answered.
+        """
+        ...
+
+    async def restart(self) -> None:
+        """Start anew after a death.
+
+        Raises:
+            RDVLAError: it cannot be started.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End it, once it has answered."""
+        ...
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A query whose asker waits."""
+
+    query: Query
+    answer: asyncio.Future[Answer]
+    arrived: float
+    died: bool = False  # a replica died over it: it is asked again, alone
+    began: float = 0.0  # when a replica took it
+    margin: float = 0.0  # that it was given
+
+    @property
+    def due(self) -> float:
+        return self.arrived + PATIENCE if self.query.deadline is None else self.query.deadline
+
+
+class Inference:
+    """Batches queries for replicas; see the top of this file. Lives in one event loop.
+
+    Args:
+        replicas: of one policy, ready.
+        max_waiting: queries that may wait while all replicas are busy; further ones are refused.
+        max_batch: queries of one batch.
+        clock: tells the time in seconds, as deadlines do.
+    """
+
+    def __init__(
+        self,
+        replicas: Sequence[Replica],
+        *,
+        max_waiting: int = 64,
+        max_batch: int = 32,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.margin = Margin()
+        self.costs = BatchCosts()
+        self._replicas = list(replicas)
+        self._free = deque(self._replicas)
+        self._max_waiting, self._max_batch, self._clock = max_waiting, max_batch, clock
+        self._waiting: list[_Waiting] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._depths: deque[int] = deque(maxlen=DEPTHS_KEPT)
+        self._closed: RDVLAError | None = None  # why nothing is answered any more
+
+    @property
+    def waiting(self) -> int:
+        """Queries that wait for a replica."""
+        return len(self._waiting)
+
+    async def ask(self, query: Query) -> Answer:
+        """Return the answer to a query. If the caller is cancelled, the query leaves the queue.
+
+        Raises:
+            BusyError: too many queries wait already, or this is closing.
+            RDVLAError: the query cannot be answered.
+        """
+        if self._closed is not None:
+            raise self._closed
+        if len(self._waiting) >= self._max_waiting:
+            raise BusyError(
+                f"{len(self._waiting)} queries wait for this policy already, which is the most that may: ask "
+                "again later, or another server"
+            )
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(query, future, self._clock())
+        self._waiting.append(waiting)
+        self._dispatch()
+        try:
+            answer = await future
+        except asyncio.CancelledError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            raise
+        self._learn_margin(waiting, answer)
+        return answer
+
+    async def warm_up(self, query: Query) -> None:
+        """Run some batches of a query on every replica, before others are asked, and learn what they cost.
+
+        The first batches of a process are slow, and compiled code is compiled only then.
+        """
+        for size in sorted({1, min(2, self._max_batch), self._max_batch}):
+            for stop in (None, "2", "8"):  # costs of encoding and of iterating are told apart by depth
+                batch = [replace(query, stop=stop, deadline=None)] * size
+                for replica in self._replicas:
+                    began = self._clock()
+                    answers = await replica.predict(batch)
+                    if stop is not None:
+                        self._learn_costs(answers, self._clock() - began)
+
+    async def close(self) -> None:
+        """Refuse new queries, wait until all that came are answered, and end the replicas."""
+        self._closed = self._closed or BusyError("the server is stopping: ask another one")
+        try:
+            while self._running:
+                await asyncio.wait(self._running)
+        finally:
+            self._fail_waiting(self._closed)
+            for replica in self._replicas:
+                await replica.close()
+
+    def _dispatch(self) -> None:
+        while self._free and self._waiting:
+            batch = self._next_batch()
+            for each in batch:
+                self._waiting.remove(each)
+            task = asyncio.create_task(self._serve(self._free.popleft(), batch))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    def _next_batch(self) -> list[_Waiting]:
+        first, *others = sorted(self._waiting, key=lambda each: each.due)
+        if first.died:
+            return [first]
+        share = math.ceil(len(self._waiting) / len(self._free))  # so no free replica idles
+        queue = [first, *(each for each in others if not each.died)][: min(share, self._max_batch)]
+        return queue[: self._largest(queue)]
+
+    def _largest(self, queue: Sequence[_Waiting]) -> int:
+        """Return how many queries of a queue may share a batch without missing a deadline among them."""
+        now = self._clock()
+        deadlines = [self._deadline_to_keep(each, now) for each in queue]
+        usual = sum(self._depths) / len(self._depths) if self._depths else 1.0
+        depth = usual if now + self.costs.seconds(1, usual) <= deadlines[0] else 1.0
+        tightest = deadlines[0]
+        for size, deadline in enumerate(deadlines[1:], start=2):
+            tightest = min(tightest, deadline)
+            if now + self.costs.seconds(size, depth) > tightest:
+                return size - 1
+        return len(queue)
+
+    def _deadline_to_keep(self, waiting: _Waiting, now: float) -> float:
+        """Return when inference must have ended; infinity if there is no deadline, or it is lost anyway."""
+        deadline = waiting.query.deadline
+        if deadline is None:
+            return math.inf
+        deadline -= self.margin.seconds
+        return math.inf if now + self.costs.seconds(1, 1) > deadline else deadline
+
+    async def _serve(self, replica: Replica, batch: list[_Waiting]) -> None:
+        try:
+            await self._answer(replica, batch)
+        except ReplicaDiedError as error:
+            self._ask_again(batch, error)
+            self._dispatch()  # to other replicas, while this one starts
+            try:
+                await replica.restart()
+            except RDVLAError as failure:
+                self._replicas.remove(replica)
+                if not self._replicas:
+                    self._closed = failure
+                    self._fail_waiting(failure)
+                return
+        self._free.append(replica)
+        self._dispatch()
+
+    async def _answer(self, replica: Replica, batch: Sequence[_Waiting]) -> None:
+        """Answer a batch; if it fails, each query by itself, so only those at fault fail.
+
+        Raises:
+            ReplicaDiedError: the replica has ended.
+        """
+        asked = [each for each in batch if not each.answer.done()]  # the others' askers have gone
+        if not asked:
+            return
+        began, margin = self._clock(), self.margin.seconds
+        for each in asked:
+            each.began, each.margin = began, margin
+        try:
+            answers = await replica.predict([_earlier(each.query, margin) for each in asked])
+            self._learn_costs(answers, self._clock() - began)
+            for each, answer in zip(asked, answers, strict=True):
+                _settle(each, replace(answer, waiting_ms=1000 * (began - each.arrived)))
+        except ReplicaDiedError:
+            raise
+        except Exception as error:  # noqa: BLE001  # it is the askers' to handle
+            if len(asked) > 1:
+                for each in asked:
+                    await self._answer(replica, [each])
+            else:
+                _settle(asked[0], error)
+
+    def _ask_again(self, batch: Sequence[_Waiting], error: ReplicaDiedError) -> None:
+        for each in batch:
+            if each.answer.done():
+                continue
+            if each.died:
+                _settle(each, RDVLAError(f"{error}, twice while it answered this query"))
+            else:
+                each.died = True
+                self._waiting.append(each)
+
+    def _fail_waiting(self, error: RDVLAError) -> None:
+        while self._waiting:
+            _settle(self._waiting.pop(), error)
+
+    def _learn_costs(self, answers: Sequence[Answer], seconds: float) -> None:
+        self.costs.add([int(answer.prediction.depth) for answer in answers], seconds)
+        self._depths.extend(
+            int(answer.prediction.depth) for answer in answers if answer.ended_by != "deadline"
+        )
+
+    def _learn_margin(self, waiting: _Waiting, answer: Answer) -> None:
+        now = self._clock()
+        self.margin.add_handover(now - waiting.began - answer.inference_ms / 1000)
+        deadline = waiting.query.deadline
+        if deadline is None or answer.ended_by != "deadline":
+            return
+        deadline -= waiting.margin
+        if waiting.began + self.costs.seconds(answer.batch_size, 1) <= deadline:  # it could have been kept
+            self.margin.add_lateness(now - deadline)
+
+
+def _earlier(query: Query, margin: float) -> Query:
+    return query if query.deadline is None else replace(query, deadline=query.deadline - margin)
+
+
+def _settle(waiting: _Waiting, result: Answer | Exception) -> None:
+    if waiting.answer.done():
+        return
+    if isinstance(result, Exception):
+        waiting.answer.set_exception(result)
+    else:
+        waiting.answer.set_result(result)
