@@ -8,8 +8,9 @@
 # ///
 """The model server script that `vla-eval serve --config vla_eval.yaml` runs with uv."""
 
-from rdvla_peers.model_server import RDVLAModelServer
 from vla_eval.model_servers.serve import run_server
+
+from rdvla_peers.model_server import RDVLAModelServer
 
 if __name__ == "__main__":
     run_server(RDVLAModelServer)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rdvla.errors import ConfigError, InputError
+from rdvla.serving.inference import ReplicaDiedError
 from rdvla.serving.loading import load_policy
 from rdvla.serving.queries import Answer, Query
 from rdvla.types import Observation
@@ -26,7 +27,6 @@ from rdvla.serving.ray import (  # noqa: E402
     RayOptions,
     RayReplica,
     RayReplicas,
-    ReplicasLostError,
     start_replicas,
 )
 
@@ -98,7 +98,7 @@ def test_an_error_of_the_policy_arrives_as_it_was_and_is_not_asked_again():
 
 def test_robots_get_a_sentence_when_no_replica_can_be_reached():
     lost = replica(*(death(ActorDiedError) for _ in range(100)), patience=0.0)
-    with pytest.raises(ReplicasLostError, match="no replica on Ray"):
+    with pytest.raises(ReplicaDiedError, match="no replica on Ray"):
         answers_of(lost, [make_query(0)])
 
 

@@ -8,6 +8,7 @@ whose replica died is asked again on another.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import socket
@@ -19,16 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rdvla.errors import ConfigError, RDVLAError, optional
+from rdvla.serving.inference import ReplicaDiedError
 from rdvla.serving.queries import Answer, PolicyFront, Query, ServedPolicy
 
 LoadPolicy = Callable[[], ServedPolicy]
 
 POLL = 0.2  # seconds between looks at the state of starting replicas
 RETRY = 0.1  # seconds before a batch whose replica died is asked again
-
-
-class ReplicasLostError(RDVLAError):
-    """No replica answered for a long time, although the batch was asked again and again."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +38,22 @@ class RayOptions:
     cpus: float = 1.0  # of each replica; torch computes with as many threads, at least one
     gpus: float = 0.0  # of each replica; 0.5: two replicas share one
     start_seconds: float = 600.0  # within which all replicas must have loaded the policy
-    patience_seconds: float = 120.0  # for which a batch is asked again before its robots get an error
+    patience_seconds: float = 60.0  # for which a batch is asked again before it counts as lost
 
 
 class RayReplicas:
     """Replicas that run: what a server needs of them. `close` stops them."""
 
-    def __init__(self, handle: Any, *, application: str, options: RayOptions, owns_ray: bool) -> None:
+    def __init__(
+        self, handle: Any, lifeline: Any, *, application: str, options: RayOptions, owns_ray: bool
+    ) -> None:
         self._handle = handle
+        self._lifeline = lifeline  # lives as long as something here refers to it
         self._application = application
         self._options = options
         self._owns_ray = owns_ray
         self._open = options.replicas
+        self._closed = False
         self.front: PolicyFront = handle.front.remote().result(timeout_s=options.start_seconds)
 
     def replicas(self) -> list[RayReplica]:
@@ -72,7 +74,8 @@ class RayReplicas:
         import ray
         from ray import serve
 
-        if ray.is_initialized():
+        if not self._closed and ray.is_initialized():
+            self._closed = True
             with suppress(ray.exceptions.RayError):  # the cluster is gone, and the replicas with it
                 serve.delete(self._application)
             if self._owns_ray:
@@ -80,7 +83,7 @@ class RayReplicas:
 
 
 class RayReplica:
-    """One replica as the server sees it.
+    """One replica as the server sees it; a `Replica`.
 
     Args:
         handle: of the deployment.
@@ -94,13 +97,12 @@ class RayReplica:
         self._fingerprint = fingerprint
         self._patience = patience
         self._release = release
-        self._travel = 0.0  # seconds a batch has spent outside its replica, a running mean
 
     async def predict(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer a batch, on another replica if its own dies.
 
         Raises:
-            ReplicasLostError: no replica could be reached.
+            ReplicaDiedError: no replica could be reached.
             RDVLAError: what the policy itself raised.
         """
         from ray.exceptions import RayError, RayTaskError
@@ -108,10 +110,9 @@ class RayReplica:
 
         sent = time.monotonic()
         while True:
-            asked = time.monotonic()
             try:
-                answers = await self._handle.predict.remote(
-                    *_portable(queries, travel=self._travel), self._fingerprint
+                answers: list[Answer] = await self._handle.predict.remote(
+                    *_portable(queries), self._fingerprint
                 )
             except RayTaskError as error:
                 if isinstance(error.cause, RDVLAError):
@@ -119,30 +120,43 @@ class RayReplica:
                 raise
             except (RayError, RayServeException) as error:
                 if time.monotonic() - sent > self._patience:
-                    raise ReplicasLostError(
+                    raise ReplicaDiedError(
                         f"no replica on Ray could be reached for {self._patience:.0f} s; "
                         "`ray status` and `serve status` say what is left of the cluster"
                     ) from error
                 logging.getLogger(__name__).warning("a replica on Ray died; its batch is asked again")
                 await asyncio.sleep(RETRY)
                 continue
-            self._measure(time.monotonic() - asked, answers)
-            return list(answers)
+            return answers
 
-    def _measure(self, spent: float, answers: Sequence[Answer]) -> None:
-        travel = max(0.0, spent - answers[0].inference_ms / 1000)
-        self._travel += (travel - self._travel) / 8
+    async def restart(self) -> None:
+        """See `Replica.restart`; Ray Serve starts new replicas by itself, on machines that live."""
 
     async def close(self) -> None:
         """Say that this replica is not needed any more; the last one stops them all."""
         await self._release()
 
 
-class PolicyHolder:
-    """Runs on a machine of the cluster and holds the policy: the body of the deployment."""
+class Lifeline:
+    """An actor that ends with the server's process, however that ends."""
 
-    def __init__(self, load: LoadPolicy) -> None:
+    def touch(self) -> None:
+        """Do nothing, as long as the server lives."""
+
+
+class PolicyHolder:
+    """Runs on a machine of the cluster and holds the policy: the body of the deployment.
+
+    Args:
+        load: loads the policy.
+        lifeline: of the server; None: it need not live.
+        application: is deleted once the server is gone, so a killed server leaves no replicas behind.
+    """
+
+    def __init__(self, load: LoadPolicy, lifeline: Any = None, application: str = "") -> None:
         self._policy = load()
+        self._lifeline = lifeline
+        self._application = application
 
     def front(self) -> PolicyFront:
         """Return what the server needs of the policy."""
@@ -165,6 +179,17 @@ class PolicyHolder:
             for query, seconds in zip(queries, left, strict=True)
         ]
         return list(await asyncio.to_thread(self._policy.predict, queries))  # Ray's checks of health go on
+
+    async def check_health(self) -> None:
+        """Called by Ray every few seconds."""
+        from ray import serve
+        from ray.exceptions import ActorDiedError
+
+        if self._lifeline is not None:
+            try:
+                await self._lifeline.touch.remote()
+            except ActorDiedError:
+                await asyncio.to_thread(serve.delete, self._application, _blocking=False)
 
 
 def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
@@ -197,16 +222,28 @@ def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
             ray_actor_options={"num_cpus": options.cpus, "num_gpus": options.gpus},
             graceful_shutdown_timeout_s=5.0,
         )
-        target = serve.RunTarget(deployment.bind(load), name=application, route_prefix=None)
+        lifeline = _lifeline()
+        bound = deployment.bind(load, lifeline, application)
+        target = serve.RunTarget(bound, name=application, route_prefix=None)
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
         _wait(application, options)
-        return RayReplicas(handle, application=application, options=options, owns_ray=owns_ray)
+        started = RayReplicas(handle, lifeline, application=application, options=options, owns_ray=owns_ray)
     except BaseException:
         with suppress(ray.exceptions.RayError):
             serve.delete(application, _blocking=False)
         if owns_ray:
             ray.shutdown()
         raise
+    atexit.register(started.close)
+    return started
+
+
+def _lifeline() -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Lifeline).remote()
 
 
 def _connect(address: str) -> None:
@@ -267,10 +304,10 @@ def _last_line(message: str) -> str:
     return lines[-1] if lines else "no reason is known"
 
 
-def _portable(queries: Sequence[Query], *, travel: float) -> tuple[list[Query], list[float | None]]:
+def _portable(queries: Sequence[Query]) -> tuple[list[Query], list[float | None]]:
     """Return queries without deadlines, and the seconds that their replica may take."""
     now = time.monotonic()
-    left = [None if query.deadline is None else query.deadline - now - travel for query in queries]
+    left = [None if query.deadline is None else query.deadline - now for query in queries]
     return [replace(query, deadline=None) for query in queries], left
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from rdvla_client import PolicyClient, UnsupportedError
 
 
@@ -32,14 +33,14 @@ class Inputs:
         keys = metadata.get("keys")
         if not isinstance(keys, Mapping):
             raise UnsupportedError(
-                "the server does not say which keys it reads, so it is not `rdvla serve`; use this tool's own "
-                "adapter for openpi's servers"
+                "the server does not say which keys it reads, so it is not `rdvla serve`: use this tool's "
+                "own adapter for openpi's servers"
             )
         states = list(keys["state"])
         if len(states) > 1:
             raise UnsupportedError(
-                f"the server takes the proprioception in {len(states)} arrays ({', '.join(states)}): start it "
-                "with --layout native"
+                f"the server takes the proprioception in {len(states)} arrays ({', '.join(states)}): start "
+                "it with --layout native"
             )
         return cls(
             images=dict(keys["images"]),

@@ -8,17 +8,17 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from rdvla_client import PolicyClient
 from vla_eval.model_servers.base import ModelServer, SessionContext
 from vla_eval.specs import IMAGE_RGB, LANGUAGE, RAW, DimSpec
 
+from rdvla_client import PolicyClient
 from rdvla_peers.messages import Inputs, Robot
 
 STATES = ("states", "state")  # where vla-eval's benchmarks put the proprioception
 LONGEST_QUEUE = 64  # episodes that may ask at the same time; `rdvla serve` batches them
 
 
-class RDVLAModelServer(ModelServer):
+class RDVLAModelServer(ModelServer):  # type: ignore[misc]  # vla-eval lives in an environment of its own
     """Passes observations to `rdvla serve`, one connection per episode, and plays its chunks.
 
     The server's execution rule says how many actions of a chunk are executed, so vla-eval's own chunking is

@@ -14,14 +14,14 @@ from inspect_robots.policy import PolicyBase, PolicyConfig, PolicyInfo
 from inspect_robots.scene import Scene
 from inspect_robots.spaces import ActionSemantics, Box, CameraSpec, ObservationSpace
 from inspect_robots.types import Action, ActionChunk, Observation
-from rdvla_client import ClientError, PolicyClient
 
+from rdvla_client import ClientError, PolicyClient
 from rdvla_peers.messages import Inputs, Robot, parse_pairs
 
 TOLD = ("depth", "max_depth", "converged", "ended_by", "execute_steps", "uncertainty", "help_requested")
 
 
-class RemotePolicy(PolicyBase):
+class RemotePolicy(PolicyBase):  # type: ignore[misc]  # inspect-robots lives in an environment of its own
     """Asks a server of rdvla; each query's depth and uncertainty go to the log.
 
     An API key is read from the environment variable RDVLA_API_KEY.
