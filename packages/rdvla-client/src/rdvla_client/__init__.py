@@ -1,6 +1,7 @@
 """Connects a robot to a policy server: numpy, websockets and msgpack, no torch. Imports nothing of rdvla."""
 
 from rdvla_client.backoff import Backoff
+from rdvla_client.blending import Blend
 from rdvla_client.client import PolicyClient
 from rdvla_client.errors import (
     BusyError,
@@ -12,20 +13,27 @@ from rdvla_client.errors import (
     UnsupportedError,
     WireError,
 )
+from rdvla_client.limits import ActionLimits
+from rdvla_client.robot import Counts, RobotClient, Step
 from rdvla_client.transport import Patience
 from rdvla_client.wire import Limits
 
 __all__ = [
+    "ActionLimits",
     "Backoff",
+    "Blend",
     "BusyError",
     "ClientError",
     "ConnectionLostError",
+    "Counts",
     "Limits",
     "Patience",
     "PolicyClient",
     "RefusedError",
     "ReplyTimeoutError",
+    "RobotClient",
     "ServerError",
+    "Step",
     "UnsupportedError",
     "WireError",
 ]

@@ -52,7 +52,7 @@ class PolicyClient:
             limits=limits or Limits(),
         )
         self._turn = threading.RLock()  # one query at a time
-        self._reset = False  # the next query begins an episode
+        self._episode, self._begun = 0, 0  # resets asked for, and how many of them the server knows of
         self._execution: str | None = (
             None  # a server keeps it for its connection; this client for all of them
         )
@@ -147,11 +147,12 @@ class PolicyClient:
             telling = (self.connections, self._execution)
             if self._execution is not None and self._told != telling:
                 options["execution"] = self._execution
-            if self._reset and "reset" in self.options:
+            episode = self._episode  # another thread may begin one while this query is under way
+            if episode != self._begun and "reset" in self.options:
                 options["reset"] = True
             message = pack({**observation, "rdvla": options} if options else dict(observation))
             reply = self._transport.exchange(message)
-            self._told, self._reset = telling, False
+            self._told, self._begun = telling, episode
             return reply
 
     def reset(self) -> None:
@@ -159,7 +160,7 @@ class PolicyClient:
 
         A server that has no such option, such as openpi's own, keeps nothing between queries.
         """
-        self._reset = True
+        self._episode += 1
 
     def ping_ms(self) -> float:
         """Return the milliseconds to the server and back, without a policy in between.
