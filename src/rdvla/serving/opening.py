@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rdvla.assets import find_policy
 from rdvla.serving.config import ServeConfig
 from rdvla.serving.endpoint import Endpoint
+from rdvla.serving.inference import Inference, Replica
 from rdvla.serving.loading import load_policy
-from rdvla.serving.queries import Answer, Query, ServedPolicy
+from rdvla.serving.queries import PolicyFront
+from rdvla.serving.replicas import ThreadReplica
+
+if TYPE_CHECKING:
+    from rdvla.serving.ray import LoadPolicy
 
 
 def open_endpoints(config: ServeConfig) -> list[Endpoint]:
@@ -16,25 +25,46 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
     Raises:
         RDVLAError: a policy cannot be loaded, or does not fit the layout.
     """
-    opened = []
-    for name, source in config.sources.items():
-        policy = load_policy(
-            source, name=name, compiled=config.compiled, threads=config.threads, device=config.device
-        )
-        opened.append(Endpoint.of(policy.front(), _OneByOne(policy), config))
+    opened: list[Endpoint] = []
+    undo: list[Callable[[], None]] = []
+    try:
+        for name, source in config.sources.items():
+            load = partial(
+                load_policy,
+                _anywhere(source),
+                name=name,
+                compiled=config.compiled,
+                threads=config.threads,
+                device=config.device,
+            )
+            front, replicas, close = _on_ray(load, config) if config.ray else _here(load)
+            undo.append(close)
+            inference = Inference(replicas, max_waiting=config.max_waiting, max_batch=config.max_batch)
+            opened.append(Endpoint.of(front, inference, config))
+    except BaseException:
+        for close in undo:
+            close()
+        raise
     return opened
 
 
-class _OneByOne:
-    """Answers queries one after another, in a thread."""
+Opened = tuple[PolicyFront, Sequence[Replica], Callable[[], None]]
 
-    def __init__(self, policy: ServedPolicy) -> None:
-        self._policy = policy
-        self._free = asyncio.Lock()
 
-    async def ask(self, query: Query) -> Answer:
-        async with self._free:
-            return (await asyncio.to_thread(self._policy.predict, [query]))[0]
+def _here(load: LoadPolicy) -> Opened:
+    policy = load()
+    return policy.front(), [ThreadReplica(policy)], lambda: None
 
-    async def close(self) -> None:
-        pass
+
+def _on_ray(load: LoadPolicy, config: ServeConfig) -> Opened:
+    from rdvla.serving.ray import RayOptions, start_replicas
+
+    options = RayOptions(config.replicas, address=config.ray, cpus=config.ray_cpus, gpus=config.ray_gpus)
+    started = start_replicas(load, options)
+    return started.front, started.replicas(), started.close
+
+
+def _anywhere(source: str) -> str:
+    """Return a source that means the same in every folder; processes on other machines start in another."""
+    folder = Path(source)
+    return str(folder.resolve()) if find_policy(source) is None and folder.exists() else source

@@ -44,11 +44,8 @@ class RayOptions:
 class RayReplicas:
     """Replicas that run: what a server needs of them. `close` stops them."""
 
-    def __init__(
-        self, handle: Any, lifeline: Any, *, application: str, options: RayOptions, owns_ray: bool
-    ) -> None:
+    def __init__(self, handle: Any, *, application: str, options: RayOptions, owns_ray: bool) -> None:
         self._handle = handle
-        self._lifeline = lifeline  # lives as long as something here refers to it
         self._application = application
         self._options = options
         self._owns_ray = owns_ray
@@ -137,26 +134,15 @@ class RayReplica:
         await self._release()
 
 
-class Lifeline:
-    """An actor that ends with the server's process, however that ends."""
-
-    def touch(self) -> None:
-        """Do nothing, as long as the server lives."""
-
-
 class PolicyHolder:
     """Runs on a machine of the cluster and holds the policy: the body of the deployment.
 
     Args:
         load: loads the policy.
-        lifeline: of the server; None: it need not live.
-        application: is deleted once the server is gone, so a killed server leaves no replicas behind.
     """
 
-    def __init__(self, load: LoadPolicy, lifeline: Any = None, application: str = "") -> None:
+    def __init__(self, load: LoadPolicy) -> None:
         self._policy = load()
-        self._lifeline = lifeline
-        self._application = application
 
     def front(self) -> PolicyFront:
         """Return what the server needs of the policy."""
@@ -180,17 +166,6 @@ class PolicyHolder:
         ]
         return list(await asyncio.to_thread(self._policy.predict, queries))  # Ray's checks of health go on
 
-    async def check_health(self) -> None:
-        """Called by Ray every few seconds."""
-        from ray import serve
-        from ray.exceptions import ActorDiedError
-
-        if self._lifeline is not None:
-            try:
-                await self._lifeline.touch.remote()
-            except ActorDiedError:
-                await asyncio.to_thread(serve.delete, self._application, _blocking=False)
-
 
 def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
     """Start replicas on a Ray cluster, and wait until they have loaded the policy.
@@ -211,9 +186,10 @@ def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
     owns_ray = not ray.is_initialized()
     if owns_ray:
         _connect(options.address)
-    application = f"rdvla-{uuid.uuid4().hex[:12]}"
+    application = f"rdvla_{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
     try:
         serve.start(proxy_location="Disabled")  # robots reach the server, never Ray
+        _remove_orphans()
         deployment: Any = serve.deployment(
             PolicyHolder,
             name="policy",
@@ -222,12 +198,10 @@ def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
             ray_actor_options={"num_cpus": options.cpus, "num_gpus": options.gpus},
             graceful_shutdown_timeout_s=5.0,
         )
-        lifeline = _lifeline()
-        bound = deployment.bind(load, lifeline, application)
-        target = serve.RunTarget(bound, name=application, route_prefix=None)
+        target = serve.RunTarget(deployment.bind(load), name=application, route_prefix=None)
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
         _wait(application, options)
-        started = RayReplicas(handle, lifeline, application=application, options=options, owns_ray=owns_ray)
+        started = RayReplicas(handle, application=application, options=options, owns_ray=owns_ray)
     except BaseException:
         with suppress(ray.exceptions.RayError):
             serve.delete(application, _blocking=False)
@@ -236,14 +210,6 @@ def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
         raise
     atexit.register(started.close)
     return started
-
-
-def _lifeline() -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Lifeline).remote()
 
 
 def _connect(address: str) -> None:
@@ -265,6 +231,26 @@ def _connect(address: str) -> None:
             f"ray_address: no Ray cluster at {address!r} that this machine belongs to ({error}). Start one "
             "here with `ray start --head`, join one with `ray start --address=HOST:PORT`, or use `local`"
         ) from error
+
+
+def _remove_orphans() -> None:
+    """Remove the replicas of servers that were killed on this machine; others remove theirs."""
+    from ray import serve
+
+    for application in serve.status().applications:
+        match application.split("_"):
+            case ["rdvla", host, process, _] if host == socket.gethostname() and not _runs(int(process)):
+                serve.delete(application, _blocking=False)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _wait(application: str, options: RayOptions) -> None:
