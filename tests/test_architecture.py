@@ -41,7 +41,7 @@ ALLOWED = {
     "rollout": CORE,
     "live": CORE,
     "simulation": FOUNDATIONS | {"data", "progress", "rollout"},
-    "evaluation": CORE | {"policy", "rollout", "simulation", "progress", "live"},
+    "evaluation": CORE | {"policy", "rollout", "simulation", "progress", "live", "serving"},
     "interop": CORE | {"heads", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "types", "control", "processing", "manifest"},
     "serving": CORE | {"manifest", "heads", "engine", "processing", "policy", "runtime", "live", "progress"},
@@ -250,7 +250,9 @@ def test_a_robot_needs_no_charts_video_or_data_packages():
 TORCH_FREE = (
     "rdvla.assets", "rdvla.backbone.config", "rdvla.cli", "rdvla.config", "rdvla.control", "rdvla.errors",
     "rdvla.evaluation.config", "rdvla.files", "rdvla.heads.recurrent.config", "rdvla.lazy",
+    "rdvla.live.hub", "rdvla.live.page", "rdvla.live.standalone",
     "rdvla.policy.config", "rdvla.progress", "rdvla.rollout.worker", "rdvla.runtime", "rdvla.simulation",
+    "rdvla.serving.config", "rdvla.serving.server",
     "rdvla.simulation.demonstrations", "rdvla.simulation.registry", "rdvla.training.config", "rdvla.types",
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import tomllib
@@ -24,7 +25,7 @@ from rdvla.training.inference import named
 from tests.support.documents import ROOT
 
 # Not run, because they change the installation or are long by themselves; what they name is checked.
-CHECKED_ONLY = ("make", "pip", "git", "cd")
+CHECKED_ONLY = ("make", "pip", "git", "cd", "openssl")
 MADE = re.compile(r"^(datasets/(metaworld|libero_\w+)|runs/(reproduce|libero)/\w+)(/|$)")
 HERE = ("benchmarks", "docs", "policies", "scripts", "src")
 
@@ -77,7 +78,9 @@ def check_verb(arguments: Sequence[str]) -> set[str]:
 def run(words: Sequence[str]) -> None:
     """Run a command in the present folder, in this process; fail unless it says that it succeeded."""
     program, *arguments = _expanded(words)
-    if program == "rdvla":
+    if arguments[:1] == ["serve"]:
+        _serve(arguments)
+    elif program == "rdvla":
         assert cli.main(arguments) == 0, " ".join(words)
     elif program == "python" and arguments[0].endswith(".py"):
         runpy.run_path(arguments[0], run_name="__main__")
@@ -86,6 +89,19 @@ def run(words: Sequence[str]) -> None:
         subprocess.run([sys.executable, *arguments], check=True, env=environment)
     else:
         check(words)
+
+
+def _serve(arguments: Sequence[str]) -> None:
+    """Start a server on a free port, wait until it is open, and end it as Ctrl-C does."""
+    command = [sys.executable, "-m", "rdvla.cli", *arguments, "--port=0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        greeting = serving.stdout.readline()
+        serving.send_signal(signal.SIGINT)
+        serving.communicate(timeout=60)
+    assert greeting.startswith("serving "), greeting
+    assert serving.returncode == 0, arguments
 
 
 def missing_files(words: Sequence[str], *, written: set[str]) -> list[str]:

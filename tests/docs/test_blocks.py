@@ -22,7 +22,10 @@ from tests.support.documents import ROOT, SHELL, Block, blocks, pages
 
 PAGES = [page for page in pages() if blocks(page)]
 LANGUAGES = (*SHELL, "python", "yaml", "json", "text")
-REASONS = ("changes the installation", "needs a GPU", "needs hours", "needs the hub", "needs a published")
+REASONS = (
+    "changes the installation", "needs a GPU", "needs hours", "needs the hub", "needs a published",
+    "needs a robot",
+)  # fmt: skip
 
 
 def selected(page: str, *, slow: bool) -> list[Block]:

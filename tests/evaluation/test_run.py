@@ -301,7 +301,7 @@ def test_a_worker_has_one_environment_open_and_stays_at_its_task(tmp_path):
 def test_results_are_plain_json_with_the_documented_entries(tmp_path):
     results = run(tmp_path, StepPolicy(), stops=("1",), tasks=("near",))
     content = json.loads((results.folder / "results.json").read_text())
-    assert content["schema_version"] == 4
+    assert content["schema_version"] == 5
     assert content["meta"]["protocol"] == {"metaworld": {"tasks": ["near"], "max_steps": 30}}
     assert [one["env"] for one in content["summary"]] == ["metaworld", None]
     wanted = {

@@ -102,7 +102,7 @@ def test_a_save_that_is_cut_short_leaves_no_checksums(saved: Path, monkeypatch: 
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rdvla.policy.policy.write_policy_files", full)
+    monkeypatch.setattr("rdvla.policy.policy.write_description", full)
     with pytest.raises(OSError, match="No space"):
         make_policy(seed=7).save_pretrained(saved)
     assert not (saved / "checksums.json").exists()

@@ -41,3 +41,8 @@ def test_only_a_depth_without_a_deadline_is_fixed():
     ]
     assert Setting.parse("8@20ms", 1).describe() == "fixed:8@20ms"
     assert Setting.parse("server", 1).describe() == "server"
+
+
+def test_a_server_that_decides_its_rule_decides_its_starts():
+    with pytest.raises(ConfigError, match="decides its starts as well"):
+        Setting.parse("server@final", 4)

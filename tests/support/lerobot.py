@@ -8,12 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 VARIABLE = "RDVLA_LEROBOT_PYTHON"
+ROOT = Path(__file__).parents[2]
+# The plugin and what it needs, as they are here: LeRobot finds it by its installation, Python by this path.
+SOURCES = [
+    ROOT,
+    *(ROOT / name for name in ("src", "packages/rdvla-client/src", "packages/lerobot_policy_rdvla/src")),
+]
 
 
 @cache
@@ -40,13 +47,23 @@ def needs_lerobot(*modules: str) -> None:
             pytest.skip(f"this LeRobot lacks {module}")
 
 
-def run_lerobot(*arguments: str, home: Path) -> str:
-    """Run LeRobot's Python offline and return what it printed; an error shows its last lines."""
+def run_lerobot(*arguments: str, home: Path, paths: Sequence[Path] = (), code: int = 0) -> str:
+    """Run LeRobot's Python offline and return what it printed; an error shows its last lines.
+
+    Args:
+        arguments: of Python.
+        home: folder of its caches, and its working directory.
+        paths: where it finds modules next to its own, such as `SOURCES`.
+        code: that it ends with.
+    """
     python = _python()
     assert python is not None
     environment = _environment() | {"HF_HOME": str(home), "HF_LEROBOT_HOME": str(home)}
-    done = subprocess.run([python, *arguments], capture_output=True, text=True, env=environment, cwd=home)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    environment |= {"PYTHONPATH": os.pathsep.join(map(str, paths))} if paths else {}
+    done = subprocess.run(
+        [python, *arguments], capture_output=True, text=True, env=environment, cwd=home, timeout=900
+    )
+    assert done.returncode == code, (done.stdout + done.stderr)[-3000:]
     return done.stdout + done.stderr
 
 

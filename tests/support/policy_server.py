@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -77,6 +78,7 @@ def policy_server(
         {"protocol": "openpi", "server": "rdvla test", "options": OPTIONS} if metadata is None else metadata
     )
     served = Served("")
+    opened: list[ServerConnection] = []
 
     def check(connection: ServerConnection, request: Any) -> Any:
         served.headers.append(dict(request.headers.raw_items()))
@@ -84,6 +86,7 @@ def policy_server(
         return None if refusal is None else connection.respond(*refusal)
 
     def handle(connection: ServerConnection) -> None:
+        opened.append(connection)
         assert connection.request is not None
         served.paths.append(connection.request.path)
         try:
@@ -98,7 +101,7 @@ def policy_server(
                 connection.send(close.text)
             connection.close(close.code, close.reason)
         except Vanish:
-            connection.socket.close()
+            connection.socket.shutdown(socket.SHUT_RDWR)
         except ConnectionClosed:
             pass
 
@@ -119,6 +122,8 @@ def policy_server(
             yield served
         finally:
             server.shutdown()
+            for connection in opened:  # older versions of websockets leave them open
+                connection.close(1001)
             thread.join(timeout=10)
 
 

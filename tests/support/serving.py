@@ -82,6 +82,9 @@ class DoublePolicy:
             batch_size=1,
         )
 
+    async def warm_up(self, query: Query) -> None:
+        await self.ask(query)
+
     async def close(self) -> None:
         self.closed = True
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from rdvla.cli.options import AtLeastOne, Cameras
 from rdvla.errors import ConfigError, nearest
-from rdvla.files import check_writable
+from rdvla.files import check_writable, new_folder
 from rdvla.simulation.registry import SIMULATORS, task_suite
 
 
@@ -24,15 +24,16 @@ def run(
     attention: Literal["causal", "bidirectional"] = "causal",
     gripper: Literal["opening", "raw"] | None = None,
     back: str | None = None,
+    to: Literal["lerobot", "rdvla"] | None = None,
     check_attention: str | None = None,
     samples: AtLeastOne = 32,
     depth: AtLeastOne = 32,
     dataset_cameras: Cameras | None = None,
 ) -> None:
-    """Turn a published checkpoint into a policy, or back; or check how its language model attends.
+    """Turn a published checkpoint into a policy, or back; a policy into LeRobot's layout, or back.
 
     Args:
-        source: published checkpoint, a folder or hub id; with --back or --check-attention, a policy of ours.
+        source: published checkpoint, a folder or hub id; with --back, --to or --check-attention, a policy.
         output: new folder.
         statistics: entry of dataset_statistics.json, if it holds several.
         cameras: in the order of training.
@@ -41,6 +42,8 @@ def run(
         gripper: unscaled actions: 1 open and 0 closed (LIBERO's default), or executed as they are.
         back: write the published layout; names a published checkpoint of the same sizes that gives
             everything a policy of ours does not hold.
+        to: write the policy so lerobot-eval and lerobot-train open it (with the plugin lerobot_policy_rdvla),
+            or a checkpoint of lerobot-train as a policy of ours; every command opens either.
         check_attention: LeRobot dataset: compare the policy's training loss under both kinds of attention.
         samples: with --check-attention: samples, evenly spread over the dataset.
         depth: with --check-attention: iterations.
@@ -59,6 +62,8 @@ def run(
         )
     elif output is None:
         raise ConfigError("name the folder to write: rdvla convert SOURCE OUTPUT")
+    elif to is not None:
+        _write_layout(source, output, layout=to)
     elif back is not None:
         _write_back(source, output, template=back, statistics=statistics)
     else:
@@ -94,6 +99,24 @@ def _write_back(source: str, output: Path, *, template: str, statistics: str | N
     policy = RDVLAPolicy.from_pretrained(source)
     write_published(policy, output, template=template, statistics=statistics)
     print(f"written: {output}, in the layout of {template}")
+
+
+def _write_layout(source: str, output: Path, *, layout: Literal["lerobot", "rdvla"]) -> None:
+    from rdvla.policy import RDVLAPolicy
+    from rdvla.policy.lerobot import write_lerobot
+
+    policy = RDVLAPolicy.from_pretrained(source)
+    with new_folder(output) as temporary:
+        if layout == "lerobot":
+            write_lerobot(policy, temporary)
+        else:
+            policy.save_pretrained(temporary)
+    print(f"written: {output}")
+    place = shlex.quote(str(output))
+    if layout == "lerobot":
+        print(f"next: lerobot-eval --policy.path={place} --env.type=ENVIRONMENT")
+    else:
+        print(f"next: rdvla eval --policy {place} --output RUN --env ENVIRONMENT")
 
 
 def _check_attention(

@@ -89,7 +89,7 @@ def type_at(cls: type[Any], path: list[str]) -> Any:
         if holders:
             kind = _options(holders[0])[part]
             continue
-        for alternative in _alternatives(kind):
+        for alternative in alternatives(kind):
             items = typing.get_args(alternative) if _is_mapping(alternative) else ()
             items = items or _item_types(alternative, int(part) + 1 if part.isdigit() else 1)
             if items:
@@ -104,8 +104,8 @@ def describe_type(kind: Any) -> str:
         return "null"
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(value) for value in typing.get_args(kind))
-    if len(_alternatives(kind)) > 1:
-        return " or ".join(describe_type(alternative) for alternative in _alternatives(kind))
+    if len(alternatives(kind)) > 1:
+        return " or ".join(describe_type(alternative) for alternative in alternatives(kind))
     if typing.get_origin(kind) in (list, tuple, set):
         items = [item for item in typing.get_args(kind) if item is not Ellipsis]
         shown = [describe_type(item) for item in items]
@@ -117,7 +117,7 @@ def describe_type(kind: Any) -> str:
 
 
 def _check(kind: Any, value: Any, path: tuple[str, ...], root: type[Any]) -> None:
-    fitting = [alternative for alternative in _alternatives(kind) if _fits(alternative, value)]
+    fitting = [alternative for alternative in alternatives(kind) if _fits(alternative, value)]
     if not fitting:
         name = f"option '{'.'.join(path)}'" if path else "the configuration"
         raise ConfigError(f"{name}: expected {describe_type(kind)}, got {value!r}")
@@ -149,7 +149,7 @@ def _check_options(cls: Any, values: Mapping[Any, Any], path: tuple[str, ...], r
 
 
 def _rename(kind: Any, value: Any, path: tuple[str, ...]) -> Any:
-    for alternative in _alternatives(kind):
+    for alternative in alternatives(kind):
         if _is_config(alternative) and isinstance(value, Mapping):
             return _rename_options(alternative, value, path)
         if isinstance(value, (list, tuple)) and (kinds := _item_types(alternative, len(value))):
@@ -217,7 +217,8 @@ def _renamed(cls: Any) -> dict[str, str]:
     return {field.metadata[WAS]: field.name for field in fields if WAS in field.metadata}
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the type alone."""
     is_union = typing.get_origin(kind) in (Union, types.UnionType)
     return typing.get_args(kind) if is_union else (kind,)
 
@@ -225,7 +226,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 def _groups(kind: Any) -> list[Any]:
     """Classes whose options may stand under an option of type `kind`; of a registry, every choice."""
     groups: list[Any] = []
-    for alternative in _alternatives(kind):
+    for alternative in alternatives(kind):
         if is_choice_type(alternative) and not _is_choice(alternative):
             groups += alternative.get_known_choices().values()
         elif _is_config(alternative):

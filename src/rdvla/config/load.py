@@ -21,6 +21,7 @@ from draccus.cfgparsing import parse_string
 
 from rdvla.assets import config_names, find_config
 from rdvla.config.check import (
+    alternatives,
     check,
     check_finite,
     describe_type,
@@ -131,6 +132,8 @@ class _Parser(ArgumentParser[Any]):
                 action.help = action.help if text is None else text.replace("%", "%%")
                 default = defaults.get(f"{owner}:{action.dest}", defaults.get(action.dest))
                 action.default = action.default if default is None else default
+                if bool in alternatives(type_at(config_class, action.dest.split("."))):
+                    action.nargs, action.const = "?", "true"  # `--resume` alone is true
             if group.description:  # a docstring's first paragraph
                 group.description = group.description.strip().split("\n\n")[0]
         shipped = ", ".join(config_names())

@@ -1,5 +1,6 @@
 """How a policy is run: when to stop iterating, how much of a chunk to execute, a robot's state. No torch."""
 
+from rdvla.control.costs import BatchCosts
 from rdvla.control.desk import CAUSES, PHASES, Cause, Desk, Phase, Place
 from rdvla.control.execution import (
     EXECUTION_RULES,
@@ -14,7 +15,7 @@ from rdvla.control.execution import (
     parse_execution,
 )
 from rdvla.control.judge import DepthJudge, Judge, Judgement
-from rdvla.control.limits import StopLimits, Stops, limits_of
+from rdvla.control.limits import Deadlines, StopLimits, Stops, deadlines_of, limits_of
 from rdvla.control.session import Session
 from rdvla.control.start import StartKind, WarmStart, as_start, split_start
 from rdvla.control.stop import (
@@ -37,8 +38,10 @@ __all__ = [
     "NO_LIMIT",
     "PHASES",
     "STOP_RULES",
+    "BatchCosts",
     "BinaryHorizon",
     "Cause",
+    "Deadlines",
     "DepthJudge",
     "Desk",
     "ExecutionRule",
@@ -58,6 +61,7 @@ __all__ = [
     "as_start",
     "as_stop",
     "check_fits",
+    "deadlines_of",
     "execution_help",
     "execution_text",
     "limits_of",

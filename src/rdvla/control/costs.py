@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.control.stop import LARGEST_DEPTH
+
 KEPT = 16  # measurements of about the same batch size; older ones are forgotten
 CAUTION = 0.95  # share of measured batches that took no longer than predicted with slack
 TOWARDS_ZERO = 1e-3  # how strongly coefficients that the measurements leave open are held down
@@ -55,12 +57,12 @@ class BatchCosts:
     def depth_within(self, seconds: float, *, samples: int) -> int:
         """Return the largest depth that such a batch reaches in the time; at least 1.
 
-        Before anything is measured it is without bound, which is to say the largest of 32 bits.
+        It is `LARGEST_DEPTH` before batches of several depths are measured.
         """
         at_zero, at_one = self.seconds(samples, 0), self.seconds(samples, 1)
         if at_one <= at_zero:
-            return 2**31 - 1
-        return max(1, min(int((seconds - at_zero) / (at_one - at_zero)), 2**31 - 1))
+            return LARGEST_DEPTH
+        return int(max(1, min((seconds - at_zero) / (at_one - at_zero), LARGEST_DEPTH)))
 
     def _fitted(self) -> NDArray[np.float64]:
         if self._fit is None:

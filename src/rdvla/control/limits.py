@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -98,6 +99,34 @@ def limits_of(stop: Stops, *, batch_size: int, max_depth: int | Sequence[int] | 
         last=max(last, default=1),
         coda_reads=_coda_reads(kinds),
     )
+
+
+Deadlines = float | Sequence[float | None] | None
+"""When answers must be ready, in seconds of `time.monotonic()`: one for all samples, or one or None each."""
+
+
+def deadlines_of(deadline: Deadlines, *, batch_size: int) -> list[float] | None:
+    """Return a deadline per sample, infinity for those without; None if no sample has any.
+
+    Raises:
+        InputError: there are other numbers of deadlines than samples, or one is no number.
+    """
+    found = _per_sample(deadline, batch_size)
+    if len(found) != batch_size:
+        raise InputError(f"there are {len(found)} deadlines for {batch_size} samples: give one, or one each")
+    for each in found:
+        if each is not None and (isinstance(each, bool | str) or not _is_time(each)):
+            raise InputError(f"a deadline is a time of time.monotonic() in seconds, got {each!r}")
+    if all(each is None for each in found):
+        return None
+    return [math.inf if each is None else float(each) for each in found]
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return not math.isnan(float(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def _per_sample(value: Any, batch_size: int) -> list[Any]:

@@ -9,6 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from rdvla.processing.cameras import CAMERA_PREFIX as CAMERA_PREFIX
+from rdvla.processing.cameras import camera_key as camera_key
+from rdvla.processing.cameras import camera_name as camera_name
+
 ACTION = "action"
 STATE = "observation.state"
 # LeRobot's policies take every feature below "observation." as an input. Only what a robot has may go there:
@@ -23,7 +27,6 @@ FORMER_NAMES = {
     "observation.environment_keypoints": KEYPOINTS,
     "observation.camera_is_new": IMAGE_IS_NEW,
 }
-CAMERA_PREFIX = "observation.images."
 
 NUMERIC_DTYPES = ("float32", "float64", "int32", "int64", "uint8", "bool")
 
@@ -56,16 +59,6 @@ def recorded_name(name: str, declared: Container[str]) -> str:
 def current_name(name: str) -> str:
     """Return the present name of a feature; older datasets and policies have other names for some."""
     return FORMER_NAMES.get(name, name)
-
-
-def camera_key(camera: str) -> str:
-    """Return a camera's feature: "front" and "observation.images.front" give the same."""
-    return camera if camera.startswith("observation.") else CAMERA_PREFIX + camera
-
-
-def camera_name(key: str) -> str:
-    """Return a camera's short name: "observation.images.front" gives "front"."""
-    return key.removeprefix(CAMERA_PREFIX)
 
 
 def dimension_names(feature: Feature) -> list[str] | None:

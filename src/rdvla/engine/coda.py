@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from rdvla.control import StopLimits
 from rdvla.engine.context import select_coda
-from rdvla.engine.steps import Steps
 from rdvla.heads.recurrent.model import EncodedContext
 from rdvla.heads.recurrent.stopping import Iteration
 
@@ -18,13 +17,15 @@ class Decoder:
     """Decodes the actions that the stop rules of a batch ask for, and no others.
 
     Args:
-        steps: with the coda.
+        coda: decodes states, as `Steps.decode` does.
         trace: decode all samples in every iteration, even if the rules can do without.
         sync_interval: iterations that run before the host learns which samples still do.
     """
 
-    def __init__(self, steps: Steps, *, trace: bool, sync_interval: int) -> None:
-        self.steps = steps
+    def __init__(
+        self, coda: Callable[[Tensor, EncodedContext], Tensor], *, trace: bool, sync_interval: int
+    ) -> None:
+        self.coda = coda
         self.trace = trace
         self.sync_interval = sync_interval
 
@@ -64,10 +65,26 @@ class Decoder:
             return previous, [Iteration(state) for state in states]
         return previous, self._decode_all(states, encoded)
 
+    def lacks(self, current: Iteration, alive: Tensor) -> Tensor:
+        """Return which running samples have no actions in this iteration, (n,) bool."""
+        if current.actions is None:
+            return alive
+        return alive & current.actions.isnan().flatten(1).any(dim=1)
+
+    def complete(self, current: Iteration, encoded: EncodedContext, lacking: Tensor) -> Iteration:
+        """Return the iteration with actions of those samples that `lacking`, a mask (n,), says have none."""
+        samples = lacking.nonzero().flatten()
+        if not len(samples):
+            return current
+        actions = _spread(self._decode(current.state, encoded, samples), samples, len(current.state))
+        if current.actions is not None:
+            actions = torch.where(lacking.view(-1, 1, 1), actions, current.actions)
+        return Iteration(current.state, actions)
+
     def _decode_all(self, states: Sequence[Tensor], encoded: EncodedContext) -> list[Iteration]:
         """Decode in one batch for a single sample, whose coda costs what its weights cost; else in turn."""
         if len(states) == 1 or len(states[0]) != 1:
-            return [Iteration(state, self.steps.decode(state, encoded)) for state in states]
+            return [Iteration(state, self.coda(state, encoded)) for state in states]
         together = torch.cat(list(states))
         actions = self._decode(together, encoded, torch.arange(len(together), device=together.device))
         return [
@@ -109,7 +126,7 @@ class Decoder:
     def _decode(self, states: Tensor, encoded: EncodedContext, samples: Tensor) -> Tensor:
         batch = len(encoded.injection)
         every = len(samples) == len(states) == batch
-        return self.steps.decode(states[samples], encoded if every else select_coda(encoded, samples % batch))
+        return self.coda(states[samples], encoded if every else select_coda(encoded, samples % batch))
 
 
 def _spread(actions: Tensor, samples: Tensor, batch: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,8 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from rdvla.control import Stops
+from rdvla.control import Deadlines, Stops, deadlines_of
 from rdvla.engine.compiled import CompiledSteps, check_dtype
+from rdvla.engine.deadline import Clock, Timekeeper
 from rdvla.engine.solver import solve
 from rdvla.engine.steps import HeadSteps, Steps
 from rdvla.errors import RDVLAError
@@ -39,8 +41,13 @@ class Predictor(Protocol):
         initial_state: Tensor | None = None,
         generator: torch.Generator | None = None,
         trace: bool = False,
+        deadline: Deadlines = None,
     ) -> Prediction:
-        """See `ActionHead.predict`; with `trace`, also return every iteration."""
+        """See `ActionHead.predict`; with `trace`, also return every iteration.
+
+        `deadline`: when actions must be ready, in seconds of `time.monotonic()`; one, or one or None per
+        sample.
+        """
         ...
 
 
@@ -54,10 +61,14 @@ class Engine:
         head: its current weights are used.
         compiled: faster steps that hold the head's weights as they are now. They are dropped, with a
             warning, once the head has other weights.
+        clock: tells the time in seconds, for deadlines.
     """
 
-    def __init__(self, head: RecurrentDepthHead, compiled: Steps | None = None) -> None:
+    def __init__(
+        self, head: RecurrentDepthHead, compiled: Steps | None = None, *, clock: Clock = time.monotonic
+    ) -> None:
         self.head = head
+        self._timekeeper = Timekeeper(clock)
         self._compiled = compiled
         self._weights = None if compiled is None else _Weights(head)
 
@@ -76,6 +87,7 @@ class Engine:
         initial_state: Tensor | None = None,
         generator: torch.Generator | None = None,
         trace: bool = False,
+        deadline: Deadlines = None,
     ) -> Prediction:
         """Iterate until every sample's own stop rule is satisfied; memory grows with depth only for a trace.
 
@@ -86,12 +98,17 @@ class Engine:
             initial_state: S_0, (B, K, D); drawn if not given.
             generator: source of S_0.
             trace: also return the actions and changes of every iteration; runs the coda in all of them.
+            deadline: when actions must be ready, in seconds of the engine's clock; one, or one or None per
+                sample. A sample that another iteration would make late ends as if that was its maximum depth,
+                after at least one iteration.
         """
+        deadlines = deadlines_of(deadline, batch_size=context.batch_size)
         state = self.head.given_or_drawn(initial_state, context, generator)
         limits = limits_on(state.device, stop, batch_size=len(state), max_depth=max_depth)
         steps = self._current() or HeadSteps(self.head)
         encoded = steps.encode(context, coda_reads=None if trace else limits.coda_reads)
-        return solve(steps, encoded, limits=limits, initial_state=state, trace=trace)
+        watch = None if deadlines is None else self._timekeeper.start(deadlines, device=state.device)
+        return solve(steps, encoded, limits=limits, initial_state=state, trace=trace, watch=watch)
 
     def _current(self) -> Steps | None:
         if self._weights is not None and not self._weights.unchanged():
@@ -123,12 +140,14 @@ class Unaided:
         initial_state: Tensor | None = None,
         generator: torch.Generator | None = None,
         trace: bool = False,
+        deadline: Deadlines = None,
     ) -> Prediction:
-        """See `ActionHead.predict`.
+        """See `ActionHead.predict`; what does not iterate cannot end earlier for a deadline.
 
         Raises:
             RDVLAError: a trace is asked for: only recurrent heads have one.
         """
+        deadlines_of(deadline, batch_size=context.batch_size)  # refuses what is none
         if trace:
             recurrent(self.head)
         return self.head.predict(

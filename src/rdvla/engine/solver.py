@@ -6,12 +6,15 @@ samples that have stopped are still computed, but their results stay. So the int
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from rdvla.control import CHANGES, StopLimits
 from rdvla.engine.coda import Decoder
 from rdvla.engine.context import select
+from rdvla.engine.deadline import Watch
 from rdvla.engine.schedule import Schedule
 from rdvla.engine.steps import Steps
 from rdvla.heads.recurrent.model import EncodedContext
@@ -27,17 +30,23 @@ def solve(
     initial_state: Tensor,
     trace: bool = False,
     schedule: Schedule | None = None,
+    watch: Watch | None = None,
 ) -> Prediction:
-    """Iterate from `initial_state` (B, K, D) until every sample's stop rule has stopped it.
+    """Iterate from `initial_state` (B, K, D) until every sample's stop rule, or its deadline, has stopped it.
 
-    A sample's result is the same as if it ran alone. `limits` lie on the state's device.
+    A sample's result is the same as if it ran alone, up to its depth. `limits` lie on the state's device;
+    `watch` has the deadlines.
     """
     schedule = schedule or Schedule.for_device(initial_state.device)
     running = _Running(initial_state, encoded, limits)
     outcome = _Outcome(initial_state)
     tracer = _Tracer(initial_state) if trace else None
-    decoder = Decoder(steps, trace=trace, sync_interval=schedule.sync_interval)
-    for depths in schedule.intervals(limits):
+    timed = steps.decode if watch is None else watch.timed(steps.decode)
+    synchronous = schedule.sync_interval == 1  # else timing would wait for the device in every iteration
+    decoder = Decoder(
+        timed if synchronous else steps.decode, trace=trace, sync_interval=schedule.sync_interval
+    )
+    for depths in schedule.intervals(limits, watched=watch is not None):
         states = [running.last.state]
         for _ in depths:
             states.append(steps.iterate(states[-1], running.encoded))
@@ -51,10 +60,16 @@ def solve(
                 _stop(running, outcome, previous, current, depth=k)
             previous = current
         running.last = reached[-1]
-        may_end = limits.first <= depths[-1] < limits.last
+        depth = depths[-1]
+        if depth == limits.last:
+            break
+        may_end = depth >= limits.first
+        if watch is not None and (may_end or depth == 1 or depth % schedule.sync_interval == 0):
+            ahead = min(schedule.sync_interval, limits.last - depth)
+            may_end |= _stop_late(running, outcome, decoder, watch, depth=depth, ahead=ahead)
         if may_end and not running.any_left(shrink_below=schedule.shrink_below):
             break
-    return outcome.prediction(steps, encoded, tracer.trace() if tracer is not None else None)
+    return outcome.prediction(timed, encoded, tracer.trace() if tracer is not None else None)
 
 
 def _stop(
@@ -72,6 +87,23 @@ def _stop(
     if ended.device.type == "cpu" and not bool(ended.any()):  # on an accelerator, reading it would wait
         return
     outcome.record(running.samples, ended, depth=depth, converged=converged, current=current)
+
+
+def _stop_late(
+    running: _Running, outcome: _Outcome, decoder: Decoder, watch: Watch, *, depth: int, ahead: int
+) -> bool:
+    """Stop the samples that `ahead` more iterations would make late; return whether there are any."""
+    current = running.last
+    without_actions = decoder.lacks(current, running.alive)
+    decode = bool(without_actions.any())
+    late = running.alive & watch.late(running.samples, depth=depth, ahead=ahead, decode=decode)
+    if not bool(late.any()):
+        return False
+    if running.limits.asks_for("actions"):  # else they are decoded at the end, for all samples
+        current = decoder.complete(current, running.encoded, late & without_actions)
+    running.end(late)
+    outcome.record(running.samples, late, depth=depth, converged=torch.zeros_like(late), current=current)
+    return True
 
 
 class _Running:
@@ -126,9 +158,14 @@ class _Outcome:
                 self.actions = current.actions.new_empty((len(self.depth), *current.actions.shape[1:]))
             self.actions[samples] = _where(ended, current.actions, self.actions[samples])
 
-    def prediction(self, steps: Steps, encoded: EncodedContext, trace: Trace | None) -> Prediction:
+    def prediction(
+        self,
+        decode: Callable[[Tensor, EncodedContext], Tensor],
+        encoded: EncodedContext,
+        trace: Trace | None,
+    ) -> Prediction:
         """Return the prediction; decode the final states now if the loop decoded none."""
-        actions = self.actions if self.actions is not None else steps.decode(self.state, encoded)
+        actions = self.actions if self.actions is not None else decode(self.state, encoded)
         return Prediction(actions, self.depth, self.converged, self.state, trace)
 
 

@@ -10,12 +10,14 @@ from rdvla.config.check import WAS
 from rdvla.config.help import MORE
 from rdvla.control import execution_help, execution_text, parse_execution, stop_help, stop_text
 from rdvla.errors import ConfigError
+from rdvla.live.rerun import check_target
 from rdvla.policy.device import Device
 from rdvla.policy.run_folder import policy_name
 from rdvla.rollout.jobs import SERVERS_OWN, Setting
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 
+LARGEST_PORT = 65535
 LARGEST_SEED = 2**32 - 1  # that numpy's legacy generators take, which some simulators use
 
 
@@ -33,6 +35,16 @@ def find_setting(text: str, known: Sequence[Setting]) -> Setting:
         names = ", ".join(setting.name for setting in dict.fromkeys(known))
         raise ConfigError(f"{len(found)} settings are called {text!r}; name one of: {names or 'none'}")
     return found[0]
+
+
+def check_port(option: str, port: int) -> None:
+    """Check that an option is a port, or true or false for one that is chosen elsewhere.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not 0 <= port <= LARGEST_PORT:
+        raise ConfigError(f"{option} must be true, false or a port up to {LARGEST_PORT}, got {port}")
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,8 @@ class EvaluationConfig:
     timing_seconds: float = 20.0  # after the episodes, about how long to measure ms per query; 0: not at all
     rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
     allow_other_robot: bool = False  # warn if the policy was trained on another robot, instead of refusing
+    live: bool | int = False  # show the running episodes on a page: true, or the port; 0: a free one
+    rerun: str = ""  # log every query to Rerun: a file.rrd, spawn (starts its viewer), or a viewer's address
     label: str = ""  # the policy's name in tables; if empty, its run's, its folder's or its id's
     server: str = ""  # instead of a policy: ws://HOST:PORT of a server that speaks openpi's protocol
     layout: str = ""  # names in a server's observations (libero, droid, aloha, ...); if empty, as it says
@@ -78,6 +92,7 @@ class EvaluationConfig:
             raise ConfigError(f"timing_seconds must be a number from 0 on, got {self.timing_seconds}")
         if self.videos < 0:
             raise ConfigError(f"videos must not be negative, got {self.videos}")
+        self._check_watching()
         if self.seed < FIRST_EVALUATION_SEED:
             raise ConfigError(
                 f"seed must be at least {FIRST_EVALUATION_SEED}, got {self.seed}: "
@@ -101,10 +116,19 @@ class EvaluationConfig:
         if bool(self.policy) == bool(self.server):
             both = "both" if self.policy else "neither"
             raise ConfigError(f"name a policy or the server of one (--policy, --server), not {both}")
+        if self.server and (self.live is not False or self.rerun):
+            raise ConfigError(
+                "live and rerun show a policy in this process; servers have both: rdvla serve --live"
+            )
         if self.layout and not self.server:
             raise ConfigError("layout says how a server names things: give --server too, or leave it out")
         if not self.output:
             raise ConfigError("output is missing: name a folder for the results, such as runs/evaluation")
+
+    def _check_watching(self) -> None:
+        check_port("live", self.live)
+        if self.rerun:
+            check_target(self.rerun)
 
     def _check_settings(self) -> None:
         for setting in (Setting.parse(stop, "1") for stop in self.stops):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from rdvla.errors import ConfigError, RDVLAError, nearest
 from rdvla.evaluation.protocol import Suite
-from rdvla.policy.config import PolicyConfig
+from rdvla.policy.config import PolicyConfig, RobotConfig
 from rdvla.rollout import Environment, Failed, MakeEnvironment, Opened, OpeningJob, open_each
 from rdvla.simulation.registry import task_suite
 
@@ -90,7 +90,7 @@ def check_policy(
     """
     for env, shown in opened.items():
         _sizes(config, env, shown)
-        for problem in _robot(config, shown):
+        for problem in robot_differences(config.robot, shown):
             if not allow_other_robot:
                 raise ConfigError(
                     f"the policy was trained on another robot than {env} has: {problem}. "
@@ -121,9 +121,8 @@ def _sizes(config: PolicyConfig, env: str, shown: Opened) -> None:
             )
 
 
-def _robot(config: PolicyConfig, shown: Opened) -> Iterator[str]:
-    """What differs between two robots, as far as both sides say."""
-    robot = config.robot
+def robot_differences(robot: RobotConfig, shown: Opened) -> Iterator[str]:
+    """Say what differs between two robots, as far as both sides tell."""
     if robot.type and shown.robot_type and robot.type != shown.robot_type:
         yield f"'{robot.type}', not '{shown.robot_type}'"
     for kind in ("action", "state"):

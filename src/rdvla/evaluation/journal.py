@@ -23,7 +23,7 @@ Key = tuple[str, str, Setting, int]  # environment, task, setting, seed
 # are compared by their values in each environment.
 EXTENDABLE = {
     *("env", "tasks", "episodes", "stops", "execution", "workers", "threads", "videos", "output", "policy"),
-    *("max_steps", "step_limits", "label", "allow_other_robot", "timing_seconds"),
+    *("max_steps", "step_limits", "label", "allow_other_robot", "timing_seconds", "live", "rerun", "server"),
 }
 
 
@@ -100,6 +100,11 @@ def same_run(
 
 
 def _check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if bool(before.get("server")) != bool(now["server"]):
+        raise ConfigError(
+            f"{folder} holds an evaluation {'of a server' if before.get('server') else 'without a server'}: "
+            "choose another output, or remove that folder"
+        )
     defaults = {option.name: option.default for option in dataclasses.fields(EvaluationConfig)}
     for name in now.keys() - EXTENDABLE - {"limits"}:
         was = before.get(name, defaults.get(name))  # an option may be younger than the folder

@@ -10,6 +10,7 @@ from typing import Any
 
 from rdvla.errors import RDVLAError
 from rdvla.rollout.jobs import Setting
+from rdvla.rollout.worker import ServedQueries
 
 
 class ResultsError(RDVLAError, ValueError):
@@ -43,6 +44,7 @@ class Episode:
     video_stride: int | None = None  # environment steps between its frames; None without a video
     video_speed: float | None = None  # times the robot's own; None without a video, and in older files: 1
     error: EpisodeError | None = None
+    served: ServedQueries | None = None  # None if no policy server answered the queries
 
     @property
     def setting(self) -> Setting:

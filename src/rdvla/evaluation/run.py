@@ -16,31 +16,36 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rdvla.control import check_fits, parse_execution
+from rdvla.control import Desk, check_fits, parse_execution
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.evaluation.journal import RECORD, Journal, same_run
+from rdvla.evaluation.live import live_page
+from rdvla.evaluation.players import Player, PolicyPlayer, ServerPlayer
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
 from rdvla.evaluation.records import Episode, EpisodeError
 from rdvla.evaluation.results import Results
+from rdvla.evaluation.server import ServerUnderTest
 from rdvla.evaluation.summaries import summarise
 from rdvla.evaluation.table import print_table, readable
-from rdvla.evaluation.timing import Sample, earlier_timing, time_queries
+from rdvla.evaluation.timing import earlier_timing
 from rdvla.files import sole_user, write_json
 from rdvla.hashing import fingerprint as fingerprint_of
 from rdvla.policy import RDVLAPolicy, choose_device
 from rdvla.progress import Progress
 from rdvla.rollout import (
+    Attendance,
     Environment,
     EpisodeJob,
     Failed,
     MakeEnvironment,
+    Opened,
     Outcome,
     Policy,
     Setting,
-    roll_out,
+    Spectator,
 )
 
 DESCRIPTION_WIDTH = 48  # of the progress line; LIBERO's tasks have long names
@@ -48,15 +53,17 @@ SPEED_PERIOD = 900.0  # seconds of progress that the time left is estimated from
 
 
 def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Path:
-    """Evaluate a saved policy in one or several simulators; return the path of `results.json`.
+    """Evaluate a saved policy, or a policy server, in simulators; return the path of `results.json`.
 
     A run directory that already holds finished episodes of the same evaluation is continued.
 
     Raises:
         ConfigError: unknown task, setting or simulator, or the output holds another evaluation.
-        RDVLAError: the policy cannot be loaded, or environment workers keep dying.
+        RDVLAError: the policy cannot be loaded, its server does not answer, or workers keep dying.
     """
     suites = resolve_suites(config)
+    if config.server:
+        return _evaluate_server(config, suites, console=console)
     policy = RDVLAPolicy.from_pretrained(config.policy).to(choose_device(config.device))
     config = dataclasses.replace(config, execution=config.execution or (policy.config.execution,))
     for rule in config.execution:
@@ -77,6 +84,26 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
         provenance=describe_policy(policy, config.policy),
         fingerprint=fingerprint_of(policy),
         fits=functools.partial(check_policy, policy.config, allow_other_robot=config.allow_other_robot),
+        console=console,
+    )
+
+
+def _evaluate_server(config: EvaluationConfig, suites: Sequence[Suite], *, console: Console | None) -> Path:
+    tested = ServerUnderTest.reach(config, [suite.env for suite in suites])
+    return evaluate_player(
+        ServerPlayer(tested.server),
+        tested.config,
+        suites=suites,
+        make=functools.partial(
+            make_environment,
+            cameras=tested.cameras,
+            image_size=tested.image_size,
+            max_steps={suite.env: suite.max_steps for suite in suites},
+            rendering=config.rendering,
+        ),
+        provenance=tested.provenance,
+        fingerprint=tested.fingerprint,
+        fits=tested.check,
         console=console,
     )
 
@@ -110,11 +137,35 @@ def evaluate_policy(
         RDVLAError: an environment does not open, or every episode ended with an exception. In the latter
             case the results have been written.
     """
+    torch.set_num_threads(config.threads)
+    return evaluate_player(
+        PolicyPlayer(policy),
+        config,
+        suites=suites,
+        make=make,
+        provenance=provenance,
+        fingerprint=fingerprint,
+        fits=fits,
+        console=console,
+    )
+
+
+def evaluate_player(
+    player: Player,
+    config: EvaluationConfig,
+    *,
+    suites: Sequence[Suite],
+    make: MakeEnvironment[Environment],
+    provenance: dict[str, Any],
+    fingerprint: str,
+    fits: Fits | None,
+    console: Console | None,
+) -> Path:
+    """Evaluate whoever answers the queries; see `evaluate_policy`."""
     if not config.execution:
         raise ConfigError("execution is empty; name at least one rule")
     output = Path(config.output)
     console = console or Console()
-    torch.set_num_threads(config.threads)
     start = time.perf_counter()
     with sole_user(output):
         limits = {suite.env: suite.max_steps for suite in suites}
@@ -124,19 +175,30 @@ def evaluate_policy(
         jobs = _jobs(config, suites)
         with closing(Journal(output / "episodes.jsonl")) as journal:
             missing = [job for job in jobs if not journal.finished(job.key)]
+            opened: dict[str, Opened] = {}
             if missing:
                 left = [suite for suite in suites if any(job.env == suite.env for job in missing)]
                 opened = open_environments(left, make=make, seed=config.seed, workers=config.workers)
                 if fits is not None:
                     fits(opened, console=console)
             write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
-            sample = Sample()
-            _run_jobs(policy, config, missing, journal=journal, make=make, watch=sample, console=console)
+            desk = Desk()
+            with live_page(config, opened, desk, console=console) as spectator:
+                _run_jobs(
+                    player,
+                    config,
+                    missing,
+                    journal=journal,
+                    make=make,
+                    spectator=spectator,
+                    attendance=None if config.live is False else Attendance(desk),
+                    console=console,
+                )
         timing = earlier_timing(output / "results.json")
-        if missing and config.timing_seconds:
+        if missing and config.timing_seconds and not config.server:
             console.print(f"measuring times per query, {config.timing_seconds:g} s ...", highlight=False)
             stops = list(dict.fromkeys(setting.stop for setting in config.settings))
-            timing = time_queries(policy, sample, stops=stops, seconds=config.timing_seconds)
+            timing = player.time(stops, seconds=config.timing_seconds)
         # A label is for people: the episodes of an earlier call may have had another.
         label = config.policy_label
         episodes = [dataclasses.replace(journal.episodes[job.key], policy=label) for job in jobs]
@@ -156,6 +218,8 @@ def evaluate_policy(
     results.write(output / "results.json")
     print_table(results, console=console)
     _check_some_ended(episodes, output / "results.json")
+    if spectator is not None and spectator.problem is not None:
+        raise spectator.problem
     return output / "results.json"
 
 
@@ -198,20 +262,24 @@ def _video_path(config: EvaluationConfig, env: str, task: str, setting: Setting,
 
 
 def _run_jobs(
-    policy: Policy,
+    player: Player,
     config: EvaluationConfig,
     jobs: Sequence[EpisodeJob],
     *,
     journal: Journal,
     make: MakeEnvironment[Environment],
-    watch: Sample,
+    spectator: Spectator | None,
+    attendance: Attendance | None,
     console: Console,
 ) -> None:
     if not jobs:
         return
     with Progress(console, speed_estimate_period=SPEED_PERIOD) as progress:
         bar = progress.add_task("episodes", total=len(jobs))
-        for outcome in roll_out(policy, jobs, make=make, workers=config.workers, watch=watch):
+        outcomes = player.play(
+            jobs, make=make, workers=config.workers, spectator=spectator, attendance=attendance
+        )
+        for outcome in outcomes:
             episode = _episode(config, outcome)
             journal.add(episode)
             if episode.error is not None:
@@ -236,6 +304,7 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
         "execution": job.setting.execution,
         "seed": job.seed,
         "depths": outcome.depths,
+        "served": outcome.served,
     }
     if isinstance(end, Failed):
         error = EpisodeError(end.type, end.message, end.traceback)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rdvla.evaluation.results import Results
+from rdvla.evaluation.served import served_shares
 from rdvla.evaluation.summaries import Summary, sort_rows, summaries, within
 
 
@@ -37,6 +38,7 @@ def print_table(results: Results, *, console: Console) -> None:
     times = results.query_ms
     if times:
         table.add_row("ms per query", *(number(times.get(column.setting.stop), 1) for column in columns))
+    _add_served(table, results, columns)
     if any(column.errors for column in columns):
         table.add_row("exceptions", *(str(column.errors) for column in columns), style="red")
     console.print(table)
@@ -53,6 +55,22 @@ def _add_means(table: Table, title: str, columns: Sequence[Summary | None]) -> N
     successes = ("-" if column is None else percent(column.success) for column in columns)
     table.add_row(title, *successes, style="bold")
     table.add_row("95% interval", *("-" if column is None else _interval(column) for column in columns))
+
+
+def _add_served(table: Table, results: Results, columns: Sequence[Summary]) -> None:
+    """What a policy server did with the queries, if there was one."""
+    shares = served_shares(results.episodes)
+    if not shares:
+        return
+    found = [shares.get(column.setting) for column in columns]
+    medians = [None if each is None else each.median_ms for each in found]
+    table.add_row("ms until the answer", *(number(each, 1) for each in medians))
+    for title, values in (
+        ("ended by the deadline", [None if each is None else each.ended_by_deadline for each in found]),
+        ("deadline kept", [None if each is None else each.kept for each in found]),
+    ):
+        if any(column.setting.deadline_ms is not None for column in columns):
+            table.add_row(title, *map(percent, values))
 
 
 def _heading(column: Summary, columns: Sequence[Summary]) -> str:

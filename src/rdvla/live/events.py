@@ -36,6 +36,20 @@ class QueryEvent:
 
 
 @dataclass(frozen=True)
+class RobotFacts:
+    """What the page has to know of a robot to label its actions and to let a person drive it."""
+
+    action_names: tuple[str, ...] = ()  # A names; none: not known
+    action_low: tuple[float, ...] = ()  # A numbers, the smallest that a person may send; none: not known
+    action_high: tuple[float, ...] = ()  # A numbers, the largest
+    # Whether a number stays where a person leaves it, such as a gripper or a joint's position. Any other
+    # returns to 0, or to the end of its range nearest to 0, once nothing is pressed.
+    action_held: tuple[bool, ...] = ()
+    control_hz: float | None = None  # actions per second
+    drivable: bool = False  # a person may take over
+
+
+@dataclass(frozen=True)
 class RobotEvent:
     """A robot came, went, or changed hands."""
 
@@ -45,6 +59,17 @@ class RobotEvent:
     connected: bool
     phase: Phase
     note: str = ""  # such as why it went: "success after 120 steps"
+    facts: RobotFacts | None = None  # None: as told before
 
 
-Event = QueryEvent | RobotEvent
+@dataclass(frozen=True)
+class StepEvent:
+    """What a robot shows between two queries, while a person drives it."""
+
+    robot: str
+    time: float  # seconds since the epoch
+    images: Mapping[str, NDArray[np.uint8]]  # camera -> (H, W, 3), RGB
+    state: NDArray[np.float32]  # (S,) proprioception
+
+
+Event = QueryEvent | RobotEvent | StepEvent

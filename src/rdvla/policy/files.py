@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from rdvla.config import decode_config, encode_config
 from rdvla.errors import RDVLAError
 from rdvla.files import read_json, write_atomically, write_json
 from rdvla.policy.config import PolicyConfig
+from rdvla.policy.lerobot import find_checkpoint, is_lerobot, read_lerobot
 from rdvla.policy.run_folder import RUN_POLICY, RUN_RECORD, resume_command
 from rdvla.processing import Statistics
 
@@ -25,22 +26,24 @@ STATISTICS_FILE = "statistics.json"
 DOWNLOADED = ("*.json", "*.safetensors")  # nothing else is read, a tokenizer's files included
 
 
-def write_policy_files(
-    folder: Path, *, config: PolicyConfig, statistics: Statistics, weights: dict[str, Tensor]
-) -> None:
-    """Write the three files, each atomically."""
-    with write_atomically(folder / WEIGHTS_FILE) as temporary:
-        save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+def write_description(folder: Path, *, config: PolicyConfig, statistics: Statistics) -> None:
+    """Write configuration and statistics, each atomically."""
     write_statistics(folder, statistics)
     write_json(folder / CONFIG_FILE, encode_config(config))
+
+
+def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write `model.safetensors` into a folder, atomically."""
+    with write_atomically(folder / WEIGHTS_FILE) as temporary:
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
 
 
 def find_policy_folder(name_or_path: str | Path, **download: Any) -> Path:
     """Return the folder that holds a policy's files.
 
     Args:
-        name_or_path: a policy's folder, a run directory of `rdvla train` that holds one, the name of a policy
-            that ships, or an id on the hub.
+        name_or_path: a policy's folder, a run directory of `rdvla train` or of `lerobot-train` that holds
+            one, the name of a policy that ships, or an id on the hub.
         download: options of `huggingface_hub.snapshot_download`.
 
     Raises:
@@ -49,6 +52,8 @@ def find_policy_folder(name_or_path: str | Path, **download: Any) -> Path:
     folder = find_policy(name_or_path) or local_folder(
         name_or_path, kind="policy", files=DOWNLOADED, **download
     )
+    if not (folder / CONFIG_FILE).exists():
+        folder = find_checkpoint(folder) or folder
     if (folder / CONFIG_FILE).exists() or not (folder / RUN_RECORD).is_file():
         return folder
     if not (folder / RUN_POLICY / CONFIG_FILE).is_file():
@@ -84,14 +89,16 @@ def local_folder(name_or_path: str | Path, *, kind: str, files: Sequence[str], *
 
 
 def read_description(folder: Path) -> tuple[PolicyConfig, Statistics]:
-    """Read the configuration and statistics of a policy folder.
+    """Read the configuration and statistics of a policy folder, in our layout or in LeRobot's.
 
     Raises:
-        RDVLAError: one of the two files is missing or damaged.
+        RDVLAError: a file is missing or damaged.
     """
     path = folder / CONFIG_FILE
-    config = decode_config(PolicyConfig, read_json(path), source=str(path))
-    return config, read_statistics(folder)
+    values = read_json(path)
+    if is_lerobot(values):
+        return read_lerobot(folder, values, source=str(path))
+    return decode_config(PolicyConfig, values, source=str(path)), read_statistics(folder)
 
 
 def write_statistics(folder: Path, statistics: Statistics) -> None:

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from rdvla.backbone.config import must_match
 from rdvla.config import encode_config
-from rdvla.control import ExecutionRule, Session, Stop, Stops, WarmStart, parse_execution, parse_stop
+from rdvla.control import (
+    Deadlines,
+    ExecutionRule,
+    Session,
+    Stop,
+    Stops,
+    WarmStart,
+    parse_execution,
+    parse_stop,
+)
 from rdvla.engine import Predictor, engine_for
 from rdvla.errors import RDVLAError
 from rdvla.hashing import hash_tensors
@@ -29,7 +38,8 @@ from rdvla.policy.files import (
     find_policy_folder,
     load_weights,
     read_description,
-    write_policy_files,
+    write_description,
+    write_weights,
 )
 from rdvla.policy.hub import HubPolicy
 from rdvla.policy.records import TRAINING, read_records, trained_instructions, write_records
@@ -120,6 +130,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
         initial_state: Array | None = None,
         generator: torch.Generator | None = None,
         trace: bool = False,
+        deadline: Deadlines = None,
     ) -> Prediction:
         """Return one action chunk per sample, in the robot's units.
 
@@ -133,6 +144,9 @@ class RDVLAPolicy(Trainable, HubPolicy):
                 such as the last prediction's state; drawn if not given.
             generator: source of S_0.
             trace: also return what every iteration would have done.
+            deadline: when the prediction should be ready, in seconds of `time.monotonic()`; one, or one or
+                None per sample. A sample that another iteration would make late ends as if that was its
+                maximum depth, after at least one iteration. Heads that do not iterate take their time.
 
         Returns:
             The prediction; without the batch dimension for a single observation.
@@ -159,6 +173,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
             initial_state=initial_state,
             generator=generator,
             trace=trace,
+            deadline=deadline,
         ).with_actions(self.action_normalizer.unnormalize)
         return prediction.sample(0) if is_single(observation) else prediction
 
@@ -267,14 +282,42 @@ class RDVLAPolicy(Trainable, HubPolicy):
         return {name for name in self.state_dict() if not (external and name.startswith(external))}
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        own, state = self._own_weights(), self.state_dict()
-        weights = {name: state[name] for name in own}
         (save_directory / CHECKSUMS_FILE).unlink(missing_ok=True)  # they come last, once all files are there
-        files = self.backbone.save_files(save_directory)
-        write_policy_files(save_directory, config=self.config, statistics=self.statistics, weights=weights)
-        write_base_models(save_directory, self.backbone)
-        write_records(save_directory, self.records)
+        files = self.save_weights(save_directory)
+        write_description(save_directory, config=self.config, statistics=self.statistics)
         write_checksums(save_directory, [*OWN_FILES, *files])
+
+    def save_weights(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> Sequence[str]:
+        """Write weights, records and what the backbone needs, but neither configuration nor statistics.
+
+        Args:
+            folder: exists.
+            state: the weights by name, if they are not this module's own.
+
+        Returns:
+            The names of the backbone's files.
+        """
+        state = self.state_dict() if state is None else state
+        files = self.backbone.save_files(folder)
+        write_weights(folder, {name: state[name] for name in self._own_weights()})
+        write_base_models(folder, self.backbone)
+        write_records(folder, self.records)
+        return files
+
+    def load_weights(self, folder: Path, *, changed_weights: OnChange | None = None) -> None:
+        """Read what `save_weights` wrote.
+
+        Args:
+            folder: of a policy, in our layout or in LeRobot's.
+            changed_weights: see `from_pretrained`.
+
+        Raises:
+            RDVLAError: a file is missing or damaged, or does not fit; or a published model changed.
+        """
+        check_base_models(folder, self.backbone, self.config.backbone, on_change=changed_weights)
+        load_weights(self, folder, wanted=self._own_weights())
+        self.backbone.load_files(folder)
+        self.records = read_records(folder)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's **model_kwargs have no use here
@@ -319,8 +362,5 @@ class RDVLAPolicy(Trainable, HubPolicy):
             policy = cls(config, statistics)
         except RDVLAError as error:
             raise RDVLAError(f"{folder / CONFIG_FILE} and {STATISTICS_FILE} next to it: {error}") from error
-        check_base_models(folder, policy.backbone, config.backbone, on_change=changed_weights)
-        load_weights(policy, folder, wanted=policy._own_weights())
-        policy.backbone.load_files(folder)
-        policy.records = read_records(folder)
+        policy.load_weights(folder, changed_weights=changed_weights)
         return policy.eval()

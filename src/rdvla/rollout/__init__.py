@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
+    from rdvla.rollout.attendance import Attendance, Recording
+    from rdvla.rollout.attended import MakeRecorder, held
     from rdvla.rollout.episode import (
         Actor,
         Decision,
@@ -18,23 +20,35 @@ if TYPE_CHECKING:
         EpisodeEnd,
         MakeEnvironment,
         OpenEnvironment,
+        Origin,
         Recorder,
         TimeStep,
         run_episode,
     )
     from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
+    from rdvla.rollout.local import roll_out
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
     from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
-    from rdvla.rollout.queries import Outcome, Policy, roll_out
+    from rdvla.rollout.queries import Answered, Policy, Queries, Spectator
+    from rdvla.rollout.remote import PolicyServerError, RemotePolicy, roll_out_remote
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
-    from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply, run_episode_job
+    from rdvla.rollout.worker import (
+        EpisodeResult,
+        EpisodeRunner,
+        Outcome,
+        Reply,
+        ServedQueries,
+        run_episode_job,
+    )
 else:
     __getattr__, __dir__ = load_lazily(__name__)
 
 __all__ = [
     "Actor",
+    "Answered",
+    "Attendance",
     "Decision",
     "Environment",
     "EpisodeEnd",
@@ -49,21 +63,31 @@ __all__ = [
     "Link",
     "LocalProcesses",
     "MakeEnvironment",
+    "MakeRecorder",
     "OpenEnvironment",
     "Opened",
     "OpeningJob",
+    "Origin",
     "Outcome",
     "Policy",
+    "PolicyServerError",
+    "Queries",
     "Question",
     "Recorder",
+    "Recording",
+    "RemotePolicy",
     "Reply",
     "Schedule",
+    "ServedQueries",
     "Setting",
+    "Spectator",
     "TimeStep",
     "Transport",
+    "held",
     "open_each",
     "read_frames",
     "roll_out",
+    "roll_out_remote",
     "run_episode",
     "run_episode_job",
     "run_jobs",

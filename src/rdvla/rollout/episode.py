@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.control import Cause
 from rdvla.errors import RDVLAError
 
 Actions = NDArray[np.float32]
@@ -75,12 +76,26 @@ class TimeStep(Generic[EnvironmentT]):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Who decided on some actions in an attended episode, and what the policy says to them."""
+
+    intervention: bool  # a person drives
+    cause: Cause | None  # who ended the policy's autonomy; None if it acts by itself
+    policy_actions: Actions  # (n, A), what the policy wanted
+    depth: int  # iterations of the policy's query
+    uncertainty: float  # of that query
+    help_requested: bool  # by that query's judge
+    recorded_as: int | None = None  # number of the dataset's episode with these actions; None: not recorded
+
+
+@dataclass(frozen=True)
 class Decision:
     """What an actor wants to do before it is asked again."""
 
     actions: Actions  # (n, A) to execute
     intended: Actions | None = None  # (n, A) without the noise that was added; None: `actions`
     depth: int = 0  # iterations that a policy used
+    origin: Origin | None = None  # None: an episode that nobody attends
 
 
 class Actor(Protocol[EnvironmentT]):
@@ -120,6 +135,7 @@ def run_episode(
     max_steps: int | None = None,
     steps_after_success: int = 0,
     recorders: Sequence[Recorder[EnvironmentT]] = (),
+    goes_on: Callable[[TimeStep[EnvironmentT]], bool] | None = None,
 ) -> EpisodeEnd:
     """Run an episode and return how it went.
 
@@ -130,6 +146,7 @@ def run_episode(
         max_steps: steps after which it ends; None: when the environment says.
         steps_after_success: steps that are still run after the first success.
         recorders: called around every step, in order.
+        goes_on: asked before every action of a decision but the first; False drops those that are left.
 
     Raises:
         RDVLAError: the actor gives no action.
@@ -145,6 +162,8 @@ def run_episode(
             raise RDVLAError(f"{type(actor).__name__} gave no action: an actor has to give at least one")
         before = now.step
         for index, action in enumerate(decision.actions):
+            if index > 0 and goes_on is not None and not goes_on(now):
+                break
             for recorder in recorders:
                 recorder.before_step(now, decision, index)
             observation, _, terminated, truncated, info = environment.step(action)

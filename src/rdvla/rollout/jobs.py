@@ -37,6 +37,8 @@ class Setting:
         rule, start = split_start(text)
         behind = "" if start.kind == "noise" else f"@{start.kind}"
         behind += "" if deadline is None else f"@{deadline:g}{MILLISECONDS}"
+        if rule == SERVERS_OWN and behind.startswith(f"@{start.kind}"):
+            raise ConfigError(f"{text!r}: a server that decides its stop rule decides its starts as well")
         written = rule if rule == SERVERS_OWN else parse_stop(rule).describe()
         return cls(written + behind, as_execution(execution).describe())
 
@@ -120,6 +122,11 @@ class EpisodeJob:
     def key(self) -> tuple[str, str, Setting, int]:
         """What distinguishes it from all other episodes of a run."""
         return self.env, self.task, self.setting, self.seed
+
+    @property
+    def robot(self) -> str:
+        """Its name at the `Desk` and on the live page."""
+        return f"{self.env} {self.task}, {self.setting.name}, seed {self.seed}"
 
     def describe(self) -> str:
         """E.g. ``playing push-v3 with seed 1000000``."""

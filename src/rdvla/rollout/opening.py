@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Opened:
     images: dict[str, tuple[int, int]]  # camera -> (height, width) in pixels
     state_size: int
     action_size: int | None = None
+    action_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # smallest and largest action
     control_hz: float | None = None
     robot_type: str | None = None
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # "action", "state" -> each number's name
@@ -61,6 +63,7 @@ class Opener:
             images={camera: (int(image.shape[0]), int(image.shape[1])) for camera, image in shown.items()},
             state_size=int(np.asarray(observation["state"]).shape[0]),
             action_size=None if space is None else int(space.shape[0]),
+            action_range=_range(space),
             control_hz=environment.control_hz,
             robot_type=getattr(environment, "robot_type", None),
             names=_declared(environment, "names"),
@@ -91,6 +94,14 @@ def open_each(
         transport=transport or LocalProcesses(),
         workers=max(1, min(workers, len(jobs))),
     )
+
+
+def _range(space: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The bounds of a space of actions, if it has finite ones."""
+    low, high = getattr(space, "low", None), getattr(space, "high", None)
+    if low is None or high is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return None
+    return tuple(map(float, low)), tuple(map(float, high))
 
 
 def _declared(environment: Environment, what: str) -> dict[str, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""The policy's side of many episodes: a predict call answers every worker that waits.
+"""A policy's side of many episodes: each has a session and a judge; those that wait are answered in a batch.
 
 The starting state S_0 of a query is drawn from the episode's task, seed and query number. So an episode plays
 the same whoever shares its batch, and all settings see the same layouts and the same S_0.
@@ -6,7 +6,8 @@ the same whoever shares its batch, and all settings see the same layouts and the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -14,13 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rdvla.control import Session, Stops, parse_execution, split_start
-from rdvla.rollout.episode import Environment, MakeEnvironment
-from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
-from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
-from rdvla.rollout.processes import LocalProcesses
-from rdvla.rollout.transport import Transport
-from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Reply
+from rdvla.control import DepthJudge, Judge, Judgement, Session, Stops, as_stop, parse_execution
+from rdvla.rollout.jobs import EpisodeJob, Setting, starting_seed
+from rdvla.rollout.pool import Failed, Finished
+from rdvla.rollout.worker import EpisodeResult, Reply
 from rdvla.types import Observation, Prediction
 
 
@@ -47,11 +45,61 @@ Watch = Callable[[Setting, Observation, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How an episode ended, and what happened at its queries."""
+class Answered:
+    """A query of an episode, and what the policy made of it."""
 
-    end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
-    depths: list[int]
+    job: EpisodeJob
+    number: int  # queries of the episode before it
+    observation: Observation  # a single one
+    prediction: Prediction  # a single one, in the robot's units; its actions are numpy
+    execute_steps: int  # actions to execute before the next query
+    judgement: Judgement
+    waiting_ms: float  # until its batch began
+    inference_ms: float  # of its batch
+    batch_size: int
+
+
+class Spectator(Protocol):
+    """Is told what happens in the episodes as it happens; it must not take long."""
+
+    def answered(self, query: Answered) -> None:
+        """See a query that has been answered, before any of its actions is executed.
+
+        In attended episodes this is where a gate brings the robot into another phase.
+        """
+        ...
+
+    def driven(self, job: EpisodeJob, observation: Observation) -> None:
+        """See what a robot shows before a step of the person who drives it."""
+        ...
+
+    def ended(self, end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]) -> None:
+        """See how an episode ended."""
+        ...
+
+
+MakeJudge = Callable[[], Judge]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query on its way to the policy."""
+
+    job: EpisodeJob
+    number: int
+    observation: Observation
+    initial_state: Tensor  # S_0, (1, K, D)
+    time: float  # `time.perf_counter()`
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A query's way back."""
+
+    prediction: Prediction  # a batch of one
+    waiting_ms: float
+    inference_ms: float
+    batch_size: int
 
 
 @dataclass
@@ -59,96 +107,120 @@ class _Episode:
     """An episode in progress."""
 
     session: Session
-    depths: list[int] = field(default_factory=list)
+    judge: Judge
+    queries: int = 0
+    newest: Prediction | None = None  # a batch of one
+    depths: list[int] = field(default_factory=list)  # of the queries whose actions were executed
 
 
-def roll_out(
-    policy: Policy,
-    jobs: Sequence[EpisodeJob],
-    *,
-    make: MakeEnvironment[Environment],
-    workers: int,
-    transport: Transport | None = None,
-    watch: Watch | None = None,
-) -> Iterator[Outcome]:
-    """Run all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
-
-    An exception inside an episode is its outcome. An exception of the policy ends the rollout.
+class Queries:
+    """Asks a policy for many episodes. Only `compute` may run in a thread of its own.
 
     Args:
         policy: gives the actions.
-        jobs: the episodes.
-        make: build a simulator in a worker.
-        workers: how many.
-        transport: starts them; processes on this machine if not given.
-        watch: sees every query.
+        watch: sees every query before it is computed.
+        spectator: sees every query with its answer, and every end.
+        make_judge: makes the judge of an episode.
     """
-    answers = _Answers(policy, watch)
-    ends = run_jobs(
-        EpisodeRunner(make),
-        Schedule(jobs).next_job,
-        transport=transport or LocalProcesses(),
-        workers=max(1, min(workers, len(jobs))),
-        answer=answers,
-    )
-    for end in ends:
-        yield answers.outcome(end)
 
-
-class _Answers:
-    """Answers queries, with a session per episode."""
-
-    def __init__(self, policy: Policy, watch: Watch | None) -> None:
-        self._policy, self._watch = policy, watch
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        watch: Watch | None = None,
+        spectator: Spectator | None = None,
+        make_judge: MakeJudge = DepthJudge,
+    ) -> None:
+        self._policy, self._watch, self._spectator = policy, watch, spectator
+        self._make_judge = make_judge
         self._episodes: dict[EpisodeJob, _Episode] = {}
 
-    def __call__(self, questions: Sequence[Question[EpisodeJob]]) -> list[Reply]:
-        """Answer with a predict call per setting; workers at different tasks may differ in it."""
-        groups: dict[Setting, list[int]] = {}
-        for index, question in enumerate(questions):
-            groups.setdefault(question.job.setting, []).append(index)
-            if question.number == 0:
-                self._episodes[question.job] = _begin(question.job.setting)
-        replies: dict[int, Reply] = {}
-        for setting, group in groups.items():
-            replies |= zip(group, self._answer(setting, [questions[index] for index in group]), strict=True)
-        return [replies[index] for index in range(len(questions))]
+    def begin(self, job: EpisodeJob) -> None:
+        """Begin an episode, or begin it anew."""
+        session = Session(parse_execution(job.setting.execution), job.setting.start)
+        session.due(1)  # one robot
+        self._episodes[job] = _Episode(session, self._make_judge())
 
-    def outcome(self, end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]) -> Outcome:
-        """Return how an episode went, and forget it."""
-        episode = self._episodes.pop(end.job, None)
-        return Outcome(end, [] if episode is None else episode.depths)
-
-    def _answer(self, setting: Setting, group: Sequence[Question[EpisodeJob]]) -> list[Reply]:
-        stop, _ = split_start(setting.stop)
-        states = [self._initial_state(question) for question in group]
+    def ask(self, job: EpisodeJob, observation: Observation) -> Asked:
+        """Draw S_0 of an episode's next query."""
+        episode = self._episodes[job]
+        seed = starting_seed(job.task, job.seed, episode.queries)
+        noise = self._policy.initial_state(1, generator=torch.Generator().manual_seed(seed))
+        state: Tensor = episode.session.initial_state([0], noise)
         if self._watch is not None:
-            for question, state in zip(group, states, strict=True):
-                self._watch(setting, question.content, state)
+            self._watch(job.setting, observation, state)
+        episode.queries += 1
+        return Asked(job, episode.queries - 1, observation, state, time.perf_counter())
+
+    def compute(self, asked: Sequence[Asked]) -> list[Computed]:
+        """Ask the policy, with a predict call per setting; workers at different tasks may differ in it."""
+        computed: dict[int, Computed] = {}
+        for group in by_setting([query.job for query in asked]):
+            computed |= zip(group, self._compute([asked[index] for index in group]), strict=True)
+        return [computed[index] for index in range(len(asked))]
+
+    def note(self, asked: Asked, computed: Computed) -> Answered:
+        """Judge an answer, tell the spectator, and keep it for `act`."""
+        episode, job = self._episodes[asked.job], asked.job
+        prediction = episode.newest = computed.prediction
+        limit = as_stop(job.setting.rule).max_depth
+        answered = Answered(
+            job=job,
+            number=asked.number,
+            observation=asked.observation,
+            prediction=prediction.sample(0),
+            execute_steps=int(episode.session.execution.horizon(prediction.depth)[0]),
+            judgement=episode.judge.judge(prediction.sample(0), max_depth=limit),
+            waiting_ms=computed.waiting_ms,
+            inference_ms=computed.inference_ms,
+            batch_size=computed.batch_size,
+        )
+        if self._spectator is not None:
+            self._spectator.answered(answered)
+        return answered
+
+    def act(self, job: EpisodeJob) -> Reply:
+        """Return the actions of the newest answer, which the episode is to execute now."""
+        episode = self._episodes[job]
+        assert episode.newest is not None
+        episode.depths.append(int(episode.newest.depth[0]))
+        episode.session.accept([0], episode.newest)
+        return Reply(np.stack(episode.session.take(0)), episode.depths[-1])
+
+    def interrupt(self, job: EpisodeJob) -> None:
+        """Somebody else acts: the next query starts from noise, as the first one did."""
+        self._episodes[job].session.reset([0])
+
+    def driven(self, job: EpisodeJob, observation: Observation) -> None:
+        """Tell the spectator what the person who drives an episode sees."""
+        if self._spectator is not None:
+            self._spectator.driven(job, observation)
+
+    def end(self, end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]) -> list[int]:
+        """Forget an episode; return the iterations of the queries whose actions it executed."""
+        episode = self._episodes.pop(end.job, None)
+        if self._spectator is not None:
+            self._spectator.ended(end)
+        return [] if episode is None else episode.depths
+
+    def _compute(self, asked: Sequence[Asked]) -> list[Computed]:
+        begun = time.perf_counter()
         prediction = self._policy.predict(
-            Observation.collate([question.content for question in group]).torch(),
-            stop=stop,
-            initial_state=torch.cat(states),
+            Observation.collate([query.observation for query in asked]).torch(),
+            stop=asked[0].job.setting.rule,
+            initial_state=torch.cat([query.initial_state for query in asked]),
         )
         prediction = replace(prediction, actions=prediction.actions.float().cpu().numpy())
-        replies = []
-        for sample, question in enumerate(group):
-            episode, own = self._episodes[question.job], prediction.select([sample])
-            episode.depths.append(int(own.depth[0]))
-            episode.session.accept([0], own)
-            replies.append(Reply(np.stack(episode.session.take(0)), episode.depths[-1]))
-        return replies
-
-    def _initial_state(self, question: Question[EpisodeJob]) -> Tensor:
-        """S_0 of one query, (1, K, D)."""
-        seed = starting_seed(question.job.task, question.job.seed, question.number)
-        noise = self._policy.initial_state(1, generator=torch.Generator().manual_seed(seed))
-        state: Tensor = self._episodes[question.job].session.initial_state([0], noise)
-        return state
+        inference_ms = 1000 * (time.perf_counter() - begun)
+        return [
+            Computed(prediction.select([sample]), 1000 * (begun - query.time), inference_ms, len(asked))
+            for sample, query in enumerate(asked)
+        ]
 
 
-def _begin(setting: Setting) -> _Episode:
-    _, start = split_start(setting.stop)
-    session = Session(parse_execution(setting.execution), start)
-    session.due(1)  # one robot
-    return _Episode(session)
+def by_setting(jobs: Sequence[EpisodeJob]) -> list[list[int]]:
+    """Return the indices of jobs grouped by setting, groups in the order of first appearance."""
+    groups: dict[Setting, list[int]] = {}
+    for index, job in enumerate(jobs):
+        groups.setdefault(job.setting, []).append(index)
+    return list(groups.values())

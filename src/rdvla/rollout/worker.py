@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.rollout.attended import AttendedActor, MakeRecorder
 from rdvla.rollout.episode import (
     Decision,
     Environment,
+    EpisodeEnd,
     MakeEnvironment,
     OpenEnvironment,
+    Origin,
+    Recorder,
     TimeStep,
     run_episode,
 )
 from rdvla.rollout.jobs import EpisodeJob
+from rdvla.rollout.pool import Failed, Finished
 from rdvla.rollout.transport import Ask
 from rdvla.rollout.video import Film
 from rdvla.types import Observation
@@ -28,6 +34,7 @@ class Reply:
 
     actions: NDArray[np.float32]  # (n, A), real units
     depth: int  # iterations that the policy used, for the video
+    origin: Origin | None = None  # None: nobody attends the episode
 
 
 @dataclass(frozen=True)
@@ -36,20 +43,55 @@ class EpisodeResult:
 
     success: bool
     steps: int
-    executed: list[int]  # actions executed after each query
+    executed: list[int]  # actions executed after each query; without those of a person
     video_stride: int | None  # environment steps between the frames of its video
     video_speed: float | None  # of the video, times the robot's own
+    driven_steps: int = 0  # environment steps of a person
+    interventions: int = 0  # times that a person took over and acted
+
+
+@dataclass(frozen=True)
+class ServedQueries:
+    """What an episode saw of its policy server."""
+
+    milliseconds: list[float] = field(default_factory=list)  # of each query, from asking to the answer
+    ended_by: list[str] = field(default_factory=list)  # converged, max_depth, deadline; empty: it did not say
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an episode ended, and what happened at its queries."""
+
+    end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]
+    depths: list[int]  # iterations of each query; empty if a server does not say
+    served: ServedQueries | None = None  # None: no server answered them
 
 
 class EpisodeRunner:
-    """Runs a worker's episodes, and keeps the last simulator open."""
+    """Runs a worker's episodes, and keeps the last simulator open.
 
-    def __init__(self, make: MakeEnvironment[Environment]) -> None:
+    Args:
+        make: build a simulator.
+        attended: ask before every step, so a person may step in.
+        make_recorder: record attended episodes; None: they are not recorded.
+    """
+
+    def __init__(
+        self,
+        make: MakeEnvironment[Environment],
+        *,
+        attended: bool = False,
+        make_recorder: MakeRecorder | None = None,
+    ) -> None:
         self._simulator = OpenEnvironment(make)
+        self._attended, self._make_recorder = attended, make_recorder
 
     def run(self, job: EpisodeJob, ask: Ask) -> EpisodeResult:
-        """Run an episode; `ask` turns an `Observation` into a `Reply`."""
-        return run_episode_job(job, self._simulator.open(job.task_key), ask)
+        """Run an episode; `ask` turns an `Observation` (a `Present` if it is attended) into a `Reply`."""
+        environment = self._simulator.open(job.task_key)
+        if self._attended:
+            return _run_attended(job, environment, ask, self._make_recorder)
+        return run_episode_job(job, environment, ask)
 
     def close(self) -> None:
         """Close the simulator."""
@@ -63,11 +105,7 @@ def run_episode_job(
 
     Images are rendered when the policy is queried, not in every step; a video needs some more.
     """
-    film = (
-        None
-        if job.video is None
-        else Film(environment.control_hz, fps=job.video_fps, max_steps=job.max_steps)
-    )
+    film = _film(job, environment)
     end = run_episode(
         environment,
         _RemotePolicy(ask),
@@ -75,10 +113,41 @@ def run_episode_job(
         max_steps=job.max_steps,
         recorders=() if film is None else (film,),
     )
+    return _result(job, end, end.executed, film)
+
+
+def _run_attended(
+    job: EpisodeJob, environment: Environment, ask: Ask, make_recorder: MakeRecorder | None
+) -> EpisodeResult:
+    film, actor = _film(job, environment), AttendedActor(ask, environment)
+    with ExitStack() as recording:
+        recorders: list[Recorder[Environment]] = [actor] if film is None else [actor, film]
+        if make_recorder is not None:
+            recorders.append(recording.enter_context(make_recorder(job, environment)))
+        end = run_episode(
+            environment,
+            actor,
+            seed=job.seed,
+            max_steps=job.max_steps,
+            recorders=recorders,
+            goes_on=actor.goes_on,
+        )
+    own = [count for count, driven in zip(end.executed, actor.driven, strict=True) if not driven]
+    result = _result(job, end, own, film)
+    return replace(result, driven_steps=end.steps - sum(own), interventions=actor.interventions)
+
+
+def _film(job: EpisodeJob, environment: Environment) -> Film | None:
+    if job.video is None:
+        return None
+    return Film(environment.control_hz, fps=job.video_fps, max_steps=job.max_steps)
+
+
+def _result(job: EpisodeJob, end: EpisodeEnd, executed: list[int], film: Film | None) -> EpisodeResult:
     if film is not None and job.video is not None:
         film.write(job.video)
     stride, speed = (None, None) if film is None else (film.stride, film.speed)
-    return EpisodeResult(end.success, end.steps, end.executed, stride, speed)
+    return EpisodeResult(end.success, end.steps, executed, stride, speed)
 
 
 class _RemotePolicy:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rdvla.control import Session, Stops, WarmStart, parse_execution
+from rdvla.control import (
+    BatchCosts,
+    Deadlines,
+    Session,
+    Stops,
+    WarmStart,
+    deadlines_of,
+    limits_of,
+    parse_execution,
+)
 from rdvla.errors import RDVLAError
 from rdvla.inputs import as_seed
 from rdvla.processing.text import InstructionCheck
@@ -28,23 +38,33 @@ class OnnxPolicy:
         >>> prediction.actions, prediction.depth
     """
 
-    def __init__(self, solver: Solver, instructions: Instructions) -> None:
+    def __init__(
+        self, solver: Solver, instructions: Instructions, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.description = solver.description
         self.execution = parse_execution(self.description.execution)
         self.warm_start = WarmStart(self.description.start)  # type: ignore[arg-type]  # checked by the class
         self._solver = solver
         self._instructions = instructions
+        self._clock, self._costs = clock, BatchCosts()
         self._check_instructions = InstructionCheck()
         self.session: Session
         self.reset()
 
     @classmethod
-    def load(cls, folder: str | Path, *, threads: int | None = None) -> OnnxPolicy:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        threads: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> OnnxPolicy:
         """Open an export.
 
         Args:
             folder: written by `rdvla export`.
             threads: number of threads that share an operator; onnxruntime's choice if not given.
+            clock: tells the time in seconds, for deadlines.
 
         Raises:
             RDVLAError: onnxruntime is not installed, a file is missing or damaged, or the export is of a head
@@ -57,6 +77,7 @@ class OnnxPolicy:
         return cls(
             Solver(folder, description, threads=threads),
             Instructions(folder, description, threads=threads),
+            clock=clock,
         )
 
     def predict(
@@ -67,6 +88,7 @@ class OnnxPolicy:
         max_depth: int | Sequence[int] | None = None,
         initial_state: Array | None = None,
         generator: np.random.Generator | None = None,
+        deadline: Deadlines = None,
     ) -> Prediction:
         """Return one action chunk per sample, in the robot's units, as numpy arrays.
 
@@ -78,6 +100,9 @@ class OnnxPolicy:
             initial_state: S_0, (B, K, D), or (K, D) for a single observation, such as the last prediction's
                 state; drawn if not given.
             generator: source of S_0.
+            deadline: when the prediction should be ready, in seconds of `time.monotonic()`; one, or one or
+                None per sample. The graph cannot be interrupted, so the time left becomes a maximum depth, at
+                least 1, by what earlier predictions of this object have cost. The first one keeps none.
 
         Returns:
             The prediction; without the batch dimension for a single observation.
@@ -89,6 +114,7 @@ class OnnxPolicy:
         Warns:
             UnknownInstructionWarning: the policy was not trained on an instruction; once for each.
         """
+        began = self._clock()
         description = self.description
         batch = description.fits.batch(observation).numpy()
         batch.check(
@@ -102,6 +128,14 @@ class OnnxPolicy:
             "text": self._instructions.encode(batch.instruction),
             "proprioception": batch.state,
         }
+        deadlines = deadlines_of(deadline, batch_size=batch.batch_size)
+        if deadlines is not None:
+            allowed = limits_of(
+                description.stop if stop is None else stop, batch_size=len(deadlines), max_depth=max_depth
+            )
+            max_depth = self._depths_within(
+                [each - began for each in deadlines], allowed=allowed.max_depth.tolist()
+            )
         prediction = self._solver(
             inputs,
             batch_size=batch.batch_size,
@@ -110,7 +144,18 @@ class OnnxPolicy:
             initial_state=initial_state,
             generator=generator,
         )
+        # The graph computes every sample until the last one stops.
+        deepest = int(prediction.depth.max())
+        self._costs.add([deepest] * batch.batch_size, self._clock() - began)
         return prediction.sample(0) if is_single(observation) else prediction
+
+    def _depths_within(self, seconds: Sequence[float], *, allowed: Sequence[int]) -> list[int]:
+        """Return the depths, of those that are allowed, which the samples of a batch reach in their time."""
+        depths = [
+            min(depth, self._costs.depth_within(left, samples=len(seconds)))
+            for left, depth in zip(seconds, allowed, strict=True)
+        ]
+        return depths if self.description.stop_per_sample else [min(depths)] * len(depths)
 
     def select_action(self, observation: Observation) -> NDArray[np.float32]:
         """Return every robot's next action in its units: (B, A), or (A,) for a single observation.

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from rdvla.errors import ConfigError, nearest
+from rdvla.live import LivePage
 from rdvla.serving.config import ServeConfig
 from rdvla.serving.endpoint import Endpoint
 from rdvla.serving.metrics import Metrics
@@ -26,12 +27,19 @@ class Admission:
         key: that clients must send; None: none.
         endpoints: name -> policy.
         metrics: its page, and where refusals are counted.
+        page: the live page, which asks for the key itself, as browsers send no header; None: there is none.
     """
 
     def __init__(
-        self, config: ServeConfig, key: str | None, *, endpoints: Mapping[str, Endpoint], metrics: Metrics
+        self,
+        config: ServeConfig,
+        key: str | None,
+        *,
+        endpoints: Mapping[str, Endpoint],
+        metrics: Metrics,
+        page: LivePage | None = None,
     ) -> None:
-        self._config, self._key = config, key
+        self._config, self._key, self._page = config, key, page
         self._endpoints, self._metrics = endpoints, metrics
 
     def answer(self, connection: ServerConnection, request: Request, connected: int) -> Response | None:
@@ -45,6 +53,8 @@ class Admission:
         path = _path(request)
         if path == "/healthz":
             return connection.respond(HTTPStatus.OK, "OK\n")
+        if self._page is not None and self._page.owns(request.path):
+            return self._page.respond(request)
         if not is_authorised(request.headers.get("Authorization"), self._key):
             self._metrics.refused("key")
             told = "this server needs its key, in the header 'Authorization: Api-Key KEY'\n"

@@ -12,11 +12,13 @@ from rdvla.config.help import MORE
 from rdvla.control import execution_help, parse_execution, parse_stop, split_start, stop_help
 from rdvla.control.stop import LARGEST_DEPTH
 from rdvla.errors import ConfigError
+from rdvla.live.rerun import check_target
 from rdvla.policy.device import Device
 from rdvla.policy.run_folder import policy_name
 
 LayoutName = Literal["auto", "native", "libero", "droid", "aloha"]
 LogFormat = Literal["text", "json"]
+Drive = Literal["no", "motion", "position"]
 KEY_VARIABLE = "RDVLA_API_KEY"  # environment variable that holds the key
 
 _NOT_IN_NAMES = set("/?#%& \\\"'<>")  # a policy's name is a path of the address
@@ -72,7 +74,11 @@ class ServeConfig:
     api_key_file: str = ""  # file with the key; empty: RDVLA_API_KEY, and if that is not set, no key
     tls_certificate: str = ""  # PEM file, with the chain; empty: no TLS
     tls_key: str = ""  # PEM file with the certificate's private key
-    live: bool = False  # show what every robot sees and does at /live, where a person can step in
+    live: bool = False  # show what every robot sees and does at /live, where a person can pause it
+    drive: Drive = (
+        "no"  # whether people may drive there, and what actions are: motion (0 is rest) or position
+    )
+    rerun: str = ""  # log every query to Rerun: a file.rrd, spawn (starts its viewer), or a viewer's address
     log_format: LogFormat = "text"  # json: one object per line
     log_queries: bool = False  # also a line per query
     log_instructions: bool = False  # with the instruction, which may be private
@@ -84,6 +90,10 @@ class ServeConfig:
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigError("TLS needs both tls_certificate and tls_key: one of them is missing")
         self._check_names()
+        if self.rerun:
+            check_target(self.rerun)
+        if self.drive != "no" and not self.live:
+            raise ConfigError("drive needs the live page, where people do it: add --live true")
         if self.stop:
             parse_stop(split_start(self.stop)[0])
         if self.execution:

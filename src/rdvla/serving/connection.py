@@ -8,37 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from logging import ERROR
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rdvla.control import Judge, Judgement, Session
-from rdvla.errors import InputError, RDVLAError
+from rdvla.errors import RDVLAError
+from rdvla.serving.channel import INTERNAL_ERROR, TRY_LATER, Channel, Gone
 from rdvla.serving.endpoint import Endpoint
 from rdvla.serving.log import log_event
 from rdvla.serving.queries import Answer, BusyError, Query
 from rdvla.serving.requests import Options, only_resets, read_options
 from rdvla.serving.watching import Watching
-from rdvla.types import Observation
+from rdvla.types import Observation, Prediction
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
     from rdvla.serving.metrics import ErrorKind, Metrics
-
-T = TypeVar("T")
-
-INTERNAL_ERROR, TRY_LATER, GOING_AWAY = 1011, 1013, 1001  # codes of RFC 6455
-_DEPTH_OF_MESSAGES = 8  # maps and lists in each other
-_ITEMS = 4096  # values in a message
-
-
-class Gone(Exception):  # noqa: N818  # no error: clients come and go
-    """The client has gone, or the server stops."""
 
 
 @dataclass(frozen=True)
@@ -96,76 +86,40 @@ class Connection:
 
     async def run(self, socket: ServerConnection) -> None:
         """Talk to the client until it goes, fails, or the server stops."""
-        from websockets.exceptions import ConnectionClosed
-
-        from rdvla_client import wire
         from rdvla_client.errors import WireError
 
-        gone = asyncio.create_task(socket.wait_closed())
-        stopping = asyncio.create_task(self._stopping.wait())
-        try:
-            await socket.send(wire.pack(self._metadata))
-            while True:
-                message = await self._receive(socket, stopping)
-                arrived = time.monotonic()
-                reply = await _unless(self._reply(message, arrived), gone)
-                await socket.send(wire.pack(reply))
-                self._previous_ms = 1000 * (time.monotonic() - arrived)
-        except (Gone, ConnectionClosed):
-            pass
-        except BusyError as error:
-            await self._refuse(socket, error, kind="busy", code=TRY_LATER)
-        except (RDVLAError, WireError) as error:
-            await self._refuse(socket, error, kind="input", code=INTERNAL_ERROR)
-        except Exception as error:  # noqa: BLE001  # a bug: the traceback is for the log alone
-            log_event("query failed", level=ERROR, error=error, connection=self.name, policy=self.policy)
-            told = RDVLAError(f"the server failed at this query; its log says why (connection {self.name})")
-            await self._refuse(socket, told, kind="internal", code=INTERNAL_ERROR)
-        finally:
-            gone.cancel()
-            stopping.cancel()
+        channel = Channel(
+            socket,
+            message_bytes=self._endpoint.message_bytes,
+            idle_seconds=self._rules.idle_seconds,
+            stopping=self._stopping,
+        )
+        async with channel:
+            try:
+                await self._converse(channel)
+            except Gone:
+                pass
+            except BusyError as error:
+                await self._refuse(channel, str(error), kind="busy", code=TRY_LATER)
+            except (RDVLAError, WireError) as error:
+                await self._refuse(channel, str(error), kind="input", code=INTERNAL_ERROR)
+            except Exception as error:  # noqa: BLE001  # a bug: the traceback is for the log alone
+                log_event("query failed", level=ERROR, error=error, connection=self.name, policy=self.policy)
+                told = f"the server failed at this query; its log says why (connection {self.name})"
+                await self._refuse(channel, told, kind="internal", code=INTERNAL_ERROR)
 
-    async def _refuse(
-        self, socket: ServerConnection, error: Exception, *, kind: ErrorKind, code: int
-    ) -> None:
-        from websockets.exceptions import ConnectionClosed
+    async def _converse(self, channel: Channel) -> None:
+        await channel.send(self._metadata)
+        while True:
+            message = await channel.receive()
+            arrived = time.monotonic()
+            await channel.send(await channel.unless_gone(self._reply(message, arrived)))
+            self._previous_ms = 1000 * (time.monotonic() - arrived)
 
+    async def _refuse(self, channel: Channel, told: str, *, kind: ErrorKind, code: int) -> None:
         self._metrics.failed(self.policy, kind)
         log_event("query refused", connection=self.name, policy=self.policy, kind=kind)
-        with suppress(ConnectionClosed):
-            await socket.send(str(error))
-            await socket.close(code, "busy" if code == TRY_LATER else "the text before says why")
-
-    async def _receive(self, socket: ServerConnection, stopping: asyncio.Task[Any]) -> Mapping[str, Any]:
-        from websockets.exceptions import ConnectionClosed
-
-        from rdvla_client import wire
-
-        receiving = asyncio.create_task(socket.recv())
-        try:
-            await asyncio.wait(
-                {receiving, stopping}, timeout=self._rules.idle_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not receiving.done():
-                await _cancel(receiving)
-                why = "the server stops" if stopping.done() else "nothing was asked for too long"
-                await socket.close(GOING_AWAY, why)
-                raise Gone
-            data = receiving.result()
-        except ConnectionClosed:
-            raise Gone from None
-        finally:
-            receiving.cancel()
-        if isinstance(data, str):
-            raise InputError("a message is a binary frame of msgpack, as openpi's client sends; got a text")
-        most = self._endpoint.message_bytes
-        limits = wire.Limits(
-            max_bytes=most, max_array_bytes=most, max_items=_ITEMS, max_depth=_DEPTH_OF_MESSAGES
-        )
-        message = wire.unpack(data, limits=limits)
-        if not isinstance(message, Mapping):
-            raise InputError(f"a message is a map with an observation, got {type(message).__name__}")
-        return message
+        await channel.refuse(told, code)
 
     async def _reply(self, message: Mapping[str, Any], arrived: float) -> dict[str, Any]:
         facts = self._endpoint.facts
@@ -220,7 +174,7 @@ class Connection:
     async def _finish(self, observation: Observation, answer: Answer, arrived: float) -> dict[str, Any]:
         """Note an answer, let a person step in, and return the reply."""
         prediction = answer.prediction
-        batch = type(prediction)(
+        batch = Prediction(
             prediction.actions[None],
             np.asarray(prediction.depth)[None],
             np.asarray(prediction.converged)[None],
@@ -293,26 +247,3 @@ def _reply_of(answer: Answer, judgement: Judgement, *, execute_steps: int) -> di
     if judgement.band is not None:
         reply["band"] = float(judgement.band)
     return reply
-
-
-async def _unless(work: Awaitable[T], gone: asyncio.Task[Any]) -> T:
-    """Return what the work gives; give it up if the client goes meanwhile.
-
-    Raises:
-        Gone: it did.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Gone
-        return task.result()
-    finally:
-        await _cancel(task)
-
-
-async def _cancel(task: asyncio.Future[Any]) -> None:
-    if not task.done():
-        task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task

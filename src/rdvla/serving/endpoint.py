@@ -22,7 +22,8 @@ from rdvla.control import (
     split_start,
 )
 from rdvla.errors import ConfigError
-from rdvla.serving.config import ServeConfig
+from rdvla.live.events import RobotFacts
+from rdvla.serving.config import Drive, ServeConfig
 from rdvla.serving.layouts import Layout
 from rdvla.serving.queries import Answer, PolicyFacts, PolicyFront, Query
 from rdvla.serving.requests import OPTION_NAMES, OPTIONS_KEY
@@ -33,6 +34,10 @@ MIB = 2**20
 
 class Asked(Protocol):
     """What answers queries, such as `rdvla.serving.inference.Inference`."""
+
+    async def warm_up(self, query: Query) -> None:
+        """Prepare for queries like this one."""
+        ...
 
     async def ask(self, query: Query) -> Answer:
         """Answer a query.
@@ -58,6 +63,7 @@ class Endpoint:
     start: WarmStart
     execution: ExecutionRule
     message_bytes: int  # of the largest message that is taken
+    robot: RobotFacts  # for the live page
     make_judge: Callable[[], Judge] = DepthJudge
 
     @classmethod
@@ -86,6 +92,7 @@ class Endpoint:
             start=start if "@" in config.stop else as_start(facts.start),
             execution=execution,
             message_bytes=round(config.message_mb * MIB) or layout.message_bytes,
+            robot=_robot_facts(facts, config.drive),
         )
 
     @property
@@ -127,6 +134,7 @@ class Endpoint:
             "chunk_size": facts.chunk_size,
             "control_hz": facts.robot.fps,
             "action_names": list(facts.robot.action_names),
+            "state_names": list(facts.robot.state_names),
             "instructions": list(facts.instructions),
             "stop": self.stop,
             "execution": self.execution.describe(),
@@ -136,3 +144,26 @@ class Endpoint:
             "options": list(OPTION_NAMES),
         }
         return {name: value for name, value in told.items() if value is not None}
+
+
+def _robot_facts(facts: PolicyFacts, drive: Drive) -> RobotFacts:
+    """Return what the live page has to know of the policy's robots.
+
+    Raises:
+        ConfigError: people are to drive them, and the range of their actions is not known.
+    """
+    if drive != "no" and facts.action_range is None:
+        raise ConfigError(
+            f"{facts.name}: drive needs the range of the actions, which the form {facts.form} does not hold: "
+            "serve the policy that it was made from, or leave --drive out"
+        )
+    low, high = facts.action_range or ((), ())
+    held = [drive == "position" or number in facts.grippers for number in range(facts.action_dim)]
+    return RobotFacts(
+        action_names=facts.robot.action_names,
+        action_low=low,
+        action_high=high,
+        action_held=tuple(held),
+        control_hz=facts.robot.fps,
+        drivable=drive != "no",
+    )

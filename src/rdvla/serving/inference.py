@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from rdvla.control.costs import BatchCosts
+from rdvla.control import BatchCosts
 from rdvla.errors import RDVLAError
 from rdvla.serving.margin import Margin
 from rdvla.serving.queries import Answer, BusyError, Query

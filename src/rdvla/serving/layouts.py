@@ -18,55 +18,15 @@ from rdvla.errors import ConfigError, InputError, nearest
 from rdvla.inputs import as_numbers
 from rdvla.processing.fit import CameraFits
 from rdvla.serving.config import LayoutMapping, LayoutName
+from rdvla.serving.presets import INSTRUCTION, PRESETS, check_camera, image_keys, recognise, state_keys
 from rdvla.serving.queries import PolicyFacts
 from rdvla.types import Observation
-
-INSTRUCTION = "prompt"  # openpi's key
-NATIVE_STATE = "state"
-NATIVE_IMAGES = "images"
 
 # An image may be twice as high and wide as in training, so cameras of another resolution are no error.
 LARGER = 2
 _SMALLEST = 224  # pixels; what openpi's clients send, whatever the policy wants
+_TOLD_PIXELS = 640 * 480  # such images are taken in any case, if only to say what size is right
 _OTHER_BYTES = 2**20  # of a message: state, instruction, options and keys
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A layout of openpi."""
-
-    images: Mapping[str, tuple[str, ...]]  # key -> names that a policy may have for this camera
-    state: Mapping[str, int]  # key -> numbers
-    state_names: tuple[str, ...] = ()  # in order, as our datasets name them; empty: no names are common
-    robot: str = ""  # what it is, for messages
-
-
-PRESETS: dict[str, Preset] = {
-    "libero": Preset(
-        images={
-            "observation/image": ("agentview", "image"),
-            "observation/wrist_image": ("wrist", "wrist_image", "image2"),
-        },
-        state={"observation/state": 8},
-        state_names=("x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "gripper", "gripper"),
-        robot="LIBERO's arm: hand position, axis-angle and both fingers",
-    ),
-    "droid": Preset(
-        images={
-            "observation/exterior_image_1_left": ("exterior_image_1_left", "exterior_1_left"),
-            "observation/wrist_image_left": ("wrist_image_left", "wrist_left"),
-        },
-        state={"observation/joint_position": 7, "observation/gripper_position": 1},
-        robot="DROID's arm: 7 joints and the gripper",
-    ),
-    "aloha": Preset(
-        images={
-            f"images/{name}": (name,) for name in ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
-        },
-        state={"state": 14},
-        robot="ALOHA's two arms: 14 joints and grippers",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -76,7 +36,7 @@ class Layout:
     name: str  # of a preset, or native
     images: Mapping[str, str]  # camera -> key, every camera of the policy
     sizes: Mapping[str, tuple[int, int]]  # camera -> (height, width) of the largest image that is taken
-    state: tuple[str, ...]  # keys, concatenated
+    state: Mapping[str, int | None]  # keys, concatenated, each with its numbers; None: not known
     state_dim: int
     fits: CameraFits  # what the policy makes of each camera's images
     instruction: str = INSTRUCTION
@@ -98,7 +58,7 @@ class Layout:
             ConfigError: the layout or the mapping does not fit the policy.
         """
         mapping = mapping or LayoutMapping()
-        chosen = _recognise(facts) if name == "auto" else name
+        chosen = recognise(facts) if name == "auto" else name
         if chosen not in ("native", *PRESETS):
             known = ("auto", "native", *PRESETS)
             raise ConfigError(
@@ -106,12 +66,12 @@ class Layout:
             )
         for option, cameras in (("images", mapping.images), ("rotate", mapping.rotate)):
             for camera in cameras:
-                _check_camera(camera, facts.cameras, option=f"mapping.{option}")
+                check_camera(camera, facts.cameras, option=f"mapping.{option}")
         return cls(
             name=chosen,
-            images=_image_keys(facts, chosen, mapping),
+            images=image_keys(facts, chosen, mapping),
             sizes={camera: _largest(facts, camera, mapping) for camera in facts.cameras},
-            state=_state_keys(facts, chosen, mapping),
+            state=state_keys(facts, chosen, mapping),
             state_dim=facts.state_dim,
             instruction=mapping.instruction or INSTRUCTION,
             default_instruction=mapping.default_instruction,
@@ -122,8 +82,9 @@ class Layout:
 
     @property
     def message_bytes(self) -> int:
-        """The largest message that a client needs: every image at its largest, in float32."""
-        return _OTHER_BYTES + sum(height * width * 3 * 4 for height, width in self.sizes.values())
+        """The largest message that is taken: every image at its largest, in float32."""
+        pixels = (max(height * width, _TOLD_PIXELS) for height, width in self.sizes.values())
+        return _OTHER_BYTES + sum(count * 3 * 4 for count in pixels)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -185,8 +146,9 @@ class Layout:
         for key in self.state:
             value = self._find(message, key)
             numbers = as_numbers([value] if np.ndim(value) == 0 else value, name=repr(key))
-            if numbers.ndim != 1:
-                raise InputError(f"{key!r} must be a list of numbers, (n,), got {numbers.shape}")
+            if numbers.ndim != 1 or self.state[key] not in (None, len(numbers)):
+                wanted = "n" if self.state[key] is None else self.state[key]
+                raise InputError(f"{key!r} must be a list of numbers, ({wanted},), got {numbers.shape}")
             parts.append(numbers)
         state: NDArray[np.float32] = np.concatenate(parts)
         if len(state) != self.state_dim:
@@ -226,79 +188,6 @@ class Layout:
         )
 
 
-def _recognise(facts: PolicyFacts) -> str:
-    for name, preset in PRESETS.items():
-        known = {camera for names in preset.images.values() for camera in names}
-        if (
-            facts.cameras
-            and set(facts.cameras) <= known
-            and sum(preset.state.values()) == facts.state_dim
-            and not _other_state(facts, preset)
-            and len(set(_preset_cameras(facts, preset).values())) == len(facts.cameras)
-        ):
-            return name
-    return "native"
-
-
-def _preset_cameras(facts: PolicyFacts, preset: Preset) -> dict[str, str]:
-    """Camera -> key, as far as the preset knows the policy's names."""
-    return {
-        camera: key for camera in facts.cameras for key, names in preset.images.items() if camera in names
-    }
-
-
-def _other_state(facts: PolicyFacts, preset: Preset) -> bool:
-    """Whether the policy names the numbers of its proprioception, and not as the preset does."""
-    names = facts.robot.state_names
-    return bool(preset.state_names) and len(names) == facts.state_dim and names != preset.state_names
-
-
-def _image_keys(facts: PolicyFacts, name: str, mapping: LayoutMapping) -> dict[str, str]:
-    preset = PRESETS.get(name)
-    if preset is None:
-        keys = {camera: f"{NATIVE_IMAGES}/{camera}" for camera in facts.cameras}
-    else:
-        keys = _preset_cameras(facts, preset)
-    keys |= mapping.images
-    missing = [camera for camera in facts.cameras if camera not in keys]
-    if missing and preset is not None:
-        raise ConfigError(
-            f"layout {name}: which of {', '.join(preset.images)} is the policy's camera {missing[0]!r}? Say "
-            f"so, such as --mapping.images '{{{missing[0]}: {next(iter(preset.images))}}}', or take --layout "
-            "native"
-        )
-    taken: dict[str, str] = {}
-    for camera in facts.cameras:
-        other = taken.setdefault(keys[camera], camera)
-        if other != camera:
-            raise ConfigError(
-                f"layout {name}: the cameras {other!r} and {camera!r} would both be {keys[camera]!r}; give "
-                "each its key with --mapping.images"
-            )
-    return {camera: keys[camera] for camera in facts.cameras}
-
-
-def _state_keys(facts: PolicyFacts, name: str, mapping: LayoutMapping) -> tuple[str, ...]:
-    if mapping.state:
-        return mapping.state
-    preset = PRESETS.get(name)
-    if preset is None:
-        return (NATIVE_STATE,) if facts.state_dim else ()
-    sent = sum(preset.state.values())
-    if sent != facts.state_dim:
-        raise ConfigError(
-            f"layout {name}: its clients send {sent} numbers of proprioception ({preset.robot}), the policy "
-            f"takes {facts.state_dim}: name the keys with --mapping.state, or take --layout native"
-        )
-    if _other_state(facts, preset):
-        raise ConfigError(
-            f"layout {name}: its clients send {', '.join(preset.state_names)}, the policy was trained on "
-            f"{', '.join(facts.robot.state_names)}. If these are the same numbers, say so with "
-            f"--mapping.state '[{', '.join(preset.state)}]'; else take --layout native"
-        )
-    return tuple(preset.state)
-
-
 def _largest(facts: PolicyFacts, camera: str, mapping: LayoutMapping) -> tuple[int, int]:
     """Return (height, width) of the largest image that is taken from a camera."""
     height, width = facts.image_sizes[camera]
@@ -319,14 +208,6 @@ def _grey_levels(image: NDArray[Any], *, key: str) -> NDArray[np.uint8]:
             "as uint8"
         )
     return (255 * image).astype(np.uint8)
-
-
-def _check_camera(camera: str, cameras: Sequence[str], *, option: str) -> None:
-    if camera not in cameras:
-        raise ConfigError(
-            f"{option} names {camera!r}, the policy's cameras are {', '.join(cameras)}."
-            f"{nearest(camera, cameras)}"
-        )
 
 
 def _flat_keys(message: Mapping[str, Any]) -> Iterator[str]:

@@ -137,4 +137,15 @@ def _facts(policy: RDVLAPolicy, *, name: str, form: str) -> PolicyFacts:
         robot=config.robot,
         instructions=trained_instructions(policy.records),
         iterates=isinstance(policy.head, RecurrentDepthHead),
+        action_range=_action_range(policy),
+        grippers=config.kept_actions,
     )
+
+
+def _action_range(policy: RDVLAPolicy) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What normalised actions from -1 to 1 are in the robot's units: the range of the demonstrations."""
+    import torch
+
+    ends = torch.ones(2, policy.config.head.action_dim) * torch.tensor([[-1.0], [1.0]])
+    real = policy.action_normalizer.unnormalize(ends)
+    return tuple(real.amin(dim=0).tolist()), tuple(real.amax(dim=0).tolist())

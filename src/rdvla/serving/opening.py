@@ -1,22 +1,19 @@
-"""Loads the policies that a configuration names, for the server."""
+"""Loads the policies that a configuration names, each with its replicas, for the server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rdvla.assets import find_policy
 from rdvla.serving.config import ServeConfig
 from rdvla.serving.endpoint import Endpoint
 from rdvla.serving.inference import Inference, Replica
 from rdvla.serving.loading import load_policy
-from rdvla.serving.queries import PolicyFront
+from rdvla.serving.queries import PolicyFront, ServedPolicy
 from rdvla.serving.replicas import ThreadReplica
-
-if TYPE_CHECKING:
-    from rdvla.serving.ray import LoadPolicy
 
 
 def open_endpoints(config: ServeConfig) -> list[Endpoint]:
@@ -25,9 +22,8 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
     Raises:
         RDVLAError: a policy cannot be loaded, or does not fit the layout.
     """
-    opened: list[Endpoint] = []
-    undo: list[Callable[[], None]] = []
-    try:
+    opened = []
+    with ExitStack() as undo:  # what was started for one policy ends if another fails
         for name, source in config.sources.items():
             load = partial(
                 load_policy,
@@ -37,34 +33,32 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
                 threads=config.threads,
                 device=config.device,
             )
-            front, replicas, close = _on_ray(load, config) if config.ray else _here(load)
-            undo.append(close)
+            front, replicas = _on_ray(load, config, undo) if config.ray else _here(load, config)
             inference = Inference(replicas, max_waiting=config.max_waiting, max_batch=config.max_batch)
             opened.append(Endpoint.of(front, inference, config))
-    except BaseException:
-        for close in undo:
-            close()
-        raise
+        undo.pop_all()
     return opened
 
 
-Opened = tuple[PolicyFront, Sequence[Replica], Callable[[], None]]
+Load = Callable[[], ServedPolicy]
 
 
-def _here(load: LoadPolicy) -> Opened:
-    policy = load()
-    return policy.front(), [ThreadReplica(policy)], lambda: None
+def _here(load: Load, config: ServeConfig) -> tuple[PolicyFront, list[Replica]]:
+    first = load()
+    others = [load() for _ in range(config.replicas - 1)]
+    return first.front(), [ThreadReplica(policy) for policy in (first, *others)]
 
 
-def _on_ray(load: LoadPolicy, config: ServeConfig) -> Opened:
+def _on_ray(load: Load, config: ServeConfig, undo: ExitStack) -> tuple[PolicyFront, list[Replica]]:
     from rdvla.serving.ray import RayOptions, start_replicas
 
     options = RayOptions(config.replicas, address=config.ray, cpus=config.ray_cpus, gpus=config.ray_gpus)
     started = start_replicas(load, options)
-    return started.front, started.replicas(), started.close
+    undo.callback(started.close)
+    return started.front, [*started.replicas()]
 
 
 def _anywhere(source: str) -> str:
-    """Return a source that means the same in every folder; processes on other machines start in another."""
+    """Return a source that means the same in every folder; other machines' processes run in another."""
     folder = Path(source)
     return str(folder.resolve()) if find_policy(source) is None and folder.exists() else source

@@ -99,6 +99,7 @@ def _answer(policy: RDVLAPolicy | OnnxPolicy, facts: PolicyFacts, queries: Seque
         stop=stops,
         max_depth=depths,
         initial_state=np.stack([query.initial_state for query in queries]),
+        deadline=[query.deadline for query in queries],
     )
     found = _in_numpy(prediction)
     allowed = _allowed(stops, depths, iterates=facts.iterates)

@@ -61,6 +61,9 @@ class PolicyFacts:
     robot: RobotConfig = field(default_factory=RobotConfig)  # that it was trained on, as far as known
     instructions: tuple[str, ...] = ()  # that it was trained on; none: not known
     iterates: bool = True  # its head has a depth
+    # What a person who drives may send: (smallest, largest), A numbers each; None: not known.
+    action_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    grippers: tuple[int, ...] = ()  # numbers of an action that stay where a person leaves them
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -6,12 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rdvla.control import Desk
 from rdvla.errors import RDVLAError, optional
+from rdvla.live import Hub, LivePage
+from rdvla.live.rerun import RerunLog
 from rdvla.serving.admission import Admission, take_port
 from rdvla.serving.config import KEY_VARIABLE, ServeConfig
 from rdvla.serving.connection import Connection, Rules
@@ -20,7 +22,7 @@ from rdvla.serving.log import log_event
 from rdvla.serving.metrics import Metrics
 from rdvla.serving.opening import open_endpoints
 from rdvla.serving.security import read_api_key, tls_context
-from rdvla.serving.watching import Publishes, Watching
+from rdvla.serving.watching import Watching
 
 if TYPE_CHECKING:
     from websockets.asyncio.server import Server, ServerConnection
@@ -46,7 +48,8 @@ class PolicyServer:
         config: what to serve, and how.
         endpoints: policies that are loaded already; by default those that the configuration names. The first
             is at the path /.
-        hub: where every query is told; None: nowhere, unless the configuration asks for the live page.
+        hub: where every query is told, also for others than the live page; one of its own if not given and
+            the configuration asks for the page.
         desk: where a person steps in.
 
     Raises:
@@ -59,7 +62,7 @@ class PolicyServer:
         config: ServeConfig,
         *,
         endpoints: Sequence[Endpoint] | None = None,
-        hub: Publishes | None = None,
+        hub: Hub | None = None,
         desk: Desk | None = None,
     ) -> None:
         with optional("serve"):
@@ -71,6 +74,12 @@ class PolicyServer:
         self.metrics = Metrics()
         self._key = read_api_key(config)
         self._tls = tls_context(config)
+        desk = desk or Desk()
+        hub = hub or (Hub() if config.live or config.rerun else None)
+        self.page: LivePage | None = None
+        if config.live and hub is not None:
+            self.page = LivePage(hub, desk, self._key, title=", ".join(config.sources))
+        self._rerun = RerunLog(hub, config.rerun) if config.rerun and hub is not None else nullcontext()
         self._watching = Watching(hub, desk)
         self._socket = take_port(config.host, config.port)
         try:
@@ -79,7 +88,9 @@ class PolicyServer:
             self._socket.close()
             raise
         self.endpoints: Mapping[str, Endpoint] = {endpoint.facts.name: endpoint for endpoint in opened}
-        self._admission = Admission(config, self._key, endpoints=self.endpoints, metrics=self.metrics)
+        self._admission = Admission(
+            config, self._key, endpoints=self.endpoints, metrics=self.metrics, page=self.page
+        )
         self._metadata = {
             name: endpoint.metadata(self.endpoints) for name, endpoint in self.endpoints.items()
         }
@@ -113,9 +124,12 @@ class PolicyServer:
                 f"serving {name} ({facts.form}) at {address}{'' if first else f'/{name}'}, layout "
                 f"{endpoint.layout.name}: {', '.join(endpoint.layout.keys)}"
             )
+        if self.page is not None:
+            lines.append(f"live page: http{address.removeprefix('ws')}/live")
         key = "" if self._key is None else ', api_key="..."'
         lines.append(
-            f'on the robot: openpi_client.websocket_client_policy.WebsocketClientPolicy("{address}"{key})'
+            f'on the robot: rdvla_client.PolicyClient("{address}"{key}), or openpi_client.'
+            f'websocket_client_policy.WebsocketClientPolicy("{address}"{key})'
         )
         if not self.config.is_local and self._key is None:
             lines.append(
@@ -137,8 +151,12 @@ class PolicyServer:
             opened: set once clients can connect.
 
         Raises:
-            RDVLAError: a policy cannot answer a query.
+            RDVLAError: a policy cannot answer a query, or not all of them could be logged to Rerun.
         """
+        with self._rerun:
+            await self._run(opened)
+
+    async def _run(self, opened: asyncio.Event | threading.Event | None) -> None:
         from websockets.asyncio.server import serve
 
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
@@ -212,7 +230,7 @@ class PolicyServer:
         for name, endpoint in self.endpoints.items():
             began = time.monotonic()
             try:
-                await endpoint.asked.ask(endpoint.example())
+                await endpoint.asked.warm_up(endpoint.example())
             except RDVLAError as error:
                 raise RDVLAError(f"policy {name!r} does not answer: {error}") from error
             log_event("ready", policy=name, seconds=round(time.monotonic() - began, 3))
@@ -239,6 +257,9 @@ class PolicyServer:
 
     async def _handle(self, socket: ServerConnection) -> None:
         assert socket.request is not None and self._stopping is not None
+        if self.page is not None and self.page.owns(socket.request.path):
+            await self.page.watch(socket)
+            return
         endpoint = self._admission.endpoint(socket.request)
         assert endpoint is not None
         if self._connections >= self.config.connections:  # several handshakes at the same time
@@ -262,12 +283,12 @@ class PolicyServer:
         )
         self._came += 1
         self._connections += 1
-        await self._serve(connection, socket)
+        await self._serve(connection, endpoint, socket)
 
-    async def _serve(self, connection: Connection, socket: ServerConnection) -> None:
+    async def _serve(self, connection: Connection, endpoint: Endpoint, socket: ServerConnection) -> None:
         name, policy, began = connection.name, connection.policy, time.monotonic()
         self.metrics.connected(policy, 1)
-        self._watching.came(name, policy)
+        self._watching.came(name, policy, facts=endpoint.robot, action_dim=endpoint.facts.action_dim)
         log_event("connected", connection=name, policy=policy, peer=str((socket.remote_address or ("",))[0]))
         try:
             await connection.run(socket)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.control import Desk, Judgement, Phase
-from rdvla.live.events import Event, QueryEvent, RobotEvent
+from rdvla.live.events import Event, QueryEvent, RobotEvent, RobotFacts
 from rdvla.serving.queries import Answer
 from rdvla.types import Observation
 
@@ -46,12 +46,13 @@ class Watching:
         self._hub = hub
         self._desk = desk or Desk()
 
-    def came(self, robot: str, policy: str) -> None:
+    def came(self, robot: str, policy: str, *, facts: RobotFacts, action_dim: int) -> None:
         """A client connected."""
         if self._hub is not None:
-            self._desk.add(robot)
+            self._desk.add(robot, action_dim=action_dim)
+            phase = self._desk.phase(robot)
             self._hub.publish(
-                RobotEvent(robot, policy, time.time(), connected=True, phase=self._desk.phase(robot))
+                RobotEvent(robot, policy, time.time(), connected=True, phase=phase, facts=facts)
             )
 
     def went(self, robot: str, policy: str, note: str = "") -> None:
@@ -110,8 +111,7 @@ class Watching:
         if self._hub is None:
             return SteppedIn("autonomous")
         while True:
-            phase = self._desk.phase(robot)
-            command = self._desk.command(robot) if phase == "correcting" else None
-            if phase == "autonomous" or command is not None:
-                return SteppedIn(phase, command)
+            place = self._desk.look(robot)
+            if place.phase == "autonomous" or place.command is not None:
+                return SteppedIn(place.phase, place.command)
             await asyncio.sleep(POLL_SECONDS)

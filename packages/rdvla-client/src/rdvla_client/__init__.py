@@ -17,6 +17,7 @@ from rdvla_client.limits import ActionLimits
 from rdvla_client.robot import Counts, RobotClient, Step
 from rdvla_client.transport import Patience
 from rdvla_client.wire import Limits
+from rdvla_client.wiring import Wiring
 
 __all__ = [
     "ActionLimits",
@@ -36,4 +37,5 @@ __all__ = [
     "Step",
     "UnsupportedError",
     "WireError",
+    "Wiring",
 ]

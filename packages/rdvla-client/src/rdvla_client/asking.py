@@ -48,7 +48,8 @@ class Policy(Protocol):
         """Connect if necessary, or raise `ClientError`."""
         ...
 
-    def infer(self, observation: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    # Type checkers take `*unused: Any, **options: Any` for any options, those of `PolicyClient` among them.
+    def infer(self, observation: Mapping[str, Any], *unused: Any, **options: Any) -> dict[str, Any]:
         """Return the reply to an observation, or raise `ClientError`."""
         ...
 

@@ -111,7 +111,9 @@ class RobotClient:
         self._asker = Asker(policy)
         self._previous: Action | None = None  # what the robot was last told
         self._reply: Mapping[str, Any] = {}
-        self._observed: tuple[int, int] | None = None  # connection and position of the chunk that runs
+        self._observed: tuple[int, int, int] | None = (
+            None  # connection, position and length of the last chunk
+        )
         self._broken = False  # a query failed since the last chunk
         self.counts = Counts()
         self.last_step: Step | None = None
@@ -211,9 +213,9 @@ class RobotClient:
         if self.execution.told is not None:
             options["execution"] = self.execution.told
         if "executed" in self._understood and self._observed is not None:
-            connection, position = self._observed
+            connection, position, longest = self._observed
             if connection == self._policy.connections:
-                options["executed"] = self._plan.position - position
+                options["executed"] = min(self._plan.position - position, longest)
         # The robot's program may write the next images into the same memory while this is sent.
         self._asker.ask(Question(copy.deepcopy(dict(observation)), options, self._plan.position))
         self.counts = replace(self.counts, queries=self.counts.queries + 1)
@@ -242,18 +244,19 @@ class RobotClient:
             raise outcome.error
         self._timing.reply(outcome.seconds)
         actions = self._actions(outcome.reply)
+        position = outcome.question.position
+        self._observed = (outcome.connection, position, len(actions))  # the server counts from it
         if not np.isfinite(actions).all():
             self.counts = replace(self.counts, refused=self.counts.refused + 1)
             return False
         if self._broken:  # what is left of the old chunk is too old to blend with
             self._plan.forget()
         horizon = self.execution.horizon(outcome.reply, len(actions))
-        if not self._plan.accept(actions, observed=outcome.question.position, horizon=horizon):
+        if not self._plan.accept(actions, observed=position, horizon=horizon):
             self.counts = replace(self.counts, late=self.counts.late + 1)
             return False
         self._broken = False
         self._reply = outcome.reply
-        self._observed = (outcome.connection, outcome.question.position)
         self.counts = replace(self.counts, chunks=self.counts.chunks + 1)
         return True
 

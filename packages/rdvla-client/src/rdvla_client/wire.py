@@ -55,7 +55,7 @@ def pack(message: Any) -> bytes:
         packed: bytes = msgpack.packb(message, default=_encode)
     except WireError:
         raise
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise WireError(
             f"cannot send this message: {error}; give numpy arrays, numbers, texts, lists and dicts"
         ) from None

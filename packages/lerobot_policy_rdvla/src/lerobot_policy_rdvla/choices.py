@@ -1,0 +1,100 @@
+"""Heads and backbones as LeRobot's command line chooses them.
+
+LeRobot fills an option that is given in part from the defaults of its class. The default head of a policy is
+smaller than its class says, so it is a choice of its own here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field, fields, make_dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
+
+from rdvla.backbone import BackboneConfig
+from rdvla.heads import HeadConfig, RecurrentConfig
+from rdvla.policy.config import compact_head
+
+SMALL = "small"
+
+
+def _small_head() -> type[RecurrentConfig]:
+    hints, default = get_type_hints(RecurrentConfig), compact_head()
+    options = [
+        (each.name, hints[each.name], field(default=getattr(default, each.name)))
+        for each in fields(RecurrentConfig)
+    ]
+    made: type[RecurrentConfig] = make_dataclass("SmallHead", options, bases=(RecurrentConfig,), frozen=True)
+    made.__doc__ = "The recurrent head that goes with the compact backbone."
+    return made
+
+
+SmallHead = _small_head()
+
+
+def as_head(head: HeadConfig) -> HeadConfig:
+    """Return a head as rdvla knows it: the small one is a recurrent head."""
+    if not isinstance(head, SmallHead):
+        return head
+    return RecurrentConfig(**{each.name: getattr(head, each.name) for each in fields(RecurrentConfig)})
+
+
+class HeadOptions:
+    """rdvla's heads by their type; options without a type change the small head."""
+
+    @classmethod
+    def get_known_choices(cls) -> dict[str, Any]:
+        """Return every head by its type."""
+        return {SMALL: SmallHead, **HeadConfig.get_known_choices()}
+
+    @classmethod
+    def get_choice_class(cls, name: str) -> Any:
+        """Return the head of a type."""
+        return cls.get_known_choices()[name]
+
+    @classmethod
+    def get_choice_name(cls, subcls: type[Any]) -> str:
+        """Return the type of a head."""
+        return _name_of(subcls, cls.get_known_choices())
+
+    @classmethod
+    def default_choice_name(cls) -> str:
+        """Return the type of options that name none."""
+        return SMALL
+
+
+class BackboneOptions:
+    """rdvla's backbones by their type; options without a type change the compact one."""
+
+    @classmethod
+    def get_known_choices(cls) -> dict[str, Any]:
+        """Return every backbone by its type."""
+        return dict(BackboneConfig.get_known_choices())
+
+    @classmethod
+    def get_choice_class(cls, name: str) -> Any:
+        """Return the backbone of a type."""
+        return cls.get_known_choices()[name]
+
+    @classmethod
+    def get_choice_name(cls, subcls: type[Any]) -> str:
+        """Return the type of a backbone."""
+        return _name_of(subcls, cls.get_known_choices())
+
+    @classmethod
+    def default_choice_name(cls) -> str:
+        """Return the type of options that name none."""
+        return "compact"
+
+
+def _name_of(wanted: type[Any], choices: dict[str, Any]) -> str:
+    names = [name for name, choice in choices.items() if choice is wanted]
+    if not names:
+        raise ValueError(f"{wanted.__name__} is none of {', '.join(choices)}")
+    return names[0]
+
+
+# What fields are declared as: their values are rdvla's own configurations.
+if TYPE_CHECKING:
+    Head: TypeAlias = HeadConfig
+    Backbone: TypeAlias = BackboneConfig
+else:
+    Head, Backbone = HeadOptions, BackboneOptions

@@ -1,0 +1,231 @@
+"""`rdvla eval --server`: the same episodes as in this process, and servers that do not fit."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from rdvla.errors import ConfigError, RDVLAError
+from rdvla.evaluation import EvaluationConfig, Suite, compare_runs, evaluate_policy, load_results
+from rdvla.evaluation.players import ServerPlayer
+from rdvla.evaluation.run import evaluate_player
+from rdvla.evaluation.served import served_shares
+from rdvla.evaluation.server import ServerUnderTest
+from rdvla.hashing import fingerprint
+from rdvla.policy import RDVLAPolicy
+from rdvla.rollout import Opened
+from tests.support.policy_server import policy_server
+from tests.support.serving import open_server
+from tests.support.tiny_models import CONFIG, make_policy
+from tests.support.toy_simulator import make_toy
+
+pytest.importorskip("rdvla_client")
+
+SUITE = Suite("toy", ("left", "right"), 12)
+TOY = dataclasses.replace(
+    CONFIG,
+    cameras=("front",),
+    state_dim=4,
+    backbone=dataclasses.replace(CONFIG.backbone, num_cameras=1),
+)
+STATISTICS = {
+    "action": {"q01": [-1.0] * 4, "q99": [1.0] * 4},
+    "observation.state": {"q01": [-1.0] * 4, "q99": [1.0] * 4},
+}
+TOLD = {  # by a server of rdvla with such a policy
+    "policy": "walker",
+    "options": ["stop", "execution", "seed"],
+    "keys": {"images": {"front": "images/front"}, "state": ["state"], "instruction": "prompt"},
+    "cameras": ["front"],
+    "image_sizes": {"front": [32, 32]},
+    "state_dim": 4,
+    "action_dim": 4,
+    "chunk_size": 4,
+    "execution": "fixed:3",
+    "fingerprint": "abc",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("policies") / "walker"
+    RDVLAPolicy(TOY, STATISTICS).eval().save_pretrained(path)
+    return path
+
+
+def config_for(tmp_path, **changes):
+    options = {
+        "output": str(tmp_path),
+        "env": "toy",
+        "tasks": SUITE.tasks,
+        "episodes": 2,
+        "stops": ("4", "action_change:1e-9"),
+        "execution": ("fixed:3",),
+        "timing_seconds": 0,
+        "videos": 0,
+    }
+    return EvaluationConfig(**{**options, **changes})
+
+
+def evaluate_server(config):
+    """As `rdvla eval --server`, in a simulator that only the tests know."""
+    tested = ServerUnderTest.reach(config, ["toy"])
+    path = evaluate_player(
+        ServerPlayer(tested.server),
+        tested.config,
+        suites=[SUITE],
+        make=make_toy,
+        provenance=tested.provenance,
+        fingerprint=tested.fingerprint,
+        fits=tested.check,
+        console=Console(file=io.StringIO()),
+    )
+    return load_results(path)
+
+
+def test_a_server_plays_the_same_episodes_as_its_policy_in_this_process(folder, tmp_path):
+    stops = ("4", "4@final", "action_change:1e-9")
+    policy = RDVLAPolicy.from_pretrained(folder)
+    config = config_for(tmp_path / "here", policy=str(folder), workers=1, stops=stops)
+    path = evaluate_policy(
+        policy,
+        config,
+        suites=[SUITE],
+        make=make_toy,
+        provenance={"path": "walker"},
+        fingerprint=fingerprint(policy),
+        console=Console(file=io.StringIO()),
+    )
+    here = load_results(path)
+    with open_server(folder) as server:
+        there = evaluate_server(config_for(tmp_path / "there", server=server.address, stops=stops))
+    assert there.labels == here.labels == ["walker"]
+    assert there.fingerprint == here.fingerprint
+    assert len(there.episodes) == len(here.episodes) == 12
+    for ours, theirs in zip(here.episodes, there.episodes, strict=True):
+        assert dataclasses.replace(theirs, served=None) == ours
+        assert len(theirs.served.milliseconds) == len(theirs.served.ended_by) == len(theirs.depths)
+    for pair in compare_runs(here, there).pairs:
+        assert pair.total.pairs == 4
+    assert there.meta["policy"]["server"]["form"] == "torch"
+
+
+def test_a_deadline_is_a_setting_of_its_own_in_one_table(tmp_path):
+    def hurried(message):
+        late = message["rdvla"].get("deadline_ms", 1000) < 10
+        reply = {"depth": 1, "ended_by": "deadline"} if late else {"depth": 9, "ended_by": "max_depth"}
+        return {"actions": np.full((4, 4), 0.5, np.float32), "execute_steps": 3, **reply}
+
+    told = {**TOLD, "options": [*TOLD["options"], "deadline_ms"]}
+    with policy_server(hurried, metadata=told) as served:
+        results = evaluate_server(config_for(tmp_path, server=served.address, stops=("9", "9@2ms", "9@50ms")))
+    assert {row.stop: row.mean_depth for row in results.rows} == {
+        "fixed:9": 9,
+        "fixed:9@2ms": 1,
+        "fixed:9@50ms": 9,
+    }
+    shares = {setting.deadline_ms: share for setting, share in served_shares(results.episodes).items()}
+    assert [shares[deadline].ended_by_deadline for deadline in (None, 2, 50)] == [0, 1, 0]
+    assert shares[None].kept is None and 0 <= shares[50].kept <= 1
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_server_elsewhere(tmp_path):
+    def walk(_):
+        return {"actions": np.full((4, 4), 0.5, np.float32), "depth": 2, "execute_steps": 3}
+
+    with policy_server(walk, metadata=TOLD) as first:
+        evaluate_server(config_for(tmp_path, server=first.address, episodes=1))
+    with policy_server(walk, metadata=TOLD) as second:
+        results = evaluate_server(config_for(tmp_path, server=second.address, episodes=2))
+    assert len(results.episodes) == 8
+    assert len(second.paths) == 1 + 4  # the first asks who it is; the other four episodes were there
+    with pytest.raises(ConfigError, match="holds an evaluation of a server"):
+        evaluate_policy(
+            make_policy(),
+            config_for(tmp_path, policy="p"),
+            suites=[SUITE],
+            make=make_toy,
+            provenance={},
+            fingerprint="abc",
+        )
+
+
+def test_a_server_that_is_gone_is_one_sentence(tmp_path):
+    with policy_server(metadata=TOLD) as served:
+        address = served.address
+    config = config_for(tmp_path, server=address)
+    with pytest.raises(RDVLAError, match=address.rpartition(":")[2]):
+        ServerUnderTest.reach(config, ["toy"])
+
+
+def test_another_server_is_asked_in_a_layout_and_keeps_its_own_rule(tmp_path):
+    def plain(message):
+        assert set(message) == {"top", "state", "prompt"}
+        assert message["top"].dtype == np.uint8
+        return {"actions": np.full((4, 4), 0.5, np.float32)}
+
+    with policy_server(plain, metadata={"env": "somewhere"}) as served:
+        results = evaluate_server(
+            EvaluationConfig(
+                server=served.address,
+                layout="top=front,state=state",
+                output=str(tmp_path),
+                env="toy",
+                tasks=SUITE.tasks,
+                episodes=1,
+                execution=("2",),
+                videos=0,
+            )
+        )
+    assert {(row.stop, row.execution) for row in results.rows} == {("server", "fixed:2")}
+    assert all(row.mean_depth is None and row.episodes == 1 for row in results.rows)
+    assert results.meta["policy"]["server"] == {"env": "somewhere"}
+
+
+@pytest.mark.parametrize(
+    ("told", "options", "message"),
+    [
+        ({**TOLD, "cameras": ["frnt"]}, {}, "needs camera 'frnt', which toy does not have"),
+        ({**TOLD, "image_sizes": {"front": [48, 64]}}, {}, "images of 64x48 pixels"),
+        ({**TOLD, "chunk_size": 2}, {}, "longer than the server's chunks of 2"),
+        ({}, {}, "give --layout"),
+        ({}, {"layout": "native", "execution": ()}, "give --execution"),
+        ({}, {"layout": "native", "execution": ("linear:4,2,3",)}, "needs the depth of every query"),
+        ({}, {"layout": "native", "stops": ("8",)}, "takes no stop rule or deadline"),
+        ({}, {"layout": "libero"}, "none of the cameras front is known to it"),
+        ({}, {"layout": "liber"}, "Did you mean 'libero'"),
+        ({}, {"layout": "top=frnt"}, "'frnt' is none of front, state, instruction"),
+    ],
+)
+def test_a_server_that_does_not_go_with_the_options_is_refused(told, options, message, tmp_path):
+    with policy_server(metadata=told) as served, pytest.raises(ConfigError, match=message):
+        ServerUnderTest.reach(config_for(tmp_path, server=served.address, **options), ["toy"])
+
+
+def test_a_server_with_another_robot_is_refused(tmp_path):
+    shown = Opened(images={"front": (32, 32)}, state_size=7, action_size=4)
+    with policy_server(metadata=TOLD) as served:
+        tested = ServerUnderTest.reach(config_for(tmp_path, server=served.address), ["toy"])
+    with pytest.raises(ConfigError, match="does not fit toy: its state has 4 numbers, not 7"):
+        tested.check({"toy": shown}, console=Console())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"policy": "p", "server": "ws://robot"}, "not both"),
+        ({}, "not neither"),
+        ({"policy": "p", "stops": ("8@20ms",)}, "needs a policy server"),
+        ({"policy": "p", "stops": ("server",)}, "needs a policy server"),
+        ({"policy": "p", "layout": "libero"}, "give --server too"),
+        ({"server": "ws://robot", "live": True}, "rdvla serve --live"),
+        ({"policy": "p", "output": ""}, "output is missing"),
+    ],
+)
+def test_a_server_or_a_policy_is_named(options, message):
+    with pytest.raises(ConfigError, match=message):
+        EvaluationConfig(**{"output": "o", **options})

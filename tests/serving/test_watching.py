@@ -1,0 +1,178 @@
+"""The live page's side: every query is told, and a person can hold a robot back or drive it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openpi_client")
+
+import websockets.sync.client as websocket
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from websockets.exceptions import ConnectionClosed
+
+from rdvla.control import Desk
+from rdvla.errors import ConfigError
+from rdvla.live.events import QueryEvent, RobotEvent
+from rdvla.serving import Endpoint, ServeConfig
+from rdvla.serving.loading import load_policy
+from tests.support.serving import DoublePolicy, make_facts, make_message, open_server, wait_until
+
+
+class Kept:
+    """A hub that keeps every event."""
+
+    def __init__(self) -> None:
+        self.events: list = []
+
+    def publish(self, event) -> None:
+        self.events.append(event)
+
+    @property
+    def queries(self) -> list[QueryEvent]:
+        return [event for event in self.events if isinstance(event, QueryEvent)]
+
+
+class Asking(threading.Thread):
+    """Asks in a thread, for what a person holds back."""
+
+    def __init__(self, client: WebsocketClientPolicy) -> None:
+        super().__init__(daemon=True)
+        self.client, self.reply, self.failure = client, None, None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.reply = self.client.infer(make_message())
+        except ConnectionClosed as error:
+            self.failure = error
+
+    def result(self) -> dict:
+        self.join(20)
+        assert self.reply is not None
+        return self.reply
+
+
+def test_every_query_is_told_with_what_it_saw():
+    hub = Kept()
+    with open_server(hub=hub) as server:
+        client = WebsocketClientPolicy(server.address)
+        message = make_message()
+        client.infer(message)
+        client.infer(message)
+        client.infer(make_message(prompt="open the drawer"))
+    came, *queries, went = hub.events
+    assert isinstance(came, RobotEvent)
+    assert came.connected
+    assert isinstance(went, RobotEvent)
+    assert not went.connected
+    assert {event.robot for event in hub.events} == {"robot-0"}
+    assert [query.number for query in queries] == [0, 1, 0]
+    first = queries[0]
+    np.testing.assert_array_equal(first.images["front"], message["images/front"])
+    np.testing.assert_array_equal(first.state, message["state"])
+    np.testing.assert_array_equal(first.actions[:, 0], [3, 4, 5, 6])
+    assert (first.instruction, first.depth, first.max_depth) == ("push the puck", 4, 4)
+    assert (first.execute_steps, first.ended_by, first.phase) == (2, "converged", "autonomous")
+    assert set(first.milliseconds) == {"waiting", "inference", "total"}
+
+
+def test_a_paused_robot_gets_its_reply_when_it_goes_on():
+    hub, desk = Kept(), Desk()
+    with open_server(hub=hub, desk=desk) as server:
+        client, other = WebsocketClientPolicy(server.address), WebsocketClientPolicy(server.address)
+        assert wait_until(lambda: len(hub.events) == 2)
+        desk.change("robot-0", "paused")
+        asking = Asking(client)
+        assert wait_until(lambda: hub.queries)
+        assert hub.queries[0].phase == "paused"
+        assert other.infer(make_message())["phase"] == "autonomous"  # nobody else waits
+        assert asking.reply is None
+        desk.change("robot-0", "autonomous")
+        assert asking.result()["phase"] == "autonomous"
+
+
+def test_whoever_drives_a_robot_decides_its_only_action():
+    hub, desk, double = Kept(), Desk(), DoublePolicy(make_facts(start="final"))
+    with open_server(double, hub=hub, desk=desk) as server:
+        client = WebsocketClientPolicy(server.address)
+        client.infer(make_message())
+        client.infer(make_message())
+        desk.change("robot-0", "correcting")
+        asking = Asking(client)
+        assert wait_until(lambda: len(hub.queries) == 3)
+        assert asking.reply is None  # until the person says what to do
+        desk.steer("robot-0", [0.5, -0.5, 1.0])
+        driven = asking.result()
+        np.testing.assert_array_equal(driven["actions"], np.float32([[0.5, -0.5, 1.0]]))
+        assert (driven["execute_steps"], driven["phase"]) == (1, "correcting")
+        desk.change("robot-0", "autonomous")
+        after = client.infer(make_message())
+    assert (after["actions"].shape, after["phase"]) == ((4, 3), "autonomous")
+    # After a person has driven, the policy does not go on from its own last state.
+    assert [float(query.initial_state[0, 0]) for query in double.asked[1:]] == [0, 1, 2, 0]
+
+
+def test_a_paused_robot_does_not_keep_the_server_from_stopping():
+    hub, desk = Kept(), Desk()
+    with open_server(hub=hub, desk=desk, grace_seconds=0.2) as server:
+        client = WebsocketClientPolicy(server.address)
+        assert wait_until(lambda: hub.events)
+        desk.change("robot-0", "paused")
+        asking = Asking(client)
+        assert wait_until(lambda: hub.queries)
+    asking.join(20)
+    assert isinstance(asking.failure, ConnectionClosed)
+
+
+def test_the_live_page_is_on_the_same_port(monkeypatch):
+    monkeypatch.setenv("RDVLA_API_KEY", "correct-horse")
+    with open_server(live=True) as server:
+        page = server.address.replace("ws", "http", 1)
+        with urllib.request.urlopen(f"{page}/live", timeout=20) as answer:
+            assert b"<html" in answer.read()
+        assert f"live page: {page}/live" in server.greeting()
+        client = WebsocketClientPolicy(server.address, api_key="correct-horse")
+        client.infer(make_message())
+        with websocket.connect(f"{server.address}/live/socket") as watcher:
+            assert json.loads(watcher.recv(timeout=20))["key_needed"]
+            watcher.send(json.dumps({"key": "correct-horse"}))
+            news = json.loads(watcher.recv(timeout=20))
+            assert [robot["robot"] for robot in news["robots"]] == ["robot-0"]
+            assert not news["robots"][0]["drivable"]
+            watcher.send(json.dumps({"robot": "robot-0", "phase": "paused"}))
+            asking = Asking(client)
+            while not any(robot["phase"] == "paused" for robot in news["robots"]):
+                news = json.loads(watcher.recv(timeout=20))
+            watcher.send(json.dumps({"robot": "robot-0", "phase": "autonomous"}))
+            assert asking.result()["phase"] == "autonomous"
+
+
+def test_without_the_option_there_is_no_live_page():
+    with open_server() as server, pytest.raises(urllib.error.HTTPError) as missing:
+        urllib.request.urlopen(f"{server.address.replace('ws', 'http', 1)}/live", timeout=20)
+    assert missing.value.code == 404
+
+
+def test_robots_are_driven_only_where_that_was_said_and_can_be_done():
+    told = {drive: load_policy_facts(drive) for drive in ("no", "motion", "position")}
+    assert [facts.drivable for facts in told.values()] == [False, True, True]
+    assert told["motion"].action_held == (False, False, False, True)  # its gripper stays
+    assert told["position"].action_held == (True,) * 4
+    assert (told["motion"].action_low[3], told["motion"].action_high[3]) == (-1.0, 1.0)
+    double = DoublePolicy()
+    with pytest.raises(ConfigError, match="drive needs the range of the actions"):
+        Endpoint.of(double, double, ServeConfig(policy="x", live=True, drive="motion"))
+    with pytest.raises(ConfigError, match="drive needs the live page"):
+        ServeConfig(policy="x", drive="motion")
+
+
+def load_policy_facts(drive):
+    policy = load_policy("metaworld", name="metaworld")
+    config = ServeConfig(policy="metaworld", live=True, drive=drive)
+    return Endpoint.of(policy.front(), DoublePolicy(), config).robot
