@@ -51,7 +51,7 @@ class FakeHandle:
 
     holder: PolicyHolder
     deaths: list[Exception] = field(default_factory=list)
-    front: Any = None
+    silent: bool = False
 
     @property
     def predict(self) -> FakeHandle:
@@ -60,6 +60,8 @@ class FakeHandle:
     async def remote(self, *arguments: Any) -> list[Answer]:
         if self.deaths:
             raise self.deaths.pop(0)
+        while self.silent:
+            await asyncio.sleep(1)
         try:
             return await self.holder.predict(*arguments)
         except Exception as error:
@@ -103,10 +105,13 @@ def test_an_error_of_the_policy_arrives_as_it_was_and_is_not_asked_again():
     assert not isinstance(caught.value, ray.exceptions.RayError)
 
 
-def test_robots_get_a_sentence_when_no_replica_can_be_reached():
-    lost = replica(*(death(ActorDiedError) for _ in range(100)), patience=0.0)
+def test_the_server_learns_it_when_no_replica_can_be_reached():
+    dying = replica(*(death(ActorDiedError) for _ in range(100)), patience=0.3)
     with pytest.raises(ReplicaDiedError, match="no replica on Ray"):
-        answers_of(lost, [make_query(0)])
+        answers_of(dying, [make_query(0)])
+    silent = FakeHandle(PolicyHolder(DoublePolicy), silent=True)  # as Ray's while it starts replicas
+    with pytest.raises(ReplicaDiedError, match="no replica on Ray"):
+        answers_of(RayReplica(silent, FACTS.fingerprint, patience=0.3, release=nothing), [make_query(0)])
 
 
 def test_a_deadline_means_the_same_on_a_machine_whose_clock_started_earlier():

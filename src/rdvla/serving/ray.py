@@ -102,10 +102,19 @@ class RayReplica:
             ReplicaDiedError: no replica could be reached.
             RDVLAError: what the policy itself raised.
         """
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._ask_until_answered(queries)
+        except TimeoutError as error:
+            raise ReplicaDiedError(
+                f"no replica on Ray could be reached for {self._patience:g} s; `ray status` and "
+                "`serve status` say what is left of the cluster"
+            ) from error
+
+    async def _ask_until_answered(self, queries: Sequence[Query]) -> list[Answer]:
         from ray.exceptions import RayError, RayTaskError
         from ray.serve.exceptions import RayServeException
 
-        sent = time.monotonic()
         while True:
             try:
                 answers: list[Answer] = await self._handle.predict.remote(
@@ -115,16 +124,11 @@ class RayReplica:
                 if isinstance(error.cause, RDVLAError):
                     raise error.cause from None
                 raise
-            except (RayError, RayServeException) as error:
-                if time.monotonic() - sent > self._patience:
-                    raise ReplicaDiedError(
-                        f"no replica on Ray could be reached for {self._patience:.0f} s; "
-                        "`ray status` and `serve status` say what is left of the cluster"
-                    ) from error
+            except (RayError, RayServeException):
                 logging.getLogger(__name__).warning("a replica on Ray died; its batch is asked again")
                 await asyncio.sleep(RETRY)
-                continue
-            return answers
+            else:
+                return answers
 
     async def restart(self) -> None:
         """See `Replica.restart`; Ray Serve starts new replicas by itself, on machines that live."""
