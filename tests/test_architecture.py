@@ -41,10 +41,11 @@ ALLOWED = {
     "rollout": CORE,
     "live": CORE,
     "simulation": FOUNDATIONS | {"data", "progress", "rollout"},
-    "evaluation": CORE | {"policy", "rollout", "simulation", "progress", "live", "serving"},
+    "evaluation": CORE | {"policy", "rollout", "simulation", "progress", "live", "serving", "data"},
     "interop": CORE | {"heads", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "types", "control", "processing", "manifest"},
-    "serving": CORE | {"manifest", "heads", "engine", "processing", "policy", "runtime", "live", "progress"},
+    "serving": CORE
+    | {"manifest", "heads", "engine", "processing", "policy", "runtime", "live", "progress", "rollout"},
     "export": CORE | {"manifest", "heads", "engine", "backbone", "processing", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import serving
+from benchmarks import serving, serving_soak
 from benchmarks.serving_load import ask
 from benchmarks.serving_robots import robot_message, robot_observation
 from benchmarks.serving_sequential import SequentialServer
+from benchmarks.serving_soak import TOLERANCE, Seen, memory_growth, robots, smallest_difference
 from rdvla.files import read_json
 from rdvla.policy import RDVLAPolicy
-from tests.support.serving import DoublePolicy, running_server
+from tests.support.serving import ACTIONS, CHUNK, DoublePolicy, running_server
 from tests.support.tiny_models import make_policy
 
 wire = pytest.importorskip("rdvla_client.wire")
@@ -90,3 +91,53 @@ def test_both_servers_are_measured_in_processes_of_their_own(
     assert {"cpu", "cores"} <= result["hardware"].keys()
     said = capsys.readouterr().out
     assert "| clients | server |" in said and "| 1000 |" in said
+
+
+def test_robots_find_answers_that_are_not_their_own() -> None:
+    expected = np.zeros((3, 2, CHUNK, ACTIONS), dtype=np.float32)
+    double = DoublePolicy()
+
+    def play(expected: np.ndarray) -> Seen:
+        with running_server(double) as address:
+            return asyncio.run(robots(address, expected, seconds=0.5, vanishing=0.0))
+
+    seen = play(expected)
+    assert seen.answers == seen.wrong >= 3 and seen.refused == {}
+    told = {"image_sizes": {"front": [8, 8], "wrist": [8, 8]}, "cameras": ["front", "wrist"], "state_dim": 2}
+    told["instructions"] = ["push the puck"]
+    steps = np.arange(CHUNK, dtype=np.float32)[:, None]  # of the double: the sum of the state, plus k
+    for robot in range(3):
+        for number in range(2):
+            expected[robot, number] = robot_observation(told, robot, number).state.sum() + steps
+    seen = play(expected)
+    assert seen.wrong == 0 and seen.answers >= 3
+    assert smallest_difference(expected) > TOLERANCE
+
+
+def test_robots_that_vanish_come_back() -> None:
+    expected = np.zeros((2, 2, CHUNK, ACTIONS), dtype=np.float32)
+    with running_server(DoublePolicy()) as address:
+        seen = asyncio.run(robots(address, expected, seconds=1.5, vanishing=0.5))
+        assert asyncio.run(robots(address, expected, seconds=0.2, vanishing=0.0)).answers > 0
+    assert seen.connections > 2 and sum(seen.vanished.values()) >= 2
+
+
+def test_memory_that_grows_has_a_slope() -> None:
+    flat = memory_growth([(second, 100.0) for second in range(0, 600, 5)])
+    assert flat["slope_mib_per_minute"] == pytest.approx(0, abs=1e-6)
+    assert flat["early_mib"] == flat["late_mib"] == flat["highest_mib"] == 100
+    growing = memory_growth([(second, 100 + second / 60) for second in range(0, 600, 5)])
+    assert growing["slope_mib_per_minute"] == pytest.approx(1)
+    assert growing["late_mib"] > growing["early_mib"] + 7
+
+
+@pytest.mark.slow
+def test_a_soak_checks_every_answer_of_a_real_policy(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "soak.json"
+    serving_soak.main(
+        ["--policy", str(folder), "--clients", "4", "--minutes", "0.08", "--output", str(output)]
+    )
+    result = read_json(output)
+    assert result["wrong"] == 0 < result["answers"] and result["alive"]
+    assert result["largest_difference"] < result["tolerance"] < result["smallest_difference_of_two_answers"]
+    assert len(result["memory_mib"]) >= 2

@@ -96,6 +96,17 @@ def test_every_robot_starts_from_its_own_last_state(library: str) -> None:
     assert not np.asarray(noise).any()
 
 
+@pytest.mark.parametrize(
+    ("executed", "left"), [(None, [3, 4, 0, 0]), (0, [1, 2, 3, 4]), (1, [2, 3, 4, 0]), (4, [0, 0, 0, 0])]
+)
+def test_actions_that_were_executed_elsewhere_can_be_reported(executed: int | None, left: list[int]) -> None:
+    session = Session(FixedHorizon(2), WarmStart("shifted"))
+    session.accept(session.due(1), numbered(1))
+    session.report(0, executed)
+    assert session.due(1) == [0]
+    assert session.initial_state([0], torch.zeros(1, 4, 1)).flatten().tolist() == left
+
+
 class Counting:
     """A policy that counts its queries and answers with the robot's own number."""
 

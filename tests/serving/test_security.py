@@ -301,7 +301,8 @@ def test_the_log_has_no_instruction_and_no_key_unless_instructions_are_asked_for
             status_of(address, Authorization="Api-Key wrong")
         facts = [getattr(record, "facts", {}) for record in caplog.records]
         lines[shown] = json.dumps(facts)
-        assert {"query", "connected", "stopped"} <= {record.getMessage() for record in caplog.records}
+        events = {record.getMessage() for record in caplog.records}
+        assert {"query", "connected", "untrained instruction", "stopped"} <= events
         assert any(each.get("connection") == "robot-0" for each in facts)
     assert private not in lines[False]
     assert private in lines[True]

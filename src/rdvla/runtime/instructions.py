@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import InputError, RDVLAError, missing_extra
-from rdvla.processing.text import instruction_bytes
+from rdvla.processing.text import REMEMBERED, instruction_bytes
 from rdvla.runtime.description import INSTRUCTION_GRAPH, TOKENIZER, Description
 from rdvla.runtime.graph import Graph
 
@@ -19,7 +19,10 @@ Tokenize = Callable[[str], list[int]]
 
 
 class Instructions:
-    """Encodes each distinct sentence once: a robot gets the same sentence in every query."""
+    """Encodes each distinct sentence once: a robot gets the same sentence in every query.
+
+    Remembers about `REMEMBERED` of them: whoever answers strangers must not keep all that they say.
+    """
 
     def __init__(self, folder: Path, description: Description, *, threads: int | None) -> None:
         self._tokenize = _tokenizer(folder, description)
@@ -32,6 +35,8 @@ class Instructions:
         Raises:
             InputError: a sentence is empty or too long for the encoder.
         """
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
         for sentence in {*sentences} - self._known.keys():
             tokens = np.array([self._tokenize(sentence)], dtype=np.int64)
             self._known[sentence] = self._graph.run({"tokens": tokens})["text"][0]

@@ -10,13 +10,14 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from logging import ERROR
+from logging import ERROR, WARNING
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rdvla.control import Judge, Judgement, Session
 from rdvla.errors import RDVLAError
+from rdvla.processing.text import plain
 from rdvla.serving.channel import INTERNAL_ERROR, TRY_LATER, Channel, Gone
 from rdvla.serving.endpoint import Endpoint
 from rdvla.serving.log import log_event
@@ -135,6 +136,7 @@ class Connection:
         if observation.instruction != self._instruction:
             self._begin()
             self._instruction = str(observation.instruction)
+            self._check_instruction(self._instruction)
         self._count_executed(options)
         self._metrics.opened(self.policy, 1)
         try:
@@ -142,6 +144,12 @@ class Connection:
         finally:
             self._metrics.opened(self.policy, -1)
         return await self._finish(observation, answer, arrived)
+
+    def _check_instruction(self, instruction: str) -> None:
+        """Log that an episode begins with an instruction that the policy was not trained on."""
+        trained = self._endpoint.facts.instructions
+        if trained and plain(instruction) not in map(plain, trained):
+            log_event("untrained instruction", level=WARNING, **self._where(instruction))
 
     def _begin(self) -> None:
         """Forget the episode."""
@@ -215,18 +223,20 @@ class Connection:
     def _log(self, answer: Answer, seconds: float) -> None:
         if not self._rules.log_queries:
             return
-        told: dict[str, Any] = {"instruction": self._instruction} if self._rules.log_instructions else {}
         log_event(
             "query",
-            connection=self.name,
-            policy=self.policy,
+            **self._where(self._instruction),
             number=self._number_in_episode,
             depth=int(answer.prediction.depth),
             ended_by=answer.ended_by,
             batch_size=answer.batch_size,
             ms=round(1000 * seconds, 2),
-            **told,
         )
+
+    def _where(self, instruction: str | None) -> dict[str, Any]:
+        """Say in the log whose line it is; instructions only if that was asked for."""
+        where = {"connection": self.name, "policy": self.policy}
+        return where | {"instruction": instruction} if self._rules.log_instructions else where
 
 
 def _reply_of(answer: Answer, judgement: Judgement, *, execute_steps: int) -> dict[str, Any]:

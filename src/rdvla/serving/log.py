@@ -8,8 +8,10 @@ import json
 import logging
 import sys
 import time
+import warnings
 from typing import Any
 
+from rdvla.errors import UnknownInstructionWarning
 from rdvla.serving.config import LogFormat
 
 LOGGER = logging.getLogger("rdvla.serving")
@@ -30,12 +32,18 @@ def log_event(
 
 
 def log_to_stderr(how: LogFormat) -> None:
-    """Send the log to the standard error stream of this process."""
+    """Send the log to the standard error stream of this process, with warnings and the network's faults.
+
+    Instructions that a policy was not trained on are told by events, as the warning of them quotes them.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if how == "json" else _Text())
-    LOGGER.handlers[:] = [handler]
-    LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False
+    logging.captureWarnings(True)
+    warnings.simplefilter("ignore", UnknownInstructionWarning)
+    for logger in (LOGGER, logging.getLogger("py.warnings"), logging.getLogger("websockets")):
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO if logger is LOGGER else logging.WARNING)
+        logger.propagate = False
 
 
 class _JsonLines(logging.Formatter):

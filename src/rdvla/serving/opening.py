@@ -13,7 +13,7 @@ from rdvla.serving.endpoint import Endpoint
 from rdvla.serving.inference import Inference, Replica
 from rdvla.serving.loading import load_policy
 from rdvla.serving.queries import PolicyFront, ServedPolicy
-from rdvla.serving.replicas import ThreadReplica
+from rdvla.serving.replicas import open_replicas
 
 
 def open_endpoints(config: ServeConfig) -> list[Endpoint]:
@@ -33,7 +33,10 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
                 threads=config.threads,
                 device=config.device,
             )
-            front, replicas = _on_ray(load, config, undo) if config.ray else _here(load, config)
+            if config.ray:
+                front, replicas = _on_ray(load, config, undo)
+            else:
+                front, replicas = open_replicas(load, count=config.replicas)
             inference = Inference(replicas, max_waiting=config.max_waiting, max_batch=config.max_batch)
             opened.append(Endpoint.of(front, inference, config))
         undo.pop_all()
@@ -41,12 +44,6 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
 
 
 Load = Callable[[], ServedPolicy]
-
-
-def _here(load: Load, config: ServeConfig) -> tuple[PolicyFront, list[Replica]]:
-    first = load()
-    others = [load() for _ in range(config.replicas - 1)]
-    return first.front(), [ThreadReplica(policy) for policy in (first, *others)]
 
 
 def _on_ray(load: Load, config: ServeConfig, undo: ExitStack) -> tuple[PolicyFront, list[Replica]]:

@@ -1,11 +1,42 @@
-"""Copies of a policy that answer at the same time: in a thread of this process, or as processes."""
+"""Copies of a policy that answer at the same time: in a thread of this process, or in processes."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
-from rdvla.serving.queries import Answer, Query, ServedPolicy
+from rdvla import errors
+from rdvla.errors import RDVLAError
+from rdvla.rollout.processes import LocalProcesses
+from rdvla.rollout.transport import Ask, Done, Link, Raised
+from rdvla.serving.inference import Replica, ReplicaDiedError
+from rdvla.serving.queries import Answer, PolicyFront, Query, ServedPolicy
+
+LoadPolicy = Callable[[], ServedPolicy]
+
+
+def open_replicas(load: LoadPolicy, *, count: int) -> tuple[PolicyFront, list[Replica]]:
+    """Load a policy, several times if it is to answer several batches at the same time.
+
+    A single replica is a thread of this process. Several are processes, as threads of one process wait for
+    each other; `load` has to pickle then.
+
+    Raises:
+        RDVLAError: the policy cannot be loaded.
+    """
+    if count == 1:
+        policy = load()
+        return policy.front(), [ThreadReplica(policy)]
+    started = [ProcessReplica(load, number=number) for number in range(count)]
+    try:
+        fronts = [replica.wait_until_loaded() for replica in started]
+    except BaseException:
+        for replica in started:
+            replica.stop()
+        raise
+    return fronts[0], list(started)
 
 
 class ThreadReplica:
@@ -25,3 +56,89 @@ class ThreadReplica:
     async def close(self) -> None:
         """See `Replica.close`."""
         await asyncio.to_thread(self._thread.shutdown)
+
+
+class ProcessReplica:
+    """Runs a policy in a process of its own; a `Replica`. It begins to load at once.
+
+    Args:
+        load: loads the policy, in that process.
+        number: tells it from other replicas.
+    """
+
+    def __init__(self, load: LoadPolicy, *, number: int = 0) -> None:
+        self._load, self._number = load, number
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"replica {number}")
+        self._link = self._start()
+
+    def wait_until_loaded(self) -> PolicyFront:
+        """Return the policy's front once it is loaded.
+
+        Raises:
+            RDVLAError: it cannot be loaded, or the process has died.
+        """
+        return cast("PolicyFront", self._receive())
+
+    async def predict(self, queries: list[Query]) -> list[Answer]:
+        """See `Replica.predict`."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, queries)
+
+    async def restart(self) -> None:
+        """See `Replica.restart`."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._restart)
+
+    async def close(self) -> None:
+        """See `Replica.close`."""
+        await asyncio.to_thread(self._thread.shutdown)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process at once."""
+        self._link.stop()
+
+    def _start(self) -> Link:
+        link = LocalProcesses().start(self._number, _PolicyRunner(self._load))
+        link.send(())  # a batch without queries asks for the front
+        return link
+
+    def _restart(self) -> None:
+        self._link.stop()
+        self._link = self._start()
+        self.wait_until_loaded()
+
+    def _predict(self, queries: Sequence[Query]) -> list[Answer]:
+        self._link.send(tuple(queries))
+        return cast("list[Answer]", self._receive())
+
+    def _receive(self) -> object:
+        message = self._link.receive()
+        if isinstance(message, Done):
+            return message.result
+        if isinstance(message, Raised):
+            raise _raised(message)
+        raise ReplicaDiedError(f"replica {self._number}: {self._link.death()}")
+
+
+class _PolicyRunner:
+    """Loads a policy in a process, and answers batches there: a `Runner`."""
+
+    def __init__(self, load: LoadPolicy) -> None:
+        self._load = load
+        self._policy: ServedPolicy | None = None
+
+    def run(self, job: Sequence[Query], ask: Ask) -> PolicyFront | list[Answer]:
+        """Answer queries; without any, return the policy's front."""
+        del ask  # nothing is unclear
+        if self._policy is None:
+            self._policy = self._load()
+        return self._policy.predict(job) if job else self._policy.front()
+
+    def close(self) -> None:
+        """Keep the policy: a query that it cannot answer leaves it as it is."""
+
+
+def _raised(message: Raised) -> Exception:
+    kind = getattr(errors, message.type, None)
+    if isinstance(kind, type) and issubclass(kind, RDVLAError):
+        return kind(message.message)
+    return RuntimeError(f"{message.type} in a replica: {message.message}\n{message.traceback}")
