@@ -25,7 +25,9 @@ from rdvla.training.inference import named
 from tests.support.documents import ROOT
 
 # Not run, because they change the installation or are long by themselves; what they name is checked.
-CHECKED_ONLY = ("make", "pip", "git", "cd", "openssl")
+CHECKED_ONLY = ("make", "pip", "git", "cd", "openssl", "ray", "docker", "vla-eval", "inspect-robots")
+# Those of a Python with LeRobot; tests/lerobot_plugin runs them.
+LEROBOT = ("lerobot-train", "lerobot-eval", "rdvla-lerobot-robot")
 MADE = re.compile(r"^(datasets/(metaworld|libero_\w+)|runs/(reproduce|libero)/\w+)(/|$)")
 HERE = ("benchmarks", "docs", "policies", "scripts", "src")
 
@@ -45,7 +47,7 @@ def check(words: Sequence[str]) -> set[str]:
     elif program == "python":
         return _check_python(arguments)
     else:
-        assert program in CHECKED_ONLY, f"the documents' tests know no command {program!r}"
+        assert program in (*CHECKED_ONLY, *LEROBOT), f"the documents' tests know no command {program!r}"
     return set()
 
 
@@ -133,7 +135,9 @@ def _is_there(path: str, written: set[str]) -> bool:
 
 def _check_extras(arguments: Sequence[str]) -> None:
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for extras in re.findall(r"\[([\w,]+)\]", " ".join(arguments)):
+    for extras in re.findall(
+        r"(?<![\w-])(?:\.|rdvla)\[([\w,]+)\]", " ".join(arguments)
+    ):  # not of other packages
         assert set(extras.split(",")) <= set(known), f"pip install {arguments}"
 
 

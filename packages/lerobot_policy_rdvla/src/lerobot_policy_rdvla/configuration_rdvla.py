@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from draccus.utils import ParsingError
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.optim.optimizers import AdamWConfig
@@ -48,15 +49,18 @@ class RDVLAConfig(PreTrainedConfig):
     Attributes:
         statistics: of the dataset that a new policy is trained on, in the form of `stats.json`; a policy that
             was loaded has them in its preprocessor.
+
+    Raises:
+        ParsingError: options do not fit each other.
     """
 
-    # What LeRobot calls them; they set the options below and are null afterwards.
+    # LeRobot's names of two options below; both are null once they have set those.
     chunk_size: int | None = None  # head.chunk_size
     n_action_steps: int | None = None  # execution, as a fixed number of actions
 
-    # Those of rdvla's PolicyConfig.
-    backbone: Backbone = field(default_factory=CompactConfig)
-    head: Head = field(default_factory=compact_head)
+    # The options of rdvla's PolicyConfig.
+    backbone: Backbone = field(default_factory=CompactConfig)  # what reads images and instructions
+    head: Head = field(default_factory=compact_head)  # what makes the actions
     cameras: tuple[str, ...] = ()  # in this order, without "observation.images."; none: the dataset's
     image_size: int = 0  # pixels, square, that images are fitted to; 0: chosen by the dataset's
     resize: Resize = "pad"  # how images are made square: crop the centre, pad with black, or stretch
@@ -70,14 +74,13 @@ class RDVLAConfig(PreTrainedConfig):
     stop: str = PolicyConfig.stop  # iterations, or a stop rule such as action_change:1e-3
     execution: str = PolicyConfig.execution  # actions before the next query: 5, binary:8,4,8, linear:8,2,6
     start: str = PolicyConfig.start  # of a query's iterations: noise, final, midpoint, shifted
-    robot: RobotConfig = field(default_factory=RobotConfig)
+    robot: RobotConfig = field(default_factory=RobotConfig)  # that the dataset describes
 
-    # What the policy is told if an environment gives no instruction; null: the only one it was trained on.
-    instruction: str | None = None
+    instruction: str | None = None  # if an environment gives none; null: the only one it was trained on
 
-    # Those of rdvla's training.
-    depth: DepthConfig = field(default_factory=DepthConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # Options of rdvla's training.
+    depth: DepthConfig = field(default_factory=DepthConfig)  # iterations of an update
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # AdamW and its schedule
     proprio_noise: float = 0.0  # standard deviation in normalised units (-1..1), in training only
     freeze_backbone: bool = False  # train the head alone
 
@@ -89,6 +92,13 @@ class RDVLAConfig(PreTrainedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.statistics: Statistics | None = None
+        try:
+            self._settle()
+        except ConfigError as error:
+            # LeRobot's command line hides what a ValueError says, and a ConfigError is one.
+            raise ParsingError(str(error)) from error
+
+    def _settle(self) -> None:
         self.head = as_head(self.head)
         if self.chunk_size is not None:
             self.head, self.chunk_size = replace(self.head, chunk_size=self.chunk_size), None

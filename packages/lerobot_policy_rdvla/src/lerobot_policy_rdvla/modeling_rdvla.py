@@ -132,9 +132,15 @@ class RDVLAPolicy(PreTrainedPolicy):
         """Forget actions and states, between episodes."""
         self.core.reset()
 
+    def drop_queued_actions(self) -> None:
+        """Forget chunks that run, as newer versions of LeRobot ask for on a new instruction."""
+        self.core.reset()
+
     # --- files ---
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        if torch.distributed.is_initialized() and torch.distributed.get_rank():
+            return  # newer versions of LeRobot save in every process
         self.config._save_pretrained(save_directory)
         state = self.state_dict() if state_dict is None else state_dict
         own = {name.removeprefix(CORE): value for name, value in state.items() if name.startswith(CORE)}
