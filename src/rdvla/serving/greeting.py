@@ -40,7 +40,7 @@ def greet(
         )
     elif not is_local and address.startswith("ws:"):
         lines.append(
-            "warning: the key crosses the network unencrypted; set --tls_certificate and --tls_key, or put the "
-            "port behind a proxy or a tunnel"
+            "warning: the key crosses the network unencrypted; set --tls_certificate and --tls_key, or put "
+            "the port behind a proxy or a tunnel"
         )
     return lines
