@@ -51,7 +51,7 @@ def as_lerobot(observation: Observation) -> dict[str, object]:
 def training(
     ours: rdvla.RDVLAPolicy, theirs: torch.nn.Module, before: object
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Loss, norm of the gradient and learning rate of updates on the same batches, by rdvla and by LeRobot."""
+    """Loss, gradient norm and learning rate of updates on the same batches, by rdvla and by LeRobot."""
     state = TrainingState(ours, TrainConfig(dataset="none", steps=UPDATES))
     optimizer = theirs.config.get_optimizer_preset().build(theirs.get_optim_params())
     schedule = theirs.config.get_scheduler_preset().build(optimizer, UPDATES)
