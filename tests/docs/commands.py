@@ -137,9 +137,8 @@ def _is_there(path: str, written: set[str]) -> bool:
 
 def _check_extras(arguments: Sequence[str]) -> None:
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for extras in re.findall(
-        r"(?<![\w-])(?:\.|rdvla)\[([\w,]+)\]", " ".join(arguments)
-    ):  # not of other packages
+    own = r"(?<![\w-])(?:\.|rdvla)\[([\w,]+)\]"  # not those of other packages
+    for extras in re.findall(own, " ".join(arguments)):
         assert set(extras.split(",")) <= set(known), f"pip install {arguments}"
 
 
