@@ -41,7 +41,7 @@ ALLOWED = {
     "rollout": CORE,
     "live": CORE,
     "simulation": FOUNDATIONS | {"data", "progress", "rollout"},
-    "evaluation": CORE | {"policy", "rollout", "simulation", "progress", "live", "serving"},
+    "evaluation": CORE | {"policy", "rollout", "simulation", "progress", "live", "serving", "data"},
     "interop": CORE | {"heads", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "types", "control", "processing", "manifest"},
     "serving": CORE

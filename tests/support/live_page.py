@@ -19,10 +19,10 @@ TIMEOUT = 60  # seconds for a message to come
 class Shown:
     """A hub and a desk behind a page on a free port."""
 
-    def __init__(self, key=None, *, port=0, **options):
+    def __init__(self, key=None, *, port=0, farewell="that was all", **options):
         self.hub, self.desk = Hub(), Desk()
         self.page = LivePage(self.hub, self.desk, key, **options)
-        self.server = LiveServer(self.page, port=port, farewell="that was all")
+        self.server = LiveServer(self.page, port=port, farewell=farewell)
 
     def __enter__(self):
         self.server.__enter__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rdvla.config.check import WAS
 from rdvla.config.help import MORE
@@ -17,6 +18,7 @@ from rdvla.rollout.jobs import SERVERS_OWN, Setting
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 
+RECORDED = "rollout_"  # that names of recorded datasets start with, in LeRobot
 LARGEST_PORT = 65535
 LARGEST_SEED = 2**32 - 1  # that numpy's legacy generators take, which some simulators use
 
@@ -77,6 +79,8 @@ class EvaluationConfig:
     rendering: Rendering = "fast"  # as in the training images; full: as the benchmark itself renders
     allow_other_robot: bool = False  # warn if the policy was trained on another robot, instead of refusing
     live: bool | int = False  # show the running episodes on a page: true, or the port; 0: a free one
+    record: str = ""  # dataset of what a person does, new or to be added to; its name starts with rollout_
+    record_autonomous: bool = False  # record whole episodes, instead of a person's corrections alone
     rerun: str = ""  # log every query to Rerun: a file.rrd, spawn (starts its viewer), or a viewer's address
     label: str = ""  # the policy's name in tables; if empty, its run's, its folder's or its id's
     server: str = ""  # instead of a policy: ws://HOST:PORT of a server that speaks openpi's protocol
@@ -102,6 +106,7 @@ class EvaluationConfig:
         if last > LARGEST_SEED:
             raise ConfigError(f"the last episode's seed must be at most {LARGEST_SEED}, got {last}")
         self._check_steps()
+        self._check_record()
         if not self.stops:
             raise ConfigError("stops is empty; name at least one")
         self._check_settings()
@@ -124,6 +129,18 @@ class EvaluationConfig:
             raise ConfigError("layout says how a server names things: give --server too, or leave it out")
         if not self.output:
             raise ConfigError("output is missing: name a folder for the results, such as runs/evaluation")
+
+    def _check_record(self) -> None:
+        name = Path(self.record).name
+        if self.record and not name.startswith(RECORDED):
+            better = Path(self.record).with_name(f"{RECORDED}{name}")
+            raise ConfigError(
+                f"record: in LeRobot, names of such datasets start with {RECORDED}: give --record {better}"
+            )
+        if self.record and self.server:
+            raise ConfigError("record takes a policy in this process: give --policy instead of --server")
+        if self.record_autonomous and not self.record:
+            raise ConfigError("record_autonomous says how to record: give --record too, or leave it out")
 
     def _check_watching(self) -> None:
         check_port("live", self.live)

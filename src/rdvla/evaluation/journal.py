@@ -24,6 +24,7 @@ Key = tuple[str, str, Setting, int]  # environment, task, setting, seed
 EXTENDABLE = {
     *("env", "tasks", "episodes", "stops", "execution", "workers", "threads", "videos", "output", "policy"),
     *("max_steps", "step_limits", "label", "allow_other_robot", "timing_seconds", "live", "rerun", "server"),
+    *("record", "record_autonomous"),
 }
 
 

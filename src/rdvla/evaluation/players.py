@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol
 
 from rdvla.evaluation.timing import Sample, time_queries
@@ -31,7 +31,7 @@ class Player(Protocol):
         workers: int,
         spectator: Spectator | None,
         attendance: Attendance | None,
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """Run all jobs in workers, and yield each outcome as it comes; a spectator sees every query,
         and whoever attends may step in.
         """
@@ -56,7 +56,7 @@ class PolicyPlayer:
         workers: int,
         spectator: Spectator | None,
         attendance: Attendance | None,
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """See `Player.play`."""
         return roll_out(
             self._policy,
@@ -87,7 +87,7 @@ class ServerPlayer:
         workers: int,
         spectator: Spectator | None,  # noqa: ARG002  # the server shows its queries itself
         attendance: Attendance | None,  # noqa: ARG002  # and lets a person step in
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """See `Player.play`."""
         return roll_out_remote(self._server, jobs, make=make, workers=workers)
 

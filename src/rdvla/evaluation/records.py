@@ -36,15 +36,18 @@ class Episode:
     stop: str
     execution: str
     seed: int
-    success: bool | None  # None if an exception ended the episode
+    success: bool | None  # by the policy alone; None if an exception ended the episode
     steps: int
     depths: list[int]  # iterations of each query
-    executed: list[int]  # actions executed after each query
+    executed: list[int]  # actions executed after each query; without those of a person
     video: str | None = None  # path relative to the results file
     video_stride: int | None = None  # environment steps between its frames; None without a video
     video_speed: float | None = None  # times the robot's own; None without a video, and in older files: 1
     error: EpisodeError | None = None
     served: ServedQueries | None = None  # None if no policy server answered the queries
+    driven_steps: int = 0  # environment steps of a person, among `steps`
+    interventions: int = 0  # times that a person took over
+    success_with_help: bool | None = None  # None if nobody helped
 
     @property
     def setting(self) -> Setting:
@@ -62,13 +65,15 @@ class Row:
     stop: str
     execution: str
     episodes: int  # that ended by themselves; `errors` are not among them
-    successes: int
+    successes: int  # of the policy alone
     errors: int
     success_low: float  # Wilson 95%
     success_high: float
     mean_depth: float | None  # iterations per query; None if no episode ended by itself
     mean_executed: float | None  # actions per query
     mean_steps: float | None  # environment steps per episode
+    helped: int = 0  # episodes in which a person drove: none of them is a success of the policy
+    helped_successes: int = 0  # of these, those that succeeded with help
 
     @property
     def setting(self) -> Setting:

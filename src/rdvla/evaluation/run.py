@@ -7,8 +7,8 @@ import functools
 import re
 import textwrap
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.evaluation.journal import RECORD, Journal, same_run
-from rdvla.evaluation.live import live_page
+from rdvla.evaluation.live import LiveSpectator, live_page
 from rdvla.evaluation.players import Player, PolicyPlayer, ServerPlayer
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
+from rdvla.evaluation.recording import recording
 from rdvla.evaluation.records import Episode, EpisodeError
 from rdvla.evaluation.results import Results
 from rdvla.evaluation.server import ServerUnderTest
@@ -117,6 +118,7 @@ def evaluate_policy(
     provenance: dict[str, Any],
     fingerprint: str,
     fits: Fits | None = None,
+    desk: Desk | None = None,
     console: Console | None = None,
 ) -> Path:
     """Evaluate a policy of the caller's own, in environments that `make` builds; see `evaluate`.
@@ -131,6 +133,7 @@ def evaluate_policy(
         provenance: what is known of the policy, for the results.
         fingerprint: tells its weights from others.
         fits: raise if the policy cannot act in what was opened (`rdvla.rollout.Opened` by environment).
+        desk: where programs step in, besides people on the live page; None: only they, if there is a page.
         console: for progress and the table.
 
     Raises:
@@ -146,6 +149,7 @@ def evaluate_policy(
         provenance=provenance,
         fingerprint=fingerprint,
         fits=fits,
+        desk=desk,
         console=console,
     )
 
@@ -159,11 +163,16 @@ def evaluate_player(
     provenance: dict[str, Any],
     fingerprint: str,
     fits: Fits | None,
+    desk: Desk | None = None,
     console: Console | None,
 ) -> Path:
     """Evaluate whoever answers the queries; see `evaluate_policy`."""
     if not config.execution:
         raise ConfigError("execution is empty; name at least one rule")
+    if config.record and not config.record_autonomous and desk is None and config.live is False:
+        raise ConfigError(
+            "record: nobody can step in. Give --live true, or --record_autonomous true for whole episodes"
+        )
     output = Path(config.output)
     console = console or Console()
     start = time.perf_counter()
@@ -182,8 +191,10 @@ def evaluate_player(
                 if fits is not None:
                     fits(opened, console=console)
             write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
-            desk = Desk()
-            with live_page(config, opened, desk, console=console) as spectator:
+            with _attended(config, opened, desk, fingerprint=fingerprint, console=console) as (
+                spectator,
+                attendance,
+            ):
                 _run_jobs(
                     player,
                     config,
@@ -191,7 +202,7 @@ def evaluate_player(
                     journal=journal,
                     make=make,
                     spectator=spectator,
-                    attendance=None if config.live is False else Attendance(desk),
+                    attendance=attendance,
                     console=console,
                 )
         timing = earlier_timing(output / "results.json")
@@ -221,6 +232,25 @@ def evaluate_player(
     if spectator is not None and spectator.problem is not None:
         raise spectator.problem
     return output / "results.json"
+
+
+@contextmanager
+def _attended(
+    config: EvaluationConfig,
+    opened: Mapping[str, Opened],
+    desk: Desk | None,
+    *,
+    fingerprint: str,
+    console: Console,
+) -> Iterator[tuple[LiveSpectator | None, Attendance | None]]:
+    """Show and record the episodes as the configuration says; yield who sees them, and who may step in."""
+    attended = desk is not None or config.live is not False or bool(config.record)
+    desk = desk or Desk()
+    with (
+        recording(config, opened, fingerprint=fingerprint, console=console) as recorded,
+        live_page(config, opened, desk, console=console) as spectator,
+    ):
+        yield spectator, Attendance(desk, recorded) if attended else None
 
 
 def _check_some_ended(episodes: Sequence[Episode], path: Path) -> None:
@@ -274,11 +304,12 @@ def _run_jobs(
 ) -> None:
     if not jobs:
         return
-    with Progress(console, speed_estimate_period=SPEED_PERIOD) as progress:
+    with ExitStack() as stopping, Progress(console, speed_estimate_period=SPEED_PERIOD) as progress:
         bar = progress.add_task("episodes", total=len(jobs))
         outcomes = player.play(
             jobs, make=make, workers=config.workers, spectator=spectator, attendance=attendance
         )
+        stopping.enter_context(closing(outcomes))  # no worker records on while its dataset is completed
         for outcome in outcomes:
             episode = _episode(config, outcome)
             journal.add(episode)
@@ -309,10 +340,14 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
     if isinstance(end, Failed):
         error = EpisodeError(end.type, end.message, end.traceback)
         return Episode(**known, success=None, steps=0, executed=[], error=error)
+    helped = end.result.driven_steps > 0
     return Episode(
         **known,
-        success=end.result.success,
+        success=end.result.success and not helped,
         steps=end.result.steps,
+        driven_steps=end.result.driven_steps,
+        interventions=end.result.interventions,
+        success_with_help=end.result.success if helped else None,
         executed=end.result.executed,
         video=None if job.video is None else str(job.video.relative_to(config.output)),
         video_stride=end.result.video_stride,

@@ -32,8 +32,13 @@ class Summary:
 
     @property
     def successes(self) -> int:
-        """Episodes that ended with success."""
+        """Episodes that ended with success of the policy alone."""
         return sum(row.successes for row in self.rows)
+
+    @property
+    def helped(self) -> int:
+        """Episodes in which a person drove: none of them counts as a success."""
+        return sum(row.helped for row in self.rows)
 
     @property
     def errors(self) -> int:
@@ -136,6 +141,8 @@ def _row(group: Sequence[Episode]) -> Row:
         mean_depth=_mean([depth for episode in ended for depth in episode.depths]),
         mean_executed=_mean([count for episode in ended for count in episode.executed]),
         mean_steps=_mean([episode.steps for episode in ended]),
+        helped=sum(episode.success_with_help is not None for episode in ended),
+        helped_successes=sum(bool(episode.success_with_help) for episode in ended),
     )
 
 

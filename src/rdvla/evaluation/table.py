@@ -42,6 +42,14 @@ def print_table(results: Results, *, console: Console) -> None:
     if any(column.errors for column in columns):
         table.add_row("exceptions", *(str(column.errors) for column in columns), style="red")
     console.print(table)
+    helped = sum(column.helped for column in columns)
+    if helped:
+        console.print(
+            f"A person stepped in in {helped} of {sum(column.episodes for column in columns)} episodes. "
+            f"{sum(row.helped_successes for row in rows)} of these succeeded, with help: none of them counts "
+            "as a success of the policy.",
+            highlight=False,
+        )
     errors = sum(column.errors for column in columns)
     if errors:
         played = errors + sum(column.episodes for column in columns)

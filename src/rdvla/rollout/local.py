@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 
 from rdvla.control import DepthJudge
@@ -27,7 +27,7 @@ def roll_out(
     spectator: Spectator | None = None,
     attendance: Attendance | None = None,
     make_judge: MakeJudge = DepthJudge,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Run all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
 
     An exception inside an episode is its outcome. An exception of the policy ends the rollout.

@@ -42,6 +42,8 @@ class Opened:
     action_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # smallest and largest action
     control_hz: float | None = None
     robot_type: str | None = None
+    environment_state_size: int | None = None  # of what the simulator alone knows
+    num_keypoints: int | None = None
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # "action", "state" -> each number's name
     units: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -66,6 +68,8 @@ class Opener:
             action_range=_range(space),
             control_hz=environment.control_hz,
             robot_type=getattr(environment, "robot_type", None),
+            environment_state_size=getattr(environment, "environment_state_size", None),
+            num_keypoints=getattr(environment, "num_keypoints", None),
             names=_declared(environment, "names"),
             units=_declared(environment, "units"),
         )

@@ -7,7 +7,7 @@ the seed of S_0, so its episodes pair with those of the same policy in this proc
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -159,7 +159,7 @@ def roll_out_remote(
     make: MakeEnvironment[Environment],
     workers: int,
     transport: Transport | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Run all jobs with a policy server, task by task (see `Schedule`); yield each outcome as it comes.
 
     An exception of a simulator is its episode's outcome.

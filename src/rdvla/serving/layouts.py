@@ -145,7 +145,8 @@ class Layout:
         parts = []
         for key in self.state:
             value = self._find(message, key)
-            numbers = as_numbers([value] if np.ndim(value) == 0 else value, name=repr(key))
+            is_alone = isinstance(value, int | float | np.generic) or getattr(value, "shape", None) == ()
+            numbers = as_numbers([value] if is_alone else value, name=repr(key))
             if numbers.ndim != 1 or self.state[key] not in (None, len(numbers)):
                 wanted = "n" if self.state[key] is None else self.state[key]
                 raise InputError(f"{key!r} must be a list of numbers, ({wanted},), got {numbers.shape}")

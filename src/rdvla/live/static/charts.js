@@ -95,10 +95,16 @@ export function drawDepth(canvas, rows, marked) {
   const area = prepare(canvas);
   if (!area) return;
   const { context } = area, places = slots(canvas, rows), { shown, x } = places;
-  const top = Math.max(2, ...shown.map((row) => row[MAX_DEPTH]), ...shown.map((row) => row[DEPTH]));
-  const y = frame(area, [0, top], [0, ...(top % 2 ? [] : [top / 2]), top], String);
+  const top = depthTop(shown);
+  const y = frame(area, [0, top], [0, top / 2, top], String);
   shown.forEach((row, index) => bar(context, row[ENDED_BY], x(index) + 0.5, y(row[DEPTH]), SLOT - 2, y(0)));
   numbersBelow(area, places, marked);
+}
+
+// The end of the axis of depths: an even number above all of them, which may be far from the maximum.
+function depthTop(shown) {
+  const most = Math.max(2, ...shown.map((row) => row[DEPTH]));
+  return most + (most % 2);
 }
 
 function bar(context, endedBy, left, top, width, bottom) {
@@ -240,7 +246,7 @@ export function drawSpark(canvas, rows) {
   if (!area) return;
   const { context, width, height } = area;
   const shown = rows.slice(-Math.floor(width / 4));
-  const top = Math.max(1, ...shown.map((row) => row[MAX_DEPTH]));
+  const top = depthTop(shown);
   shown.forEach((row, index) => {
     const tall = Math.max(1, (row[DEPTH] / top) * height);
     bar(context, row[ENDED_BY], index * 4, height - tall, 3, height);

@@ -11,6 +11,7 @@ export class Connection {
     this.wait = SHORTEST_WAIT;
     this.socket = null;
     this.timer = null;
+    this.farewell = "";  // of a server that has ended on purpose
   }
 
   open() {
@@ -46,6 +47,7 @@ export class Connection {
       }
       if (this.keyed) this.send({ key });
       this.wait = SHORTEST_WAIT;
+      this.farewell = "";
       this.on.state("live", "live");
       this.on.hello(message);
       return;
@@ -66,7 +68,8 @@ export class Connection {
       this.on.keyNeeded("That key was refused.");
       return;
     }
-    if (event.code === 1001 && event.reason) this.on.state("ended", event.reason);
+    if (event.code === 1001 && event.reason) this.farewell = event.reason;
+    if (this.farewell) this.on.state("ended", this.farewell);  // it may come back, but it said goodbye
     else if (event.code === 1013 && event.reason) this.on.state("lost", event.reason);
     else this.on.state("lost", "connection lost, trying again");
     this.timer = setTimeout(() => this.open(), this.wait * (0.75 + Math.random() / 2));

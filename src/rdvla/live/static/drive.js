@@ -3,20 +3,21 @@
 import { $, element } from "./view.js";
 import { short } from "./charts.js";
 
-const PAIRS = [  // keys for more and less of each action dimension, as KeyboardEvent.code
+const PAIRS = [  // keys for more and less of each action dimension but the gripper, as KeyboardEvent.code
   ["KeyD", "KeyA"], ["KeyW", "KeyS"], ["KeyR", "KeyF"], ["KeyL", "KeyJ"], ["KeyI", "KeyK"], ["KeyO", "KeyU"],
-  ["ArrowUp", "ArrowDown"], ["ArrowRight", "ArrowLeft"],
+  ["ArrowRight", "ArrowLeft"],
   ["Digit2", "Digit1"], ["Digit4", "Digit3"], ["Digit6", "Digit5"], ["Digit8", "Digit7"], ["Digit0", "Digit9"],
   ["Period", "Comma"],
 ];
+const GRIPPER_KEYS = ["ArrowUp", "ArrowDown"];  // the same for every arm
 const SIGNS = { ArrowUp: "↑", ArrowDown: "↓", ArrowRight: "→", ArrowLeft: "←", Period: ".", Comma: "," };
 const PAD = [  // the same for a standard gamepad: an axis and its sign, or two buttons
   { axis: 0, sign: 1, name: "left stick, sideways" }, { axis: 1, sign: -1, name: "left stick, up and down" },
   { axis: 3, sign: -1, name: "right stick, up and down" }, { axis: 2, sign: 1, name: "right stick, sideways" },
   { more: 12, less: 13, name: "cross, up and down" }, { more: 15, less: 14, name: "cross, sideways" },
-  { more: 5, less: 4, name: "upper shoulder buttons" }, { more: 7, less: 6, name: "lower shoulder buttons" },
+  { more: 7, less: 6, name: "lower shoulder buttons" },
 ];
-const PAD_GRIPPER = 6;  // the shoulder buttons, in PAD, belong to the gripper
+const GRIPPER_PAD = { more: 5, less: 4, name: "upper shoulder buttons" };
 const DEAD = 0.12;  // of a stick's way
 const FASTEST = 20;  // commands per second at most
 const SLOWEST = 5;  // the server forgets a command after half a second
@@ -57,10 +58,10 @@ export class Drive {
       const resting = Math.min(Math.max(0, low), facts.high[index]);
       return facts.held[index] ? Math.min(Math.max(actions?.[0]?.[index] ?? resting, low), facts.high[index]) : resting;
     });
-    // The last dimension of most arms is the gripper: its keys stay the same for every arm.
-    const gripper = facts.names.findIndex((name) => name.includes("gripper"));
-    this.pad = facts.low.map((_, index) => (index === gripper ? PAD[PAD_GRIPPER] : PAD.filter((_, at) => at !== PAD_GRIPPER)[index - (gripper >= 0 && index > gripper ? 1 : 0)]));
-    this.keys = facts.low.map((_, index) => PAIRS[index] ?? []);
+    const gripper = facts.names.findLastIndex((name) => name.includes("gripper"));
+    const others = [...facts.low.keys()].filter((index) => index !== gripper);
+    this.keys = facts.low.map((_, index) => (index === gripper ? GRIPPER_KEYS : PAIRS[others.indexOf(index)] ?? []));
+    this.pad = facts.low.map((_, index) => (index === gripper ? GRIPPER_PAD : PAD[others.indexOf(index)]));
     this.build();
     const rate = Math.max(SLOWEST, Math.min(facts.control_hz ?? FASTEST, FASTEST));
     this.before = performance.now();

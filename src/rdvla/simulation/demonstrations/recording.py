@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,7 +180,46 @@ def record_attempt(
     )
 
 
-def frame_features(env: SimulatedTask) -> dict[str, dict[str, Any]]:
+class FrameSizes(Protocol):
+    """What decides the features of frames; every `SimulatedTask` says it."""
+
+    @property
+    def state_size(self) -> int:
+        """S."""
+        ...
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """S names, or none."""
+        ...
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        ...
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """A names, or none."""
+        ...
+
+    @property
+    def environment_state_size(self) -> int:
+        """E."""
+        ...
+
+    @property
+    def num_keypoints(self) -> int:
+        """P, in each camera."""
+        ...
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
+
+
+def frame_features(env: FrameSizes) -> dict[str, dict[str, Any]]:
     """Return the numeric features of a recorded episode, as `DatasetWriter.create` takes them."""
     return {
         STATE: _vector(env.state_size, env.state_names),
