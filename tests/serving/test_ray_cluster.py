@@ -216,30 +216,32 @@ def applications() -> set[str]:
 
 
 FRONT = """
-import sys
+import sys, time
+from pathlib import Path
 from rdvla.serving.ray import RayOptions, start_replicas
-from tests.support.served_double import DoublePolicy
+from tests.support.served_double import LIMIT, DoublePolicy
 started = start_replicas(DoublePolicy, RayOptions(1, address=sys.argv[1]))
-print("started", flush=True)
-sys.stdin.read()
+Path(sys.argv[2]).touch()
+time.sleep(LIMIT)
 """
 
 
-def test_what_a_killed_server_left_on_the_cluster_the_next_one_removes(cluster):
+def test_what_a_killed_server_left_on_the_cluster_the_next_one_removes(cluster, tmp_path):
     found, _ = cluster
+    serves = tmp_path / "serves"
     front = subprocess.Popen(
-        [sys.executable, "-c", FRONT, found.address],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", FRONT, found.address, serves],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
-        assert front.stdout is not None
-        assert front.stdout.readline().strip() == "started"
+        deadline = time.monotonic() + LIMIT
+        while not serves.exists():
+            assert front.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
     finally:
         front.kill()
-        front.communicate()
+        front.wait(timeout=LIMIT)
     # Only one processor is left: there is room for two policies that take half of it, and nothing else.
     half = replace(options(found, replicas=1), cpus=0.5)
     first, second = start_replicas(DoublePolicy, half), start_replicas(DoublePolicy, half)
