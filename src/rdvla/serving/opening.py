@@ -19,11 +19,12 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
     """
     opened = []
     for name, source in config.sources.items():
+        code = config.compiled_head if name == config.default_name else ""
         load = partial(
             load_policy,
             source,
             name=name,
-            compiled=config.compiled,
+            compiled=code or config.compiled,
             threads=config.threads,
             device=config.device,
         )
