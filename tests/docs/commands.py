@@ -68,7 +68,9 @@ def check_verb(arguments: Sequence[str]) -> set[str]:
             if isinstance(config, TrainConfig):  # a later command may go on from the run
                 save_config(Path(config.output_dir) / "config.yaml", config)
         new = [name for name, text in section(module.run.__doc__, "Args").items() if "new dataset" in text]
-        written.update(str(given[name]) for name in ("output", "output_dir", *new) if given.get(name))
+        written.update(
+            str(given[name]) for name in ("output", "output_dir", "record", *new) if given.get(name)
+        )
 
     try:
         call(only_read, module.in_full(words) if hasattr(module, "in_full") else words, prog=f"rdvla {verb}")

@@ -24,7 +24,7 @@ PAGES = [page for page in pages() if blocks(page)]
 LANGUAGES = (*SHELL, "python", "yaml", "json", "text")
 REASONS = (
     "changes the installation", "needs a GPU", "needs hours", "needs the hub", "needs a published",
-    "needs a robot",
+    "needs a robot", "needs a person",
 )  # fmt: skip
 
 
