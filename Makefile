@@ -18,14 +18,14 @@ help: ## list the targets
 setup: $(STAMP) ## install into .venv
 
 # torch comes first: it is by far the largest part, and the rest then finds it in place.
-$(STAMP): pyproject.toml packages/rdvla-client/pyproject.toml constraints.txt
+$(STAMP): pyproject.toml packages/rdvla-client/pyproject.toml packages/rdvla-peers/pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { python=$$(bash scripts/find_python.sh); echo "creating $(VENV) with $$python"; \
 		"$$python" -m venv $(VENV); }
 	@bash scripts/system_packages.sh
 	@echo "installing $(TORCH)"
 	@$(PIP) install "$(TORCH)" -c constraints.txt
 	@echo "installing rdvla and what it needs"
-	@$(PIP) install -e packages/rdvla-client -e '.[all,dev,docs]' -c constraints.txt
+	@$(PIP) install -e packages/rdvla-client -e packages/rdvla-peers -e '.[all,dev,docs]' -c constraints.txt
 	@# The real client of openpi, for the tests: its requirements exclude numpy 2, which it works with.
 	@$(PIP) install --no-deps openpi-client==0.1.2
 	@touch $@

@@ -197,6 +197,31 @@ def test_an_installed_package_is_extended_from_where_it_came(monkeypatch, tmp_pa
     assert str(missing_extra("pyarrow", "data")) == f"pyarrow is not installed: {command}"
 
 
+@pytest.mark.parametrize("extra", ["serve", "ray", "all", "data,serve"])
+def test_extras_with_the_robots_client_install_it_from_the_checkout_too(monkeypatch, tmp_path, extra):
+    assert missing_extra("websockets", extra).args[0] == (
+        f"websockets is not installed: run pip install -e packages/rdvla-client -e '.[{extra}]' in {ROOT}"
+    )
+    checkout, elsewhere = tmp_path / "checkout", tmp_path / "site-packages" / "rdvla" / "errors.py"
+    client = checkout / "packages" / "rdvla-client"
+    client.mkdir(parents=True)
+
+    class Distribution:
+        def read_text(self, name: str) -> str:
+            return json.dumps({"url": f"file://{checkout}"})
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _name: Distribution())
+    monkeypatch.setattr(errors, "__file__", str(elsewhere))
+    command = errors.install_command(extra)
+    assert command == f"pip install '{client}' '{checkout}[{extra}]'"
+
+
+def test_extras_with_the_robots_client_are_as_in_the_project_file():
+    needs = {name for name, lines in EXTRAS.items() if any(line.startswith("rdvla-client") for line in lines)}
+    brought = {name for name, lines in EXTRAS.items() for other in needs if f"rdvla[{other}]" in lines}
+    assert needs | brought == errors.NEED_CLIENT
+
+
 def test_a_checkout_is_extended_in_its_folder():
     error = missing_extra("pyarrow", "data")
     assert isinstance(error, RDVLAError) and isinstance(error, ImportError)

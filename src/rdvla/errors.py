@@ -20,6 +20,10 @@ INCLUDED = {
     "ray": ("serve",),
 }
 
+# Extras with the robot's client, a distribution of its own that a checkout has next to rdvla.
+NEED_CLIENT = {"serve", "ray", "all"}
+CLIENT = "packages/rdvla-client"
+
 
 class RDVLAError(Exception):
     """Base of every error that bad input can cause; the command line prints just its message."""
@@ -86,10 +90,14 @@ def optional(extra: str) -> Iterator[None]:
 
 def install_command(extra: str) -> str:
     """Say how to add an extra (or several, with commas between), depending on where this rdvla came from."""
+    asked = set(extra.split(","))
+    needs_client = bool(asked & NEED_CLIENT)
     folder = checkout()
     if folder is not None:
-        return f"run pip install -e '.[{extra}]' in {folder}"
-    return f"pip install '{_source() or 'rdvla'}[{extra}]'"
+        return f"run pip install {f'-e {CLIENT} ' if needs_client else ''}-e '.[{extra}]' in {folder}"
+    source = _source() or "rdvla"
+    client = Path(source) / CLIENT  # of a checkout that was installed without -e
+    return f"pip install {f'{str(client)!r} ' if needs_client and client.is_dir() else ''}'{source}[{extra}]'"
 
 
 def checkout() -> Path | None:

@@ -25,7 +25,7 @@ from rdvla.training.inference import named
 from tests.support.documents import ROOT
 
 # Not run, because they change the installation or are long by themselves; what they name is checked.
-CHECKED_ONLY = ("make", "pip", "git", "cd", "openssl")
+CHECKED_ONLY = ("make", "pip", "git", "cd", "openssl", "ray", "docker", "vla-eval", "inspect-robots")
 # Those of a Python with LeRobot; tests/lerobot_plugin runs them.
 LEROBOT = ("lerobot-train", "lerobot-eval", "rdvla-lerobot-robot")
 MADE = re.compile(r"^(datasets/(metaworld|libero_\w+)|runs/(reproduce|libero)/\w+)(/|$)")
@@ -69,7 +69,7 @@ def check_verb(arguments: Sequence[str]) -> set[str]:
                 save_config(Path(config.output_dir) / "config.yaml", config)
         new = [name for name, text in section(module.run.__doc__, "Args").items() if "new dataset" in text]
         written.update(
-            str(given[name]) for name in ("output", "output_dir", "record", *new) if given.get(name)
+            str(given[name]) for name in ("output", "output_dir", "rerun", "record", *new) if given.get(name)
         )
 
     try:
@@ -137,9 +137,8 @@ def _is_there(path: str, written: set[str]) -> bool:
 
 def _check_extras(arguments: Sequence[str]) -> None:
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for extras in re.findall(
-        r"(?<![\w-])(?:\.|rdvla)\[([\w,]+)\]", " ".join(arguments)
-    ):  # not of other packages
+    own = r"(?<![\w-])(?:\.|rdvla)\[([\w,]+)\]"  # not those of other packages
+    for extras in re.findall(own, " ".join(arguments)):
         assert set(extras.split(",")) <= set(known), f"pip install {arguments}"
 
 

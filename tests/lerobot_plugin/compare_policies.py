@@ -18,10 +18,12 @@ import rdvla
 from rdvla.policy.batch import Batch
 from rdvla.processing.cameras import camera_key
 from rdvla.training.batches import Draw, step_generator
+from rdvla.training.config import TrainConfig
 from rdvla.training.objectives import Objective
+from rdvla.training.optimization import TrainingState
 from rdvla.types import Observation
 
-BATCH, STEPS, DEPTH = 3, 9, 5
+BATCH, STEPS, UPDATES, DEPTH = 3, 9, 12, 5
 
 
 def observations(policy: rdvla.RDVLAPolicy, number: int) -> Observation:
@@ -46,36 +48,49 @@ def as_lerobot(observation: Observation) -> dict[str, object]:
     return {**images, "observation.state": observation.state.clone(), "task": list(observation.instruction)}
 
 
-def losses(
+def training(
     ours: rdvla.RDVLAPolicy, theirs: torch.nn.Module, before: object
-) -> tuple[list[float], list[float]]:
-    """The loss of one update, and every gradient's norm."""
-    observation, head = observations(ours, 100), ours.config.head
-    generator = torch.Generator().manual_seed(1)
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Loss, gradient norm and learning rate of updates on the same batches, by rdvla and by LeRobot."""
+    state = TrainingState(ours, TrainConfig(dataset="none", steps=UPDATES))
+    optimizer = theirs.config.get_optimizer_preset().build(theirs.get_optim_params())
+    schedule = theirs.config.get_scheduler_preset().build(optimizer, UPDATES)
+    clip = theirs.config.get_optimizer_preset().grad_clip_norm
+    mine, others = [], []
+    for step in range(UPDATES):
+        observation, actions, is_pad = samples(ours, step)
+        batch = Batch(
+            features=ours.frozen_inputs(ours.config.fits(observation)),
+            state=ours.normalize_state(observation.state),
+            actions=ours.action_normalizer.normalize(actions),
+            action_is_pad=is_pad,
+        )
+        draw = Draw(step=step, frames=torch.empty(0), depth=DEPTH, generator=step_generator(0, step))
+        loss = Objective(proprio_noise=0.1).loss(ours, batch, draw).total
+        state.clear_gradient()
+        loss.backward()
+        norm = state.clip_gradient()
+        mine.append([loss.item(), norm.item(), state.follow_gradient(step)])
+
+        given = {**as_lerobot(observation), "action": actions, "action_is_pad": is_pad}
+        loss, figures = theirs(before(given), generator=step_generator(0, step), depth=DEPTH)
+        assert figures["depth"] == DEPTH
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+        others.append([loss.item(), norm.item(), optimizer.param_groups[0]["lr"]])
+        optimizer.step()
+        schedule.step()
+    return mine, others
+
+
+def samples(policy: rdvla.RDVLAPolicy, step: int) -> tuple[Observation, torch.Tensor, torch.Tensor]:
+    """A batch of an update: what is seen, chunks in the robot's units, and where the episode is over."""
+    head, generator = policy.config.head, torch.Generator().manual_seed(step)
     actions = torch.randn(BATCH, head.chunk_size, head.action_dim, generator=generator)
     is_pad = torch.zeros(BATCH, head.chunk_size, dtype=torch.bool)
     is_pad[1, 2:] = True
-    batch = Batch(
-        features=ours.frozen_inputs(ours.config.fits(observation)),
-        state=ours.normalize_state(observation.state),
-        actions=ours.action_normalizer.normalize(actions),
-        action_is_pad=is_pad,
-    )
-    draw = Draw(step=0, frames=torch.empty(0), depth=DEPTH, generator=step_generator(0, 0))
-    mine = Objective(proprio_noise=0.1).loss(ours, batch, draw).total
-    given = {**as_lerobot(observation), "action": actions, "action_is_pad": is_pad}
-    other, figures = theirs(before(given), generator=step_generator(0, 0), depth=DEPTH)
-    assert figures["depth"] == DEPTH
-    mine.backward()
-    other.backward()
-    return _figures(mine, ours), _figures(other, theirs.core)
-
-
-def _figures(loss: torch.Tensor, policy: torch.nn.Module) -> list[float]:
-    return [
-        loss.item(),
-        *(float(p.grad.norm()) for _, p in sorted(policy.named_parameters()) if p.grad is not None),
-    ]
+    return observations(policy, 100 + step), actions, is_pad
 
 
 def acts(
@@ -109,12 +124,13 @@ def main(folder: str, lerobot_folder: str, output: str) -> None:
     before, after = make_pre_post_processors(config, pretrained_path=lerobot_folder)
     actions = acts(ours, theirs, before, after)
     chunk = theirs.predict_action_chunk(before(as_lerobot(observations(ours, 0))))
-    loss = losses(ours.train(), theirs.train(), before)
+    updates = training(ours.train(), theirs.train(), before)
     theirs.save_pretrained(Path(output).with_suffix(""))
     before.save_pretrained(Path(output).with_suffix(""))
     after.save_pretrained(Path(output).with_suffix(""))
     np.savez(
-        output, actions_ours=actions[0], actions_theirs=actions[1], loss_ours=loss[0], loss_theirs=loss[1],
+        output, actions_ours=actions[0], actions_theirs=actions[1], updates_ours=updates[0],
+        updates_theirs=updates[1],
         chunk_shape=chunk.shape,
     )  # fmt: skip
 

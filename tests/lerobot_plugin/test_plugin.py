@@ -47,7 +47,7 @@ TINY = [
 
 
 @pytest.mark.parametrize("config", POLICIES.values(), ids=POLICIES)
-def test_loss_gradients_and_actions_are_those_of_rdvla(tmp_path: Path, config: object) -> None:
+def test_updates_and_actions_are_those_of_rdvla(tmp_path: Path, config: object) -> None:
     needs_lerobot("lerobot_policy_rdvla")
     policy = make_policy(config)
     policy.save_pretrained(tmp_path / "ours")
@@ -62,12 +62,13 @@ def test_loss_gradients_and_actions_are_those_of_rdvla(tmp_path: Path, config: o
     ]
     run_lerobot(*script, home=tmp_path, paths=SOURCES)
     found = np.load(output)
-    np.testing.assert_allclose(found["loss_theirs"], found["loss_ours"], rtol=1e-4, atol=ROUNDING)
+    np.testing.assert_allclose(found["updates_theirs"], found["updates_ours"], rtol=1e-2, atol=ROUNDING)
+    np.testing.assert_allclose(found["updates_theirs"][0], found["updates_ours"][0], rtol=1e-4)
     np.testing.assert_allclose(found["actions_theirs"], found["actions_ours"], rtol=1e-4, atol=ROUNDING)
     assert tuple(found["chunk_shape"]) == (3, config.head.chunk_size, config.head.action_dim)
     saved = RDVLAPolicy.from_pretrained(output.with_suffix(""))  # what LeRobot saved of it
     assert saved.config == policy.config and saved.statistics == policy.statistics
-    assert fingerprint(saved) == fingerprint(policy)
+    assert fingerprint(saved) != fingerprint(policy)  # it was trained meanwhile
 
 
 WRITE = """

@@ -16,6 +16,8 @@ from rdvla.errors import RDVLAError
 from rdvla.hashing import fingerprint
 from rdvla.policy import TRAINING, RDVLAPolicy
 from rdvla.policy.lerobot import pack_statistics, unpack_statistics, write_lerobot
+from rdvla.policy.run_folder import policy_name
+from rdvla.serving.loading import load_policy
 from tests.support.tiny_models import CONFIG, SIZE, make_observation, make_policy
 
 CHOICES = replace(
@@ -93,6 +95,12 @@ def test_an_output_directory_of_lerobot_train_stands_for_its_newest_policy(
     folder.mkdir(parents=True)
     write_lerobot(policy, folder)
     assert fingerprint(RDVLAPolicy.from_pretrained(tmp_path / "run")) == fingerprint(policy)
+    assert load_policy(tmp_path / "run", name="run").facts.fingerprint == fingerprint(policy)
+
+
+@pytest.mark.parametrize("inner", ["", "checkpoints/last", "checkpoints/000004/pretrained_model"])
+def test_a_checkpoint_is_called_as_its_run(inner: str) -> None:
+    assert policy_name(f"outputs/puck/{inner}") == "puck"
 
 
 def test_statistics_lose_nothing_on_their_way() -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,10 +18,13 @@ import numpy as np
 import pytest
 
 from rdvla.errors import ConfigError, InputError
+from rdvla.serving.inference import ReplicaDiedError
 from rdvla.serving.loading import load_policy
 from rdvla.serving.queries import Answer, Query
 from rdvla.types import Observation
+from rdvla_client import Patience, PolicyClient
 from tests.support.served_double import FACTS, REFUSED, DoublePolicy, make_query, right_actions
+from tests.support.serving import open_server
 from tests.support.tiny_models import make_observation, make_policy
 
 ray = pytest.importorskip("ray")
@@ -26,7 +34,6 @@ from rdvla.serving.ray import (  # noqa: E402
     RayOptions,
     RayReplica,
     RayReplicas,
-    ReplicasLostError,
     start_replicas,
 )
 
@@ -44,7 +51,7 @@ class FakeHandle:
 
     holder: PolicyHolder
     deaths: list[Exception] = field(default_factory=list)
-    front: Any = None
+    silent: bool = False
 
     @property
     def predict(self) -> FakeHandle:
@@ -53,6 +60,8 @@ class FakeHandle:
     async def remote(self, *arguments: Any) -> list[Answer]:
         if self.deaths:
             raise self.deaths.pop(0)
+        while self.silent:
+            await asyncio.sleep(1)
         try:
             return await self.holder.predict(*arguments)
         except Exception as error:
@@ -96,10 +105,13 @@ def test_an_error_of_the_policy_arrives_as_it_was_and_is_not_asked_again():
     assert not isinstance(caught.value, ray.exceptions.RayError)
 
 
-def test_robots_get_a_sentence_when_no_replica_can_be_reached():
-    lost = replica(*(death(ActorDiedError) for _ in range(100)), patience=0.0)
-    with pytest.raises(ReplicasLostError, match="no replica on Ray"):
-        answers_of(lost, [make_query(0)])
+def test_the_server_learns_it_when_no_replica_can_be_reached():
+    dying = replica(*(death(ActorDiedError) for _ in range(100)), patience=0.3)
+    with pytest.raises(ReplicaDiedError, match="no replica on Ray"):
+        answers_of(dying, [make_query(0)])
+    silent = FakeHandle(PolicyHolder(DoublePolicy), silent=True)  # as Ray's while it starts replicas
+    with pytest.raises(ReplicaDiedError, match="no replica on Ray"):
+        answers_of(RayReplica(silent, FACTS.fingerprint, patience=0.3, release=nothing), [make_query(0)])
 
 
 def test_a_deadline_means_the_same_on_a_machine_whose_clock_started_earlier():
@@ -158,16 +170,17 @@ def test_a_policy_that_cannot_be_loaded_and_a_cluster_too_small_are_said_in_a_se
         start_replicas(DoublePolicy, options(found, replicas=3, start_seconds=5.0))
 
 
+def single_observation(seed: int) -> Observation:
+    batch = make_observation(1, seed=seed).numpy()
+    images = {camera: image[0] for camera, image in batch.images.items()}
+    return Observation(images, batch.state[0], batch.instruction[0])
+
+
 @pytest.mark.slow
 def test_a_real_policy_answers_on_ray_as_it_does_here(cluster, tmp_path):
     make_policy().save_pretrained(tmp_path)
     here = load_policy(tmp_path, name="tiny")
-    observation = make_observation(1).numpy().select([0])
-    single = Observation(
-        {camera: image[0] for camera, image in observation.images.items()},
-        observation.state[0],
-        observation.instruction[0],
-    )
+    single = single_observation(0)
     queries = [Query(single, here.initial_state(seed), stop="action_change:1e-3") for seed in range(4)]
     started = start_replicas(partial(load_policy, tmp_path, name="tiny"), options(cluster[0], replicas=1))
     try:
@@ -228,5 +241,93 @@ def test_every_request_is_answered_right_while_a_node_is_killed(cluster):
         load = asyncio.run(asyncio.wait_for(kill_a_node_under_load(started, kill, clients=6), LIMIT))
         assert len(load.processes) > 200
         assert len(set(load.processes[-100:])) == 1  # the node that lived answers alone
+    finally:
+        started.close()
+
+
+def served(folder: str) -> Any:
+    return load_policy(folder, name="tiny")
+
+
+def ask_and_check(address: str, folder: str, number: int, until: threading.Event) -> int:
+    """Ask own questions until told to stop, compare each answer with the policy in this process; count."""
+    here, asked = served(folder), 0
+    with PolicyClient(address, patience=Patience(reply_s=LIMIT)) as client:
+        while not until.is_set():
+            seed = 1000 * number + asked
+            single = single_observation(seed)
+            message = {f"images/{camera}": image for camera, image in single.images.items()}
+            message |= {"state": single.state, "prompt": single.instruction}
+            client.reset()
+            reply = client.infer(message, seed=seed, stop="4")
+            (expected,) = here.predict([Query(single, here.initial_state(seed), stop="4")])
+            np.testing.assert_allclose(
+                reply["actions"],
+                expected.prediction.actions,
+                rtol=1e-4,
+                atol=1e-4,
+                err_msg=f"client {number}",
+            )
+            assert reply["depth"] == 4
+            asked += 1
+    return asked
+
+
+@pytest.mark.slow
+def test_robots_of_a_server_do_not_notice_that_a_node_is_killed(cluster, tmp_path):
+    found, _ = cluster
+    node = found.add_node(num_cpus=1, object_store_memory=80 * 2**20)  # in place of the one killed above
+    found.wait_for_nodes(timeout=LIMIT)
+    make_policy().save_pretrained(tmp_path)
+    done = threading.Event()
+    with (
+        open_server(tmp_path, ray=found.address, replicas=2, max_batch=4) as server,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        clients = [pool.submit(ask_and_check, server.address, str(tmp_path), each, done) for each in range(4)]
+        time.sleep(3)  # some answers come before
+        found.remove_node(node, allow_graceful=False)
+        wait(clients, timeout=10)  # and some after; those that fail end early
+        done.set()
+        counts = [client.result(timeout=LIMIT) for client in clients]
+    assert min(counts) > 5
+
+
+def applications() -> set[str]:
+    from ray import serve
+
+    return set(serve.status().applications)
+
+
+FRONT = """
+import sys
+from rdvla.serving.ray import RayOptions, start_replicas
+from tests.support.served_double import DoublePolicy
+started = start_replicas(DoublePolicy, RayOptions(1, address=sys.argv[1]))
+print("started", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_server_left_on_the_cluster_the_next_one_removes(cluster):
+    found, _ = cluster
+    front = subprocess.Popen(
+        [sys.executable, "-c", FRONT, found.address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert front.stdout is not None
+        assert front.stdout.readline().strip() == "started"
+    finally:
+        front.kill()
+        front.communicate()
+    started = start_replicas(DoublePolicy, options(found, replicas=1))  # there is room for one replica only
+    try:
+        assert len(applications()) == 1
+        check([make_query(0)], answers_of(started.replicas()[0], [make_query(0)]))
     finally:
         started.close()

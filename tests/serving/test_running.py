@@ -206,6 +206,8 @@ def test_an_open_port_without_a_key_is_warned_of(monkeypatch):
     endpoint = Endpoint.of(double, double, config)
     with PolicyServer(config, endpoints=[endpoint]) as server:
         assert any("whoever reaches this port" in line for line in server.greeting())
+        assert f"at ws://{socket.gethostname()}:{server.port}, layout native" in server.greeting()[0]
+        assert server.address == f"ws://127.0.0.1:{server.port}"
     monkeypatch.setenv("RDVLA_API_KEY", "correct-horse")
     with PolicyServer(config, endpoints=[endpoint]) as server:
         lines = server.greeting()

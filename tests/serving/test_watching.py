@@ -97,6 +97,19 @@ def test_a_paused_robot_gets_its_reply_when_it_goes_on():
         assert asking.result()["phase"] == "autonomous"
 
 
+def test_a_desk_holds_robots_back_without_a_hub_too():
+    desk = Desk()
+    with open_server(desk=desk) as server:
+        client = WebsocketClientPolicy(server.address)
+        client.infer(make_message())
+        desk.change("robot-0", "paused")
+        asking = Asking(client)
+        asking.join(0.3)
+        assert asking.reply is None
+        desk.change("robot-0", "autonomous")
+        assert asking.result()["depth"] == 4
+
+
 def test_whoever_drives_a_robot_decides_its_only_action():
     hub, desk, double = Kept(), Desk(), DoublePolicy(make_facts(start="final"))
     with open_server(double, hub=hub, desk=desk) as server:

@@ -16,8 +16,8 @@ from rdvla.config import decode_config, encode_config
 from rdvla.errors import RDVLAError
 from rdvla.files import read_json, write_atomically, write_json
 from rdvla.policy.config import PolicyConfig
-from rdvla.policy.lerobot import find_checkpoint, is_lerobot, read_lerobot
-from rdvla.policy.run_folder import RUN_POLICY, RUN_RECORD, resume_command
+from rdvla.policy.lerobot import is_lerobot, read_lerobot
+from rdvla.policy.run_folder import RUN_POLICY, RUN_RECORD, find_checkpoint, resume_command
 from rdvla.processing import Statistics
 
 CONFIG_FILE = "config.json"

@@ -36,12 +36,6 @@ ACTION, STATE = "action", "observation.state"
 NOTHING = {"eps": 1e-8, "features": {}, "norm_map": {}}
 
 
-def find_checkpoint(folder: Path) -> Path | None:
-    """Return the newest policy in an output directory of `lerobot-train`, or in one of its checkpoints."""
-    places = (folder / "checkpoints" / "last" / "pretrained_model", folder / "pretrained_model")
-    return next((place for place in places if (place / CONFIG).is_file()), None)
-
-
 def is_lerobot(values: Any) -> bool:
     """Whether the content of a `config.json` is of a policy of ours in LeRobot's layout."""
     return isinstance(values, dict) and values.get("type") == POLICY_TYPE

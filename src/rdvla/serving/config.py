@@ -61,6 +61,9 @@ class ServeConfig:
     device: Device = "auto"  # auto: an accelerator if there is one
     threads: int = 1  # torch threads of each replica
     replicas: int = 1  # copies of each policy that compute at the same time
+    ray: str = ""  # replicas run on this Ray cluster: auto, HOST:PORT, or local; empty: on this machine alone
+    ray_cpus: float = 1.0  # that each replica takes there
+    ray_gpus: float = 0.0  # that each replica takes there; 0.5: two share one
     max_batch: int = 8  # queries that a replica computes together
     max_waiting: int = 64  # queries that may wait for a policy; more are told that it is busy
     seed: int | None = None  # makes the starting states of every connection repeatable
@@ -100,7 +103,7 @@ class ServeConfig:
         for name in ("connections", "threads", "replicas", "max_batch", "max_waiting", "depth_limit"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("idle_seconds", "message_mb", "grace_seconds"):
+        for name in ("idle_seconds", "message_mb", "grace_seconds", "ray_cpus", "ray_gpus"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be a number from 0 on, got {getattr(self, name)}")
         if not self.idle_seconds:

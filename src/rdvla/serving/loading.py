@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rdvla.assets import find_policy
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.policy.run_folder import RUN_RECORD
+from rdvla.policy.run_folder import RUN_RECORD, find_checkpoint
 from rdvla.serving.policies import ExportedPolicy, TorchPolicy
 from rdvla.serving.queries import PolicyFacts, ServedPolicy
 
@@ -51,7 +51,8 @@ def load_policy(
             if compiled:
                 raise ConfigError(f"{folder} is an ONNX export: its head cannot be compiled again")
             return _load_onnx(folder, name=name, threads=threads)
-        if not any((folder / file).is_file() for file in (POLICY_CONFIG, RUN_RECORD)):
+        known = any((folder / file).is_file() for file in (POLICY_CONFIG, RUN_RECORD))
+        if not known and find_checkpoint(folder) is None:
             raise RDVLAError(f"{folder} is no policy: {_what_it_lacks(folder)}")
     return _load_torch(source, name=name, compiled=compiled, threads=threads, device=device)
 

@@ -40,7 +40,7 @@ def log_to_stderr(how: LogFormat) -> None:
     handler.setFormatter(_JsonLines() if how == "json" else _Text())
     logging.captureWarnings(True)
     warnings.simplefilter("ignore", UnknownInstructionWarning)
-    for logger in (LOGGER, logging.getLogger("py.warnings"), logging.getLogger("websockets")):
+    for logger in (LOGGER, *map(logging.getLogger, ("py.warnings", "websockets", "asyncio"))):
         logger.handlers[:] = [handler]
         logger.setLevel(logging.INFO if logger is LOGGER else logging.WARNING)
         logger.propagate = False

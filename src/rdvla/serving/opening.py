@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
+from rdvla.assets import find_policy
 from rdvla.serving.config import ServeConfig
 from rdvla.serving.endpoint import Endpoint
-from rdvla.serving.inference import Inference
+from rdvla.serving.inference import Inference, Replica
 from rdvla.serving.loading import load_policy
+from rdvla.serving.queries import PolicyFront, ServedPolicy
 from rdvla.serving.replicas import open_replicas
 
 
@@ -18,16 +23,39 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
         RDVLAError: a policy cannot be loaded, or does not fit the layout.
     """
     opened = []
-    for name, source in config.sources.items():
-        load = partial(
-            load_policy,
-            source,
-            name=name,
-            compiled=config.compiled,
-            threads=config.threads,
-            device=config.device,
-        )
-        front, replicas = open_replicas(load, count=config.replicas)
-        inference = Inference(replicas, max_waiting=config.max_waiting, max_batch=config.max_batch)
-        opened.append(Endpoint.of(front, inference, config))
+    with ExitStack() as undo:  # what was started for one policy ends if another fails
+        for name, source in config.sources.items():
+            load = partial(
+                load_policy,
+                _anywhere(source),
+                name=name,
+                compiled=config.compiled,
+                threads=config.threads,
+                device=config.device,
+            )
+            if config.ray:
+                front, replicas = _on_ray(load, config, undo)
+            else:
+                front, replicas = open_replicas(load, count=config.replicas)
+            inference = Inference(replicas, max_waiting=config.max_waiting, max_batch=config.max_batch)
+            opened.append(Endpoint.of(front, inference, config))
+        undo.pop_all()
     return opened
+
+
+Load = Callable[[], ServedPolicy]
+
+
+def _on_ray(load: Load, config: ServeConfig, undo: ExitStack) -> tuple[PolicyFront, list[Replica]]:
+    from rdvla.serving.ray import RayOptions, start_replicas
+
+    options = RayOptions(config.replicas, address=config.ray, cpus=config.ray_cpus, gpus=config.ray_gpus)
+    started = start_replicas(load, options)
+    undo.callback(started.close)
+    return started.front, [*started.replicas()]
+
+
+def _anywhere(source: str) -> str:
+    """Return a source that means the same in every folder; other machines' processes run in another."""
+    folder = Path(source)
+    return str(folder.resolve()) if find_policy(source) is None and folder.exists() else source

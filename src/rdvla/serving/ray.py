@@ -8,6 +8,7 @@ whose replica died is asked again on another.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import socket
@@ -19,16 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rdvla.errors import ConfigError, RDVLAError, optional
+from rdvla.serving.inference import ReplicaDiedError
 from rdvla.serving.queries import Answer, PolicyFront, Query, ServedPolicy
 
 LoadPolicy = Callable[[], ServedPolicy]
 
 POLL = 0.2  # seconds between looks at the state of starting replicas
 RETRY = 0.1  # seconds before a batch whose replica died is asked again
-
-
-class ReplicasLostError(RDVLAError):
-    """No replica answered for a long time, although the batch was asked again and again."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class RayOptions:
     cpus: float = 1.0  # of each replica; torch computes with as many threads, at least one
     gpus: float = 0.0  # of each replica; 0.5: two replicas share one
     start_seconds: float = 600.0  # within which all replicas must have loaded the policy
-    patience_seconds: float = 120.0  # for which a batch is asked again before its robots get an error
+    patience_seconds: float = 60.0  # for which a batch is asked again before it counts as lost
 
 
 class RayReplicas:
@@ -52,6 +50,7 @@ class RayReplicas:
         self._options = options
         self._owns_ray = owns_ray
         self._open = options.replicas
+        self._closed = False
         self.front: PolicyFront = handle.front.remote().result(timeout_s=options.start_seconds)
 
     def replicas(self) -> list[RayReplica]:
@@ -72,7 +71,8 @@ class RayReplicas:
         import ray
         from ray import serve
 
-        if ray.is_initialized():
+        if not self._closed and ray.is_initialized():
+            self._closed = True
             with suppress(ray.exceptions.RayError):  # the cluster is gone, and the replicas with it
                 serve.delete(self._application)
             if self._owns_ray:
@@ -80,7 +80,7 @@ class RayReplicas:
 
 
 class RayReplica:
-    """One replica as the server sees it.
+    """One replica as the server sees it; a `Replica`.
 
     Args:
         handle: of the deployment.
@@ -94,44 +94,44 @@ class RayReplica:
         self._fingerprint = fingerprint
         self._patience = patience
         self._release = release
-        self._travel = 0.0  # seconds a batch has spent outside its replica, a running mean
 
     async def predict(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer a batch, on another replica if its own dies.
 
         Raises:
-            ReplicasLostError: no replica could be reached.
+            ReplicaDiedError: no replica could be reached.
             RDVLAError: what the policy itself raised.
         """
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._ask_until_answered(queries)
+        except TimeoutError as error:
+            raise ReplicaDiedError(
+                f"no replica on Ray could be reached for {self._patience:g} s; `ray status` and "
+                "`serve status` say what is left of the cluster"
+            ) from error
+
+    async def _ask_until_answered(self, queries: Sequence[Query]) -> list[Answer]:
         from ray.exceptions import RayError, RayTaskError
         from ray.serve.exceptions import RayServeException
 
-        sent = time.monotonic()
         while True:
-            asked = time.monotonic()
             try:
-                answers = await self._handle.predict.remote(
-                    *_portable(queries, travel=self._travel), self._fingerprint
+                answers: list[Answer] = await self._handle.predict.remote(
+                    *_portable(queries), self._fingerprint
                 )
             except RayTaskError as error:
                 if isinstance(error.cause, RDVLAError):
                     raise error.cause from None
                 raise
-            except (RayError, RayServeException) as error:
-                if time.monotonic() - sent > self._patience:
-                    raise ReplicasLostError(
-                        f"no replica on Ray could be reached for {self._patience:.0f} s; "
-                        "`ray status` and `serve status` say what is left of the cluster"
-                    ) from error
+            except (RayError, RayServeException):
                 logging.getLogger(__name__).warning("a replica on Ray died; its batch is asked again")
                 await asyncio.sleep(RETRY)
-                continue
-            self._measure(time.monotonic() - asked, answers)
-            return list(answers)
+            else:
+                return answers
 
-    def _measure(self, spent: float, answers: Sequence[Answer]) -> None:
-        travel = max(0.0, spent - answers[0].inference_ms / 1000)
-        self._travel += (travel - self._travel) / 8
+    async def restart(self) -> None:
+        """See `Replica.restart`; Ray Serve starts new replicas by itself, on machines that live."""
 
     async def close(self) -> None:
         """Say that this replica is not needed any more; the last one stops them all."""
@@ -139,7 +139,11 @@ class RayReplica:
 
 
 class PolicyHolder:
-    """Runs on a machine of the cluster and holds the policy: the body of the deployment."""
+    """Runs on a machine of the cluster and holds the policy: the body of the deployment.
+
+    Args:
+        load: loads the policy.
+    """
 
     def __init__(self, load: LoadPolicy) -> None:
         self._policy = load()
@@ -186,9 +190,10 @@ def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
     owns_ray = not ray.is_initialized()
     if owns_ray:
         _connect(options.address)
-    application = f"rdvla-{uuid.uuid4().hex[:12]}"
+    application = f"rdvla_{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
     try:
         serve.start(proxy_location="Disabled")  # robots reach the server, never Ray
+        _remove_orphans()
         deployment: Any = serve.deployment(
             PolicyHolder,
             name="policy",
@@ -200,13 +205,15 @@ def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
         target = serve.RunTarget(deployment.bind(load), name=application, route_prefix=None)
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
         _wait(application, options)
-        return RayReplicas(handle, application=application, options=options, owns_ray=owns_ray)
+        started = RayReplicas(handle, application=application, options=options, owns_ray=owns_ray)
     except BaseException:
         with suppress(ray.exceptions.RayError):
             serve.delete(application, _blocking=False)
         if owns_ray:
             ray.shutdown()
         raise
+    atexit.register(started.close)
+    return started
 
 
 def _connect(address: str) -> None:
@@ -228,6 +235,26 @@ def _connect(address: str) -> None:
             f"ray_address: no Ray cluster at {address!r} that this machine belongs to ({error}). Start one "
             "here with `ray start --head`, join one with `ray start --address=HOST:PORT`, or use `local`"
         ) from error
+
+
+def _remove_orphans() -> None:
+    """Remove the replicas of servers that were killed on this machine; others remove theirs."""
+    from ray import serve
+
+    for application in serve.status().applications:
+        match application.split("_"):
+            case ["rdvla", host, process, _] if host == socket.gethostname() and not _runs(int(process)):
+                serve.delete(application, _blocking=False)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _wait(application: str, options: RayOptions) -> None:
@@ -267,10 +294,10 @@ def _last_line(message: str) -> str:
     return lines[-1] if lines else "no reason is known"
 
 
-def _portable(queries: Sequence[Query], *, travel: float) -> tuple[list[Query], list[float | None]]:
+def _portable(queries: Sequence[Query]) -> tuple[list[Query], list[float | None]]:
     """Return queries without deadlines, and the seconds that their replica may take."""
     now = time.monotonic()
-    left = [None if query.deadline is None else query.deadline - now - travel for query in queries]
+    left = [None if query.deadline is None else query.deadline - now for query in queries]
     return [replace(query, deadline=None) for query in queries], left
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from socket import gethostname
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -15,9 +16,10 @@ from rdvla.errors import RDVLAError, optional
 from rdvla.live import Hub, LivePage
 from rdvla.live.rerun import RerunLog
 from rdvla.serving.admission import Admission, take_port
-from rdvla.serving.config import KEY_VARIABLE, ServeConfig
+from rdvla.serving.config import ServeConfig
 from rdvla.serving.connection import Connection, Rules
 from rdvla.serving.endpoint import Endpoint
+from rdvla.serving.greeting import greet
 from rdvla.serving.log import log_event
 from rdvla.serving.metrics import Metrics
 from rdvla.serving.opening import open_endpoints
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 WAITING_MESSAGES = 2  # of a client that does not wait for its replies
 OPEN_SECONDS = 10.0  # for TLS and the opening handshake
 CLOSE_SECONDS = 5.0
+_LOCAL_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # all addresses -> one of them
 
 
 class PolicyServer:
@@ -103,10 +106,8 @@ class PolicyServer:
 
     @property
     def address(self) -> str:
-        """What clients connect to, such as ws://127.0.0.1:8000."""
-        host, port = self._socket.getsockname()[:2]
-        host = f"[{host}]" if ":" in host else host
-        return f"{'ws' if self._tls is None else 'wss'}://{host}:{port}"
+        """What clients of this machine connect to, such as ws://127.0.0.1:8000."""
+        return self._address(_LOCAL_HOSTS.get(self._bound_host, self._bound_host))
 
     @property
     def port(self) -> int:
@@ -114,33 +115,25 @@ class PolicyServer:
         port: int = self._socket.getsockname()[1]
         return port
 
+    @property
+    def _bound_host(self) -> str:
+        host: str = self._socket.getsockname()[0]
+        return host
+
+    def _address(self, host: str) -> str:
+        shown = f"[{host}]" if ":" in host else host
+        return f"{'ws' if self._tls is None else 'wss'}://{shown}:{self.port}"
+
     def greeting(self) -> list[str]:
         """Say in a few lines what is served and how a robot connects."""
-        address = self.address
-        lines: list[str] = []
-        for name, endpoint in self.endpoints.items():
-            facts, first = endpoint.facts, not lines
-            lines.append(
-                f"serving {name} ({facts.form}) at {address}{'' if first else f'/{name}'}, layout "
-                f"{endpoint.layout.name}: {', '.join(endpoint.layout.keys)}"
-            )
-        if self.page is not None:
-            lines.append(f"live page: http{address.removeprefix('ws')}/live")
-        key = "" if self._key is None else ', api_key="..."'
-        lines.append(
-            f'on the robot: rdvla_client.PolicyClient("{address}"{key}), or openpi_client.'
-            f'websocket_client_policy.WebsocketClientPolicy("{address}"{key})'
+        is_everywhere = self._bound_host in _LOCAL_HOSTS
+        return greet(
+            self._address(gethostname()) if is_everywhere else self.address,
+            self.endpoints,
+            has_key=self._key is not None,
+            has_page=self.page is not None,
+            is_local=self.config.is_local,
         )
-        if not self.config.is_local and self._key is None:
-            lines.append(
-                f"warning: whoever reaches this port can use the policy; set {KEY_VARIABLE} or --api_key_file"
-            )
-        elif not self.config.is_local and self._tls is None:
-            lines.append(
-                "warning: the key crosses the network unencrypted; set --tls_certificate and --tls_key, or "
-                "put the port behind a proxy or a tunnel"
-            )
-        return lines
 
     # --- running ---
 

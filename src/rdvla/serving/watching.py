@@ -38,18 +38,18 @@ class Watching:
     """Publishes queries and holds replies back.
 
     Args:
-        hub: where events go; None: nowhere, and nobody steps in.
+        hub: where events go; None: nowhere.
         desk: who runs, waits or is driven.
     """
 
-    def __init__(self, hub: Publishes | None = None, desk: Desk | None = None) -> None:
+    def __init__(self, hub: Publishes | None, desk: Desk) -> None:
         self._hub = hub
-        self._desk = desk or Desk()
+        self._desk = desk
 
     def came(self, robot: str, policy: str, *, facts: RobotFacts, action_dim: int) -> None:
         """A client connected."""
+        self._desk.add(robot, action_dim=action_dim)
         if self._hub is not None:
-            self._desk.add(robot, action_dim=action_dim)
             phase = self._desk.phase(robot)
             self._hub.publish(
                 RobotEvent(robot, policy, time.time(), connected=True, phase=phase, facts=facts)
@@ -57,9 +57,9 @@ class Watching:
 
     def went(self, robot: str, policy: str, note: str = "") -> None:
         """It disconnected."""
+        phase = self._desk.phase(robot)
+        self._desk.remove(robot)
         if self._hub is not None:
-            phase = self._desk.phase(robot)
-            self._desk.remove(robot)
             self._hub.publish(RobotEvent(robot, policy, time.time(), connected=False, phase=phase, note=note))
 
     def answered(
@@ -108,8 +108,6 @@ class Watching:
 
         A robot without a reply holds still, so no client has to know of this.
         """
-        if self._hub is None:
-            return SteppedIn("autonomous")
         while True:
             place = self._desk.look(robot)
             if place.phase == "autonomous" or place.command is not None:

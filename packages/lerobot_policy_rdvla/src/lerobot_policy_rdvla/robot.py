@@ -106,6 +106,11 @@ def run(config: DriveConfig, *, stopped: threading.Event) -> Counts:
             state_names=config.state_names,
             action_names=config.action_names,
         )
+        if config.hold is None and not set(wiring.actions) <= set(robot.observation_features):
+            raise ValueError(
+                "the robot does not show the values that an action sets, so it is not known how it holds "
+                "still: give --hold, such as zeros for velocities"
+            )
         task, rate = _task(config, metadata), _rate(config, metadata)
         robot.connect()
         try:
@@ -127,13 +132,7 @@ def _drive(
     stopped: threading.Event,
 ) -> None:
     observation = robot.get_observation()
-    position = wiring.position(observation)
-    if position is None and config.hold is None:
-        raise ValueError(
-            "the robot does not show the values that an action sets, so it is not known how it holds still: "
-            "give --hold, such as zeros for velocities"
-        )
-    client.reset(last_action=position)
+    client.reset(last_action=wiring.position(observation))
     begun = due = time.monotonic()
     problem = ""
     while not stopped.is_set() and not (config.seconds and time.monotonic() - begun >= config.seconds):

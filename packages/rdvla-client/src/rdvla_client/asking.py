@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,9 +48,9 @@ class Policy(Protocol):
         """Connect if necessary, or raise `ClientError`."""
         ...
 
-    # Type checkers take `*unused: Any, **options: Any` for any options, those of `PolicyClient` among them.
-    def infer(self, observation: Mapping[str, Any], *unused: Any, **options: Any) -> dict[str, Any]:
-        """Return the reply to an observation, or raise `ClientError`."""
+    @property
+    def infer(self) -> Callable[..., dict[str, Any]]:
+        """A method: `infer(observation, **options)` returns the reply, or raises `ClientError`."""
         ...
 
     def reset(self) -> None:

@@ -65,13 +65,12 @@ export class RobotList {
   add(name) {
     const image = element("img", { alt: "", src: BLANK });
     const title = element("span", { className: "name" });
-    const rest = element("span", { className: "rest" });
     const line = element("span", { className: "line" });
     const spark = element("canvas");
     spark.setAttribute("aria-hidden", "true");
-    const button = element("button", { type: "button" }, image, title, rest, line, spark);
+    const button = element("button", { type: "button" }, image, title, line, spark);
     button.onclick = () => this.choose(name);
-    const item = { row: element("li", {}, button), button, image, title, rest, line, spark };
+    const item = { row: element("li", {}, button), button, image, title, line, spark };
     this.items.set(name, item);
     return item;
   }
@@ -82,10 +81,9 @@ export class RobotList {
     item.button.setAttribute("aria-current", String(isChosen));
     const [head, ...rest] = info.robot.split(", ");  // an episode's setting and seed follow its task
     item.title.textContent = head;
-    item.rest.textContent = rest.join(", ");
     item.button.title = info.robot;
     const last = rows.at(-1);
-    const words = [];
+    const words = [...rest];
     if (!info.connected) words.push(info.note || "gone");
     else if (info.phase !== "autonomous") words.push(PHASES[info.phase]);
     if (last?.[HELP] && info.connected) words.push("asks for help");
