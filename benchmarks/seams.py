@@ -47,6 +47,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "prefetch, linear blend of 4": {"blend": Blend(4, curve="linear")},
     "prefetch, smooth blend of 4": {"blend": Blend(4)},
     "prefetch, smooth blend of 8": {"blend": Blend(8)},
+    "prefetch, smooth blend of 4, overrun of 4": {"blend": Blend(4), "overrun": 4},
     "until_next": {"execution": "until_next"},
     "until_next, smooth blend of 4": {"execution": "until_next", "blend": Blend(4)},
 }

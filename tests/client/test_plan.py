@@ -50,6 +50,14 @@ def test_no_action_beyond_the_horizon_is_executed():
     assert plan.next() == 3
 
 
+def test_an_overrun_goes_on_for_so_many_actions_while_there_is_no_new_chunk():
+    plan = Plan(None, overrun=2)
+    plan.accept(counting(0), observed=0, horizon=3)
+    assert [plan.next() for _ in range(6)] == [0, 1, 2, 3, 4, None]
+    plan.accept(counting(5, size=4), observed=5, horizon=3)
+    assert [plan.next() for _ in range(5)] == [5, 6, 7, 8, None]  # a chunk has no more actions than that
+
+
 def test_a_seam_without_blending_jumps_and_with_blending_does_not():
     def executed(blend):
         plan = Plan(blend)

@@ -286,6 +286,23 @@ def test_hold_may_be_the_last_action_or_a_function():
         np.testing.assert_array_equal(loop.step(), [0, 9])
 
 
+def test_an_overrun_bridges_a_late_reply_and_is_counted():
+    gate = threading.Semaphore(1)
+
+    def answer(message):
+        assert gate.acquire(timeout=20)
+        return counting(message)
+
+    with policy_server(answer) as server, Loop(server, hold="last", overrun=1) as loop:
+        assert [loop.step()[0] for _ in range(6)] == [0, 1, 2, 3, 4, 4]
+        assert (loop.robot.counts.overrun, loop.robot.counts.held) == (1, 1)
+        gate.release(10)
+        eventually(lambda: loop.step() is not None and len(loop.executed) > 12)
+        assert loop.executed == list(range(len(loop.executed)))
+        with pytest.raises(ValueError, match="overrun"):
+            Loop(server, overrun=2, prefetch=False)
+
+
 def test_hold_must_fit_the_robot():
     metadata = {"options": OPTIONS, "action_dim": 2}
     with policy_server(counting, metadata=metadata) as server:

@@ -22,11 +22,17 @@ class _Chunk:
 
 
 class Plan:
-    """The chunk that runs and the position in it; no clock, no network."""
+    """The chunk that runs and the position in it; no clock, no network.
 
-    def __init__(self, blend: Blend | None) -> None:
+    Args:
+        blend: how chunks overlap; None: a new one takes over at once.
+        overrun: actions beyond the horizon that may be executed while there is no new chunk.
+    """
+
+    def __init__(self, blend: Blend | None, *, overrun: int = 0) -> None:
         self.position = 0  # actions executed so far
         self._blend = blend
+        self._overrun = overrun
         self._chunk: _Chunk | None = None
 
     @property
@@ -57,11 +63,14 @@ class Plan:
         return True
 
     def next(self) -> NDArray[np.float32] | None:
-        """Return the next action, (A,), and count it as executed; None if none is left before the horizon."""
+        """Return the next action, (A,), and count it as executed; None if none is left that may be."""
         chunk = self._chunk
-        if chunk is None or self.remaining == 0:
+        if chunk is None:
             return None
-        action: NDArray[np.float32] = chunk.actions[self.position - chunk.observed]
+        index = self.position - chunk.observed
+        if index >= min(chunk.horizon + self._overrun, len(chunk.actions)):
+            return None
+        action: NDArray[np.float32] = chunk.actions[index]
         self.position += 1
         return action
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from rdvla_client.asking import TRANSIENT, Asker, Outcome, Policy, Question
 from rdvla_client.blending import Blend
 from rdvla_client.errors import ReplyTimeoutError, UnsupportedError, WireError
 from rdvla_client.execution import Execution
+from rdvla_client.holding import Action, Hold, Holding, as_action
 from rdvla_client.limits import ActionLimits
 from rdvla_client.plan import Plan
 from rdvla_client.timing import Timing
-
-Action = NDArray[np.float32]
-Hold = ArrayLike | Literal["last"] | Callable[[Mapping[str, Any]], ArrayLike]
 
 _LONGEST_WAIT_S = 60.0  # for a reply, if nothing else is to be done
 
@@ -46,6 +44,7 @@ class Counts:
     queries: int = 0  # sent
     chunks: int = 0  # that took over
     held: int = 0  # steps without an action of the policy
+    overrun: int = 0  # steps with an action beyond those that `execution` allows
     clipped: int = 0  # steps that the limits changed
     refused: int = 0  # chunks thrown away because they hold a value that is not finite
     late: int = 0  # chunks thrown away because all of their actions lay in the past
@@ -71,6 +70,7 @@ class RobotClient:
         control_hz: control steps per second; by default what the server says, else measured.
         blend: how chunks overlap; by default a new one takes over at once.
         limits: what the robot may do.
+        overrun: actions beyond those of `execution` that may run while a reply is late, before a hold.
         wait_s: longest that `act` waits for a reply once it has no action left; by default 0 with `prefetch`
             and 60 without.
         options: of each query: `max_depth`, `deadline_ms`, `stop`.
@@ -90,6 +90,7 @@ class RobotClient:
         control_hz: float | None = None,
         blend: Blend | None = None,
         limits: ActionLimits | None = None,
+        overrun: int = 0,
         wait_s: float | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -98,16 +99,16 @@ class RobotClient:
         self._understood = policy.options
         self.execution = Execution.read(execution, options=self._understood)
         self._policy = policy
-        self._hold = hold if callable(hold) or isinstance(hold, str) else np.array(hold, np.float32)
+        self._holding = Holding(hold)
         self._prefetch = prefetch
         self._limits = limits
         self._wait_s = (0.0 if prefetch else _LONGEST_WAIT_S) if wait_s is None else wait_s
         self._options = dict(options or {})
         self._action_dim: int | None = None
-        self._check(metadata)
+        self._check(metadata, overrun)
         rate = control_hz or metadata.get("control_hz")
         self._timing = Timing(float(rate) if rate else None)
-        self._plan = Plan(blend)
+        self._plan = Plan(blend, overrun=overrun)
         self._asker = Asker(policy)
         self._previous: Action | None = None  # what the robot was last told
         self._reply: Mapping[str, Any] = {}
@@ -132,19 +133,23 @@ class RobotClient:
         self._timing.step()
         seam = self._accept(self._asker.take(0.0))
         self._ask_if_due(observation)
+        beyond = self._plan.remaining == 0
         planned = self._plan.next()
+        beyond = beyond and planned is not None
         if planned is None and self._wait_s > 0:
             seam = self._await(observation, self._wait_s)
             planned = self._plan.next()
-        if planned is None and self._previous is None and self._hold_is("last"):
+        hold = self._holding.action(observation, self._previous) if planned is None else None
+        if planned is None and hold is None:
             seam = self._await(observation, _LONGEST_WAIT_S)
             planned = self._plan.next()
-        step = self._held(observation) if planned is None else self._allowed(planned, seam=seam)
+        step = self._held(hold) if planned is None else self._allowed(planned, seam=seam)
         self._previous, self.last_step = step.action, step
         self.counts = replace(
             self.counts,
             steps=self.counts.steps + 1,
             held=self.counts.held + step.held,
+            overrun=self.counts.overrun + beyond,
             clipped=self.counts.clipped + bool(step.clipped),
         )
         return step.action.copy()
@@ -160,7 +165,9 @@ class RobotClient:
         self._plan.forget()
         self._timing.pause()
         self._reply, self._observed = {}, None
-        self._previous = None if last_action is None else self._vector(last_action, "last_action")
+        self._previous = None
+        if last_action is not None:
+            self._previous = as_action(last_action, size=self._action_dim, name="last_action")
 
     def close(self) -> None:
         """End the thread and the connection."""
@@ -175,34 +182,23 @@ class RobotClient:
     ) -> None:
         self.close()
 
-    def _check(self, metadata: Mapping[str, Any]) -> None:
+    def _check(self, metadata: Mapping[str, Any], overrun: int) -> None:
         unknown = sorted(set(self._options) - self._understood)
         if unknown:
             raise UnsupportedError(f"the server does not understand the options {', '.join(unknown)}")
         if self.execution.until_next and not self._prefetch:
             raise ValueError("execution='until_next' asks while a chunk runs, so it needs prefetch=True")
-        if isinstance(self._hold, str) and self._hold != "last":
-            raise ValueError(f'hold is a vector, a function or "last", got {self._hold!r}')
+        if overrun < 0 or (overrun and not self._prefetch):
+            raise ValueError(f"overrun is 0, or more with prefetch=True, got {overrun}")
         size = metadata.get("action_dim")
         if isinstance(size, int):
             self._set_action_dim(size)
 
     def _set_action_dim(self, size: int) -> None:
         self._action_dim = size
-        if isinstance(self._hold, np.ndarray):
-            self._vector(self._hold, "hold")
+        self._holding.set_size(size)
         if self._limits is not None:
             self._limits.check(size)
-
-    def _vector(self, value: ArrayLike, name: str) -> Action:
-        vector = np.array(value, np.float32)
-        if vector.ndim != 1 or self._action_dim not in (None, len(vector)) or not np.isfinite(vector).all():
-            size = "A" if self._action_dim is None else self._action_dim
-            raise ValueError(f"{name} must be ({size},) finite numbers, got {value!r}")
-        return vector
-
-    def _hold_is(self, name: str) -> bool:
-        return isinstance(self._hold, str) and self._hold == name
 
     def _ask_if_due(self, observation: Mapping[str, Any]) -> None:
         lead = self._timing.lead if self._prefetch else 0
@@ -271,14 +267,8 @@ class RobotClient:
             self._set_action_dim(actions.shape[1])
         return actions.astype(np.float32)
 
-    def _held(self, observation: Mapping[str, Any]) -> Step:
-        if callable(self._hold):
-            action = self._vector(self._hold(observation), "the action that hold returns")
-        elif isinstance(self._hold, np.ndarray):
-            action = self._hold
-        elif self._previous is not None:
-            action = self._previous
-        else:
+    def _held(self, action: Action | None) -> Step:
+        if action is None:
             raise ReplyTimeoutError(
                 "there is no last action to hold yet: call reset(last_action=...), or hold something else"
             )
