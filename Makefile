@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml packages/rdvla-client/pyproject.toml packages/rdvla-pee
 	@$(PIP) install "$(TORCH)" -c constraints.txt
 	@echo "installing rdvla and what it needs"
 	@$(PIP) install -e packages/rdvla-client -e packages/rdvla-peers -e '.[all,dev,docs]' -c constraints.txt
-	@# The real client of openpi, for the tests: its requirements exclude numpy 2, which it works with.
-	@$(PIP) install --no-deps openpi-client==0.1.2
+	@# The real client and server of openpi, for the tests: their requirements exclude numpy 2, which they work with.
+	@$(PIP) install --no-deps openpi-client==0.1.2 openpi-server==0.1.0
 	@touch $@
 
 demo: $(STAMP) ## evaluate the shipped policy at several depths and write the report

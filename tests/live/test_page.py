@@ -320,12 +320,14 @@ def test_a_robot_whose_driver_goes_is_paused():
         ({"robot": "arm", "steer": "fast"}, "steer must be a list of numbers"),
         ({"robot": "arm", "steer": [True] * 7}, "steer must be a list of numbers"),
         ({"robot": "fixed", "phase": "correcting"}, "'fixed' cannot be driven from here"),
+        ({"robot": "unknown", "phase": "correcting"}, "'unknown' cannot be driven from here"),
     ],
 )
 def test_what_cannot_be_done_is_said(message, told):
     with Shown() as shown, shown.watch() as watcher:
         shown.add("arm")
         shown.add("fixed", facts=dataclasses.replace(FACTS, drivable=False))
+        shown.add("unknown", facts=dataclasses.replace(FACTS, action_low=(), action_high=()))
         watcher.send(**message)
         watcher.until(lambda w: w.errors)
         assert told in watcher.errors[0]

@@ -148,7 +148,7 @@ def _completed(
     execution = config.execution or ((str(metadata["execution"]),) if "execution" in metadata else ())
     if not execution:
         raise ConfigError(
-            f"{config.server} does not say how many actions of a chunk to execute: give --execution, say 5"
+            f"{config.server} does not say how many actions of a chunk to execute: give --execution '[5]'"
         )
     chunk = metadata.get("chunk_size")
     for rule in map(parse_execution, execution):

@@ -55,7 +55,7 @@ class Driving:
         if phase not in PHASES:
             raise InputError(f"phase is {phase!r}; it must be one of {', '.join(PHASES)}")
         checked: Phase = phase
-        if checked == "correcting" and not self._facts(robot).drivable:
+        if checked == "correcting" and not self._facts(robot).can_be_driven:
             raise InputError(f"{robot!r} cannot be driven from here")
         with self._lock:
             self._desk.change(robot, checked)

@@ -48,6 +48,11 @@ class RobotFacts:
     control_hz: float | None = None  # actions per second
     drivable: bool = False  # a person may take over
 
+    @property
+    def can_be_driven(self) -> bool:
+        """Whether the page lets people drive: what is pressed has to become numbers in a known range."""
+        return self.drivable and bool(self.action_low) and bool(self.action_high)
+
 
 @dataclass(frozen=True)
 class RobotEvent:

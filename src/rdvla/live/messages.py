@@ -31,7 +31,7 @@ def robot_message(view: RobotView, *, place: Place, driver: str | None) -> dict[
         "changed": view.state.time,
         "queries": view.queries,
         "instruction": "" if last is None else last.instruction,
-        "drivable": view.facts.drivable,
+        "drivable": view.facts.can_be_driven,
     }
 
 
@@ -84,7 +84,6 @@ def facts_message(facts: RobotFacts) -> dict[str, Any]:
         "high": numbers(facts.action_high),
         "held": list(facts.action_held),
         "control_hz": facts.control_hz,
-        "drivable": facts.drivable,
     }
 
 

@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib.resources import files
@@ -97,6 +98,7 @@ class LivePage:
         self._title, self._origins = title, tuple(origins)
         self._pictures = Pictures()
         self._driving = Driving(hub, desk)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="live page")
         self.watchers = 0
 
     @staticmethod
@@ -181,9 +183,10 @@ class LivePage:
             self._driving.take(watcher, message)
 
     async def _send_news(self, connection: ServerConnection, watcher: _Watcher) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            # In a thread: pictures take milliseconds, and the loop may serve robots.
-            message = await asyncio.to_thread(self._news, watcher)
+            # In a thread of its own: pictures take milliseconds, and the loop may serve robots.
+            message = await loop.run_in_executor(self._thread, self._news, watcher)
             if message is not None:
                 await connection.send(message)  # waits for a slow watcher, and for it alone
             await asyncio.sleep(1 / RATE)
