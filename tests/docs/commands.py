@@ -69,7 +69,7 @@ def check_verb(arguments: Sequence[str]) -> set[str]:
                 save_config(Path(config.output_dir) / "config.yaml", config)
         new = [name for name, text in section(module.run.__doc__, "Args").items() if "new dataset" in text]
         written.update(
-            str(given[name]) for name in ("output", "output_dir", "rerun", *new) if given.get(name)
+            str(given[name]) for name in ("output", "output_dir", "rerun", "record", *new) if given.get(name)
         )
 
     try:

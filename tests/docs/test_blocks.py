@@ -25,7 +25,7 @@ LANGUAGES = (*SHELL, "python", "yaml", "json", "text")
 REASONS = (
     "changes the installation", "needs a GPU", "needs hours", "needs the hub", "needs a published",
     "needs a robot", "needs a server", "needs a cluster", "needs another environment", "needs Docker",
-    "needs a checkpoint of", "LeRobot lives in a Python of its own",
+    "needs a checkpoint of", "LeRobot lives in a Python of its own", "needs a person",
 )  # fmt: skip
 
 

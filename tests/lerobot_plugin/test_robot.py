@@ -75,6 +75,7 @@ def test_the_robot_gets_the_policys_actions_by_name_and_is_left_alone_afterwards
     )  # fmt: skip
     assert (events[0], events[-1]) == ("connected", "disconnected")
     assert f"{ACTIONS_SENT} control steps" in printed
+    assert "front as images/front, hand as images/wrist" in printed
     sent = [[action[name] for name in ACTIONS] for action in events[1:-1]]
     assert len(sent) == ACTIONS_SENT
 

@@ -3,8 +3,10 @@
 import threading
 import time
 
-from rdvla.live import Hub
-from tests.support.live_events import FACTS, came, query, went
+import numpy as np
+
+from rdvla.live import Hub, StepEvent
+from tests.support.live_events import FACTS, came, picture, query, went
 
 
 def test_a_robot_is_known_from_its_first_query_on():
@@ -117,3 +119,20 @@ def test_many_threads_publish_at_once_and_nothing_is_lost():
         thread.join(deadline - time.monotonic())
     assert hub.version == version + 800
     assert [view.queries for view in hub.robots().values()] == [199] * 4
+
+
+def test_steps_of_a_person_renew_what_a_robot_shows_and_are_no_queries():
+    hub = Hub()
+    hub.publish(StepEvent("arm", 1e9, {"front": picture(3)}, np.ones(8, np.float32)))  # nobody knows it yet
+    assert hub.robots() == {}
+    hub.publish(came())
+    hub.publish(query(0))
+    for number in (5, 6):
+        hub.publish(
+            StepEvent("arm", 1e9 + number, {"front": picture(number)}, np.full(8, number, np.float32))
+        )
+    view = hub.robots()["arm"]
+    assert (view.queries, view.steps, len(view.rows)) == (1, 2, 1)
+    assert view.last.state.tolist() == [6] * 8
+    assert (view.last.images["front"] == picture(6)).all()
+    assert view.last.actions.tolist() == query(0).actions.tolist()

@@ -34,9 +34,10 @@ def depth_profile(episodes: Sequence[Episode]) -> DepthProfile | None:
     """Return the profile of one task under one setting; None if no episode ended by itself.
 
     Failed episodes ran into the time limit, so the same share of the episode is another moment of the task.
-    They are left out if any episode succeeded.
+    They are left out if any episode succeeded, and so is every episode in which a person drove.
     """
-    ended = [each for each in episodes if each.error is None and each.depths and each.steps > 0]
+    alone = [each for each in episodes if each.error is None and not each.driven_steps]
+    ended = [each for each in alone if each.depths and each.steps > 0]
     successful = [each for each in ended if each.success]
     chosen = successful or ended
     if not chosen:

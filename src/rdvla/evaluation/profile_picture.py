@@ -141,7 +141,10 @@ def _scene(group: Sequence[Episode], folder: Path) -> _Scene | None:
     filmed = [
         (episode, path)
         for episode in group
-        if episode.error is None and episode.depths and (path := video_path(episode, folder)) is not None
+        if episode.error is None
+        and episode.depths
+        and not episode.driven_steps
+        and (path := video_path(episode, folder)) is not None
     ]
     if profile is None or not filmed:
         return None

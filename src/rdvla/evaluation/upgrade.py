@@ -3,7 +3,7 @@
 - Version 1 had one environment, its step limit in the configuration, and did not name the stride of videos.
 - Versions 1 and 2 had `rule` and `depth` (null under an adaptive rule) in place of `stop`, and an
   option `rules`.
-- Versions 1 to 4 did not know episodes that a policy server played (`served`).
+- Versions 1 to 4 did not know episodes that a policy server played (`served`), nor a person's help.
 - Versions 1 to 3 timed queries during the rollouts (`query_ms` of every entry), which nothing reads any more.
 """
 

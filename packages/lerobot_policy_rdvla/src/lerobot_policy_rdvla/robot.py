@@ -62,7 +62,8 @@ class DriveConfig:
 
 def main() -> None:
     """Run the command; end with 0 if the robot was driven as long as asked for."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    # LeRobot's imports have set up the log already, without this program's messages.
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     register_third_party_plugins()
     for package in (lerobot.robots, lerobot.cameras):
         _import_all(package)
@@ -71,16 +72,25 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     try:
-        counts = run(config, stopped=stopped)
+        driven = run(config, stopped=stopped)
     except (ClientError, ValueError) as error:
         sys.exit(f"{PROGRAM}: error: {error}")
+    counts = driven.counts
     sys.stdout.write(
-        f"{counts.steps} control steps, {counts.chunks} chunks of actions; held {counts.held} times, "
-        f"{counts.clipped} actions limited, {counts.late} chunks too late\n"
+        f"{counts.steps} control steps, {driven.slow} of them longer than 1 / control_hz; {counts.chunks} "
+        f"chunks of actions; held {counts.held} times, {counts.clipped} actions limited\n"
     )
 
 
-def run(config: DriveConfig, *, stopped: threading.Event) -> Counts:
+@dataclass(frozen=True)
+class Driven:
+    """What happened while a robot was driven."""
+
+    counts: Counts  # of the client
+    slow: int  # control steps that took longer than the robot's rate allows
+
+
+def run(config: DriveConfig, *, stopped: threading.Event) -> Driven:
     """Connect the server and the robot, drive, and disconnect both.
 
     Args:
@@ -112,11 +122,14 @@ def run(config: DriveConfig, *, stopped: threading.Event) -> Counts:
                 "still: give --hold, such as zeros for velocities"
             )
         task, rate = _task(config, metadata), _rate(config, metadata)
+        logging.info("%s does %r at %g Hz: %s", metadata.get("policy"), task, rate, _in_words(wiring, robot))
         robot.connect()
         try:
             with _client(config, policy, rate) as client:
-                _drive(robot, client, wiring, config=config, task=task, rate=rate, stopped=stopped)
-                return client.counts
+                slow = _drive(
+                    robot, client, wiring, seconds=config.seconds, task=task, rate=rate, stopped=stopped
+                )
+                return Driven(client.counts, slow)
         finally:
             robot.disconnect()
 
@@ -126,25 +139,38 @@ def _drive(
     client: RobotClient,
     wiring: Wiring,
     *,
-    config: DriveConfig,
+    seconds: float,
     task: str,
     rate: float,
     stopped: threading.Event,
-) -> None:
+) -> int:
+    """Drive until the time is over or `stopped` is set; return how many steps took too long."""
     observation = robot.get_observation()
     client.reset(last_action=wiring.position(observation))
     begun = due = time.monotonic()
-    problem = ""
-    while not stopped.is_set() and not (config.seconds and time.monotonic() - begun >= config.seconds):
+    problem, slow = "", 0
+    while not stopped.is_set() and not (seconds and time.monotonic() - begun >= seconds):
         action = client.act(wiring.message(observation, task))
         robot.send_action(wiring.command(action))
         step = client.last_step
         if step is not None and step.problem != problem:
             problem = step.problem
             logging.warning("no replies: %s", problem or "that is over, the server answers again")
-        due = max(due + 1 / rate, time.monotonic())  # a step that took too long is not made up for
-        stopped.wait(due - time.monotonic())
+        due += 1 / rate
+        if (rest := due - time.monotonic()) > 0:
+            stopped.wait(rest)
+        else:
+            due, slow = due - rest, slow + 1  # not made up for: the next step is as long as any
         observation = robot.get_observation()
+    return slow
+
+
+def _in_words(wiring: Wiring, robot: Robot) -> str:
+    cameras = ", ".join(f"{name} as {key}" for key, name in wiring.cameras.items())
+    still = [name for name in robot.action_features if name not in wiring.actions]
+    rest = f"; not commanded: {', '.join(still)}" if still else ""
+    state, actions = ", ".join(wiring.state) or "none", ", ".join(wiring.actions)
+    return f"cameras {cameras}; state {state}; actions {actions}{rest}"
 
 
 def _client(config: DriveConfig, policy: PolicyClient, rate: float) -> RobotClient:

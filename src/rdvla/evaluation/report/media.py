@@ -44,14 +44,15 @@ def clip(episode: Episode, folder: Path) -> Clip | None:
     depths = episode.depths
     used = f"{sum(depths) / len(depths):.1f} iterations" if episode.setting.depth is None and depths else ""
     speed = f"{episode.video_speed:g}x speed" if episode.video_speed not in (None, 1.0) else ""
-    caption = " · ".join(text for text in (episode.setting.describe(), used, speed) if text)
+    helped = "with a person's help" if episode.driven_steps else ""
+    caption = " · ".join(text for text in (episode.setting.describe(), used, speed, helped) if text)
     return Clip(caption=caption, outcome=outcome(episode), source=_data_url(path.read_bytes(), "video/mp4"))
 
 
 def film_strip(episode: Episode, folder: Path, *, profile: DepthProfile | None) -> FilmStrip | None:
     """Return the episode's film strip, with the profile of its task behind it; None without a video."""
     path = video_path(episode, folder)
-    if path is None or not episode.depths:
+    if path is None or not episode.depths or episode.driven_steps:  # a person leaves gaps between queries
         return None
     steps = [round(episode.steps * i / (THUMBNAILS - 1)) for i in range(THUMBNAILS)]
     ending = f"{outcome(episode)} after {episode.steps} steps"

@@ -65,6 +65,7 @@ def render_page(results: Sequence[str | Path]) -> str:
         clips=_clips(loaded, tasks=_number_of_tasks(everything)),
         number_of_episodes=len(episodes),
         errors=[episode for episode in episodes if episode.error is not None],
+        helped=[episode for episode in episodes if episode.driven_steps],
         kinds=content.exception_kinds(episodes),
         runs=[
             (each.meta, each.step_limits, json.dumps(each.meta.get("config", {}), indent=2))
