@@ -268,3 +268,24 @@ def test_the_tightest_deadline_limits_the_batch() -> None:
 
 def test_a_deadline_that_cannot_be_kept_holds_up_no_others() -> None:
     assert batches_with([5, 500, 500, 500]) == [[0, 1, 2, 3]]
+
+
+def test_replies_that_take_long_leave_inference_less_time() -> None:
+    class Noting(EchoReplica):
+        deadlines: list[float]
+
+        async def predict(self, queries: Any) -> Any:
+            self.deadlines = [query.deadline for query in queries]
+            return await super().predict(queries)
+
+    async def scenario() -> list[float]:
+        clock, replica, given = Clock(), Noting(), []
+        inference = Inference([replica], clock=clock)
+        for seconds in (0.0, 0.02, 60.0):  # the last client did not read its reply
+            inference.replied(seconds)
+            await inference.ask(make_query(1, deadline=clock.now + 1))
+            given.append(clock.now + 1 - replica.deadlines[0])
+        return given
+
+    short, long, longest = run(scenario())
+    assert 0 < short < long < longest < 0.2

@@ -59,6 +59,9 @@ class DoublePolicy:
         """(K, D), the seed everywhere; 0 without one."""
         return np.full((CHUNK, WIDTH), seed or 0, dtype=np.float32)
 
+    def replied(self, seconds: float) -> None:
+        """Nothing is learnt."""
+
     async def ask(self, query: Query) -> Answer:
         if self.failure is not None and self.asked:  # the first query warms it up
             raise self.failure

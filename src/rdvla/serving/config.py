@@ -58,13 +58,16 @@ class ServeConfig:
     )
     depth_limit: int = 256  # iterations that a client may ask for; a request for more is refused
     compiled: bool = False  # compile the head for this processor before the port opens
+    compiled_head: str = (
+        ""  # folder of policy's head as native code, written by rdvla export; load only your own
+    )
     device: Device = "auto"  # auto: an accelerator if there is one
     threads: int = 1  # torch threads of each replica
     replicas: int = 1  # copies of each policy that compute at the same time
     ray: str = ""  # replicas run on this Ray cluster: auto, HOST:PORT, or local; empty: on this machine alone
     ray_cpus: float = 1.0  # that each replica takes there
     ray_gpus: float = 0.0  # that each replica takes there; 0.5: two share one
-    max_batch: int = 8  # queries that a replica computes together
+    max_batch: int = 32  # queries that a replica computes together
     max_waiting: int = 64  # queries that may wait for a policy; more are told that it is busy
     seed: int | None = None  # makes the starting states of every connection repeatable
     connections: int = 64  # clients at the same time; more are refused
@@ -87,6 +90,8 @@ class ServeConfig:
         self._check_numbers()
         if not self.policy:
             raise ConfigError("policy is empty: name a folder, a run, an export or a hub id")
+        if self.compiled and self.compiled_head:
+            raise ConfigError("compiled compiles the head now, compiled_head loads its code: set one of them")
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ConfigError("TLS needs both tls_certificate and tls_key: one of them is missing")
         self._check_names()

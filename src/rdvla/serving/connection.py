@@ -114,7 +114,10 @@ class Connection:
         while True:
             message = await channel.receive()
             arrived = time.monotonic()
-            await channel.send(await channel.unless_gone(self._reply(message, arrived)))
+            reply = await channel.unless_gone(self._reply(message, arrived))
+            ready = time.monotonic()
+            await channel.send(reply)
+            self._endpoint.asked.replied(time.monotonic() - ready)
             self._previous_ms = 1000 * (time.monotonic() - arrived)
 
     async def _refuse(self, channel: Channel, told: str, *, kind: ErrorKind, code: int) -> None:

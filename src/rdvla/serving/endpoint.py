@@ -47,6 +47,10 @@ class Asked(Protocol):
         """
         ...
 
+    def replied(self, seconds: float) -> None:
+        """Learn how long a reply took to be packed and sent, once it was complete."""
+        ...
+
     async def close(self) -> None:
         """Free what it holds."""
         ...

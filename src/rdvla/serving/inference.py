@@ -89,8 +89,8 @@ class Inference:
         max_batch: int = 32,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.margin = Margin()
-        self.costs = BatchCosts()
+        self._margin = Margin()
+        self._costs = BatchCosts()
         self._replicas = list(replicas)
         self._free = deque(self._replicas)
         self._max_waiting, self._max_batch, self._clock = max_waiting, max_batch, clock
@@ -145,6 +145,10 @@ class Inference:
                     if stop is not None:
                         self._learn_costs(answers, self._clock() - began)
 
+    def replied(self, seconds: float) -> None:
+        """Learn how long a reply took to be packed and sent, so that later ones are ready in time."""
+        self._margin.add_reply(seconds)
+
     async def close(self) -> None:
         """Refuse new queries, wait until all that came are answered, and end the replicas."""
         self._closed = self._closed or BusyError("the server is stopping: ask another one")
@@ -178,11 +182,11 @@ class Inference:
         now = self._clock()
         deadlines = [self._deadline_to_keep(each, now) for each in queue]
         usual = sum(self._depths) / len(self._depths) if self._depths else 1.0
-        depth = usual if now + self.costs.seconds(1, usual) <= deadlines[0] else 1.0
+        depth = usual if now + self._costs.seconds(1, usual) <= deadlines[0] else 1.0
         tightest = deadlines[0]
         for size, deadline in enumerate(deadlines[1:], start=2):
             tightest = min(tightest, deadline)
-            if now + self.costs.seconds(size, depth) > tightest:
+            if now + self._costs.seconds(size, depth) > tightest:
                 return size - 1
         return len(queue)
 
@@ -191,8 +195,8 @@ class Inference:
         deadline = waiting.query.deadline
         if deadline is None:
             return math.inf
-        deadline -= self.margin.seconds
-        return math.inf if now + self.costs.seconds(1, 1) > deadline else deadline
+        deadline -= self._margin.seconds
+        return math.inf if now + self._costs.seconds(1, 1) > deadline else deadline
 
     async def _serve(self, replica: Replica, batch: list[_Waiting]) -> None:
         try:
@@ -220,7 +224,7 @@ class Inference:
         asked = [each for each in batch if not each.answer.done()]  # the others' askers have gone
         if not asked:
             return
-        began, margin = self._clock(), self.margin.seconds
+        began, margin = self._clock(), self._margin.seconds
         for each in asked:
             each.began, each.margin = began, margin
         try:
@@ -252,20 +256,20 @@ class Inference:
             _settle(self._waiting.pop(), error)
 
     def _learn_costs(self, answers: Sequence[Answer], seconds: float) -> None:
-        self.costs.add([int(answer.prediction.depth) for answer in answers], seconds)
+        self._costs.add([int(answer.prediction.depth) for answer in answers], seconds)
         self._depths.extend(
             int(answer.prediction.depth) for answer in answers if answer.ended_by != "deadline"
         )
 
     def _learn_margin(self, waiting: _Waiting, answer: Answer) -> None:
         now = self._clock()
-        self.margin.add_handover(now - waiting.began - answer.inference_ms / 1000)
+        self._margin.add_handover(now - waiting.began - answer.inference_ms / 1000)
         deadline = waiting.query.deadline
         if deadline is None or answer.ended_by != "deadline":
             return
         deadline -= waiting.margin
-        if waiting.began + self.costs.seconds(answer.batch_size, 1) <= deadline:  # it could have been kept
-            self.margin.add_lateness(now - deadline)
+        if waiting.began + self._costs.seconds(answer.batch_size, 1) <= deadline:  # it could have been kept
+            self._margin.add_lateness(now - deadline)
 
 
 def _earlier(query: Query, margin: float) -> Query:

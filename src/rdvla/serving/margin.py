@@ -6,38 +6,36 @@ from collections import deque
 
 import numpy as np
 
-KEPT = 256  # measurements; older ones are forgotten
+KEPT = 256  # measurements of each kind; older ones are forgotten
 SHARE = 0.99  # of answers for which the margin should have been enough
-FIRST = 0.002  # seconds, before anything is measured
+LEAST, MOST = 0.001, 0.05  # seconds; a client that does not read its reply must not shorten all others' time
 
 
 class Margin:
-    """The time that passes between inference and the reply's way out; times in seconds."""
+    """The time that passes between inference and the reply's way out; all times in seconds."""
 
     def __init__(self) -> None:
-        self._before: deque[float] = deque(maxlen=KEPT)
-        self._late: deque[float] = deque(maxlen=KEPT)
+        self._handovers: deque[float] = deque(maxlen=KEPT)
+        self._latenesses: deque[float] = deque(maxlen=KEPT)
         self._replies: deque[float] = deque(maxlen=KEPT)
 
     @property
     def seconds(self) -> float:
-        """The margin: what handing over an answer takes, or by how much inference is late, and the reply."""
-        if not self._before:
-            return FIRST
-        return max(_most(self._before), _most(self._late)) + _most(self._replies)
+        """The margin: for handing over an answer, or for inference that is late, and for the reply."""
+        return LEAST + max(_most(self._handovers), _most(self._latenesses)) + _most(self._replies)
 
     def add_handover(self, seconds: float) -> None:
         """Learn what a query took outside of inference: to the replica, and back to whoever asked."""
-        self._before.append(max(0.0, seconds))
+        self._handovers.append(seconds)
 
     def add_lateness(self, seconds: float) -> None:
         """Learn by how much an answer came after the time that inference was given; negative: before it."""
-        self._late.append(max(0.0, seconds))
+        self._latenesses.append(seconds)
 
     def add_reply(self, seconds: float) -> None:
         """Learn what packing and sending a reply took."""
-        self._replies.append(max(0.0, seconds))
+        self._replies.append(seconds)
 
 
 def _most(values: deque[float]) -> float:
-    return float(np.quantile(values, SHARE)) if values else 0.0
+    return float(np.clip(np.quantile(values, SHARE), 0.0, MOST)) if values else 0.0

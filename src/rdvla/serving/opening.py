@@ -29,7 +29,7 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
                 load_policy,
                 _anywhere(source),
                 name=name,
-                compiled=config.compiled,
+                compiled=_code(config, name) or config.compiled,
                 threads=config.threads,
                 device=config.device,
             )
@@ -53,6 +53,11 @@ def _on_ray(load: Load, config: ServeConfig, undo: ExitStack) -> tuple[PolicyFro
     started = start_replicas(load, options)
     undo.callback(started.close)
     return started.front, [*started.replicas()]
+
+
+def _code(config: ServeConfig, name: str) -> str:
+    """Return the folder of a policy's compiled head, or nothing."""
+    return _anywhere(config.compiled_head) if config.compiled_head and name == config.default_name else ""
 
 
 def _anywhere(source: str) -> str:
