@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from http import HTTPStatus
 
@@ -331,3 +334,33 @@ def test_delays_grow_up_to_a_bound_and_differ():
     assert len(set(taken)) == 6
     with pytest.raises(ValueError, match="backoff"):
         Backoff(first_s=3, longest_s=1)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Files of a certificate for this machine, signed by itself, and of its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem "
+        "-addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True, timeout=60)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_a_certificate_of_ones_own_is_trusted_only_if_it_is_given(certificate):
+    cert, key = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with policy_server(ssl=context) as server:
+        address = f"wss://{server.address}"
+        with PolicyClient(address, tls=ssl.create_default_context(cafile=str(cert))) as client:
+            assert client.infer(OBSERVATION)["actions"].shape == (4, 2)
+        client = PolicyClient(address)
+        with pytest.raises(RefusedError, match="certificate is not trusted"):
+            client.connect()
+        plain = PolicyClient(server.address, patience=QUICK)
+        with pytest.raises(ClientError, match="does not answer"):
+            plain.connect()

@@ -43,8 +43,9 @@ def check(config=CONFIG, *, allow_other_robot=False, **changes):
 def test_what_an_environment_shows_is_seen_in_a_worker():
     (shown,) = open_environments([Suite("toy", ("left",), 12)], make=make_toy, seed=3, workers=1).values()
     assert shown == Opened(
-        images={"front": (32, 32)}, state_size=4, action_size=4, control_hz=20.0, robot_type="point"
-    )
+        images={"front": (32, 32)}, state_size=4, action_size=4, action_range=((-1.0,) * 4, (1.0,) * 4),
+        control_hz=20.0, robot_type="point", environment_state_size=3, num_keypoints=1,
+    )  # fmt: skip
     (bare,) = open_environments([Suite("line", ("near",), 12)], make=make_line, seed=3, workers=2).values()
     assert (bare.state_size, bare.action_size, bare.robot_type) == (1, None, None)
 

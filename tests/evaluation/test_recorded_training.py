@@ -97,6 +97,19 @@ np.savez(output, episodes=dataset.num_episodes, **read)
 """
 
 
+def test_merged_with_demonstrations_they_are_a_dataset_of_what_both_have(recorded, demos, tmp_path):
+    root, _, _ = recorded
+    both = tmp_path / "both"
+    assert main(["data", "merge", str(demos), str(root), str(both)]) == 0
+    parts = [EpisodeDataset(one, chunk_size=1) for one in (demos, root)]
+    merged = EpisodeDataset(both, chunk_size=1)
+    np.testing.assert_array_equal(
+        merged.column("action"), np.concatenate([part.column("action") for part in parts])
+    )
+    assert not set(ALONE) & set(merged.features)
+    assert {"privileged.environment_state", "next.success"} <= set(merged.features)
+
+
 def test_lerobot_reads_corrections_and_trains_on_them(recorded, tmp_path):
     needs_lerobot()
     root, _, _ = recorded

@@ -9,11 +9,12 @@ import torch
 from rich.console import Console
 
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.evaluation import EvaluationConfig, Suite, compare_runs, evaluate_policy, load_results
+from rdvla.evaluation import Episode, EvaluationConfig, Suite, compare_runs, evaluate_policy, load_results
 from rdvla.evaluation.players import ServerPlayer
 from rdvla.evaluation.run import evaluate_player
 from rdvla.evaluation.served import served_shares
 from rdvla.evaluation.server import ServerUnderTest
+from rdvla.evaluation.summaries import sort_rows, summarise
 from rdvla.hashing import fingerprint
 from rdvla.policy import RDVLAPolicy
 from rdvla.rollout import Opened
@@ -229,3 +230,12 @@ def test_a_server_with_another_robot_is_refused(tmp_path):
 def test_a_server_or_a_policy_is_named(options, message):
     with pytest.raises(ConfigError, match=message):
         EvaluationConfig(**{"output": "o", **options})
+
+
+def test_deadlines_of_a_rule_rise_in_tables_and_none_comes_last():
+    stops = ["action_change:0.001", "action_change:0.001@100ms", "action_change:0.001@50ms", "fixed:8"]
+    episodes = [
+        Episode("toy", "left", "p", stop, "fixed:2", seed=1, success=True, steps=4, depths=[3], executed=[4])
+        for stop in stops
+    ]
+    assert [row.stop for row in sort_rows(summarise(episodes))] == [stops[3], stops[2], stops[1], stops[0]]

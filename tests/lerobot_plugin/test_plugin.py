@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 
 from rdvla.cli import main
+from rdvla.config import encode_config
+from rdvla.data import EpisodeDataset
 from rdvla.hashing import fingerprint
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy.lerobot import write_lerobot
+from rdvla.training.config import TrainConfig
+from rdvla.training.inference import complete
+from rdvla.training.setup import policy_statistics
 from tests.support.lerobot import SOURCES, needs_lerobot, run_lerobot
+from tests.support.six_joints import SIZES as SIX_JOINT_SIZES
+from tests.support.six_joints import write_arm_dataset
 from tests.support.tiny_models import CONFIG, make_policy
 
 pytestmark = pytest.mark.slow
@@ -69,6 +76,38 @@ def test_updates_and_actions_are_those_of_rdvla(tmp_path: Path, config: object) 
     saved = RDVLAPolicy.from_pretrained(output.with_suffix(""))  # what LeRobot saved of it
     assert saved.config == policy.config and saved.statistics == policy.statistics
     assert fingerprint(saved) != fingerprint(policy)  # it was trained meanwhile
+
+
+TAKE = """
+import json, sys
+from pathlib import Path
+from lerobot_policy_rdvla import RDVLAConfig
+from rdvla.config import encode_config
+config = RDVLAConfig(device="cpu")
+config.take_from_dataset(Path(sys.argv[1]))
+features = {**config.input_features, **config.output_features}
+found = {
+    "policy": encode_config(config.policy_config()), "statistics": config.statistics,
+    "features": {name: list(feature.shape) for name, feature in features.items()},
+}
+Path(sys.argv[2]).write_text(json.dumps(found))
+"""
+
+
+def test_a_new_policy_takes_from_a_dataset_what_rdvla_train_takes(tmp_path: Path) -> None:
+    needs_lerobot("lerobot_policy_rdvla")
+    root, output = write_arm_dataset(tmp_path / "arm"), tmp_path / "found.json"
+    run_lerobot("-c", TAKE, str(root), str(output), home=tmp_path, paths=SOURCES)
+    found = json.loads(output.read_text())
+    dataset = EpisodeDataset(root, chunk_size=8)
+    ours = complete(TrainConfig(dataset=str(root)), dataset, None).policy
+    assert found["policy"] == json.loads(json.dumps(encode_config(ours)))
+    assert found["statistics"].keys() == {"action", "observation.state"}
+    for feature, entry in policy_statistics(ours, dataset.statistics).items():
+        for name, values in entry.items():
+            np.testing.assert_allclose(found["statistics"][feature][name], values, rtol=1e-6)
+    images = {f"observation.images.{camera}": [3, *size] for camera, size in SIX_JOINT_SIZES.items()}
+    assert found["features"] == {**images, "observation.state": [6], "action": [6]}
 
 
 WRITE = """

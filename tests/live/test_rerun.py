@@ -8,15 +8,18 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("rerun")
+pytest.importorskip("rdvla_client")
 
 from rerun.chunk import RrdReader
 
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.live import Hub, RerunLog
 from rdvla.live.events import StepEvent
+from rdvla_client import PolicyClient
 from tests.live.test_evaluation import evaluate
 from tests.support.live_events import NAMES, came, query, went
 from tests.support.rollout_doubles import StepPolicy
+from tests.support.serving import make_message, open_server
 
 
 def read(path):
@@ -104,6 +107,16 @@ def test_an_evaluation_is_logged_and_its_results_are_the_same(tmp_path):
     assert len({robot for robot, _ in found}) == len(logged.episodes)
     depths = sorted(len(rows) for (_, entity), rows in found.items() if entity == "depth/used")
     assert depths == sorted(len(episode.depths) for episode in logged.episodes)
+
+
+def test_a_server_logs_the_queries_of_its_robots(tmp_path):
+    path = tmp_path / "robots.rrd"
+    with open_server(rerun=str(path)) as server, PolicyClient(server.address) as client:
+        for _ in range(3):
+            client.infer(make_message())
+    found = {entity: rows for (_, entity), rows in read(path).items()}
+    assert list(scalars(found["depth/used"], "query").values()) == [4] * 3
+    assert found["instruction"][0]["TextDocument:text"] == ["push the puck"]
 
 
 @pytest.mark.parametrize("target", ["robots.mp4", "", "spawned"])

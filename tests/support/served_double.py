@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from rdvla.errors import InputError
 from rdvla.processing.fit import CameraFits, ImageFit
+from rdvla.serving.inference import Replica
 from rdvla.serving.queries import Answer, PolicyFacts, PolicyFront, Query
 from rdvla.types import Observation, Prediction
 
 CHUNK, DIM = 4, 3
+LIMIT = 300.0  # seconds after which a test gives up
 FACTS = PolicyFacts(
     name="double",
     form="torch",
@@ -90,3 +93,15 @@ def make_query(seed: int, *, deadline: float | None = None, instruction: str = "
         initial_state=DoubleFront().initial_state(seed + 10**6),
         deadline=deadline,
     )
+
+
+def check_answers(queries: Sequence[Query], answers: Sequence[Answer]) -> None:
+    """Fail unless these are a `DoublePolicy`'s answers to these queries."""
+    assert len(answers) == len(queries)
+    for query, answer in zip(queries, answers, strict=True):
+        np.testing.assert_array_equal(answer.prediction.actions, right_actions(query))
+
+
+def answers_of(replica: Replica, queries: Sequence[Query]) -> list[Answer]:
+    """Ask a replica in an event loop of its own."""
+    return asyncio.run(asyncio.wait_for(replica.predict(list(queries)), LIMIT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -55,19 +56,22 @@ def summarise(episodes: Iterable[Episode]) -> list[Row]:
 def sort_rows(rows: Sequence[Row]) -> list[Row]:
     """Return rows for people: policies and environments as they came, tasks by name, depths before rules.
 
-    Fixed depths rise, adaptive rules follow by name, each execution rule as it came.
+    Fixed depths rise, adaptive rules follow by name, each execution rule as it came. Of one rule, deadlines
+    rise, and no deadline comes last.
     """
     order = [
         list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("policy", "execution", "env")
     ]
 
-    def key(row: Row) -> tuple[int, int, bool, int, str, int, str]:
+    def key(row: Row) -> tuple[int, int, bool, int, str, str, float, int, str]:
         policy, execution, env = (
             known.index(value)
             for known, value in zip(order, (row.policy, row.execution, row.env), strict=True)
         )
-        depth = row.setting.depth
-        return policy, execution, depth is None, depth or 0, row.stop, env, row.task
+        setting = row.setting
+        depth, deadline = setting.depth, setting.deadline_ms or math.inf
+        rule, start = setting.rule, setting.start.kind
+        return policy, execution, depth is None, depth or 0, rule, start, deadline, env, row.task
 
     return sorted(rows, key=key)
 

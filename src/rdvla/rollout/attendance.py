@@ -111,7 +111,7 @@ class AttendedAnswers:
         return self._let_go(job, episode, present)
 
     def _begin(self, job: EpisodeJob) -> None:
-        if job not in self._episodes:
+        if job not in self._episodes:  # a first question that was answered with `Later` comes again
             self._queries.begin(job)
             whole = self._recording is not None and self._recording.autonomous
             self._episodes[job] = _Attended(recorded_as=self._new_number() if whole else None)

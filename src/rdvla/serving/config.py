@@ -111,6 +111,8 @@ class ServeConfig:
         for name in ("idle_seconds", "message_mb", "grace_seconds", "ray_cpus", "ray_gpus"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be a number from 0 on, got {getattr(self, name)}")
+        if not self.ray and (self.ray_cpus, self.ray_gpus) != (1.0, 0.0):
+            raise ConfigError("ray_cpus and ray_gpus are for replicas on a cluster: name it with --ray")
         if not self.idle_seconds:
             raise ConfigError("idle_seconds must be above 0, got 0.0")
         if not 0 <= self.port <= 65535:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,8 +11,8 @@ from rdvla.serving.config import ServeConfig
 from rdvla.serving.endpoint import Endpoint
 from rdvla.serving.inference import Inference, Replica
 from rdvla.serving.loading import load_policy
-from rdvla.serving.queries import PolicyFront, ServedPolicy
-from rdvla.serving.replicas import open_replicas
+from rdvla.serving.queries import PolicyFront
+from rdvla.serving.replicas import LoadPolicy, open_replicas
 
 
 def open_endpoints(config: ServeConfig) -> list[Endpoint]:
@@ -43,10 +42,7 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
     return opened
 
 
-Load = Callable[[], ServedPolicy]
-
-
-def _on_ray(load: Load, config: ServeConfig, undo: ExitStack) -> tuple[PolicyFront, list[Replica]]:
+def _on_ray(load: LoadPolicy, config: ServeConfig, undo: ExitStack) -> tuple[PolicyFront, list[Replica]]:
     from rdvla.serving.ray import RayOptions, start_replicas
 
     options = RayOptions(config.replicas, address=config.ray, cpus=config.ray_cpus, gpus=config.ray_gpus)

@@ -21,9 +21,8 @@ from typing import Any
 
 from rdvla.errors import ConfigError, RDVLAError, optional
 from rdvla.serving.inference import ReplicaDiedError
-from rdvla.serving.queries import Answer, PolicyFront, Query, ServedPolicy
-
-LoadPolicy = Callable[[], ServedPolicy]
+from rdvla.serving.queries import Answer, PolicyFront, Query
+from rdvla.serving.replicas import LoadPolicy
 
 POLL = 0.2  # seconds between looks at the state of starting replicas
 RETRY = 0.1  # seconds before a batch whose replica died is asked again
@@ -44,11 +43,10 @@ class RayOptions:
 class RayReplicas:
     """Replicas that run: what a server needs of them. `close` stops them."""
 
-    def __init__(self, handle: Any, *, application: str, options: RayOptions, owns_ray: bool) -> None:
+    def __init__(self, handle: Any, *, application: str, options: RayOptions) -> None:
         self._handle = handle
         self._application = application
         self._options = options
-        self._owns_ray = owns_ray
         self._open = options.replicas
         self._closed = False
         self.front: PolicyFront = handle.front.remote().result(timeout_s=options.start_seconds)
@@ -68,15 +66,10 @@ class RayReplicas:
 
     def close(self) -> None:
         """Stop all replicas; the cluster goes on, unless it was started here."""
-        import ray
-        from ray import serve
-
-        if not self._closed and ray.is_initialized():
+        if not self._closed:
             self._closed = True
-            with suppress(ray.exceptions.RayError):  # the cluster is gone, and the replicas with it
-                serve.delete(self._application)
-            if self._owns_ray:
-                ray.shutdown()
+            _delete(self._application)
+            _CLUSTER.leave()
 
 
 class RayReplica:
@@ -147,6 +140,7 @@ class PolicyHolder:
 
     def __init__(self, load: LoadPolicy) -> None:
         self._policy = load()
+        self._free = asyncio.Lock()  # Ray may send a batch while another is computed
 
     def front(self) -> PolicyFront:
         """Return what the server needs of the policy."""
@@ -168,7 +162,10 @@ class PolicyHolder:
             query if seconds is None else replace(query, deadline=now + seconds)
             for query, seconds in zip(queries, left, strict=True)
         ]
-        return list(await asyncio.to_thread(self._policy.predict, queries))  # Ray's checks of health go on
+        async with self._free:
+            return list(
+                await asyncio.to_thread(self._policy.predict, queries)
+            )  # Ray's checks of health go on
 
 
 def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
@@ -183,13 +180,10 @@ def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
         ConfigError: there is no cluster, it is too small, or the policy cannot be loaded there.
     """
     with optional("ray"):
-        import ray
         from ray import serve
 
     _quieten()
-    owns_ray = not ray.is_initialized()
-    if owns_ray:
-        _connect(options.address)
+    _CLUSTER.enter(options.address)
     application = f"rdvla_{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
     try:
         serve.start(proxy_location="Disabled")  # robots reach the server, never Ray
@@ -198,22 +192,47 @@ def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
             PolicyHolder,
             name="policy",
             num_replicas=options.replicas,
-            max_ongoing_requests=2,  # a batch may arrive while the last answers leave
+            max_ongoing_requests=2,  # a batch arrives while the last answers leave
             ray_actor_options={"num_cpus": options.cpus, "num_gpus": options.gpus},
             graceful_shutdown_timeout_s=5.0,
         )
         target = serve.RunTarget(deployment.bind(load), name=application, route_prefix=None)
         (handle,) = serve.run_many([target], wait_for_applications_running=False)
         _wait(application, options)
-        started = RayReplicas(handle, application=application, options=options, owns_ray=owns_ray)
+        started = RayReplicas(handle, application=application, options=options)
     except BaseException:
-        with suppress(ray.exceptions.RayError):
-            serve.delete(application, _blocking=False)
-        if owns_ray:
-            ray.shutdown()
+        _delete(application)
+        _CLUSTER.leave()
         raise
     atexit.register(started.close)
     return started
+
+
+class _Cluster:
+    """This process's connection to Ray, which the replicas of several policies share."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._ours = False  # connected here, not by whoever calls us
+
+    def enter(self, address: str) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            _connect(address)
+            self._ours = True
+        self._users += 1
+
+    def leave(self) -> None:
+        import ray
+
+        self._users -= 1
+        if self._users == 0 and self._ours:
+            self._ours = False
+            ray.shutdown()
+
+
+_CLUSTER = _Cluster()
 
 
 def _connect(address: str) -> None:
@@ -232,9 +251,19 @@ def _connect(address: str) -> None:
         ray.init(address=address, **common)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"ray_address: no Ray cluster at {address!r} that this machine belongs to ({error}). Start one "
+            f"ray: no Ray cluster at {address!r} that this machine belongs to ({error}). Start one "
             "here with `ray start --head`, join one with `ray start --address=HOST:PORT`, or use `local`"
         ) from error
+
+
+def _delete(application: str) -> None:
+    """Delete an application, and wait until it is gone: what is only asked for may be lost at a shutdown."""
+    import ray
+    from ray import serve
+
+    if ray.is_initialized():
+        with suppress(ray.exceptions.RayError, TimeoutError):  # the cluster is gone, and the replicas with it
+            serve.delete(application)
 
 
 def _remove_orphans() -> None:
@@ -243,8 +272,9 @@ def _remove_orphans() -> None:
 
     for application in serve.status().applications:
         match application.split("_"):
-            case ["rdvla", host, process, _] if host == socket.gethostname() and not _runs(int(process)):
-                serve.delete(application, _blocking=False)
+            case ["rdvla", host, process, _] if host == socket.gethostname() and process.isdigit():
+                if not _runs(int(process)):
+                    serve.delete(application, _blocking=False)
 
 
 def _runs(process: int) -> bool:
@@ -267,7 +297,9 @@ def _wait(application: str, options: RayOptions) -> None:
 
     deadline = time.monotonic() + options.start_seconds
     while True:
-        state = serve.status().applications[application]
+        state = serve.status().applications.get(application)
+        if state is None:
+            raise ConfigError(f"{application} was removed from the Ray cluster while it started")
         if state.status == "RUNNING":
             return
         message = " ".join([state.message, *(each.message for each in state.deployments.values())]).strip()

@@ -62,7 +62,8 @@ class DriveConfig:
 
 def main() -> None:
     """Run the command; end with 0 if the robot was driven as long as asked for."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    # LeRobot's imports have set up the log already, without this program's messages.
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     register_third_party_plugins()
     for package in (lerobot.robots, lerobot.cameras):
         _import_all(package)

@@ -150,7 +150,7 @@ export class Details {
   }
 
   newest(last) {
-    $("help").hidden = !last?.[HELP];
+    $("help").hidden = !last?.[HELP] || !$("cause").hidden;  // whoever is paused has asked already
     if (!last) {
       for (const id of ["depth", "uncertainty", "latency", "batch"]) [write(`${id}-now`, "–"), write(`${id}-text`, id)];
       return;
