@@ -40,6 +40,7 @@ class Heard:
     server_milliseconds: list[float] = field(default_factory=list)  # from arrival to departure, as it says
     batch_sizes: list[int] = field(default_factory=list)  # empty: the server does not say
     begun_late: int = 0  # queries that began after their time, as the answer before came late
+    asked: int = 0  # queries in all, those of the warm-up included
 
 
 async def ask(
@@ -119,6 +120,7 @@ async def _robot(
             # Some milliseconds late is the load generator's own doing.
             heard.begun_late += period is not None and now > due + 0.01
         number += 1
+        heard.asked += 1
         due = max(due + period, end) if period is not None else end
 
 

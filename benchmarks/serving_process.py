@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -37,11 +38,29 @@ class ServerProcess:
         return self.process.poll() is None
 
     def memory_mib(self) -> float:
-        """Return the resident memory of the process, MiB (Linux)."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-        raise RuntimeError(f"process {self.process.pid} tells no resident memory")
+        """Return the resident memory of the process and of the replicas that it started, MiB (Linux)."""
+        pages = [int(_read(pid, "statm").split()[1]) for pid in self._processes()]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def processor_seconds(self) -> float:
+        """Return the processor time of the process and of the replicas that it started so far (Linux)."""
+        # Fields 14 and 15; the name in front of them, in parentheses, may hold spaces.
+        stats = [_read(pid, "stat").rpartition(")")[2].split() for pid in self._processes()]
+        ticks = sum(int(each[11]) + int(each[12]) for each in stats)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def _processes(self) -> list[int]:
+        found, waiting = [], [self.process.pid]
+        while waiting:
+            pid = waiting.pop()
+            found.append(pid)
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                waiting += map(int, (task / "children").read_text().split())
+        return found
+
+
+def _read(pid: int, name: str) -> str:
+    return Path(f"/proc/{pid}/{name}").read_text()
 
 
 @contextmanager

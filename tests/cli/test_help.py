@@ -14,6 +14,7 @@ ASKS = {  # verb -> (options for a stop rule, options for an execution rule)
     "openloop": (("--stops",), ()),
     "profile": (("--stop",), ()),
     "compare": (("--a-setting",), ("--a-setting",)),
+    "serve": (("--stop",), ("--execution",)),
 }
 
 

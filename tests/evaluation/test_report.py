@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from rdvla.evaluation import EpisodeError, Interval, PairedTest, ResultsError, write_report
+from rdvla.evaluation import EpisodeError, Interval, PairedTest, ResultsError, load_results, write_report
+from rdvla.evaluation.profile import depth_profile
 from rdvla.evaluation.report.content import comparison_sentence
 from rdvla.evaluation.standard import Comparison
 from rdvla.evaluation.summaries import summarise
@@ -111,6 +112,27 @@ def test_exceptions_are_in_a_banner_on_top(tmp_path, page_and_results):
     assert "OSError: no display (1 episode)" in text
     make_results(tmp_path, depths=(1,), videos=0)
     assert 'class="banner"' not in write_report([tmp_path], tmp_path / "report.html").read_text()
+
+
+def test_episodes_in_which_a_person_helped_are_told_and_are_no_successes(tmp_path):
+    results = make_results(tmp_path, depths=(), adaptive=True, tasks=("push",), episodes=4, videos=1)
+    helped = [
+        dataclasses.replace(
+            one, success=False, driven_steps=5, interventions=1, success_with_help=number == 0
+        )
+        for number, one in enumerate(results.episodes)
+    ]
+    rows = summarise(helped)
+    assert [(row.episodes, row.successes, row.helped, row.helped_successes) for row in rows] == [(4, 0, 4, 1)]
+    assert depth_profile(helped) is None  # its queries do not fill the episode
+    dataclasses.replace(results, episodes=helped, rows=rows).write(tmp_path / "results.json")
+    assert load_results(tmp_path).episodes == helped
+    text = write_report([tmp_path], tmp_path / "report.html").read_text()
+    assert "A person stepped in in 4 of 4 episodes; 1 of these succeeded, with help." in text
+    assert "with a person's help" in text.replace("&#39;", "'")  # under the video
+    assert 'id="episodes"' not in text  # no film strip
+    make_results(tmp_path, depths=(1,), videos=0)
+    assert "A person stepped in" not in write_report([tmp_path], tmp_path / "report.html").read_text()
 
 
 def test_a_clips_speed_is_in_its_caption(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from rdvla.errors import ConfigError, InputError
 from rdvla.serving import Answer, Query, ServeConfig
 from rdvla.serving.inference import ReplicaDiedError
-from rdvla.serving.ray import PolicyHolder, RayReplica
+from rdvla.serving.ray import PolicyHolder, RayOptions, RayReplica, start_replicas
 from tests.support.served_double import FACTS, REFUSED, DoublePolicy, answers_of, check_answers, make_query
 
 ray = pytest.importorskip("ray")
@@ -138,3 +138,11 @@ def test_what_replicas_take_on_a_cluster_needs_a_cluster():
     assert ServeConfig(policy="metaworld", ray="auto", ray_gpus=0.5).ray_gpus == 0.5
     with pytest.raises(ConfigError, match="name it with --ray"):
         ServeConfig(policy="metaworld", ray_gpus=0.5)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"), [("127.0.0.1:1", "refused"), ("cluster", "HOST:PORT"), (":6379", "HOST:PORT")]
+)
+def test_an_address_without_a_cluster_is_said_in_a_sentence(address: str, reason: str):
+    with pytest.raises(ConfigError, match=f"no Ray cluster at '{address}' .*{reason}.* `ray start --head`"):
+        start_replicas(DoublePolicy, RayOptions(1, address=address))

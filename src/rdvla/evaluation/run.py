@@ -8,7 +8,7 @@ import re
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from rdvla.control import Desk, check_fits, parse_execution
-from rdvla.errors import ConfigError, RDVLAError
+from rdvla.errors import ConfigError, RDVLAError, optional
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.evaluation.journal import RECORD, Journal, same_run
@@ -25,7 +25,6 @@ from rdvla.evaluation.live import LiveSpectator, live_page
 from rdvla.evaluation.players import Player, PolicyPlayer, ServerPlayer
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
-from rdvla.evaluation.recording import recording
 from rdvla.evaluation.records import Episode, EpisodeError
 from rdvla.evaluation.results import Results
 from rdvla.evaluation.server import ServerUnderTest
@@ -45,6 +44,7 @@ from rdvla.rollout import (
     Opened,
     Outcome,
     Policy,
+    Recording,
     Setting,
     Spectator,
 )
@@ -246,8 +246,13 @@ def _attended(
     """Show and record the episodes as the configuration says; yield who sees them, and who may step in."""
     attended = desk is not None or config.live is not False or bool(config.record)
     desk = desk or Desk()
+    recorder: AbstractContextManager[Recording | None] = nullcontext()
+    if config.record:
+        with optional("data"):  # nobody else needs its packages
+            from rdvla.evaluation.recording import recording
+        recorder = recording(config, opened, fingerprint=fingerprint, console=console)
     with (
-        recording(config, opened, fingerprint=fingerprint, console=console) as recorded,
+        recorder as recorded,
         live_page(config, opened, desk, console=console) as spectator,
     ):
         yield spectator, Attendance(desk, recorded) if attended else None

@@ -24,6 +24,7 @@ from rdvla.serving.inference import ReplicaDiedError
 from rdvla.serving.queries import Answer, PolicyFront, Query
 from rdvla.serving.replicas import LoadPolicy
 
+REACH = 10.0  # seconds to find out whether anybody is at an address
 POLL = 0.2  # seconds between looks at the state of starting replicas
 RETRY = 0.1  # seconds before a batch whose replica died is asked again
 
@@ -248,12 +249,21 @@ def _connect(address: str) -> None:
         ray.init(address="local", include_dashboard=False, **common)
         return
     try:
+        if address != "auto":
+            _check_reachable(address)  # Ray itself would try for minutes
         ray.init(address=address, **common)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"ray: no Ray cluster at {address!r} that this machine belongs to ({error}). Start one "
             "here with `ray start --head`, join one with `ray start --address=HOST:PORT`, or use `local`"
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("an address is auto, local or HOST:PORT")
+    socket.create_connection((host, int(port)), timeout=REACH).close()
 
 
 def _delete(application: str) -> None:
