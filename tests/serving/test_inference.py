@@ -260,9 +260,11 @@ def test_the_earliest_deadline_comes_first() -> None:
     assert batches_with([400, 300, None, 5000, 200]) == [[4, 1, 0, 2, 3]]
 
 
-def test_the_tightest_deadline_limits_the_batch() -> None:
+def test_a_batch_is_as_large_as_keeps_most_deadlines_per_second() -> None:
     # After 20 ms the first batch begins; three queries take 40 ms, four 50 ms.
     assert batches_with([68, None, None, None, None]) == [[0, 1, 2], [3, 4]]
+    # Here many wait: one deadline is given up for seven others.
+    assert batches_with([48, *[190] * 7]) == [[0, 1, 2, 3, 4, 5, 6, 7]]
     assert batches_with([500] * 5) == [[0, 1, 2, 3, 4]]
 
 

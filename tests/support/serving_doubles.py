@@ -55,7 +55,7 @@ class EchoReplica:
             raise ReplicaDiedError("the replica died")
         if POISON in numbers:
             raise InputError("this one cannot be answered")
-        return [make_answer(query, batch_size=len(queries)) for query in queries]
+        return [make_answer(query, depth=int(query.stop or 4), batch_size=len(queries)) for query in queries]
 
     async def restart(self) -> None:
         self.restarts += 1

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rdvla.errors import RDVLAError
-from rdvla.rollout.jobs import Setting
-from rdvla.rollout.worker import ServedQueries
+from rdvla.rollout.jobs import ServedQueries, Setting
 
 
 class ResultsError(RDVLAError, ValueError):

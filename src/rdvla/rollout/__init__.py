@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         TimeStep,
         run_episode,
     )
-    from rdvla.rollout.jobs import EpisodeJob, Schedule, Setting, starting_seed
+    from rdvla.rollout.jobs import EpisodeJob, Schedule, ServedQueries, Setting, starting_seed
     from rdvla.rollout.local import roll_out
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
     from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
         EpisodeRunner,
         Outcome,
         Reply,
-        ServedQueries,
         run_episode_job,
     )
 else:

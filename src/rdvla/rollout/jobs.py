@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rdvla.control import ExecutionRule, Stop, WarmStart, as_execution, parse_stop, split_start, stop_text
@@ -131,6 +131,14 @@ class EpisodeJob:
     def describe(self) -> str:
         """E.g. ``playing push-v3 with seed 1000000``."""
         return f"playing {self.task} with seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class ServedQueries:
+    """What an episode saw of its policy server."""
+
+    milliseconds: list[float] = field(default_factory=list)  # of each query, from asking to the answer
+    ended_by: list[str] = field(default_factory=list)  # converged, max_depth, deadline; empty: it did not say
 
 
 class Schedule:

@@ -16,11 +16,11 @@ import numpy as np
 from rdvla.control import parse_execution
 from rdvla.errors import RDVLAError, optional
 from rdvla.rollout.episode import Environment, MakeEnvironment, OpenEnvironment
-from rdvla.rollout.jobs import SERVERS_OWN, EpisodeJob, Schedule, starting_seed
+from rdvla.rollout.jobs import SERVERS_OWN, EpisodeJob, Schedule, ServedQueries, starting_seed
 from rdvla.rollout.pool import Failed, Finished, run_jobs
 from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.transport import Ask, Transport
-from rdvla.rollout.worker import EpisodeResult, Outcome, Reply, ServedQueries, run_episode_job
+from rdvla.rollout.worker import EpisodeResult, Outcome, Reply, run_episode_job
 from rdvla.types import Observation
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from rdvla.rollout.episode import (
     TimeStep,
     run_episode,
 )
-from rdvla.rollout.jobs import EpisodeJob
+from rdvla.rollout.jobs import EpisodeJob, ServedQueries
 from rdvla.rollout.pool import Failed, Finished
 from rdvla.rollout.transport import Ask
 from rdvla.rollout.video import Film
@@ -48,14 +48,6 @@ class EpisodeResult:
     video_speed: float | None  # of the video, times the robot's own
     driven_steps: int = 0  # environment steps of a person
     interventions: int = 0  # times that a person took over and acted
-
-
-@dataclass(frozen=True)
-class ServedQueries:
-    """What an episode saw of its policy server."""
-
-    milliseconds: list[float] = field(default_factory=list)  # of each query, from asking to the answer
-    ended_by: list[str] = field(default_factory=list)  # converged, max_depth, deadline; empty: it did not say
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 A replica that becomes free takes a batch at once. The query that is due first leads it: due at its deadline,
 or `PATIENCE` after it came if it has none, so neither kind waits for ever. Others follow in the same order,
-up to the largest batch, as long as the tightest deadline among them can be kept at the usual depth. If not
-even the first query alone can keep it so, one iteration has to do. Deadlines that cannot be kept at all hold
-up no others.
+as many as make the number of answers in time, per second that the batch takes, largest. What batches take is
+learnt from those before.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from rdvla.serving.margin import Margin
 from rdvla.serving.queries import Answer, BusyError, Query
 
 PATIENCE = 1.0  # seconds until a query without a deadline is due
+IN_TIME_BUT_SHALLOW = 0.5  # worth of an answer in time after one iteration, next to one of the usual depth
 DEPTHS_KEPT = 256  # depths that the usual one is the mean of
 
 
@@ -175,28 +175,30 @@ class Inference:
             return [first]
         share = math.ceil(len(self._waiting) / len(self._free))  # so no free replica idles
         queue = [first, *(each for each in others if not each.died)][: min(share, self._max_batch)]
-        return queue[: self._largest(queue)]
+        return queue[: self._best_size(queue)]
 
-    def _largest(self, queue: Sequence[_Waiting]) -> int:
-        """Return how many queries of a queue may share a batch without missing a deadline among them."""
-        now = self._clock()
-        deadlines = [self._deadline_to_keep(each, now) for each in queue]
+    def _best_size(self, queue: Sequence[_Waiting]) -> int:
+        """Return how many queries of a queue should share a batch: as many in time per second as possible.
+
+        Only keeping the tightest deadline would make batches small just when many wait, and all late.
+        """
         usual = sum(self._depths) / len(self._depths) if self._depths else 1.0
-        depth = usual if now + self._costs.seconds(1, usual) <= deadlines[0] else 1.0
-        tightest = deadlines[0]
-        for size, deadline in enumerate(deadlines[1:], start=2):
-            tightest = min(tightest, deadline)
-            if now + self._costs.seconds(size, depth) > tightest:
-                return size - 1
-        return len(queue)
+        now, margin = self._clock(), self._margin.seconds
+        left = [
+            math.inf if each.query.deadline is None else each.query.deadline - margin - now for each in queue
+        ]
 
-    def _deadline_to_keep(self, waiting: _Waiting, now: float) -> float:
-        """Return when inference must have ended; infinity if there is no deadline, or it is lost anyway."""
-        deadline = waiting.query.deadline
-        if deadline is None:
-            return math.inf
-        deadline -= self._margin.seconds
-        return math.inf if now + self._costs.seconds(1, 1) > deadline else deadline
+        def in_time_per_second(size: int) -> float:
+            complete, shortest = self._costs.seconds(size, usual), self._costs.seconds(size, 1)
+            in_time = sum(
+                1.0 if complete <= each else IN_TIME_BUT_SHALLOW if shortest <= each else 0.0
+                for each in left[:size]
+            )
+            return in_time / complete
+
+        if not self._costs.known:
+            return len(queue)
+        return max(range(len(queue), 0, -1), key=in_time_per_second)  # the largest of equals
 
     async def _serve(self, replica: Replica, batch: list[_Waiting]) -> None:
         try:
