@@ -21,6 +21,10 @@ class BusyError(RDVLAError):
     """Too many queries wait already: the robot should ask again later, or elsewhere."""
 
 
+class NotFiniteError(RDVLAError):
+    """The policy answered with NaN or infinite actions."""
+
+
 @dataclass(frozen=True)
 class Query:
     """What a robot asks."""
