@@ -22,6 +22,7 @@ from rdvla.serving.connection import Connection, Rules
 from rdvla.serving.endpoint import Endpoint
 from rdvla.serving.greeting import greet
 from rdvla.serving.log import log_event
+from rdvla.serving.lost import host_of
 from rdvla.serving.metrics import Metrics
 from rdvla.serving.opening import open_endpoints
 from rdvla.serving.security import read_api_key, tls_context
@@ -266,6 +267,7 @@ class PolicyServer:
             return
         endpoint = self._admission.endpoint(socket.request)
         assert endpoint is not None
+        await self._watching.settle(endpoint.facts.name, socket)
         if self._connections >= self.config.connections:  # several handshakes at the same time
             await socket.close(1013, "too many clients")
             return
@@ -292,8 +294,8 @@ class PolicyServer:
     async def _serve(self, connection: Connection, endpoint: Endpoint, socket: ServerConnection) -> None:
         name, policy, began = connection.name, connection.policy, time.monotonic()
         self.metrics.connected(policy, 1)
-        self._watching.came(name, policy, facts=endpoint.robot, action_dim=endpoint.facts.action_dim)
-        log_event("connected", connection=name, policy=policy, peer=str((socket.remote_address or ("",))[0]))
+        log_event("connected", connection=name, policy=policy, peer=host_of(socket))
+        self._watching.came(name, endpoint, socket)
         try:
             await connection.run(socket)
         finally:
