@@ -116,7 +116,7 @@ def test_workers_ask_at_the_same_time():
         (Close("the observation lacks 'observation/image'"), "lacks 'observation/image'"),
         (Close("64 queries wait already", 1013), "64 queries wait already"),
         ({"actions": np.zeros(4, np.float32)}, "sent no chunk of actions"),
-        ({"actions": np.full((4, 1), np.nan)}, "sent no chunk of actions"),
+        ({"actions": np.full((4, 1), np.nan)}, "actions that are not finite"),
         ({"actions": np.zeros((1, 1), np.float32)}, "chunks of 1 actions, and 2 are to be executed"),
         ({"action": 1}, "sent no chunk of actions"),
         ({"actions": "abc"}, "sent no chunk of actions"),

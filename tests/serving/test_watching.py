@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -129,6 +130,68 @@ def test_whoever_drives_a_robot_decides_its_only_action():
     assert (after["actions"].shape, after["phase"]) == ((4, 3), "autonomous")
     # After a person has driven, the policy does not go on from its own last state.
     assert [float(query.initial_state[0, 0]) for query in double.asked[1:]] == [0, 1, 2, 0]
+
+
+def lose(client: WebsocketClientPolicy) -> None:
+    """Break a connection as a robot does that fails: without a word."""
+    client._ws.socket.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("phase", ["paused", "correcting"])
+def test_a_held_robot_that_lost_its_connection_comes_back_paused(phase):
+    hub, desk = Kept(), Desk()
+    with open_server(hub=hub, desk=desk) as server:
+        client = WebsocketClientPolicy(server.address)
+        client.infer(make_message())
+        desk.change("robot-0", phase)
+        lose(client)
+        assert wait_until(lambda: not desk.robots())
+        asking = Asking(WebsocketClientPolicy(server.address))
+        assert wait_until(lambda: len(hub.queries) == 2)
+        place = desk.look("robot-1")
+        assert (place.phase, place.cause, asking.reply) == ("paused", "person", None)
+        came = [event for event in hub.events if isinstance(event, RobotEvent) and event.connected]
+        assert [event.note for event in came] == ["", "its connection was lost while it was held"]
+        # One place is held for one robot that was lost.
+        assert WebsocketClientPolicy(server.address).infer(make_message())["phase"] == "autonomous"
+        desk.change("robot-1", "autonomous")
+        assert asking.result()["phase"] == "autonomous"
+
+
+def test_a_robot_is_not_held_because_another_one_was_let_go_on_or_asks_another_policy():
+    desk = Desk()
+    policies = [DoublePolicy(make_facts(name="one")), DoublePolicy(make_facts(name="two"))]
+    with open_server(policies, desk=desk) as server:
+        lost, going = WebsocketClientPolicy(server.address), WebsocketClientPolicy(server.address)
+        assert wait_until(lambda: len(desk.robots()) == 2)
+        desk.change("robot-0", "paused")
+        desk.change("robot-1", "paused")
+        desk.change("robot-1", "autonomous")
+        lose(lost)
+        lose(going)
+        assert wait_until(lambda: not desk.robots())
+        other = WebsocketClientPolicy(f"{server.address}/two")
+        assert other.infer(make_message())["phase"] == "autonomous"
+        clients = [WebsocketClientPolicy(server.address) for _ in range(2)]
+        assert wait_until(lambda: len(desk.robots()) == 3)
+        assert [desk.phase(f"robot-{number}") for number in (3, 4)] == ["paused", "autonomous"]
+        del clients
+
+
+def test_a_robot_is_held_although_its_old_connection_has_not_gone_yet():
+    desk = Desk()
+    with open_server(desk=desk) as server, socket.create_connection(("127.0.0.1", server.port)) as silent:
+        # It answers no ping, as if its network were broken.
+        silent.sendall(
+            b"GET / HTTP/1.1\r\nHost: robot\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        assert wait_until(lambda: desk.robots() == ("robot-0",))
+        desk.change("robot-0", "paused")
+        client = WebsocketClientPolicy(server.address)
+        assert wait_until(lambda: desk.robots() == ("robot-1",))
+        assert desk.phase("robot-1") == "paused"
+        del client
 
 
 def test_a_paused_robot_does_not_keep_the_server_from_stopping():

@@ -22,9 +22,11 @@ def run(config: ServeConfig) -> None:
     """
     with optional("serve"):
         from rdvla.serving.log import log_to_stderr
+        from rdvla.serving.memory import share_one_heap
         from rdvla.serving.server import PolicyServer
 
         log_to_stderr(config.log_format)
+        share_one_heap()  # before torch starts threads
         server = PolicyServer(config)
     asyncio.run(_serve(server))
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from logging import ERROR
 from socket import gethostname
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -21,6 +22,7 @@ from rdvla.serving.connection import Connection, Rules
 from rdvla.serving.endpoint import Endpoint
 from rdvla.serving.greeting import greet
 from rdvla.serving.log import log_event
+from rdvla.serving.lost import host_of
 from rdvla.serving.metrics import Metrics
 from rdvla.serving.opening import open_endpoints
 from rdvla.serving.security import read_api_key, tls_context
@@ -146,36 +148,43 @@ class PolicyServer:
         Raises:
             RDVLAError: a policy cannot answer a query, or not all of them could be logged to Rerun.
         """
-        with self._rerun:
-            await self._run(opened)
-
-    async def _run(self, opened: asyncio.Event | threading.Event | None) -> None:
-        from websockets.asyncio.server import serve
-
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         try:
-            await self._warm_up()
-            server = await serve(
-                self._handle,
-                sock=self._socket,
-                ssl=self._tls,
-                process_request=self._admit,
-                compression=None,  # as openpi; nothing can unpack to more than was sent
-                max_size=max(endpoint.message_bytes for endpoint in self.endpoints.values()),
-                max_queue=WAITING_MESSAGES,
-                open_timeout=OPEN_SECONDS,
-                close_timeout=CLOSE_SECONDS,
-                server_header=None,
-            )
-            log_event("open", address=self.address, policies=list(self.endpoints))
-            if opened is not None:
-                opened.set()
-            await self._stopping.wait()
-            await self._drain(server)
+            with self._rerun:
+                await self._run(opened, self._stopping)
         finally:
             self._socket.close()
-            for endpoint in self.endpoints.values():
-                await endpoint.asked.close()
+            await self._close_policies()
+
+    async def _run(self, opened: asyncio.Event | threading.Event | None, stopping: asyncio.Event) -> None:
+        from websockets.asyncio.server import serve
+
+        await self._warm_up()
+        server = await serve(
+            self._handle,
+            sock=self._socket,
+            ssl=self._tls,
+            process_request=self._admit,
+            compression=None,  # as openpi; nothing can unpack to more than was sent
+            max_size=max(endpoint.message_bytes for endpoint in self.endpoints.values()),
+            max_queue=WAITING_MESSAGES,
+            open_timeout=OPEN_SECONDS,
+            close_timeout=CLOSE_SECONDS,
+            server_header=None,
+        )
+        log_event("open", address=self.address, policies=list(self.endpoints))
+        if opened is not None:
+            opened.set()
+        await stopping.wait()
+        await self._drain(server)
+
+    async def _close_policies(self) -> None:
+        """Close every policy, whatever becomes of the others."""
+        closing = (endpoint.asked.close() for endpoint in self.endpoints.values())
+        results = await asyncio.gather(*closing, return_exceptions=True)
+        for name, result in zip(self.endpoints, results, strict=True):
+            if isinstance(result, BaseException):
+                log_event("policy not closed", level=ERROR, error=result, policy=name)
 
     def stop(self) -> None:
         """Stop once running queries are answered, and close every connection; any thread may call it."""
@@ -184,8 +193,11 @@ class PolicyServer:
                 self._loop.call_soon_threadsafe(self._stopping.set)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(self.config.grace_seconds + 2 * CLOSE_SECONDS)
-        if self._loop is None:
+        if self._loop is None:  # it never ran
             self._socket.close()
+            closing = threading.Thread(target=lambda: asyncio.run(self._close_policies()))
+            closing.start()  # the caller's thread may have a loop that runs
+            closing.join()
 
     def start(self) -> Self:
         """Serve from a thread; return once clients can connect.
@@ -255,6 +267,7 @@ class PolicyServer:
             return
         endpoint = self._admission.endpoint(socket.request)
         assert endpoint is not None
+        await self._watching.settle(endpoint.facts.name, socket)
         if self._connections >= self.config.connections:  # several handshakes at the same time
             await socket.close(1013, "too many clients")
             return
@@ -281,8 +294,8 @@ class PolicyServer:
     async def _serve(self, connection: Connection, endpoint: Endpoint, socket: ServerConnection) -> None:
         name, policy, began = connection.name, connection.policy, time.monotonic()
         self.metrics.connected(policy, 1)
-        self._watching.came(name, policy, facts=endpoint.robot, action_dim=endpoint.facts.action_dim)
-        log_event("connected", connection=name, policy=policy, peer=str((socket.remote_address or ("",))[0]))
+        log_event("connected", connection=name, policy=policy, peer=host_of(socket))
+        self._watching.came(name, endpoint, socket)
         try:
             await connection.run(socket)
         finally:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.control import Desk, Judgement, Phase
-from rdvla.live.events import Event, QueryEvent, RobotEvent, RobotFacts
+from rdvla.live.events import Event, QueryEvent, RobotEvent
+from rdvla.serving.endpoint import Endpoint
+from rdvla.serving.log import log_event
+from rdvla.serving.lost import Lost, host_of
 from rdvla.serving.queries import Answer
 from rdvla.types import Observation
 
+if TYPE_CHECKING:
+    from websockets.asyncio.server import ServerConnection
+
 POLL_SECONDS = 0.03  # a person does not notice
+LOST = "its connection was lost while it was held"
 
 
 class Publishes(Protocol):
@@ -45,19 +52,37 @@ class Watching:
     def __init__(self, hub: Publishes | None, desk: Desk) -> None:
         self._hub = hub
         self._desk = desk
+        self._lost = Lost(desk)
 
-    def came(self, robot: str, policy: str, *, facts: RobotFacts, action_dim: int) -> None:
-        """A client connected."""
-        self._desk.add(robot, action_dim=action_dim)
+    async def settle(self, policy: str, socket: ServerConnection) -> None:
+        """Wait, if need be, until it is known whether a newcomer is a robot that was lost."""
+        await self._lost.settle(policy, host_of(socket))
+
+    def came(self, robot: str, endpoint: Endpoint, socket: ServerConnection) -> None:
+        """A client connected; it is paused if it comes in place of one that was lost while it was held."""
+        policy = endpoint.facts.name
+        is_held = self._lost.came(robot, policy, socket)
+        self._desk.add(robot, action_dim=endpoint.facts.action_dim)
+        if is_held:
+            self._desk.change(robot, "paused")
+            log_event("starts paused", connection=robot, policy=policy, why=LOST)
         if self._hub is not None:
-            phase = self._desk.phase(robot)
             self._hub.publish(
-                RobotEvent(robot, policy, time.time(), connected=True, phase=phase, facts=facts)
+                RobotEvent(
+                    robot,
+                    policy,
+                    time.time(),
+                    connected=True,
+                    phase=self._desk.phase(robot),
+                    facts=endpoint.robot,
+                    note=LOST if is_held else "",
+                )
             )
 
     def went(self, robot: str, policy: str, note: str = "") -> None:
         """It disconnected."""
         phase = self._desk.phase(robot)
+        self._lost.went(robot)
         self._desk.remove(robot)
         if self._hub is not None:
             self._hub.publish(RobotEvent(robot, policy, time.time(), connected=False, phase=phase, note=note))

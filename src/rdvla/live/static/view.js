@@ -18,6 +18,11 @@ export function element(tag, { text, ...properties } = {}, ...children) {
   return made;
 }
 
+// How a connected robot stands, and why it came paused if it did.
+function held(info) {
+  return PHASES[info.phase] + (info.phase === "paused" && info.note ? `: ${info.note}` : "");
+}
+
 function write(id, text) {
   const target = $(id);
   if (target.textContent !== text) target.textContent = text;
@@ -85,7 +90,7 @@ export class RobotList {
     const last = rows.at(-1);
     const words = [...rest];
     if (!info.connected) words.push(info.note || "gone");
-    else if (info.phase !== "autonomous") words.push(PHASES[info.phase]);
+    else if (info.phase !== "autonomous") words.push(held(info));
     if (last?.[HELP] && info.connected) words.push("asks for help");
     if (several) words.push(info.policy);
     if (last) words.push(`depth ${last[DEPTH]}/${last[MAX_DEPTH]}`);
@@ -137,7 +142,7 @@ export class Details {
   phase(info) {
     const phase = $("phase");
     phase.dataset.phase = info.connected ? info.phase : "gone";
-    phase.textContent = info.connected ? PHASES[info.phase] : info.note || "gone";
+    phase.textContent = info.connected ? held(info) : info.note || "gone";
     const [pause, goOn, take] = $("controls").querySelectorAll("button");
     for (const button of [pause, goOn, take]) button.hidden = !info.connected;
     pause.hidden ||= info.phase === "paused";
