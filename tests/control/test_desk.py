@@ -88,6 +88,15 @@ def test_a_command_counts_until_it_is_old_or_the_phase_changes():
     assert desk.command("arm") is None
 
 
+def test_a_command_can_be_dropped():
+    desk = taken_over(Desk())
+    desk.steer("arm", [1, 2, 3])
+    desk.drop_command("arm")
+    assert (desk.command("arm"), desk.phase("arm")) == (None, "correcting")
+    with pytest.raises(InputError, match="no robot 'leg'"):
+        desk.drop_command("leg")
+
+
 def test_a_command_is_the_desks_own_copy():
     desk = taken_over(Desk())
     action = np.ones(3, dtype=np.float32)

@@ -239,6 +239,55 @@ def test_a_person_pauses_drives_and_gives_back(tab, shown):
     assert not tab.messages
 
 
+def test_no_key_stays_pressed_after_its_release(tab, shown):
+    commands = []
+    shown.desk.steer = lambda robot, action: commands.append(list(action))
+    fill(shown)
+    tab.open(shown.server.address)
+    tab.wait_for("document.querySelectorAll('#chunk canvas').length === 7")
+    tab.click("button[data-phase=correcting]")
+    tab.wait_for("!document.getElementById('drive').hidden")
+
+    def moves(expected):
+        deadline = time.monotonic() + 30
+        while not commands or (commands[-1][0] != 0) != expected:
+            assert time.monotonic() < deadline, commands[-1:]
+            time.sleep(0.02)
+
+    # Ctrl goes down between press and release of a key; its press alone ends the movement.
+    tab.key("KeyD", down=True)
+    moves(True)
+    tab.key("ControlLeft", down=True, control=True)
+    moves(False)
+    tab.key("KeyD", down=False, control=True)
+    tab.key("ControlLeft", down=False)
+
+    # The key goes up while Ctrl is held, of whose press the page was not told.
+    tab.key("KeyD", down=True)
+    moves(True)
+    tab.key("KeyD", down=False, control=True)
+    moves(False)
+
+    # The key goes up in a field for text.
+    tab.evaluate("document.body.append(document.createElement('input')); 1")
+    tab.key("KeyD", down=True)
+    moves(True)
+    tab.evaluate("document.querySelector('body > input').focus(); 1")
+    tab.key("KeyD", down=False)
+    moves(False)
+
+    for event in (
+        "window.dispatchEvent(new Event('blur'))",
+        "document.dispatchEvent(new Event('visibilitychange'))",
+    ):
+        tab.evaluate("document.activeElement.blur(); 1")
+        tab.key("KeyD", down=True)
+        moves(True)
+        tab.evaluate(f"{event}; 1")
+        moves(False)
+        tab.key("KeyD", down=False)
+
+
 def test_a_gamepad_drives(tab, shown):
     commands = []
     shown.desk.steer = lambda robot, action: commands.append(list(action))

@@ -12,6 +12,7 @@ pytest.importorskip("websockets")
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from rdvla.live.access import same_key
 from rdvla.live.page import MOST_STRANGERS, MOST_WATCHERS
 from tests.support.live_events import FACTS, NAMES, came, query, went
 from tests.support.live_page import Shown
@@ -216,7 +217,7 @@ def test_a_key_opens_the_page_and_a_wrong_one_does_not():
         with shown.watch(key="secret") as watcher:
             assert watcher.hello["key_needed"]
             watcher.until(lambda w: "arm" in w.robots)
-        for wrong in ("Secret", "", 3, None, ["secret"]):
+        for wrong in ("Secret", "\ud800"):
             with shown.watch() as watcher:
                 watcher.send(key=wrong)
                 with pytest.raises(ConnectionClosed) as closed:
@@ -228,7 +229,13 @@ def test_a_key_opens_the_page_and_a_wrong_one_does_not():
                 watcher.receive()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '"watch"', "x" * 30_000, b"\x00"])
+def test_only_the_key_itself_is_right():
+    assert same_key("schlüssel", "schlüssel")
+    for wrong in ("Secret", "", 3, None, ["secret"], "\ud800", "secre\ud800"):
+        assert not same_key(wrong, "secret")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '"watch"', "x" * 30_000, "[" * 9000, b"\x00"])
 def test_nonsense_is_answered_or_ends_the_connection_and_others_go_on(text):
     with Shown() as shown, shown.watch() as watcher, shown.watch() as other:
         watcher.socket.send(text)

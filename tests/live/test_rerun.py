@@ -15,6 +15,8 @@ from rerun.chunk import RrdReader
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.live import Hub, RerunLog
 from rdvla.live.events import StepEvent
+from rdvla.live.rerun import check_target
+from rdvla.serving.config import ServeConfig
 from rdvla_client import PolicyClient
 from tests.live.test_evaluation import evaluate
 from tests.support.live_events import NAMES, came, query, went
@@ -119,10 +121,35 @@ def test_a_server_logs_the_queries_of_its_robots(tmp_path):
     assert found["instruction"][0]["TextDocument:text"] == ["push the puck"]
 
 
-@pytest.mark.parametrize("target", ["robots.mp4", "", "spawned"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("robots.mp4", "", "spawned", "http://127.0.0.1:9876/proxy", "foo://bar/a.mp4"),
+        *("rerun://", "rerun+http://127.0.0.1:9876", "rerun+http://[bad/proxy"),
+    ],
+)
 def test_a_target_that_is_none_is_refused(target):
     with pytest.raises(ConfigError, match=r"rerun must be a file\.rrd, spawn, or the address"):
         RerunLog(Hub(), target)
+
+
+@pytest.mark.parametrize("scheme", ["rerun", "rerun+http", "rerun+https"])
+def test_addresses_of_viewers_are_taken(scheme):
+    check_target(f"{scheme}://127.0.0.1:9876/proxy")
+
+
+def test_a_place_where_no_file_can_be_is_refused_before_anything_runs(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match=r"robots\.rrd cannot be written: \S+file is no folder"):
+        ServeConfig(policy="x", rerun=str(tmp_path / "file" / "robots.rrd"))
+
+
+def test_what_cannot_be_opened_is_named(tmp_path):
+    path = tmp_path / "robots.rrd"
+    log = RerunLog(Hub(), str(path))
+    path.mkdir()  # after it was checked
+    with pytest.raises(ConfigError, match=r"robots\.rrd cannot be opened"), log:
+        pass
 
 
 def test_a_file_that_exists_stays(tmp_path):

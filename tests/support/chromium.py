@@ -109,9 +109,11 @@ class Page:
     def mouse(self, kind, x, y):
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def key(self, code, *, down):
-        key = code.removeprefix("Key").lower() if code.startswith("Key") else code
-        self.call("Input.dispatchKeyEvent", type="keyDown" if down else "keyUp", code=code, key=key)
+    def key(self, code, *, down, control=False):
+        """Press or release a key, perhaps while Ctrl is held."""
+        key = code.removeprefix("Key").lower() if code.startswith("Key") else code.removesuffix("Left")
+        kind = "keyDown" if down else "keyUp"
+        self.call("Input.dispatchKeyEvent", type=kind, code=code, key=key, modifiers=2 * control)
 
     def size(self, width, height, *, mobile=False, dark=False, scale=1):
         """Set the window's size in CSS pixels and the colour scheme."""

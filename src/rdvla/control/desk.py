@@ -147,6 +147,15 @@ class Desk:
             self._places[robot] = replace(place, command=command)
             self._commanded[robot] = self._clock()
 
+    def drop_command(self, robot: str) -> None:
+        """Forget the action that a person wanted, so that a driven robot holds still until the next one.
+
+        Raises:
+            InputError: there is no such robot.
+        """
+        with self._changed:
+            self._places[robot] = replace(self._place(robot), command=None)
+
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after every change of a phase, and when a robot goes; return how to stop that.
 

@@ -40,7 +40,10 @@ def origin_problem(
 
 def same_key(given: object, key: str) -> bool:
     """Return whether a key is right, in a time that does not tell how much of it is."""
-    return isinstance(given, str) and hmac.compare_digest(given.encode(), key.encode())
+    if not isinstance(given, str):
+        return False
+    # JSON can hold half of a surrogate pair, which is no text to encode otherwise.
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), key.encode("utf-8", "surrogatepass"))
 
 
 def _is_own(host: str) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from rdvla.control import PHASES, Desk, Phase
+from rdvla.control import PHASES, Desk, Phase, Place
 from rdvla.errors import InputError
 from rdvla.live.events import RobotFacts
 from rdvla.live.hub import Hub
@@ -19,7 +20,8 @@ class Driving:
     def __init__(self, hub: Hub, desk: Desk) -> None:
         self._hub, self._desk = hub, desk
         self._drivers: dict[str, object] = {}  # robot -> the watcher who drives it
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the desk calls `_forget` in the thread that changes a phase
+        desk.listen(self._forget)
 
     def take(self, watcher: object, message: dict[str, Any]) -> None:
         """Do what a watcher asks: ``{"robot": NAME, "phase": PHASE}`` or ``{"robot": NAME, "steer": [...]}``.
@@ -47,9 +49,16 @@ class Driving:
         """Pause the robots that a watcher drives, who goes."""
         with self._lock:
             for robot in [name for name, driver in self._drivers.items() if driver is watcher]:
-                del self._drivers[robot]
-                if self._desk.phase(robot) == "correcting":
-                    self._desk.change(robot, "paused")
+                self._drivers.pop(robot, None)
+                with suppress(InputError):  # the robot goes at the same time; the others still have to pause
+                    if self._desk.phase(robot) == "correcting":
+                        self._desk.change(robot, "paused")
+
+    def _forget(self, robot: str, _: Place) -> None:
+        """Drop the driver of a robot that nobody drives any more: one that comes again has none."""
+        with self._lock:
+            if self._desk.phase(robot) != "correcting":
+                self._drivers.pop(robot, None)
 
     def _change(self, watcher: object, robot: str, phase: Any) -> None:
         if phase not in PHASES:
@@ -59,8 +68,10 @@ class Driving:
             raise InputError(f"{robot!r} cannot be driven from here")
         with self._lock:
             self._desk.change(robot, checked)
-            self._drivers.pop(robot, None)
-            if checked == "correcting":
+            if checked != "correcting":
+                self._drivers.pop(robot, None)
+            elif self._drivers.get(robot) is not watcher:
+                self._desk.drop_command(robot)  # it is the last driver's
                 self._drivers[robot] = watcher
 
     def _steer(self, watcher: object, robot: str, action: Any) -> None:

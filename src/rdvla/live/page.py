@@ -274,8 +274,8 @@ def _parse(text: str | bytes) -> dict[str, Any]:
         raise InputError("a message must be a text")
     try:
         message = json.loads(text)
-    except ValueError as error:
-        raise InputError("a message must be JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError("a message must be JSON, and not nested deeply") from error
     if not isinstance(message, dict):
         raise InputError("a message must be a JSON object")
     return message

@@ -6,11 +6,13 @@ Every robot is an entity, below it its cameras, chunk, depth, uncertainty and ti
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "rdvla"
 SPAWN = "spawn"
+SCHEMES = ("rerun", "rerun+http", "rerun+https")  # of viewers' addresses
 CAPACITY = 1000  # events that may wait to be written
 FLUSH_SECONDS = 20.0
 
@@ -32,17 +35,26 @@ def check_target(target: str) -> None:
     """Check that a text says where to log to.
 
     Raises:
-        ConfigError: it is no .rrd file, no address of a viewer, and not `spawn`.
+        ConfigError: it is no .rrd file, no address of a viewer, and not `spawn`; or no file can be written
+            there.
     """
     if target != SPAWN and not _is_address(target) and not target.endswith(".rrd"):
         raise ConfigError(
             f"rerun must be a file.rrd, spawn, or the address of a viewer such as "
             f"rerun+http://127.0.0.1:9876/proxy, got {target!r}"
         )
+    if target.endswith(".rrd") and not _is_address(target):
+        folder = next(parent for parent in Path(target).absolute().parents if parent.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise ConfigError(f"rerun: {target} cannot be written: {folder} is no folder to write into")
 
 
 def _is_address(target: str) -> bool:
-    return "://" in target
+    try:
+        address = urlsplit(target)
+        return address.scheme in SCHEMES and bool(address.hostname) and address.path == "/proxy"
+    except ValueError:  # such as half of an IPv6 address
+        return False
 
 
 class RerunLog:
@@ -53,7 +65,7 @@ class RerunLog:
         target: see `check_target`.
 
     Raises:
-        ConfigError: it is none, or the file exists.
+        ConfigError: it is none, or the file exists; at the beginning of the block: it cannot be opened.
         MissingExtraError: Rerun is not installed; raised at the beginning of the block.
         RDVLAError: not everything could be logged; raised at the end of the block.
     """
@@ -72,13 +84,16 @@ class RerunLog:
         with optional("rerun"):
             import rerun
         stream = rerun.RecordingStream(APPLICATION)
-        if self._target == SPAWN:
-            stream.spawn()
-        elif _is_address(self._target):
-            stream.connect_grpc(self._target)
-        else:
-            Path(self._target).parent.mkdir(parents=True, exist_ok=True)
-            stream.save(self._target)
+        try:
+            if self._target == SPAWN:
+                stream.spawn()
+            elif _is_address(self._target):
+                stream.connect_grpc(self._target)
+            else:
+                Path(self._target).parent.mkdir(parents=True, exist_ok=True)
+                stream.save(self._target)
+        except (OSError, RuntimeError) as error:  # the second is Rerun's
+            raise ConfigError(f"rerun: {self._target} cannot be opened: {error}") from error
         self._writer = _Writer(stream)
         self._thread = threading.Thread(target=self._write, args=(self._writer,), name="rerun", daemon=True)
         self._thread.start()

@@ -22,6 +22,7 @@ const DEAD = 0.12;  // of a stick's way
 const FASTEST = 20;  // commands per second at most
 const SLOWEST = 5;  // the server forgets a command after half a second
 const SPEEDS = [0.25, 0.5, 1];
+const MODIFIERS = ["Control", "Meta", "Alt", "AltGraph"];  // while one is held, browsers may not tell of a key's release
 
 export class Drive {
   constructor(send) {
@@ -125,17 +126,24 @@ export class Drive {
   }
 
   key(event, down) {
-    if (this.robot === null || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!down) {
+      this.pressed.delete(event.code);  // whatever else is pressed or focused: a released key must not move an arm
+      return;
+    }
+    if (MODIFIERS.includes(event.key) || event.ctrlKey || event.metaKey || event.altKey) {
+      this.pressed.clear();
+      return;
+    }
+    if (this.robot === null) return;
     if (event.target instanceof HTMLInputElement && event.target.type !== "radio") return;
-    if (down && event.code === "Escape") {
+    if (event.code === "Escape") {
       this.send({ robot: this.robot, phase: "paused" });
       this.leave();
       return;
     }
     if (!this.keys.some((pair) => pair.includes(event.code))) return;
     event.preventDefault();
-    if (down) this.pressed.add(event.code);
-    else this.pressed.delete(event.code);
+    this.pressed.add(event.code);
   }
 
   // How far a dimension is pushed, from -1 to 1.
