@@ -35,6 +35,11 @@ MIB = 2**20
 class Asked(Protocol):
     """What answers queries, such as `rdvla.serving.inference.Inference`."""
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can answer queries, now or once it is less busy."""
+        ...
+
     async def warm_up(self, query: Query) -> None:
         """Prepare for queries like this one."""
         ...

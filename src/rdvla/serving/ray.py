@@ -20,8 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rdvla.errors import ConfigError, RDVLAError, optional
-from rdvla.serving.inference import ReplicaDiedError
-from rdvla.serving.queries import Answer, PolicyFront, Query
+from rdvla.serving.queries import Answer, PolicyFront, Query, ReplicaDiedError
 from rdvla.serving.replicas import LoadPolicy
 
 REACH = 10.0  # seconds to find out whether anybody is at an address
