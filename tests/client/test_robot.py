@@ -477,8 +477,7 @@ def test_every_command_of_a_person_is_executed():
         command = np.full((1, 2), next(commands), np.float32)
         return {"actions": command, "execute_steps": 1, "phase": "correcting"}
 
-    with policy_server(answer) as server, Loop(server, wait_s=20) as loop:
-        for _ in range(20):
-            loop.step()
+    with policy_server(answer) as server, Loop(server) as loop:
+        eventually(lambda: loop.step() is not None and len(loop.executed) >= 20)
         assert loop.executed == list(range(20))
         assert loop.robot.counts.late == 0

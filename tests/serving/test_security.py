@@ -73,7 +73,8 @@ def test_the_metrics_need_the_key_and_the_health_does_not(monkeypatch):
         assert urllib.request.urlopen(f"{page}/healthz", timeout=20).read() == b"OK\n"
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{page}/metrics", timeout=20)
-        assert refused.value.code == 401
+        with refused.value:  # unread, it would keep its connection open
+            assert refused.value.code == 401
         asked = urllib.request.Request(f"{page}/metrics", headers={"Authorization": f"Api-Key {KEY}"})
         with urllib.request.urlopen(asked, timeout=20) as answer:
             assert 'rdvla_refused_connections_total{kind="key"} 1.0' in answer.read().decode()
