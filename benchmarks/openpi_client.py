@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from rdvla.evaluation.run import evaluate_player
 from rdvla.evaluation.server import ServerUnderTest
 from rdvla.policy import RDVLAPolicy
 from rdvla.rollout import (
+    Attendance,
     Environment,
     EpisodeJob,
     EpisodeResult,
@@ -97,7 +98,8 @@ class OpenPIPlayer:
         make: MakeEnvironment[Environment],
         workers: int,
         spectator: Spectator | None,  # noqa: ARG002
-    ) -> Iterator[Outcome]:
+        attendance: Attendance | None,  # noqa: ARG002
+    ) -> Generator[Outcome, None, None]:
         """Run all jobs; see `rdvla.evaluation.players.Player`."""
         ends = run_jobs(
             OpenPIRunner(make, self._server),
@@ -134,6 +136,7 @@ def play(way: str, config: EvaluationConfig, address: str) -> Results:
         make=_maker(tested, config),
         provenance=tested.provenance,
         fingerprint=tested.fingerprint,
+        compared=tested.compared,
         fits=tested.check,
         console=None,
     )

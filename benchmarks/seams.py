@@ -39,6 +39,7 @@ BIAS, DRIFT = 0.02, 0.002  # rad, rad per step: by how much chunks for the same 
 JITTER = 0.25  # of the latency, standard deviation
 TASKS = ("drawer-close-v3", "window-open-v3", "reach-v3")
 GRIPPER = 3  # MetaWorld's fourth number
+START_SECONDS = 300  # that a server may take to start
 
 # Name -> arguments of `RobotClient`. The first waits for each chunk while the robot holds.
 WAYS: dict[str, dict[str, Any]] = {
@@ -185,7 +186,13 @@ def policy_server(policy: str) -> Iterator[str]:
     command = [sys.executable, "-m", "rdvla.cli", "serve", policy, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        patience = threading.Timer(START_SECONDS, process.kill)  # the line that never comes is then empty
+        patience.start()
         greeting = process.stdout.readline()
+        patience.cancel()
+        if "ws://" not in greeting:
+            process.kill()
+            raise RuntimeError(f"rdvla serve {policy} did not start: {greeting!r}")
         try:
             yield "ws://" + greeting.partition("ws://")[2].split(",")[0].strip()
         finally:

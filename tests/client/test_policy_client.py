@@ -18,6 +18,7 @@ from rdvla_client import (
     ClientError,
     ConnectionLostError,
     Limits,
+    NonFiniteError,
     Patience,
     PolicyClient,
     RefusedError,
@@ -173,6 +174,35 @@ def test_an_execution_rule_is_told_once_to_every_connection():
         client.infer(OBSERVATION, execution="fixed:3")
         rule = {"execution": "binary:4,2,8"}
         assert server.options == [rule, {}, {}, rule, {"execution": "fixed:3"}]
+
+
+def test_a_rule_that_the_server_refuses_is_not_sent_again():
+    with policy_server(in_turn(zeros, Close("no such rule"), zeros)) as server:
+        with PolicyClient(server.address) as client:
+            client.infer(OBSERVATION, execution="fixed:3")
+            with pytest.raises(ServerError, match="no such rule"):
+                client.infer(OBSERVATION, execution="bogus")
+            client.infer(OBSERVATION)
+            client.infer(OBSERVATION)
+        good = {"execution": "fixed:3"}
+        assert server.options == [good, {"execution": "bogus"}, good, {}]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, list])
+def test_actions_that_are_not_finite_are_refused_and_the_connection_goes_on(bad, kind):
+    actions = np.zeros((4, 2))
+    actions[2, 1] = bad
+    sent = actions.tolist() if kind is list else actions.astype(kind)
+    with policy_server(in_turn({"actions": sent, "depth": 3}, zeros)) as server:
+        with PolicyClient(server.address) as client:
+            client.reset()
+            with pytest.raises(NonFiniteError, match=rf"not finite, such as {bad} at \[2, 1\]") as caught:
+                client.infer(OBSERVATION, execution="fixed:3")
+            assert caught.value.reply["depth"] == 3
+            assert client.infer(OBSERVATION)["actions"].shape == (4, 2)
+            assert client.connections == 1
+        assert server.options == [{"execution": "fixed:3", "reset": True}, {}]
 
 
 def test_a_reset_travels_with_the_next_query():

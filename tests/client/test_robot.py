@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -377,3 +378,106 @@ def test_a_step_says_what_it_is():
         assert seams == [True, False, False, False, True, False]
         assert loop.robot.last_step.reply["execute_steps"] == 4
         assert loop.robot.last_step.problem == ""
+
+
+def test_a_chunk_for_what_the_robot_saw_too_long_ago_is_thrown_away():
+    asked, release = threading.Event(), threading.Event()
+
+    def answer(message):
+        if len(server.messages) == 1:
+            asked.set()
+            assert release.wait(20)
+        return {"actions": np.full((6, 2), message["seen"], np.float32), "execute_steps": 6}
+
+    def act(seen):
+        return float(robot.act({"seen": seen})[0])
+
+    with (
+        policy_server(answer) as server,
+        RobotClient(PolicyClient(server.address), hold=HOLD, control_hz=SLOW_HZ, max_age_s=0.5) as robot,
+    ):
+        assert act(0) == HOLD[0]
+        assert asked.wait(20)
+        time.sleep(0.6)  # so old is the observation at least
+        release.set()
+        executed: list[float] = []
+        eventually(lambda: (executed.append(act(1)) or executed[-1]) == 1)
+        assert 0 not in executed
+        assert robot.counts.late >= 1
+
+
+@pytest.mark.parametrize("age", [0, -1, math.nan])
+def test_the_greatest_age_is_a_positive_time(age):
+    with policy_server() as server, pytest.raises(ValueError, match="max_age_s"):
+        Loop(server, max_age_s=age)
+
+
+class Remembering:
+    """A policy in this process that notes what it is told, in order."""
+
+    metadata = {"action_dim": 2}
+    options = frozenset({"execution"})
+    connected, connections = True, 1
+
+    def __init__(self):
+        self.told = []
+
+    def connect(self):
+        pass
+
+    def infer(self, observation, **options):
+        self.told.append(dict(observation))
+        return counting(observation)
+
+    def reset(self):
+        self.told.append("reset")
+
+    def close(self):
+        pass
+
+
+def test_a_reset_right_after_a_question_sends_nothing_but_observations():
+    policy = Remembering()
+    with RobotClient(policy, hold=HOLD) as robot:
+        for _ in range(50):
+            robot.act({"position": 0})
+            robot.reset()
+        robot.act({"position": 7})
+        eventually(lambda: {"position": 7} in policy.told or robot.act({"position": 7}) is None)
+    assert all(each in ("reset", {"position": 0}, {"position": 7}) for each in policy.told)
+    # The new episode begins with its own observation.
+    assert policy.told[policy.told.index({"position": 7}) - 1] == "reset"
+
+
+@pytest.mark.parametrize("execution", ["server", "fixed:4", "until_next", "linear:4,2,6"])
+@pytest.mark.parametrize("blend", [None, Blend(2)])
+def test_a_person_who_drives_decides_whatever_the_execution(execution, blend):
+    """The person wants 50 instead of the actions of steps 6 to 15."""
+    driving = [10]
+
+    def answer(message):
+        reply = counting(message) | {"phase": "autonomous"}
+        if message["position"] >= 6 and driving[0]:
+            driving[0] -= 1
+            reply |= {"actions": np.full((1, 2), 50, np.float32), "execute_steps": 1, "phase": "correcting"}
+        return reply
+
+    with policy_server(answer) as server, Loop(server, execution=execution, blend=blend, wait_s=20) as loop:
+        eventually(lambda: loop.step() is not None and len(loop.executed) >= 40 and not driving[0])
+        driven = [step for step, number in enumerate(loop.executed) if number == 50]
+        own = [step for step in range(len(loop.executed)) if step not in driven]
+        assert 1 <= len(driven) <= 10
+        assert [loop.executed[step] for step in own] == own  # no blend with what the person wanted
+
+
+def test_every_command_of_a_person_is_executed():
+    commands = iter(range(1000))
+
+    def answer(message):
+        command = np.full((1, 2), next(commands), np.float32)
+        return {"actions": command, "execute_steps": 1, "phase": "correcting"}
+
+    with policy_server(answer) as server, Loop(server) as loop:
+        eventually(lambda: loop.step() is not None and len(loop.executed) >= 20)
+        assert loop.executed == list(range(20))
+        assert loop.robot.counts.late == 0

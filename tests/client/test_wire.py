@@ -267,3 +267,9 @@ def damaged(generator: random.Random, valid: list[bytes]) -> bytes:
         elif place < len(data):
             data[place] ^= 1 << generator.randrange(8)
     return bytes(data)
+
+
+@pytest.mark.parametrize("data", [b"\xc1", b"\x81\xa1a\xc1", b"\x92\x01\xc1", b"\xa1\xff"])
+def test_bytes_that_cannot_be_read_are_told_with_a_reason(data):
+    with pytest.raises(WireError, match=r"cannot be read at byte \d+: \S"):
+        unpack(data)

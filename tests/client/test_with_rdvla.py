@@ -87,6 +87,16 @@ def test_the_check_of_a_foreign_server_measures_no_replies(capsys):
     assert random_observation({}) is None
 
 
+def test_the_check_says_that_the_sizes_of_several_states_are_not_told(capsys):
+    keys = {"images": {}, "state": ["joints", "gripper"], "instruction": "prompt"}
+    with policy_server(metadata={"keys": keys, "image_sizes": {}, "state_dim": 8}) as server:
+        assert main([server.address]) == 0
+        assert server.messages == []
+    printed = capsys.readouterr().out
+    assert "joints, gripper and does not say how many numbers each has, so no reply was measured" in printed
+    assert "what an observation is" not in printed
+
+
 def test_the_check_says_why_there_is_no_server(capsys):
     with policy_server() as server:
         address = server.address

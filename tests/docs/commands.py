@@ -11,6 +11,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -101,7 +102,10 @@ def _serve(arguments: Sequence[str]) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout is not None
+        patience = threading.Timer(300, serving.kill)  # ends a wait for a greeting that never comes
+        patience.start()
         greeting = serving.stdout.readline()
+        patience.cancel()
         serving.send_signal(signal.SIGINT)
         serving.communicate(timeout=60)
     assert greeting.startswith("serving "), greeting

@@ -72,6 +72,10 @@ def config_for(tmp_path, **changes):
     return EvaluationConfig(**{**options, **changes})
 
 
+def walk(_):
+    return {"actions": np.full((4, 4), 0.5, np.float32), "depth": 2, "execute_steps": 3}
+
+
 def evaluate_server(config):
     """As `rdvla eval --server`, in a simulator that only the tests know."""
     tested = ServerUnderTest.reach(config, ["toy"])
@@ -82,6 +86,7 @@ def evaluate_server(config):
         make=make_toy,
         provenance=tested.provenance,
         fingerprint=tested.fingerprint,
+        compared=tested.compared,
         fits=tested.check,
         console=Console(file=io.StringIO()),
     )
@@ -135,9 +140,6 @@ def test_a_deadline_is_a_setting_of_its_own_in_one_table(tmp_path):
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_server_elsewhere(tmp_path):
-    def walk(_):
-        return {"actions": np.full((4, 4), 0.5, np.float32), "depth": 2, "execute_steps": 3}
-
     with policy_server(walk, metadata=TOLD) as first:
         evaluate_server(config_for(tmp_path, server=first.address, episodes=1))
     with policy_server(walk, metadata=TOLD) as second:
@@ -153,6 +155,100 @@ def test_an_interrupted_evaluation_goes_on_with_the_server_elsewhere(tmp_path):
             provenance={},
             fingerprint="abc",
         )
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "options", "message"),
+    [
+        ({"a": 1}, {"a": 1}, {"layout": "native", "stops": ("server",)}, "with server '127"),
+        (TOLD, {**TOLD, "fingerprint": "d"}, {}, "with policy_fingerprint 'abc', and this one has 'd'"),
+        ({**TOLD, "stop": "fixed:8"}, {**TOLD, "stop": "fixed:1"}, {"stops": ("server",)}, "server_rules"),
+        ({**TOLD, "start": "noise"}, {**TOLD, "start": "final"}, {"stops": ("server@9ms",)}, "server_rules"),
+    ],
+)
+def test_an_evaluation_does_not_go_on_with_another_server(before, now, options, message, tmp_path):
+    with policy_server(walk, metadata=before) as first:
+        config = config_for(tmp_path, server=first.address, tasks=("left",), episodes=1, **options)
+        evaluate_server(config)
+    with (
+        policy_server(walk, metadata=now) as second,
+        pytest.raises(ConfigError, match=message),
+    ):
+        evaluate_server(dataclasses.replace(config, server=second.address, episodes=2))
+    assert len(second.messages) == 0
+
+
+def test_a_servers_own_rules_matter_to_the_settings_that_leave_them_to_it(tmp_path):
+    with policy_server(walk, metadata={**TOLD, "stop": "fixed:8"}) as first:
+        config = config_for(tmp_path, server=first.address, tasks=("left",), episodes=1, stops=("server",))
+        evaluate_server(config)
+    with policy_server(walk, metadata={**TOLD, "stop": "fixed:1"}) as second:
+        evaluate_server(dataclasses.replace(config, server=second.address, stops=("4",)))
+        with pytest.raises(ConfigError, match="server_rules"):
+            evaluate_server(dataclasses.replace(config, server=second.address, stops=("4", "server")))
+
+
+def test_whoever_drives_on_the_servers_page_is_not_the_policy(tmp_path):
+    def person(message):
+        x, y, goal_x, goal_y = message["state"]
+        move = np.clip([[10 * (goal_x - x), 10 * (goal_y - y), 0, 0]], -1, 1).astype(np.float32)
+        return {"actions": move, "depth": 2, "execute_steps": 1, "phase": "correcting"}
+
+    with policy_server(person, metadata=TOLD) as served:
+        results = evaluate_server(config_for(tmp_path, server=served.address, episodes=1, stops=("4",)))
+    for episode in results.episodes:
+        assert (episode.success, episode.success_with_help) == (False, True)
+        assert episode.driven_steps == episode.steps > 0 and episode.interventions == 1
+        assert episode.executed == episode.depths == episode.served.milliseconds == []
+
+
+def test_metadata_that_json_cannot_hold_is_in_the_results_as_plain_values(tmp_path):
+    told = {
+        **TOLD,
+        "pose": np.zeros((1, 2)),
+        "raw": b"xx",
+        "limits": [float("nan"), float("inf"), 1.5],
+    }
+    with policy_server(walk, metadata=told) as served:
+        results = evaluate_server(config_for(tmp_path, server=served.address, episodes=1))
+    kept = results.meta["policy"]["server"]
+    assert kept == {**TOLD, "pose": [[0, 0]], "raw": "xx", "limits": [None, None, 1.5]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"cameras": 3}, "cameras"),
+        ({"image_sizes": {"front": "x"}}, "image_sizes.front"),
+        ({"image_sizes": {"front": [100_000, 100_000]}}, "image_sizes.front"),
+        ({"image_sizes": [32, 32]}, "image_sizes"),
+        ({"options": ["stop", 5]}, "options"),
+        ({"action_names": 7}, "action_names"),
+        ({"policy": {"a": 1}}, "policy"),
+        ({"fingerprint": 5}, "fingerprint"),
+        ({"state_dim": "4"}, "state_dim"),
+        ({"chunk_size": True}, "chunk_size"),
+        ({"execution": "banana"}, "execution"),
+        ({"keys": {"images": ["a"], "state": ["s"], "instruction": "p"}}, "keys.images"),
+        ({"keys": {"images": {"front": "a"}}}, "keys.state"),
+        ({"keys": {"images": {"front": "a"}, "state": ["s"]}}, "keys.instruction"),
+        ({"keys": 1}, "give --layout"),
+    ],
+)
+def test_strange_metadata_is_refused_by_the_name_of_its_entry(entry, named, tmp_path):
+    with policy_server(metadata={**TOLD, **entry}) as served, pytest.raises(ConfigError, match=named):
+        ServerUnderTest.reach(config_for(tmp_path, server=served.address, execution=()), ["toy"])
+
+
+def test_what_another_server_means_by_rdvlas_names_is_its_own_affair(tmp_path):
+    told = {"policy": {"a": 1}, "cameras": 3, "state_dim": "4", "chunk_size": 1, "image_sizes": 7}
+    with policy_server(metadata=told) as served:
+        config = config_for(
+            tmp_path, server=served.address, layout="native", execution=("2",), stops=("server",)
+        )
+        tested = ServerUnderTest.reach(config, ["toy"])
+    assert tested.image_size == 224
+    assert tested.provenance == {"path": served.address, "server": told}
 
 
 def test_a_server_that_is_gone_is_one_sentence(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from rdvla.policy.config import RobotConfig
 from rdvla_client import PolicyClient
 from tests.support.lerobot import SOURCES, needs_lerobot, run_lerobot
+from tests.support.policy_server import Close, policy_server
 from tests.support.serving import running_server
 from tests.support.tiny_models import CONFIG, make_policy
 
@@ -95,12 +96,37 @@ def test_the_robot_gets_the_policys_actions_by_name_and_is_left_alone_afterwards
 def test_while_there_is_no_action_the_robot_stays_where_it_is(server: str, home: Path) -> None:
     """Its limits allow no change at all, so even the policy's actions leave it there."""
     events, _ = drive(
-        home, server, "--rename={wrist: hand}", "--task=push the puck", "--largest_change=[1e-6]"
+        home,
+        server,
+        "--rename={wrist: hand}",
+        "--task=push the puck",
+        "--largest_change=[1e-6]",
+        "--prefetch=false",
     )
     x, y, z, grip = POSITION
     for action in events[1:-1]:
         np.testing.assert_allclose([action[name] for name in ACTIONS], [grip, x, y, z], atol=1e-4)
     assert events[-1] == "disconnected"
+
+
+def test_without_any_actions_of_the_policy_it_fails_and_says_why(server: str, home: Path) -> None:
+    with PolicyClient(server) as client:
+        metadata = dict(client.metadata)
+
+    def never(_: Any) -> Any:
+        raise Close("too busy for you", 1013)
+
+    with policy_server(never, metadata=metadata) as busy:
+        events, printed = drive(home, f"ws://{busy.address}", "--rename={wrist: hand}", "--task=push", code=1)
+    assert events[-1] == "disconnected"
+    assert "the policy sent no actions, so the robot only held still: " in printed
+
+
+def test_a_robot_that_is_stopped_before_its_time_was_not_driven_as_asked(server: str, home: Path) -> None:
+    _, printed = drive(
+        home, server, "--rename={wrist: hand}", "--task=push", "--prefetch=false", "--seconds=600", code=1
+    )
+    assert re.search(r"stopped by a signal after \d+\.\d of 600 seconds", printed), printed[-500:]
 
 
 @pytest.mark.parametrize(

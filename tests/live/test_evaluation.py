@@ -97,8 +97,9 @@ def test_the_page_shows_every_episode_and_says_when_the_evaluation_has_ended(tmp
 
 @pytest.mark.parametrize("make", [make_line, make_raising])
 def test_results_are_the_same_with_and_without_the_page(tmp_path, make):
-    shown = evaluate(tmp_path / "shown", StepPolicy(), make=make, live=0)
-    hidden = evaluate(tmp_path / "hidden", StepPolicy(), make=make)
+    few = {"tasks": ("near",), "episodes": 2, "stops": ("4",), "workers": 1}
+    shown = evaluate(tmp_path / "shown", StepPolicy(), make=make, live=0, **few)
+    hidden = evaluate(tmp_path / "hidden", StepPolicy(), make=make, **few)
 
     def without_traceback(episode):
         return dataclasses.replace(episode, error=episode.error and episode.error.type)

@@ -13,7 +13,7 @@ pytest.importorskip("websockets")
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rdvla.live.access import same_key
-from rdvla.live.page import MOST_WATCHERS
+from rdvla.live.page import MOST_STRANGERS, MOST_WATCHERS
 from tests.support.live_events import FACTS, NAMES, came, query, went
 from tests.support.live_page import Shown
 
@@ -251,10 +251,23 @@ def test_more_watchers_than_the_page_takes_are_told_to_come_later():
     with Shown() as shown:
         watchers = [shown.watch() for _ in range(MOST_WATCHERS)]
         with pytest.raises(ConnectionClosed) as closed:
-            shown.watch()
+            shown.watch().receive()
         assert closed.value.rcvd.code == 1013
         for watcher in watchers:
             watcher.close()
+
+
+def test_strangers_keep_nobody_away_who_has_the_key():
+    with Shown("secret") as shown:
+        shown.add("arm")
+        strangers = [shown.watch() for _ in range(MOST_WATCHERS + MOST_STRANGERS)]
+        with shown.watch(key="secret") as watcher:
+            watcher.until(lambda w: "arm" in w.robots)
+            assert shown.page.watchers == 1
+            with pytest.raises(ConnectionClosed):
+                strangers[0].receive()  # the oldest have made room
+        for stranger in strangers:
+            stranger.close()
 
 
 def test_watchers_are_told_the_farewell():

@@ -7,9 +7,10 @@ import pytest
 
 pytest.importorskip("rdvla_peers")
 
-from rdvla_client import PolicyClient, UnsupportedError
+from rdvla_client import NonFiniteError, PolicyClient, UnsupportedError
 from rdvla_peers.messages import Inputs, Robot, parse_pairs
 from tests.support.peers import reach_server
+from tests.support.policy_server import policy_server
 from tests.support.serving import DoublePolicy, make_facts, open_server
 
 IMAGE = np.zeros((32, 32, 3), dtype=np.uint8)
@@ -99,3 +100,13 @@ def test_rules_of_the_tool_reach_the_server():
         )
         reply = Robot(client, stop="fixed:7", execution="fixed:1").ask(message)
     assert (reply["depth"], len(reply["actions"])) == (7, 1)
+
+
+def test_actions_that_are_not_finite_reach_no_tool():
+    reply = {"actions": np.float32([[0, 1], [np.nan, 1]]), "execute_steps": 1}
+    with policy_server(lambda message: reply) as server, PolicyClient(server.address) as client:
+        robot = Robot(client, stop=None, execution=None)
+        for ask in (robot.ask, robot.next_action):
+            with pytest.raises(NonFiniteError, match="not finite"):
+                ask({"prompt": "go"})
+        assert robot.buffered() is None

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from rdvla.errors import UnknownInstructionWarning
-from rdvla.processing.text import REMEMBERED, InstructionCheck
+from rdvla.processing.text import REMEMBERED, InstructionCheck, Remembered, shown
 
 TRAINED = ("open the drawer", "close the drawer")
 
@@ -35,3 +35,23 @@ def test_sentences_of_strangers_are_forgotten_after_many_others():
     for number in range(2 * REMEMBERED):
         warned(check, f"sentence {number}")
     assert warned(check, "sing") == 1
+
+
+def test_what_strangers_say_is_not_kept_for_ever():
+    known, made = Remembered[str, object](), []
+
+    def make(sentence: str) -> object:
+        made.append(sentence)
+        return sentence.upper()
+
+    assert known.recall("a", make) is known.recall("a", make)
+    assert made == ["a"]
+    for number in range(REMEMBERED):
+        assert known.recall(f"push {number}", make) == f"PUSH {number}"
+    assert known.recall("a", make) == "A"
+    assert made.count("a") == 2  # it had been forgotten
+
+
+def test_messages_show_the_beginning_of_a_long_instruction():
+    assert shown("push") == "'push'"
+    assert shown("push " * 900) == repr("push " * 16 + "...")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 
@@ -245,11 +246,14 @@ def alive(process):
 @pytest.mark.skipif(os.name != "posix", reason="asks for processes by signal 0")
 def test_workers_end_with_a_parent_that_is_killed():
     code = "from tests.rollout.test_pool import sleep_in_workers as f\nif __name__ == '__main__': f()"
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    workers = [int(parent.stdout.readline()) for _ in range(2)]
-    assert all(alive(worker) for worker in workers)
-    parent.kill()
-    parent.wait()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        patience = threading.Timer(120, parent.kill)  # ends a wait for workers that never begin
+        patience.start()
+        workers = [int(parent.stdout.readline()) for _ in range(2)]
+        patience.cancel()
+        assert all(alive(worker) for worker in workers)
+        parent.kill()
+        parent.wait(timeout=60)
     deadline = time.monotonic() + 30
     while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)

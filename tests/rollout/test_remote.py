@@ -1,7 +1,11 @@
 """Episodes whose policy is behind a server: what is sent, what is noted, and how failures end."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
+from websockets.sync.server import serve
 
 from rdvla.rollout import (
     EpisodeJob,
@@ -12,13 +16,14 @@ from rdvla.rollout import (
     roll_out_remote,
     starting_seed,
 )
-from tests.support.line_task import make_line, make_raising
+from rdvla_client.wire import pack, unpack
+from tests.support.line_task import LineTask, make_line, make_raising
 from tests.support.policy_server import OPTIONS, Close, policy_server
 from tests.support.thread_workers import ThreadWorkers
-
-pytest.importorskip("rdvla_client")
+from tests.support.toy_simulator import make_toy
 
 ALL = frozenset(OPTIONS)
+STILL = np.zeros((4, 1), np.float32)
 
 
 def write(observation):
@@ -37,8 +42,8 @@ def jobs(*seeds, stop="8", execution="fixed:2"):
     return [EpisodeJob(env="line", task="near", setting=setting, seed=seed, max_steps=30) for seed in seeds]
 
 
-def play(address, episodes, *, understands=ALL, make=make_line, workers=2, api_key=None):
-    server = RemotePolicy(address, write, understands, api_key)
+def play(address, episodes, *, understands=ALL, make=make_line, workers=2, **known):
+    server = RemotePolicy(address, write, understands, **known)
     return list(roll_out_remote(server, episodes, make=make, workers=workers, transport=ThreadWorkers()))
 
 
@@ -94,8 +99,6 @@ def test_other_servers_are_sent_observations_alone():
 
 
 def test_workers_ask_at_the_same_time():
-    import threading
-
     both = threading.Barrier(2)
 
     def together(message):
@@ -113,8 +116,21 @@ def test_workers_ask_at_the_same_time():
         (Close("the observation lacks 'observation/image'"), "lacks 'observation/image'"),
         (Close("64 queries wait already", 1013), "64 queries wait already"),
         ({"actions": np.zeros(4, np.float32)}, "sent no chunk of actions"),
-        ({"actions": np.full((4, 1), np.nan)}, "sent no chunk of actions"),
+        ({"actions": np.full((4, 1), np.nan)}, "actions that are not finite"),
         ({"actions": np.zeros((1, 1), np.float32)}, "chunks of 1 actions, and 2 are to be executed"),
+        ({"action": 1}, "sent no chunk of actions"),
+        ({"actions": "abc"}, "sent no chunk of actions"),
+        ({"actions": [["1"], ["2"]]}, "sent no chunk of actions"),
+        ({"actions": [[1, 2], [3]]}, "sent no chunk of actions"),
+        ({"actions": np.full((4, 1), 1e300)}, "sent no chunk of actions"),
+        ({"actions": STILL, "depth": None}, "sent depth None"),
+        ({"actions": STILL, "depth": float("nan")}, "sent depth nan"),
+        ({"actions": STILL, "depth": "deep"}, "sent depth 'deep'"),
+        ({"actions": STILL, "depth": np.array([1, 2])}, "sent depth array"),
+        ({"actions": STILL, "execute_steps": None}, "sent execute_steps None"),
+        ({"actions": STILL, "ended_by": 5}, "sent ended_by 5"),
+        ({"actions": STILL, "execute_steps": 1}, "wants 1 actions executed, and by fixed:2 it is 2"),
+        ({"actions": STILL, "phase": "correcting", "execute_steps": 9}, "and 9 are to be executed"),
     ],
 )
 def test_a_server_that_does_not_answer_ends_the_rollout(answer, message):
@@ -130,6 +146,111 @@ def test_a_server_that_does_not_answer_ends_the_rollout(answer, message):
         play(served.address, jobs(1))
     assert "playing near with seed 1" in str(raised.value)
     assert "the same command goes on" in str(raised.value)
+
+
+def test_the_actions_have_the_environments_width(tmp_path):
+    setting = Setting.parse("8", 2)
+    job = EpisodeJob(env="toy", task="left", setting=setting, seed=1, max_steps=9)
+    with (
+        policy_server(lambda _: {"actions": np.zeros((4, 7), np.float32)}) as served,
+        pytest.raises(PolicyServerError, match="sent actions of 7 numbers, and the environment takes 4"),
+    ):
+        play(served.address, [job], make=make_toy)
+
+
+def test_an_adaptive_execution_rule_needs_the_depth_and_is_held_to_it():
+    def honest(_):
+        return {"actions": STILL + 0.5, "depth": 3, "execute_steps": 4 - (3 - 2)}
+
+    with policy_server(honest) as served:
+        (outcome,) = play(served.address, jobs(1, execution="linear:4,1,2"))
+    assert set(outcome.end.result.executed[:-1]) == {3}
+    for reply, message in (
+        ({"actions": STILL, "depth": 2, "execute_steps": 3}, "wants 3 actions executed, .* it is 4"),
+        ({"actions": STILL}, "does not say the depth"),
+    ):
+        with (
+            policy_server(lambda _, reply=reply: reply) as served,
+            pytest.raises(PolicyServerError, match=message),
+        ):
+            play(served.address, jobs(1, execution="linear:4,1,2"))
+
+
+def test_another_servers_claims_are_not_believed():
+    def claiming(_):
+        return {
+            "actions": STILL + 0.5,
+            "depth": "deep",
+            "execute_steps": 4,
+            "ended_by": 1,
+            "phase": "correcting",
+        }
+
+    with policy_server(claiming, metadata={}) as served:
+        (outcome,) = play(served.address, jobs(1, stop="server"), understands=frozenset())
+    assert set(outcome.end.result.executed[:-1]) == {2}
+    assert outcome.end.result.driven_steps == 0
+    assert (outcome.depths, outcome.served.ended_by) == ([], [])
+
+
+def test_a_persons_steps_are_told_from_the_policys():
+    helped = [False, True, True, False, True]
+
+    def attended(_):
+        driven = helped[number] if (number := len(served.messages) - 1) < len(helped) else False
+        person = {"actions": STILL[:1] + 0.25, "execute_steps": 1, "phase": "correcting"}
+        policy = {"actions": STILL + 0.5, "execute_steps": 2, "phase": "autonomous"}
+        return {"depth": 3, "ended_by": "converged", **(person if driven else policy)}
+
+    with policy_server(attended) as served:
+        (outcome,) = play(served.address, jobs(1))
+    result = outcome.end.result
+    assert (result.driven_steps, result.interventions) == (3, 2)
+    assert sum(result.executed) == result.steps - 3
+    queries = len(served.messages) - 3
+    assert len(result.executed) == len(outcome.depths) == queries
+    assert len(outcome.served.milliseconds) == len(outcome.served.ended_by) == queries
+    seeds = [options["seed"] for options in served.options]
+    assert seeds == [starting_seed("near", 1, number) for number in range(len(served.messages))]
+
+
+def test_another_policy_behind_the_same_address_ends_the_rollout():
+    def greet(connection):
+        now = "abc" if len(served.paths) <= 2 else "other"
+        connection.send(pack({"options": OPTIONS, "fingerprint": now}))
+
+    with policy_server(walk, greet=greet) as served:
+        assert len(play(served.address, jobs(1), fingerprint="abc")) == 1
+        with pytest.raises(PolicyServerError, match=r"another policy .* is other, not abc"):
+            play(served.address, jobs(2, 3), fingerprint="abc", workers=1)
+    assert len(served.paths) == 3
+
+
+def test_a_connection_that_is_lost_between_two_queries_ends_the_rollout():
+    closed = threading.Event()
+
+    def handle(connection):
+        connection.send(pack({"options": OPTIONS}))
+        for frame in connection:
+            connection.send(pack(walk(unpack(frame))))
+            if not closed.is_set():
+                connection.close()
+                closed.set()
+
+    class Waiting(LineTask):
+        def step(self, action):
+            assert closed.wait(timeout=20)  # the client hears of it before it asks again
+            time.sleep(0.05)
+            return super().step(action)
+
+    with serve(handle, "127.0.0.1", 0, compression=None) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.socket.getsockname()[1]}"
+        with pytest.raises(PolicyServerError, match=r"lost the connection|is lost"):
+            play(address, jobs(1), make=lambda env, task: Waiting(task))
+        server.shutdown()
+        thread.join(timeout=10)
 
 
 def test_every_connection_shows_the_key():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rdvla.errors import InputError, RDVLAError
 from rdvla.serving.inference import Inference
-from rdvla.serving.queries import BusyError
+from rdvla.serving.queries import BusyError, ReplicaDiedError
 from tests.support.serving_doubles import (
     DEADLY,
     POISON,
@@ -171,17 +171,92 @@ def test_queries_of_a_dead_replica_are_asked_again_once_each_alone() -> None:
     assert replica.restarts == 2
 
 
-def test_without_any_replica_left_askers_are_told_why() -> None:
-    class Broken(EchoReplica):
-        async def restart(self) -> None:
-            raise RDVLAError("the policy's folder has gone")
+class Lost(EchoReplica):
+    """Dies over its first batch, and cannot be started again."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(dies=lambda: True)
+        self._error = error
+
+    async def restart(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [RDVLAError("/srv/secret has gone"), OSError("no memory is left")])
+def test_without_any_replica_left_every_asker_is_refused_and_the_log_says_why(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> list[Any]:
+        replica = Lost(error)
+        inference = Inference([replica], max_batch=1)
+        assert inference.is_alive
+        asked = [inference.ask(make_query(number)) for number in range(3)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        found += await asyncio.gather(inference.ask(make_query(4)), return_exceptions=True)
+        assert replica.closed
+        assert not inference.is_alive
+        await inference.close()
+        return found
+
+    found = run(scenario())
+    assert len(found) == 4
+    for refused in found:
+        assert isinstance(refused, BusyError) and "runs no more" in str(refused)
+        assert "secret" not in str(refused) and "memory" not in str(refused)
+    assert len({id(refused) for refused in found}) == 4
+    logged = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [str(record.exc_info[1]) for record in logged if record.exc_info] == [str(error)]
+
+
+def test_other_replicas_go_on_after_one_is_lost() -> None:
+    async def scenario() -> None:
+        inference = Inference([Lost(OSError("no memory is left")), EchoReplica()], max_batch=1)
+        answers = await asyncio.gather(*(inference.ask(make_query(number)) for number in range(6)))
+        assert [number_of(answer) for answer in answers] == list(range(6))
+        assert inference.is_alive
+        await inference.close()
+
+    run(scenario())
+
+
+def test_queries_are_not_blamed_for_a_replica_that_died_before_them() -> None:
+    class DeadOnArrival(EchoReplica):
+        async def predict(self, queries: Any) -> Any:
+            if self.restarts < 3:
+                raise ReplicaDiedError("killed", while_idle=True)
+            return await super().predict(queries)
 
     async def scenario() -> None:
-        inference = Inference([Broken(dies=lambda: True)])
-        for _ in range(2):
-            with pytest.raises(RDVLAError, match="folder has gone"):
-                await inference.ask(make_query(1))
+        assert number_of(await Inference([DeadOnArrival()]).ask(make_query(7))) == 7
+
+    run(scenario())
+
+
+def test_closing_gives_up_a_replica_that_hangs() -> None:
+    async def scenario() -> list[Any]:
+        hanging, other = GatedReplica(), EchoReplica()
+        inference = Inference([hanging, other], grace_seconds=0.0, max_batch=1)
+        asked = [asyncio.ensure_future(inference.ask(make_query(number))) for number in range(2)]
+        await turns()
         await inference.close()
+        assert hanging.closed and other.closed
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    refused, answer = run(scenario())
+    assert isinstance(refused, BusyError) and "stopping" in str(refused)
+    assert number_of(answer) == 1
+
+
+def test_closing_waits_for_no_answer_that_nobody_wants() -> None:
+    async def scenario() -> None:
+        hanging = GatedReplica()
+        inference = Inference([hanging], grace_seconds=1e6)
+        asked = asyncio.ensure_future(inference.ask(make_query(1)))
+        await turns()
+        asked.cancel()
+        await turns()
+        await inference.close()
+        assert hanging.closed
 
     run(scenario())
 

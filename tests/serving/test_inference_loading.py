@@ -93,6 +93,7 @@ def test_a_seed_gives_the_initial_state_of_the_policy(folder: Path) -> None:
         assert not np.array_equal(source.initial_state(), source.initial_state())
 
 
+@pytest.mark.slow
 def test_an_onnx_export_answers_as_torch(exported: Path) -> None:
     served = load_policy(exported, name="default", threads=1)
     assert served.facts.form == "onnx" and served.facts.fingerprint == fingerprint(make_policy())
@@ -101,6 +102,7 @@ def test_an_onnx_export_answers_as_torch(exported: Path) -> None:
     assert_answers_as_alone(served, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_an_onnx_export_needs_no_torch(exported: Path) -> None:
     code = (
         "import sys; from rdvla.serving.loading import load_policy;"
@@ -156,6 +158,7 @@ def test_a_folder_that_is_no_policy_says_what_it_lacks(tmp_path: Path) -> None:
         load_policy(tmp_path, name="default")
 
 
+@pytest.mark.slow
 def test_an_export_is_not_compiled_again(exported: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be compiled again"):
         load_policy(exported, name="default", compiled=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +15,9 @@ import pytest
 from rdvla.errors import InputError, RDVLAError
 from rdvla.serving.inference import Inference
 from rdvla.serving.loading import load_policy
-from rdvla.serving.queries import Query
+from rdvla.serving.queries import BusyError, Query, ReplicaDiedError
 from rdvla.serving.replicas import ThreadReplica, open_replicas
-from tests.serving.test_inference import run
+from tests.serving.test_inference import run, turns
 from tests.serving.test_inference_loading import observe
 from tests.support.served_echo import BUG, FACTS, EchoPolicy, LoadOnce, load_echo, load_nothing
 from tests.support.serving_doubles import DEADLY, POISON, make_query, number_of
@@ -81,6 +84,52 @@ def test_replicas_that_cannot_be_replaced_end_the_service(tmp_path: Path) -> Non
             await inference.close()
 
     assert all(isinstance(error, RDVLAError) for error in run(scenario()))
+
+
+def test_a_process_that_died_while_idle_is_told_from_one_that_died_over_a_query() -> None:
+    others = set(multiprocessing.active_children())
+    _, replicas = open_replicas(load_echo, count=2)
+    for child in set(multiprocessing.active_children()) - others:
+        child.kill()
+        child.join(60)
+
+    async def scenario() -> list[bool]:
+        found, replica = [], replicas[0]
+        for _ in range(2):
+            with pytest.raises(ReplicaDiedError, match="exit code -9") as died:
+                await replica.predict([make_query(DEADLY)])
+            found.append(died.value.while_idle)
+            await replica.restart()
+        assert number_of((await replica.predict([make_query(7)]))[0]) == 7
+        return found
+
+    try:
+        assert run(scenario()) == [True, False]
+    finally:
+        for replica in replicas:
+            replica.stop()
+
+
+def test_a_process_that_hangs_is_killed() -> None:
+    others = set(multiprocessing.active_children())
+    _, replicas = open_replicas(load_echo, count=2)
+    children = list(set(multiprocessing.active_children()) - others)
+    for child in children:
+        os.kill(child.pid or 0, signal.SIGSTOP)
+
+    async def scenario() -> list[object]:
+        inference = Inference(replicas, grace_seconds=0.0)
+        asked = asyncio.ensure_future(ask_all(inference, [1, 2]))
+        await turns()
+        await inference.close()
+        return await asked
+
+    try:
+        assert all(isinstance(error, BusyError) for error in run(scenario()))
+        assert [child.exitcode for child in children] == [-signal.SIGKILL] * 2
+    finally:
+        for child in children:
+            child.kill()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from rdvla.errors import ConfigError, InputError
 from rdvla.serving import Answer, Query, ServeConfig
-from rdvla.serving.inference import ReplicaDiedError
+from rdvla.serving.queries import ReplicaDiedError
 from rdvla.serving.ray import PolicyHolder, RayOptions, RayReplica, start_replicas
 from tests.support.served_double import FACTS, REFUSED, DoublePolicy, answers_of, check_answers, make_query
 

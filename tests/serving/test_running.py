@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -23,6 +27,9 @@ from websockets.exceptions import ConnectionClosed
 from rdvla.config import load_config
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.serving import Endpoint, PolicyServer, ServeConfig
+from rdvla.serving.inference import Inference
+from rdvla.serving.replicas import ThreadReplica
+from tests.support.served_echo import EchoPolicy
 from tests.support.serving import (
     DoublePolicy,
     make_facts,
@@ -31,6 +38,7 @@ from tests.support.serving import (
     running_server,
     wait_until,
 )
+from tests.support.serving_doubles import make_answer
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,6 +153,73 @@ def test_a_query_that_takes_longer_than_the_grace_is_cut_off():
         with pytest.raises(ConnectionClosed):
             raw.recv(timeout=20)
     assert double.closed
+
+
+def test_health_says_whether_every_policy_has_a_replica_left():
+    doubles = [DoublePolicy(make_facts("one")), DoublePolicy(make_facts("two"))]
+    with open_server(doubles) as server:
+        page = f"http://127.0.0.1:{server.port}/healthz"
+        with urllib.request.urlopen(page, timeout=20) as answer:
+            assert (answer.status, answer.read()) == (200, b"OK\n")
+        doubles[1].is_alive = False
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(page, timeout=20)
+        assert refused.value.code == 503
+        assert b"runs no more" in refused.value.read()
+
+
+def test_every_policy_is_closed_whatever_becomes_of_the_others():
+    class Stuck(DoublePolicy):
+        async def close(self):
+            raise OSError("it does not end")
+
+    last = DoublePolicy(make_facts("last"))
+    with open_server([Stuck(make_facts("first")), last]):
+        pass
+    assert last.closed
+
+
+def test_stopping_a_server_that_never_ran_closes_its_policies():
+    double, config = DoublePolicy(), ServeConfig(policy="double", port=0)
+    server = PolicyServer(config, endpoints=[Endpoint.of(double, double, config)])
+    server.stop()
+    assert double.closed
+
+
+def test_a_server_whose_policy_hangs_ends_all_the_same():
+    class Hanging(EchoPolicy):
+        facts = make_facts()
+
+        def predict(self, queries):
+            if queries[0].deadline is not None:
+                asked.set()
+                threading.Event().wait()
+            return [make_answer(query, batch_size=len(queries)) for query in queries]
+
+    asked, config = threading.Event(), ServeConfig(policy="double", port=0, grace_seconds=0.1, max_batch=2)
+    policy = Hanging()
+    inference = Inference([ThreadReplica(policy)], grace_seconds=0.1)
+    server = PolicyServer(config, endpoints=[Endpoint.of(DoublePolicy(), inference, config)])
+    serving = threading.Thread(target=lambda: asyncio.run(server.run(opened)), daemon=True)
+    opened = threading.Event()
+    serving.start()
+    assert opened.wait(60)
+    with websocket.connect(server.address) as raw:
+        raw.recv(timeout=20)
+        raw.send(packb(make_message() | {"rdvla": {"deadline_ms": 1e6}}))
+        assert asked.wait(60)
+        server.stop()
+        serving.join(60)
+    assert not serving.is_alive()
+
+
+@pytest.mark.slow
+def test_a_failed_start_leaves_no_processes():
+    before = set(multiprocessing.active_children())
+    config = ServeConfig(policy="metaworld", policies={"more": "no/such/folder"}, port=0, replicas=2)
+    with pytest.raises(RDVLAError, match="no/such/folder"):
+        PolicyServer(config)
+    assert set(multiprocessing.active_children()) <= before
 
 
 def serve(*words: str, **environment: str) -> subprocess.Popen[str]:

@@ -24,8 +24,9 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from rdvla.control import Desk
-from rdvla.errors import ConfigError
-from rdvla.serving import PolicyServer, ServeConfig
+from rdvla.errors import ConfigError, InputError
+from rdvla.serving import Endpoint, PolicyServer, ServeConfig
+from rdvla.serving.requests import read_options
 from tests.support.serving import DoublePolicy, make_message, open_server, running_server, wait_until
 
 KEY = "correct-horse"
@@ -72,7 +73,8 @@ def test_the_metrics_need_the_key_and_the_health_does_not(monkeypatch):
         assert urllib.request.urlopen(f"{page}/healthz", timeout=20).read() == b"OK\n"
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{page}/metrics", timeout=20)
-        assert refused.value.code == 401
+        with refused.value:  # unread, it would keep its connection open
+            assert refused.value.code == 401
         asked = urllib.request.Request(f"{page}/metrics", headers={"Authorization": f"Api-Key {KEY}"})
         with urllib.request.urlopen(asked, timeout=20) as answer:
             assert 'rdvla_refused_connections_total{kind="key"} 1.0' in answer.read().decode()
@@ -307,6 +309,55 @@ def test_the_log_has_no_instruction_and_no_key_unless_instructions_are_asked_for
     assert private not in lines[False]
     assert private in lines[True]
     assert KEY not in lines[True]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_log_says_why_a_query_was_refused(caplog, told):
+    private = "bring the letter of Ms Grey"
+    double = DoublePolicy(failure=InputError(f"this is too hard: {private!r}"))
+    with (
+        caplog.at_level(logging.INFO, logger="rdvla.serving"),
+        running_server(double, log_instructions=told) as address,
+        pytest.raises(RuntimeError, match="Ms Grey"),
+    ):
+        WebsocketClientPolicy(address).infer(make_message(prompt=private))
+    facts = next(record.facts for record in caplog.records if record.getMessage() == "query refused")
+    assert facts["why"].startswith("this is too hard: ")
+    assert (private in facts["why"]) is told
+
+
+def test_actions_that_are_not_finite_reach_no_robot():
+    with open_server() as server:
+        with pytest.raises(RuntimeError, match="NaN or infinite actions"):
+            WebsocketClientPolicy(server.address).infer(make_message(state=(3e38, 3e38)))
+        assert (
+            'rdvla_errors_total{kind="not_finite",policy="double"} 1.0' in server.metrics.text()[0].decode()
+        )
+
+
+def test_an_instruction_without_end_is_refused():
+    with running_server() as address, pytest.raises(RuntimeError, match="at most 4096") as refused:
+        WebsocketClientPolicy(address).infer(make_message(prompt="push " * 1000))
+    assert "push push" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [True, np.True_, "5", np.float64("nan"), 0, 1j])
+def test_a_deadline_must_be_a_number(value):
+    with pytest.raises(InputError, match="deadline_ms must be milliseconds"):
+        read_options({"rdvla": {"deadline_ms": value}}, depth_limit=8, chunk_size=4)
+
+
+@pytest.mark.parametrize("message_mb", [0.0001, 1e-9])
+def test_a_port_that_could_take_no_observation_is_not_opened(message_mb):
+    double = DoublePolicy()
+    with pytest.raises(ConfigError, match="too small for any observation"):
+        Endpoint.of(double, double, ServeConfig(policy="x", message_mb=message_mb))
+
+
+@pytest.mark.parametrize("source", [None, "", " ", 3])
+def test_a_policy_without_a_source_is_named(source):
+    with pytest.raises(ConfigError, match=r"policies\.pick must be a folder"):
+        ServeConfig(policy="metaworld", policies={"pick": source})
 
 
 def test_a_desk_without_watchers_holds_nobody_back():

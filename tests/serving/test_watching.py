@@ -230,9 +230,11 @@ def test_the_live_page_is_on_the_same_port(monkeypatch):
 
 
 def test_without_the_option_there_is_no_live_page():
-    with open_server() as server, pytest.raises(urllib.error.HTTPError) as missing:
-        urllib.request.urlopen(f"{server.address.replace('ws', 'http', 1)}/live", timeout=20)
-    assert missing.value.code == 404
+    with open_server() as server:
+        with pytest.raises(urllib.error.HTTPError) as missing:
+            urllib.request.urlopen(f"{server.address.replace('ws', 'http', 1)}/live", timeout=20)
+        with missing.value:  # unread, it would keep its connection open
+            assert missing.value.code == 404
 
 
 def test_robots_are_driven_only_where_that_was_said_and_can_be_done():

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from rdvla.errors import InputError
 from rdvla.processing.fit import CameraFits, ImageFit
-from rdvla.serving.inference import Replica
-from rdvla.serving.queries import Answer, PolicyFacts, PolicyFront, Query
+from rdvla.serving.queries import Answer, PolicyFacts, PolicyFront, Query, Replica
 from rdvla.types import Observation, Prediction
 
 CHUNK, DIM = 4, 3

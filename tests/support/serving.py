@@ -54,6 +54,7 @@ class DoublePolicy:
     failure: BaseException | None = None  # raised instead of an answer
     asked: list[Query] = field(default_factory=list)
     closed: bool = False
+    is_alive: bool = True
 
     def initial_state(self, seed: int | None = None) -> NDArray[np.float32]:
         """(K, D), the seed everywhere; 0 without one."""

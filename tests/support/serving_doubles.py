@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rdvla.errors import InputError
-from rdvla.serving.inference import ReplicaDiedError
-from rdvla.serving.queries import Answer, Query
+from rdvla.serving.queries import Answer, Query, ReplicaDiedError
 from rdvla.types import Observation, Prediction
 
 POISON = -1.0  # in the state of a query that cannot be answered

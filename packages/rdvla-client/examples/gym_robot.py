@@ -10,8 +10,9 @@ from rdvla_client import PolicyClient, RobotClient
 address = sys.argv[1] if len(sys.argv) > 1 else "ws://127.0.0.1:8000"
 env = simulation.make("metaworld", "drawer-close-v3")  # any gymnasium.Env; this one has cameras
 
-# A simulator can wait for every chunk. A robot cannot: without prefetch=False, `act` never waits.
-with RobotClient(PolicyClient(address), hold=np.zeros(4), prefetch=False) as robot:
+# A simulator can wait for every chunk, however long. A robot cannot: without these two, `act` never waits,
+# and a chunk that comes too late is thrown away.
+with RobotClient(PolicyClient(address), hold=np.zeros(4), prefetch=False, max_age_s=np.inf) as robot:
     seen, info = env.reset(seed=1_000_000)
     ended = False
     while not ended:

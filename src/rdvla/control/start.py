@@ -24,7 +24,7 @@ class WarmStart:
     - ``noise``: drawn, as in the paper;
     - ``final``: the state that the last query ended with;
     - ``midpoint``: the mean of both;
-    - ``shifted``: the final state shifted by the actions executed since, so each token keeps its moment in
+    - ``shifted``: the final state shifted by the actions executed since, so each token keeps its time in
       time; tokens past its end are noise.
 
     Raises:

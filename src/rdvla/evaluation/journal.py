@@ -26,6 +26,7 @@ EXTENDABLE = {
     *("max_steps", "step_limits", "label", "allow_other_robot", "timing_seconds", "live", "rerun", "server"),
     *("record", "record_autonomous"),
 }
+KEPT = frozenset({"server_rules"})  # entries of older calls that a call without them leaves
 
 
 class Journal:
@@ -71,6 +72,7 @@ def same_run(
     limits: Mapping[str, int],
     fingerprint: str,
     preparation: str | None = None,
+    compared: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what the run is, for `RECORD`, after checking that an existing run directory holds the same.
 
@@ -82,6 +84,8 @@ def same_run(
         limits: steps after which an episode ends, by environment.
         fingerprint: of the policy's weights.
         preparation: hash of its units and of how it fits images; None: not known, as in older folders.
+        compared: what else must be the same, such as a server's own rules. What the directory does not tell
+            counts as the same.
 
     Raises:
         ConfigError: the directory holds an evaluation of something else.
@@ -92,10 +96,14 @@ def same_run(
         "policy_preparation": preparation,
         **dataclasses.asdict(config),
         "limits": dict(limits),
+        **(compared or {}),
     }
     if path.exists():
         before = read_json(path)
         _check_options(folder, before, now)
+        for name, value in (compared or {}).items():
+            _check_same(folder, name, before.get(name, value), value)
+        now = {name: before[name] for name in KEPT & before.keys()} | now
         now["limits"] = _all_limits(folder, before, limits)
     return now
 
@@ -107,15 +115,19 @@ def _check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
             "choose another output, or remove that folder"
         )
     defaults = {option.name: option.default for option in dataclasses.fields(EvaluationConfig)}
-    for name in now.keys() - EXTENDABLE - {"limits"}:
+    for name in now.keys() - EXTENDABLE - KEPT - {"limits"}:
         was = before.get(name, defaults.get(name))  # an option may be younger than the folder
         if name == "policy_preparation" and None in (was, now[name]):
             continue
-        if was != now[name]:
-            raise ConfigError(
-                f"{folder} holds an evaluation with {name} {was!r}, "
-                f"and this one has {now[name]!r}: choose another output, or remove that folder"
-            )
+        _check_same(folder, name, was, now[name])
+
+
+def _check_same(folder: Path, name: str, was: Any, now: Any) -> None:
+    if was != now:
+        raise ConfigError(
+            f"{folder} holds an evaluation with {name} {was!r}, "
+            f"and this one has {now!r}: choose another output, or remove that folder"
+        )
 
 
 def _all_limits(folder: Path, before: Mapping[str, Any], limits: Mapping[str, int]) -> dict[str, int]:

@@ -104,6 +104,7 @@ def _evaluate_server(config: EvaluationConfig, suites: Sequence[Suite], *, conso
         ),
         provenance=tested.provenance,
         fingerprint=tested.fingerprint,
+        compared=tested.compared,
         fits=tested.check,
         console=console,
     )
@@ -163,10 +164,11 @@ def evaluate_player(
     provenance: dict[str, Any],
     fingerprint: str,
     fits: Fits | None,
+    compared: Mapping[str, Any] | None = None,
     desk: Desk | None = None,
     console: Console | None,
 ) -> Path:
-    """Evaluate whoever answers the queries; see `evaluate_policy`."""
+    """Evaluate whoever answers the queries; see `evaluate_policy`, and for `compared` `same_run`."""
     if not config.execution:
         raise ConfigError("execution is empty; name at least one rule")
     if config.record and not config.record_autonomous and desk is None and config.live is False:
@@ -179,7 +181,12 @@ def evaluate_player(
     with sole_user(output):
         limits = {suite.env: suite.max_steps for suite in suites}
         record = same_run(
-            output, config, limits=limits, fingerprint=fingerprint, preparation=provenance.get("preparation")
+            output,
+            config,
+            limits=limits,
+            fingerprint=fingerprint,
+            preparation=provenance.get("preparation"),
+            compared=compared,
         )
         jobs = _jobs(config, suites)
         with closing(Journal(output / "episodes.jsonl")) as journal:

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib.resources import files
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 RATE = 10.0  # messages per second to a watcher at most
 MOST_WATCHERS = 20
+MOST_STRANGERS = 20  # who have not sent the key yet
 KEY_TIMEOUT = 10.0  # seconds in which a watcher has to send the key
 LONGEST_MESSAGE = 20_000  # bytes that a watcher may send
 OVERVIEW_ROWS = 32  # queries that are sent of robots that are not chosen
@@ -99,6 +101,7 @@ class LivePage:
         self._pictures = Pictures()
         self._driving = Driving(hub, desk)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="live page")
+        self._strangers: list[ServerConnection] = []  # who have not sent the key yet, oldest first
         self.watchers = 0
 
     @staticmethod
@@ -128,23 +131,33 @@ class LivePage:
         """Serve a browser on ``/live/socket`` until it goes."""
         from websockets.exceptions import ConnectionClosed
 
-        if self.watchers >= MOST_WATCHERS:
-            await connection.close(1013, f"{MOST_WATCHERS} watch already: try again later")
-            return
         connection.protocol.max_message_size = LONGEST_MESSAGE  # robots' observations may be longer
-        self.watchers += 1
-        watcher = _Watcher()
-        try:
+        with suppress(ConnectionClosed):
             hello = {"type": "hello", "title": self._title, "key_needed": self._key is not None}
             await connection.send(json.dumps(hello))
-            if self._key is not None and not await self._admitted(connection, self._key):
+            if self._key is not None and not await self._knows_key(connection, self._key):
                 return
-            await self._serve(connection, watcher)
-        except ConnectionClosed:
-            pass
+            if self.watchers >= MOST_WATCHERS:
+                await connection.close(1013, f"{MOST_WATCHERS} watch already: try again later")
+                return
+            self.watchers += 1
+            watcher = _Watcher()
+            try:
+                await self._serve(connection, watcher)
+            finally:
+                self.watchers -= 1
+                self._driving.leave(watcher)
+
+    async def _knows_key(self, connection: ServerConnection, key: str) -> bool:
+        """Ask for the key. Strangers push each other out, the oldest first, and nobody who knows it."""
+        if len(self._strangers) >= MOST_STRANGERS:
+            self._strangers.pop(0).transport.abort()
+        self._strangers.append(connection)
+        try:
+            return await self._admitted(connection, key)
         finally:
-            self.watchers -= 1
-            self._driving.leave(watcher)
+            if connection in self._strangers:
+                self._strangers.remove(connection)
 
     async def _admitted(self, connection: ServerConnection, key: str) -> bool:
         try:

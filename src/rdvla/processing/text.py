@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
 
 from rdvla.errors import InputError, UnknownInstructionWarning, nearest
 
 REMEMBERED = 1000  # sentences
+SHOWN = 80  # characters of a sentence in a message
+
+Key = TypeVar("Key", bound=Hashable)
+Made = TypeVar("Made")
+
+
+class Remembered(Generic[Key, Made]):
+    """What was made of about `REMEMBERED` sentences: a robot sends the same one in every query.
+
+    Whoever answers strangers must not keep all that they say.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Key, Made] = {}
+
+    def recall(self, key: Key, make: Callable[[Key], Made]) -> Made:
+        """Return what `make` gives for a key; it is asked once unless the key has been forgotten."""
+        if key in self._made:
+            return self._made[key]
+        made = make(key)
+        if len(self._made) >= REMEMBERED:
+            self._made.clear()
+        self._made[key] = made
+        return made
 
 
 def instruction_bytes(sentence: str, *, longest: int) -> bytes:
@@ -18,7 +43,7 @@ def instruction_bytes(sentence: str, *, longest: int) -> bytes:
     """
     data = plain(sentence).encode()
     if not 0 < len(data) <= longest:
-        raise InputError(f"an instruction must have 1 to {longest} bytes, got {len(data)}: {sentence!r}")
+        raise InputError(f"an instruction must have 1 to {longest} bytes, got {len(data)}: {shown(sentence)}")
     return data
 
 
@@ -46,7 +71,7 @@ class InstructionCheck:
             if sentence not in self._seen and plain(sentence) not in known:
                 guess = nearest(plain(sentence), known)
                 warnings.warn(
-                    f"the policy was not trained on the instruction {sentence!r}, so its actions may be "
+                    f"the policy was not trained on the instruction {shown(sentence)}, so its actions may be "
                     f"arbitrary.{guess or f' It was trained on {_some(trained)}.'}",
                     UnknownInstructionWarning,
                     stacklevel=stacklevel,
@@ -59,6 +84,11 @@ class InstructionCheck:
 def plain(sentence: str) -> str:
     """Return a sentence in lower case with single spaces: what counts when two are compared."""
     return " ".join(sentence.lower().split())
+
+
+def shown(sentence: str) -> str:
+    """Return a sentence in quotes as messages show it; of a long one the beginning."""
+    return repr(sentence if len(sentence) <= SHOWN else f"{sentence[:SHOWN]}...")
 
 
 def _some(sentences: Sequence[str]) -> str:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
     from rdvla.rollout.processes import LocalProcesses
     from rdvla.rollout.queries import Answered, Policy, Queries, Spectator
-    from rdvla.rollout.remote import PolicyServerError, RemotePolicy, roll_out_remote
+    from rdvla.rollout.remote import RemotePolicy, roll_out_remote
+    from rdvla.rollout.replies import PolicyServerError
     from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
     from rdvla.rollout.worker import (

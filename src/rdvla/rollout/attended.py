@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -54,11 +53,6 @@ class AttendedActor:
         self._last: NDArray[np.float32] | None = None
         self._due: float | None = None  # when the next step of a person begins; None: at once
         self.driven: list[bool] = []
-
-    @property
-    def interventions(self) -> int:
-        """How often a person has taken over."""
-        return sum(now and not before for before, now in pairwise([False, *self.driven]))
 
     def act(self, now: TimeStep[Environment]) -> Decision:
         """Ask who decides, and what; a person's steps take as long as the robot's own."""

@@ -137,7 +137,8 @@ class EpisodeJob:
 class ServedQueries:
     """What an episode saw of its policy server."""
 
-    milliseconds: list[float] = field(default_factory=list)  # of each query, from asking to the answer
+    # Of each query whose actions were executed, from asking to the answer.
+    milliseconds: list[float] = field(default_factory=list)
     ended_by: list[str] = field(default_factory=list)  # converged, max_depth, deadline; empty: it did not say
 
 

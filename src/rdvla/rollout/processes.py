@@ -14,6 +14,8 @@ from typing import Any
 
 from rdvla.rollout.transport import DisconnectedError, Link, Message, Runner, serve
 
+OBEY_SECONDS = 1.0  # for which a process that is told to end may go on
+
 
 class LocalProcesses:
     """Starts worker processes and waits for their messages: a `Transport`.
@@ -53,7 +55,7 @@ class ProcessLink:
         """Return the next message; None if the process has died."""
         try:
             message: Message = self.connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # OSError: in the middle of a message
             return None
         return message
 
@@ -63,10 +65,13 @@ class ProcessLink:
         return f"process {self.process.pid} died with exit code {self.process.exitcode}"
 
     def stop(self) -> None:
-        """Terminate the process."""
-        self.connection.close()
+        """Terminate the process; kill it if it does not obey within a second, as a stopped one does not."""
         self.process.terminate()
-        self.process.join()
+        self.process.join(OBEY_SECONDS)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.connection.close()  # last: another thread that reads from it learns of the end first
 
 
 class _PipeLine:

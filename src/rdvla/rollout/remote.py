@@ -7,28 +7,23 @@ the seed of S_0, so its episodes pair with those of the same policy in this proc
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from rdvla.control import parse_execution
-from rdvla.errors import RDVLAError, optional
+from rdvla.errors import optional
 from rdvla.rollout.episode import Environment, MakeEnvironment, OpenEnvironment
 from rdvla.rollout.jobs import SERVERS_OWN, EpisodeJob, Schedule, ServedQueries, starting_seed
 from rdvla.rollout.pool import Failed, Finished, run_jobs
 from rdvla.rollout.processes import LocalProcesses
+from rdvla.rollout.replies import PolicyServerError, read_reply
 from rdvla.rollout.transport import Ask, Transport
-from rdvla.rollout.worker import EpisodeResult, Outcome, Reply, run_episode_job
+from rdvla.rollout.worker import EpisodeResult, Outcome, Reply, run_episode_job, with_person
 from rdvla.types import Observation
 
 if TYPE_CHECKING:
     from rdvla_client import PolicyClient
-
-
-class PolicyServerError(RDVLAError):
-    """The policy server cannot be reached, or does not answer a query; the evaluation can go on later."""
 
 
 class WriteMessage(Protocol):
@@ -47,6 +42,7 @@ class RemotePolicy:
     write: WriteMessage
     understands: frozenset[str] = frozenset()  # options of rdvla; none: another server
     api_key: str | None = field(default=None, repr=False)
+    fingerprint: str | None = None  # that it has to tell, empty for none; None: any policy will do
 
     def connect(self) -> PolicyClient:
         """Return a client, which connects at its first use.
@@ -62,6 +58,12 @@ class RemotePolicy:
             raise PolicyServerError(f"server: {error}") from None
 
 
+def told_fingerprint(metadata: Mapping[str, Any]) -> str:
+    """Return what tells a server's policy from others, as it says itself; empty if it does not."""
+    told = metadata.get("fingerprint")
+    return told if isinstance(told, str) else ""
+
+
 @dataclass
 class _Conversation:
     """The queries of an episode over its connection."""
@@ -69,28 +71,51 @@ class _Conversation:
     server: RemotePolicy
     job: EpisodeJob
     client: PolicyClient
+    action_size: int | None  # numbers of the environment's action; None: not known
     depths: list[int] = field(default_factory=list)
     queries: ServedQueries = field(default_factory=ServedQueries)
-    number: int = 0
+    driven: list[bool] = field(default_factory=list)  # whether a person gave each query's action
+    connections: int = 0  # of the client, at the first query
 
     def ask(self, observation: Observation) -> Reply:
         """Return the actions to execute next."""
+        if not self.driven:
+            self._begin()
         message, options = self.server.write(observation), self._options()
         start = time.perf_counter()
-        reply = self.client.infer(message, **options)
-        self.queries.milliseconds.append(round(1000 * (time.perf_counter() - start), 2))
-        self.number += 1
-        depth = int(reply.get("depth", 0))
-        if "depth" in reply:
-            self.depths.append(depth)
-        if "ended_by" in reply:
-            self.queries.ended_by.append(str(reply["ended_by"]))
-        actions = np.asarray(reply.get("actions"), dtype=np.float32)
-        if actions.ndim != 2 or not np.isfinite(actions).all():
+        answer = self.client.infer(message, **options)
+        milliseconds = round(1000 * (time.perf_counter() - start), 2)
+        if self.client.connections != self.connections:
             raise PolicyServerError(
-                f"{self.server.address} sent no chunk of actions, (K, A) finite numbers: {actions.shape}"
+                f"{self.server.address} lost the connection in the middle of an episode, and forgot the "
+                "queries before"
             )
-        return Reply(actions[: self._executed(reply, len(actions))], depth)
+        reply = read_reply(
+            answer,
+            address=self.server.address,
+            execution=parse_execution(self.job.setting.execution),
+            is_ours=bool(self.server.understands),
+            action_size=self.action_size,
+        )
+        self.driven.append(reply.driven)
+        if not reply.driven:
+            self.queries.milliseconds.append(milliseconds)
+        if reply.depth is not None:
+            self.depths.append(reply.depth)
+        if reply.ended_by is not None:
+            self.queries.ended_by.append(reply.ended_by)
+        return Reply(reply.actions, reply.depth or 0)
+
+    def _begin(self) -> None:
+        """Connect, and check that the policy is still the one that the evaluation began with."""
+        expected, told = self.server.fingerprint, told_fingerprint(self.client.metadata)
+        if expected is not None and told != expected:
+            raise PolicyServerError(
+                f"{self.server.address} has another policy than when the evaluation began: its fingerprint "
+                f"is {told or 'missing'}, not {expected or 'missing'}. Serve the first one again, or choose "
+                "another output"
+            )
+        self.connections = self.client.connections
 
     def _options(self) -> dict[str, Any]:
         setting, job = self.job.setting, self.job
@@ -99,19 +124,9 @@ class _Conversation:
             "stop": None if own else f"{setting.rule}@{setting.start.kind}",
             "execution": setting.execution,
             "deadline_ms": setting.deadline_ms,
-            "seed": starting_seed(job.task, job.seed, self.number),
+            "seed": starting_seed(job.task, job.seed, len(self.driven)),
         }
         return {name: value for name, value in options.items() if name in self.server.understands}
-
-    def _executed(self, reply: dict[str, Any], chunk: int) -> int:
-        """How many actions of a chunk to execute; a server of rdvla says so by the rule that it was given."""
-        steps = int(reply.get("execute_steps", parse_execution(self.job.setting.execution).longest))
-        if not 1 <= steps <= chunk:
-            raise PolicyServerError(
-                f"{self.server.address} sends chunks of {chunk} actions, and {steps} are to be executed: "
-                "give another --execution"
-            )
-        return steps
 
 
 @dataclass(frozen=True)
@@ -134,18 +149,21 @@ class RemoteEpisodeRunner:
         """Run an episode over a connection of its own.
 
         Raises:
-            PolicyServerError: the server does not answer.
+            PolicyServerError: the server does not answer, or does not as it should.
         """
         from rdvla_client.errors import ClientError
 
         environment = self._simulator.open(job.task_key)
         with self._server.connect() as client:
-            conversation = _Conversation(self._server, job, client)
+            space = getattr(environment, "action_space", None)
+            conversation = _Conversation(
+                self._server, job, client, None if space is None else int(space.shape[0])
+            )
             try:
                 result = run_episode_job(job, environment, conversation.ask)
             except ClientError as error:
                 raise PolicyServerError(str(error)) from error
-        return _Ended(result, conversation.depths, conversation.queries)
+        return _Ended(with_person(result, conversation.driven), conversation.depths, conversation.queries)
 
     def close(self) -> None:
         """Close the simulator."""

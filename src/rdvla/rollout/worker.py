@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +106,7 @@ def run_episode_job(
         max_steps=job.max_steps,
         recorders=() if film is None else (film,),
     )
-    return _result(job, end, end.executed, film)
+    return _result(job, end, film)
 
 
 def _run_attended(
@@ -124,9 +125,23 @@ def _run_attended(
             recorders=recorders,
             goes_on=actor.goes_on,
         )
-    own = [count for count, driven in zip(end.executed, actor.driven, strict=True) if not driven]
-    result = _result(job, end, own, film)
-    return replace(result, driven_steps=end.steps - sum(own), interventions=actor.interventions)
+    return with_person(_result(job, end, film), actor.driven)
+
+
+def with_person(result: EpisodeResult, driven: Sequence[bool]) -> EpisodeResult:
+    """Return a result that tells a person's steps from the policy's.
+
+    Args:
+        result: that counts all steps as the policy's.
+        driven: whether a person made each decision, in order.
+    """
+    own = [count for count, person in zip(result.executed, driven, strict=True) if not person]
+    return replace(
+        result,
+        executed=own,
+        driven_steps=result.steps - sum(own),
+        interventions=sum(now and not before for before, now in pairwise([False, *driven])),
+    )
 
 
 def _film(job: EpisodeJob, environment: Environment) -> Film | None:
@@ -135,11 +150,11 @@ def _film(job: EpisodeJob, environment: Environment) -> Film | None:
     return Film(environment.control_hz, fps=job.video_fps, max_steps=job.max_steps)
 
 
-def _result(job: EpisodeJob, end: EpisodeEnd, executed: list[int], film: Film | None) -> EpisodeResult:
+def _result(job: EpisodeJob, end: EpisodeEnd, film: Film | None) -> EpisodeResult:
     if film is not None and job.video is not None:
         film.write(job.video)
     stride, speed = (None, None) if film is None else (film.stride, film.speed)
-    return EpisodeResult(end.success, end.steps, executed, stride, speed)
+    return EpisodeResult(end.success, end.steps, end.executed, stride, speed)
 
 
 class _RemotePolicy:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rdvla.errors import InputError, RDVLAError, missing_extra
-from rdvla.processing.text import REMEMBERED, instruction_bytes
+from rdvla.processing.text import Remembered, instruction_bytes, shown
 from rdvla.runtime.description import INSTRUCTION_GRAPH, TOKENIZER, Description
 from rdvla.runtime.graph import Graph
 
@@ -19,15 +19,12 @@ Tokenize = Callable[[str], list[int]]
 
 
 class Instructions:
-    """Encodes each distinct sentence once: a robot gets the same sentence in every query.
-
-    Remembers about `REMEMBERED` of them: whoever answers strangers must not keep all that they say.
-    """
+    """Encodes each distinct sentence once, as long as it is remembered."""
 
     def __init__(self, folder: Path, description: Description, *, threads: int | None) -> None:
         self._tokenize = _tokenizer(folder, description)
         self._graph = Graph(folder / INSTRUCTION_GRAPH, threads=threads)
-        self._known: dict[str, NDArray[np.float32]] = {}
+        self._known = Remembered[str, NDArray[np.float32]]()
 
     def encode(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """Encode B sentences, (B, width).
@@ -35,12 +32,12 @@ class Instructions:
         Raises:
             InputError: a sentence is empty or too long for the encoder.
         """
-        if len(self._known) > REMEMBERED:
-            self._known.clear()
-        for sentence in {*sentences} - self._known.keys():
-            tokens = np.array([self._tokenize(sentence)], dtype=np.int64)
-            self._known[sentence] = self._graph.run({"tokens": tokens})["text"][0]
-        return np.stack([self._known[sentence] for sentence in sentences])
+        return np.stack([self._known.recall(sentence, self._encode) for sentence in sentences])
+
+    def _encode(self, sentence: str) -> NDArray[np.float32]:
+        tokens = np.array([self._tokenize(sentence)], dtype=np.int64)
+        encoded: NDArray[np.float32] = self._graph.run({"tokens": tokens})["text"][0]
+        return encoded
 
 
 def _tokenizer(folder: Path, description: Description) -> Tokenize:
@@ -63,7 +60,7 @@ def _byte_tokens(sentence: str, *, longest: int) -> list[int]:
 def _published_tokens(sentence: str, *, tokenizer: Any, longest: int) -> list[int]:
     tokens: list[int] = tokenizer.encode(sentence).ids
     if longest and len(tokens) > longest:
-        raise InputError(f"an instruction must have at most {longest} tokens: {sentence!r}")
+        raise InputError(f"an instruction must have at most {longest} tokens: {shown(sentence)}")
     return tokens
 
 

@@ -52,7 +52,7 @@ class Admission:
         """
         path = _path(request)
         if path == "/healthz":
-            return connection.respond(HTTPStatus.OK, "OK\n")
+            return self._show_health(connection)
         if self._page is not None and self._page.owns(request.path):
             return self._page.respond(request)
         if not is_authorised(request.headers.get("Authorization"), self._key):
@@ -86,6 +86,12 @@ class Admission:
         """Return the policy at a request's path: the first at /, each at its name."""
         name = _path(request).strip("/")
         return self._endpoints.get(name) if name else next(iter(self._endpoints.values()))
+
+    def _show_health(self, connection: ServerConnection) -> Response:
+        if all(endpoint.asked.is_alive for endpoint in self._endpoints.values()):
+            return connection.respond(HTTPStatus.OK, "OK\n")
+        told = "a policy of this server runs no more; the server's log says why\n"
+        return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, told)
 
     def _show_metrics(self, connection: ServerConnection) -> Response:
         body, kind = self._metrics.text()

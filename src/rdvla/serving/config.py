@@ -121,7 +121,12 @@ class ServeConfig:
             raise ConfigError(f"depth_limit must be at most {LARGEST_DEPTH}, got {self.depth_limit}")
 
     def _check_names(self) -> None:
-        for name in self.policies:
+        for name, source in self.policies.items():
+            if not isinstance(source, str) or not source.strip():
+                raise ConfigError(
+                    f"policies.{name} must be a folder, run, export or hub id, got {source!r}: write "
+                    f"--policies '{{{name}: FOLDER}}'"
+                )
             if not name.isprintable() or not name.isascii() or not name or set(name) & _NOT_IN_NAMES:
                 raise ConfigError(
                     f"policies names one {name!r}, which becomes a path of the address: use letters, digits, "

@@ -17,11 +17,11 @@ import numpy as np
 
 from rdvla.control import Judge, Judgement, Session
 from rdvla.errors import RDVLAError
-from rdvla.processing.text import plain
+from rdvla.processing.text import plain, shown
 from rdvla.serving.channel import INTERNAL_ERROR, TRY_LATER, Channel, Gone
 from rdvla.serving.endpoint import Endpoint
 from rdvla.serving.log import log_event
-from rdvla.serving.queries import Answer, BusyError, Query
+from rdvla.serving.queries import Answer, BusyError, NotFiniteError, Query
 from rdvla.serving.requests import Options, only_resets, read_options
 from rdvla.serving.watching import Watching
 from rdvla.types import Observation, Prediction
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from websockets.asyncio.server import ServerConnection
 
     from rdvla.serving.metrics import ErrorKind, Metrics
+
+
+LONGEST_LOGGED = 500  # characters of why a query was refused
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Connection:
                 pass
             except BusyError as error:
                 await self._refuse(channel, str(error), kind="busy", code=TRY_LATER)
+            except NotFiniteError as error:
+                await self._refuse(channel, str(error), kind="not_finite", code=INTERNAL_ERROR)
             except (RDVLAError, WireError) as error:
                 await self._refuse(channel, str(error), kind="input", code=INTERNAL_ERROR)
             except Exception as error:  # noqa: BLE001  # a bug: the traceback is for the log alone
@@ -122,7 +127,9 @@ class Connection:
 
     async def _refuse(self, channel: Channel, told: str, *, kind: ErrorKind, code: int) -> None:
         self._metrics.failed(self.policy, kind)
-        log_event("query refused", connection=self.name, policy=self.policy, kind=kind)
+        log_event(
+            "query refused", connection=self.name, policy=self.policy, kind=kind, why=self._for_log(told)
+        )
         await channel.refuse(told, code)
 
     async def _reply(self, message: Mapping[str, Any], arrived: float) -> dict[str, Any]:
@@ -134,7 +141,11 @@ class Connection:
             self._session.execution = options.execution_rule
         if only_resets(message, options):
             return {"reset": True}
-        observation = self._endpoint.layout.read(message)
+        layout = self._endpoint.layout
+        if layout.resize:  # takes milliseconds, and other robots wait for this thread
+            observation = await asyncio.to_thread(layout.read, message)
+        else:
+            observation = layout.read(message)
         facts.check(observation)
         if observation.instruction != self._instruction:
             self._begin()
@@ -185,6 +196,11 @@ class Connection:
     async def _finish(self, observation: Observation, answer: Answer, arrived: float) -> dict[str, Any]:
         """Note an answer, let a person step in, and return the reply."""
         prediction = answer.prediction
+        if not np.isfinite(prediction.actions).all():
+            raise NotFiniteError(
+                "the policy's answer has NaN or infinite actions, so no robot gets it: check what the robot "
+                "sends against the policy's training data, and the policy itself"
+            )
         batch = Prediction(
             prediction.actions[None],
             np.asarray(prediction.depth)[None],
@@ -235,6 +251,13 @@ class Connection:
             batch_size=answer.batch_size,
             ms=round(1000 * seconds, 2),
         )
+
+    def _for_log(self, told: str) -> str:
+        """Take the instruction out of a sentence if it must not be logged."""
+        if self._instruction and not self._rules.log_instructions:
+            for quoted in (shown(self._instruction), self._instruction):
+                told = told.replace(quoted, "(its instruction)")
+        return told[:LONGEST_LOGGED]
 
     def _where(self, instruction: str | None) -> dict[str, Any]:
         """Say in the log whose line it is; instructions only if that was asked for."""

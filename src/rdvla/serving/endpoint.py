@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,6 +35,11 @@ MIB = 2**20
 
 class Asked(Protocol):
     """What answers queries, such as `rdvla.serving.inference.Inference`."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can answer queries, now or once it is less busy."""
+        ...
 
     async def warm_up(self, query: Query) -> None:
         """Prepare for queries like this one."""
@@ -88,6 +94,13 @@ class Endpoint:
             )
         execution = parse_execution(config.execution or facts.execution)
         check_fits(execution, chunk_size=facts.chunk_size)
+        message_bytes = round(config.message_mb * MIB) if config.message_mb else layout.message_bytes
+        needed = _example_bytes(facts, layout)
+        if message_bytes < needed:
+            raise ConfigError(
+                f"{facts.name}: message_mb {config.message_mb:g} is too small for any observation, which has "
+                f"{needed} bytes. Set at least {math.ceil(100 * needed / MIB) / 100}, or leave it out"
+            )
         return cls(
             front=front,
             asked=asked,
@@ -95,7 +108,7 @@ class Endpoint:
             stop=stop,
             start=start if "@" in config.stop else as_start(facts.start),
             execution=execution,
-            message_bytes=round(config.message_mb * MIB) or layout.message_bytes,
+            message_bytes=message_bytes,
             robot=_robot_facts(facts, config.drive),
         )
 
@@ -148,6 +161,18 @@ class Endpoint:
             "options": list(OPTION_NAMES),
         }
         return {name: value for name, value in told.items() if value is not None}
+
+
+def _example_bytes(facts: PolicyFacts, layout: Layout) -> int:
+    """Return the size of an observation with images as in training, as a client packs it."""
+    from rdvla_client import wire
+
+    message: dict[str, Any] = {
+        layout.images[camera]: np.zeros((*size, 3), dtype=np.uint8)
+        for camera, size in facts.image_sizes.items()
+    }
+    message["state"] = np.zeros(facts.state_dim, dtype=np.float32)
+    return len(wire.pack(message))
 
 
 def _robot_facts(facts: PolicyFacts, drive: Drive) -> RobotFacts:

@@ -13,46 +13,21 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from logging import ERROR, WARNING
 
 from rdvla.control import BatchCosts
 from rdvla.errors import RDVLAError
+from rdvla.serving.batching import best_size
+from rdvla.serving.log import log_event
 from rdvla.serving.margin import Margin
-from rdvla.serving.queries import Answer, BusyError, Query
+from rdvla.serving.queries import Answer, BusyError, Query, Replica, ReplicaDiedError
 
 PATIENCE = 1.0  # seconds until a query without a deadline is due
-IN_TIME_BUT_SHALLOW = 0.5  # worth of an answer in time after one iteration, next to one of the usual depth
 DEPTHS_KEPT = 256  # depths that the usual one is the mean of
-
-
-class ReplicaDiedError(RDVLAError):
-    """A replica ended before it answered; its queries may be asked again."""
-
-
-class Replica(Protocol):
-    """A copy of a policy, somewhere. It answers one batch at a time."""
-
-    async def predict(self, queries: list[Query]) -> list[Answer]:
-        """Answer queries in one batch, in their order.
-
-        Raises:
-            ReplicaDiedError: the replica has ended; `restart` it.
-            RDVLAError: a query cannot be answered.
-        """
-        ...
-
-    async def restart(self) -> None:
-        """Start anew after a death.
-
-        Raises:
-            RDVLAError: it cannot be started.
-        """
-        ...
-
-    async def close(self) -> None:
-        """End it, once it has answered."""
-        ...
+NO_REPLICA = "this policy runs no more; the server's log says why. Ask again later, or another server"
+STOPPING = "the server is stopping: ask another one"
 
 
 @dataclass(eq=False)
@@ -78,6 +53,7 @@ class Inference:
         replicas: of one policy, ready.
         max_waiting: queries that may wait while all replicas are busy; further ones are refused.
         max_batch: queries of one batch.
+        grace_seconds: that running queries may take once this closes.
         clock: tells the time in seconds, as deadlines do.
     """
 
@@ -87,6 +63,7 @@ class Inference:
         *,
         max_waiting: int = 64,
         max_batch: int = 32,
+        grace_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._margin = Margin()
@@ -94,25 +71,32 @@ class Inference:
         self._replicas = list(replicas)
         self._free = deque(self._replicas)
         self._max_waiting, self._max_batch, self._clock = max_waiting, max_batch, clock
+        self._grace_seconds = grace_seconds
+        self._asking = 0  # callers of `ask` at present
         self._waiting: list[_Waiting] = []
         self._running: set[asyncio.Task[None]] = set()
         self._depths: deque[int] = deque(maxlen=DEPTHS_KEPT)
-        self._closed: RDVLAError | None = None  # why nothing is answered any more
+        self._closed = ""  # why nothing is answered any more
 
     @property
     def waiting(self) -> int:
         """Queries that wait for a replica."""
         return len(self._waiting)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether a replica is left; if not, every query is refused until the server starts anew."""
+        return bool(self._replicas)
+
     async def ask(self, query: Query) -> Answer:
         """Return the answer to a query. If the caller is cancelled, the query leaves the queue.
 
         Raises:
-            BusyError: too many queries wait already, or this is closing.
+            BusyError: too many queries wait already, no replica is left, or this is closing.
             RDVLAError: the query cannot be answered.
         """
-        if self._closed is not None:
-            raise self._closed
+        if self._closed:
+            raise BusyError(self._closed)
         if len(self._waiting) >= self._max_waiting:
             raise BusyError(
                 f"{len(self._waiting)} queries wait for this policy already, which is the most that may: ask "
@@ -121,13 +105,16 @@ class Inference:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(query, future, self._clock())
         self._waiting.append(waiting)
-        self._dispatch()
+        self._asking += 1
         try:
+            self._dispatch()
             answer = await future
         except asyncio.CancelledError:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
             raise
+        finally:
+            self._asking -= 1
         self._learn_margin(waiting, answer)
         return answer
 
@@ -150,24 +137,37 @@ class Inference:
         self._margin.add_reply(seconds)
 
     async def close(self) -> None:
-        """Refuse new queries, wait until all that came are answered, and end the replicas."""
-        self._closed = self._closed or BusyError("the server is stopping: ask another one")
+        """Refuse new queries, wait for the answers to those that came, and end the replicas.
+
+        Waits `grace_seconds` at most, and not at all if nobody wants the answers; then the queries fail.
+        """
+        self._closed = self._closed or STOPPING
         try:
-            while self._running:
-                await asyncio.wait(self._running)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._grace_seconds):
+                    while self._running and self._asking:
+                        await asyncio.wait(self._running)
         finally:
+            cut_off = set(self._running)  # a replica hangs
+            for task in cut_off:
+                task.cancel()
+            if cut_off:
+                await asyncio.wait(cut_off)
             self._fail_waiting(self._closed)
-            for replica in self._replicas:
-                await replica.close()
+            await asyncio.gather(*map(_end, self._replicas))
 
     def _dispatch(self) -> None:
-        while self._free and self._waiting:
-            batch = self._next_batch()
-            for each in batch:
-                self._waiting.remove(each)
-            task = asyncio.create_task(self._serve(self._free.popleft(), batch))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+        try:
+            while self._free and self._waiting:
+                batch = self._next_batch()
+                for each in batch:
+                    self._waiting.remove(each)
+                task = asyncio.create_task(self._serve(self._free.popleft(), batch))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+        except Exception as error:  # noqa: BLE001  # nobody may wait for ever
+            log_event("batches failed", level=ERROR, error=error)
+            self._fail_waiting("the server could not form a batch; its log says why")
 
     def _next_batch(self) -> list[_Waiting]:
         first, *others = sorted(self._waiting, key=lambda each: each.due)
@@ -178,44 +178,45 @@ class Inference:
         return queue[: self._best_size(queue)]
 
     def _best_size(self, queue: Sequence[_Waiting]) -> int:
-        """Return how many queries of a queue should share a batch: as many in time per second as possible.
-
-        Only keeping the tightest deadline would make batches small just when many wait, and all late.
-        """
+        if not self._costs.known:
+            return len(queue)
         usual = sum(self._depths) / len(self._depths) if self._depths else 1.0
         now, margin = self._clock(), self._margin.seconds
         left = [
             math.inf if each.query.deadline is None else each.query.deadline - margin - now for each in queue
         ]
-
-        def in_time_per_second(size: int) -> float:
-            complete, shortest = self._costs.seconds(size, usual), self._costs.seconds(size, 1)
-            in_time = sum(
-                1.0 if complete <= each else IN_TIME_BUT_SHALLOW if shortest <= each else 0.0
-                for each in left[:size]
-            )
-            return in_time / complete
-
-        if not self._costs.known:
-            return len(queue)
-        return max(range(len(queue), 0, -1), key=in_time_per_second)  # the largest of equals
+        return best_size(left, costs=self._costs, usual=usual)
 
     async def _serve(self, replica: Replica, batch: list[_Waiting]) -> None:
         try:
             await self._answer(replica, batch)
         except ReplicaDiedError as error:
+            log_event("replica died", level=WARNING, reason=str(error))
             self._ask_again(batch, error)
             self._dispatch()  # to other replicas, while this one starts
-            try:
-                await replica.restart()
-            except RDVLAError as failure:
-                self._replicas.remove(replica)
-                if not self._replicas:
-                    self._closed = failure
-                    self._fail_waiting(failure)
+            if not await self._restart(replica):
                 return
+        except asyncio.CancelledError:  # by `close`
+            for each in batch:
+                _settle(each, BusyError(self._closed))
+            raise
         self._free.append(replica)
         self._dispatch()
+
+    async def _restart(self, replica: Replica) -> bool:
+        """Start a replica anew; without success it is given up."""
+        try:
+            await replica.restart()
+        except Exception as error:  # noqa: BLE001  # whatever it was, the queries must not wait for it
+            left = len(self._replicas) - 1
+            log_event("replica lost", level=ERROR, error=error, replicas_left=left)
+            self._replicas.remove(replica)
+            if not left:
+                self._closed = self._closed or NO_REPLICA
+                self._fail_waiting(self._closed)
+            await _end(replica)
+            return False
+        return True
 
     async def _answer(self, replica: Replica, batch: Sequence[_Waiting]) -> None:
         """Answer a batch; if it fails, each query by itself, so only those at fault fail.
@@ -247,15 +248,17 @@ class Inference:
         for each in batch:
             if each.answer.done():
                 continue
-            if each.died:
+            if error.while_idle:
+                self._waiting.append(each)
+            elif each.died:
                 _settle(each, RDVLAError(f"{error}, twice while it answered this query"))
             else:
                 each.died = True
                 self._waiting.append(each)
 
-    def _fail_waiting(self, error: RDVLAError) -> None:
+    def _fail_waiting(self, told: str) -> None:
         while self._waiting:
-            _settle(self._waiting.pop(), error)
+            _settle(self._waiting.pop(), BusyError(told))
 
     def _learn_costs(self, answers: Sequence[Answer], seconds: float) -> None:
         self._costs.add([int(answer.prediction.depth) for answer in answers], seconds)
@@ -276,6 +279,13 @@ class Inference:
 
 def _earlier(query: Query, margin: float) -> Query:
     return query if query.deadline is None else replace(query, deadline=query.deadline - margin)
+
+
+async def _end(replica: Replica) -> None:
+    try:
+        await replica.close()
+    except Exception as error:  # noqa: BLE001  # the others have to end as well
+        log_event("replica not closed", level=ERROR, error=error)
 
 
 def _settle(waiting: _Waiting, result: Answer | Exception) -> None:

@@ -24,6 +24,7 @@ from rdvla.types import Observation
 
 # An image may be twice as high and wide as in training, so cameras of another resolution are no error.
 LARGER = 2
+LONGEST_INSTRUCTION = 4096  # characters
 _SMALLEST = 224  # pixels; what openpi's clients send, whatever the policy wants
 _TOLD_PIXELS = 640 * 480  # such images are taken in any case, if only to say what size is right
 _OTHER_BYTES = 2**20  # of a message: state, instruction, options and keys
@@ -169,6 +170,11 @@ class Layout:
             value = value.item()  # openpi turns prompts into arrays
         if not isinstance(value, str):
             raise InputError(f"{self.instruction!r} must be a text, got {type(value).__name__}")
+        if len(value) > LONGEST_INSTRUCTION:
+            raise InputError(
+                f"{self.instruction!r} has {len(value)} characters; this server takes at most "
+                f"{LONGEST_INSTRUCTION}"
+            )
         return str(value)
 
     def _find(self, message: Mapping[str, Any], key: str) -> Any:

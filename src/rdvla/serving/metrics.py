@@ -7,7 +7,7 @@ from typing import Literal
 from rdvla.errors import optional
 from rdvla.serving.queries import Answer
 
-ErrorKind = Literal["input", "busy", "internal"]
+ErrorKind = Literal["input", "busy", "not_finite", "internal"]
 Refusal = Literal["key", "full", "origin", "path"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)

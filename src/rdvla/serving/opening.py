@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 from rdvla.assets import find_policy
 from rdvla.serving.config import ServeConfig
 from rdvla.serving.endpoint import Endpoint
-from rdvla.serving.inference import Inference, Replica
+from rdvla.serving.inference import Inference
 from rdvla.serving.loading import load_policy
-from rdvla.serving.queries import PolicyFront
+from rdvla.serving.queries import PolicyFront, Replica
 from rdvla.serving.replicas import LoadPolicy, open_replicas
 
 
@@ -35,20 +36,32 @@ def open_endpoints(config: ServeConfig) -> list[Endpoint]:
             if config.ray:
                 front, replicas = _on_ray(load, config, undo)
             else:
-                front, replicas = open_replicas(load, count=config.replicas)
-            inference = Inference(replicas, max_waiting=config.max_waiting, max_batch=config.max_batch)
+                front, replicas = _here(load, config, undo)
+            inference = Inference(
+                replicas,
+                max_waiting=config.max_waiting,
+                max_batch=config.max_batch,
+                grace_seconds=config.grace_seconds,
+            )
             opened.append(Endpoint.of(front, inference, config))
         undo.pop_all()
     return opened
 
 
-def _on_ray(load: LoadPolicy, config: ServeConfig, undo: ExitStack) -> tuple[PolicyFront, list[Replica]]:
+def _here(load: LoadPolicy, config: ServeConfig, undo: ExitStack) -> tuple[PolicyFront, Sequence[Replica]]:
+    front, replicas = open_replicas(load, count=config.replicas)
+    for replica in replicas:
+        undo.callback(replica.stop)
+    return front, replicas
+
+
+def _on_ray(load: LoadPolicy, config: ServeConfig, undo: ExitStack) -> tuple[PolicyFront, Sequence[Replica]]:
     from rdvla.serving.ray import RayOptions, start_replicas
 
     options = RayOptions(config.replicas, address=config.ray, cpus=config.ray_cpus, gpus=config.ray_gpus)
     started = start_replicas(load, options)
     undo.callback(started.close)
-    return started.front, [*started.replicas()]
+    return started.front, started.replicas()
 
 
 def _code(config: ServeConfig, name: str) -> str:

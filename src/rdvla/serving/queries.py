@@ -21,6 +21,10 @@ class BusyError(RDVLAError):
     """Too many queries wait already: the robot should ask again later, or elsewhere."""
 
 
+class NotFiniteError(RDVLAError):
+    """The policy answered with NaN or infinite actions."""
+
+
 @dataclass(frozen=True)
 class Query:
     """What a robot asks."""
@@ -114,4 +118,41 @@ class ServedPolicy(PolicyFront, Protocol):
         Raises:
             InputError: an observation does not fit the policy.
         """
+        ...
+
+
+class ReplicaDiedError(RDVLAError):
+    """A replica ended before it answered; its queries may be asked again.
+
+    Attributes:
+        while_idle: it had ended before the queries reached it, so none of them is at fault.
+    """
+
+    def __init__(self, message: str, *, while_idle: bool = False) -> None:
+        super().__init__(message)
+        self.while_idle = while_idle
+
+
+class Replica(Protocol):
+    """A copy of a policy, somewhere. It answers one batch at a time."""
+
+    async def predict(self, queries: list[Query]) -> list[Answer]:
+        """Answer queries in one batch, in their order.
+
+        Raises:
+            ReplicaDiedError: the replica has ended; `restart` it.
+            RDVLAError: a query cannot be answered.
+        """
+        ...
+
+    async def restart(self) -> None:
+        """Start anew after a death.
+
+        Raises:
+            Exception: it cannot be started.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End it. If it hangs in an answer, that is given up."""
         ...

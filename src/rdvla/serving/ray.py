@@ -15,16 +15,14 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rdvla.errors import ConfigError, RDVLAError, optional
-from rdvla.serving.inference import ReplicaDiedError
-from rdvla.serving.queries import Answer, PolicyFront, Query
+from rdvla.serving.cluster import CLUSTER, delete, quieten, remove_orphans, resources
+from rdvla.serving.queries import Answer, PolicyFront, Query, ReplicaDiedError
 from rdvla.serving.replicas import LoadPolicy
 
-REACH = 10.0  # seconds to find out whether anybody is at an address
 POLL = 0.2  # seconds between looks at the state of starting replicas
 RETRY = 0.1  # seconds before a batch whose replica died is asked again
 
@@ -69,8 +67,8 @@ class RayReplicas:
         """Stop all replicas; the cluster goes on, unless it was started here."""
         if not self._closed:
             self._closed = True
-            _delete(self._application)
-            _CLUSTER.leave()
+            delete(self._application)
+            CLUSTER.leave()
 
 
 class RayReplica:
@@ -183,12 +181,12 @@ def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
     with optional("ray"):
         from ray import serve
 
-    _quieten()
-    _CLUSTER.enter(options.address)
+    quieten()
+    CLUSTER.enter(options.address)
     application = f"rdvla_{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
     try:
         serve.start(proxy_location="Disabled")  # robots reach the server, never Ray
-        _remove_orphans()
+        remove_orphans()
         deployment: Any = serve.deployment(
             PolicyHolder,
             name="policy",
@@ -202,99 +200,11 @@ def start_replicas(load: LoadPolicy, options: RayOptions) -> RayReplicas:
         _wait(application, options)
         started = RayReplicas(handle, application=application, options=options)
     except BaseException:
-        _delete(application)
-        _CLUSTER.leave()
+        delete(application)
+        CLUSTER.leave()
         raise
     atexit.register(started.close)
     return started
-
-
-class _Cluster:
-    """This process's connection to Ray, which the replicas of several policies share."""
-
-    def __init__(self) -> None:
-        self._users = 0
-        self._ours = False  # connected here, not by whoever calls us
-
-    def enter(self, address: str) -> None:
-        import ray
-
-        if not ray.is_initialized():
-            _connect(address)
-            self._ours = True
-        self._users += 1
-
-    def leave(self) -> None:
-        import ray
-
-        self._users -= 1
-        if self._users == 0 and self._ours:
-            self._ours = False
-            ray.shutdown()
-
-
-_CLUSTER = _Cluster()
-
-
-def _connect(address: str) -> None:
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about users' machines leaves them
-    common: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": False,
-    }
-    if address == "local":
-        ray.init(address="local", include_dashboard=False, **common)
-        return
-    try:
-        if address != "auto":
-            _check_reachable(address)  # Ray itself would try for minutes
-        ray.init(address=address, **common)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"ray: no Ray cluster at {address!r} that this machine belongs to ({error}). Start one "
-            "here with `ray start --head`, join one with `ray start --address=HOST:PORT`, or use `local`"
-        ) from error
-
-
-def _check_reachable(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError("an address is auto, local or HOST:PORT")
-    socket.create_connection((host, int(port)), timeout=REACH).close()
-
-
-def _delete(application: str) -> None:
-    """Delete an application, and wait until it is gone: what is only asked for may be lost at a shutdown."""
-    import ray
-    from ray import serve
-
-    if ray.is_initialized():
-        with suppress(ray.exceptions.RayError, TimeoutError):  # the cluster is gone, and the replicas with it
-            serve.delete(application)
-
-
-def _remove_orphans() -> None:
-    """Remove the replicas of servers that were killed on this machine; others remove theirs."""
-    from ray import serve
-
-    for application in serve.status().applications:
-        match application.split("_"):
-            case ["rdvla", host, process, _] if host == socket.gethostname() and process.isdigit():
-                if not _runs(int(process)):
-                    serve.delete(application, _blocking=False)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
 
 
 def _wait(application: str, options: RayOptions) -> None:
@@ -319,16 +229,9 @@ def _wait(application: str, options: RayOptions) -> None:
             each = f"{options.cpus:g} CPUs and {options.gpus:g} GPUs of one machine"
             raise ConfigError(
                 f"not all of {options.replicas} replicas started within {options.start_seconds:.0f} s. "
-                f"Each takes {each}; {_resources()}. {message}"
+                f"Each takes {each}; {resources()}. {message}"
             )
         time.sleep(POLL)
-
-
-def _resources() -> str:
-    import ray
-
-    found = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return f"the cluster has {found.get('CPU', 0):g} CPUs and {found.get('GPU', 0):g} GPUs"
 
 
 def _last_line(message: str) -> str:
@@ -341,19 +244,3 @@ def _portable(queries: Sequence[Query]) -> tuple[list[Query], list[float | None]
     now = time.monotonic()
     left = [None if query.deadline is None else query.deadline - now for query in queries]
     return [replace(query, deadline=None) for query in queries], left
-
-
-class _DropRayErrors(logging.Filter):
-    """Drops what Ray's router leaves unhandled while a node dies: hundreds of tracebacks for one event."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        from ray.exceptions import RayError
-
-        return not (record.exc_info and isinstance(record.exc_info[1], RayError))
-
-
-def _quieten() -> None:
-    asyncio_log = logging.getLogger("asyncio")
-    if not any(isinstance(each, _DropRayErrors) for each in asyncio_log.filters):
-        asyncio_log.addFilter(_DropRayErrors())
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from typing import cast
 
 from rdvla import errors
 from rdvla.errors import RDVLAError
 from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.transport import Ask, Done, Link, Raised
-from rdvla.serving.inference import Replica, ReplicaDiedError
-from rdvla.serving.queries import Answer, PolicyFront, Query, ServedPolicy
+from rdvla.serving.queries import Answer, PolicyFront, Query, ReplicaDiedError, ServedPolicy
+from rdvla.serving.worker import Worker
 
 LoadPolicy = Callable[[], ServedPolicy]
 
 
-def open_replicas(load: LoadPolicy, *, count: int) -> tuple[PolicyFront, list[Replica]]:
+def open_replicas(
+    load: LoadPolicy, *, count: int
+) -> tuple[PolicyFront, Sequence[ThreadReplica | ProcessReplica]]:
     """Load a policy, several times if it is to answer several batches at the same time.
 
     A single replica is a thread of this process. Several are processes, as threads of one process wait for
@@ -29,14 +33,14 @@ def open_replicas(load: LoadPolicy, *, count: int) -> tuple[PolicyFront, list[Re
     if count == 1:
         policy = load()
         return policy.front(), [ThreadReplica(policy)]
-    started = [ProcessReplica(load, number=number) for number in range(count)]
-    try:
+    started = []
+    with ExitStack() as undo:
+        for number in range(count):
+            started.append(ProcessReplica(load, number=number))
+            undo.callback(started[-1].stop)
         fronts = [replica.wait_until_loaded() for replica in started]
-    except BaseException:
-        for replica in started:
-            replica.stop()
-        raise
-    return fronts[0], list(started)
+        undo.pop_all()
+    return fronts[0], started
 
 
 class ThreadReplica:
@@ -44,18 +48,22 @@ class ThreadReplica:
 
     def __init__(self, policy: ServedPolicy) -> None:
         self._policy = policy
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"policy {policy.facts.name}")
+        self._worker = Worker(f"policy {policy.facts.name}")
 
     async def predict(self, queries: list[Query]) -> list[Answer]:
         """See `Replica.predict`."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._policy.predict, queries)
+        return await self._worker.run(partial(self._policy.predict, queries))
 
     async def restart(self) -> None:
         """See `Replica.restart`; a thread does not die alone."""
 
     async def close(self) -> None:
         """See `Replica.close`."""
-        await asyncio.to_thread(self._thread.shutdown)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the thread after the batch that it computes; return at once."""
+        self._worker.end()
 
 
 class ProcessReplica:
@@ -68,7 +76,10 @@ class ProcessReplica:
 
     def __init__(self, load: LoadPolicy, *, number: int = 0) -> None:
         self._load, self._number = load, number
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"replica {number}")
+        self._processes = LocalProcesses()
+        self._worker = Worker(f"replica {number}")
+        self._changing = threading.Lock()  # a process may start or stop
+        self._stopped = False
         self._link = self._start()
 
     def wait_until_loaded(self) -> PolicyFront:
@@ -81,32 +92,39 @@ class ProcessReplica:
 
     async def predict(self, queries: list[Query]) -> list[Answer]:
         """See `Replica.predict`."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, queries)
+        return await self._worker.run(partial(self._predict, queries))
 
     async def restart(self) -> None:
         """See `Replica.restart`."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._restart)
+        await self._worker.run(self._restart)
 
     async def close(self) -> None:
         """See `Replica.close`."""
-        await asyncio.to_thread(self._thread.shutdown)
-        self.stop()
+        await asyncio.to_thread(self.stop)  # it takes a second if the process does not obey
 
     def stop(self) -> None:
         """End the process at once."""
-        self._link.stop()
+        self._worker.end()
+        with self._changing:
+            self._stopped = True
+            self._link.stop()
 
     def _start(self) -> Link:
-        link = LocalProcesses().start(self._number, _PolicyRunner(self._load))
+        link = self._processes.start(self._number, _PolicyRunner(self._load))
         link.send(())  # a batch without queries asks for the front
         return link
 
     def _restart(self) -> None:
-        self._link.stop()
-        self._link = self._start()
+        with self._changing:
+            if self._stopped:
+                raise RDVLAError(f"replica {self._number} has been stopped")
+            self._link.stop()
+            self._link = self._start()
         self.wait_until_loaded()
 
     def _predict(self, queries: Sequence[Query]) -> list[Answer]:
+        if self._processes.wait([self._link], timeout=0):  # it owes no message, so it has died
+            raise ReplicaDiedError(f"replica {self._number}: {self._link.death()}", while_idle=True)
         self._link.send(tuple(queries))
         return cast("list[Answer]", self._receive())
 

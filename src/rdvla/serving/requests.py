@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from rdvla.control import ExecutionRule, WarmStart, check_fits, parse_execution, parse_stop, split_start
 from rdvla.errors import InputError, nearest
 from rdvla.inputs import as_seed, whole_number
@@ -104,9 +106,10 @@ def _milliseconds(values: Mapping[str, Any], name: str) -> float | None:
     if name not in values:
         return None
     value = values[name]
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     try:
-        number = math.nan if isinstance(value, bool | str | bytes) else float(value)
-    except (TypeError, ValueError):
+        number = float(value) if is_number else math.nan
+    except (OverflowError, TypeError):  # too large, or complex
         number = math.nan
     if not 0 < number <= LONGEST_DEADLINE_MS:
         raise InputError(f"{name} must be milliseconds, above 0 and at most an hour, got {_shown(value)}")

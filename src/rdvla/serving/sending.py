@@ -5,7 +5,7 @@ Evaluations ask servers with it. A server of rdvla says its names itself; for ot
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,21 +59,28 @@ class MessageNames:
         """Return the names that a server of rdvla told in its metadata.
 
         Raises:
-            ConfigError: the metadata lacks them, or does not tell how several keys share the proprioception.
+            ConfigError: the metadata lacks them, an entry is not what it has to be, or it does not tell how
+                several keys share the proprioception.
         """
         keys = metadata.get("keys")
         if not isinstance(keys, Mapping):
             raise ConfigError("the server does not say how it names observations: give --layout")
         preset = PRESETS.get(str(metadata.get("layout")))
         known = {} if preset is None else preset.state
-        names = [str(name) for name in keys["state"]]
+        images, names, instruction = keys.get("images"), keys.get("state"), keys.get("instruction")
+        if not isinstance(images, Mapping) or not _are_texts([*images, *images.values()]):
+            raise ConfigError(f"the server tells keys.images {images!r}: it is a map of cameras to keys")
+        if not isinstance(names, list | tuple) or not _are_texts(names):
+            raise ConfigError(f"the server tells keys.state {names!r}: it is a list of keys")
+        if not isinstance(instruction, str):
+            raise ConfigError(f"the server tells keys.instruction {instruction!r}: it is a key")
         counts = {name: 0 if len(names) == 1 else known.get(name, 0) for name in names}
         if len(names) > 1 and not all(counts.values()):
             raise ConfigError(
                 f"the server takes the proprioception in {', '.join(names)} and does not say how many "
                 "numbers in each: start it with another --mapping.state"
             )
-        return cls({str(c): str(k) for c, k in keys["images"].items()}, counts, str(keys["instruction"]))
+        return cls(dict(images), counts, instruction)
 
     @classmethod
     def of_layout(cls, text: str, cameras: Sequence[str]) -> MessageNames:
@@ -135,6 +142,10 @@ class MessageNames:
         if len(state) > 1:
             raise ConfigError(f"layout {text!r} names {len(state)} keys for the proprioception; give it one")
         return cls(images, state, instruction)
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _put(message: dict[str, Any], key: str, value: Any) -> None:

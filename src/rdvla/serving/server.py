@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from logging import ERROR
 from socket import gethostname
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -147,36 +148,43 @@ class PolicyServer:
         Raises:
             RDVLAError: a policy cannot answer a query, or not all of them could be logged to Rerun.
         """
-        with self._rerun:
-            await self._run(opened)
-
-    async def _run(self, opened: asyncio.Event | threading.Event | None) -> None:
-        from websockets.asyncio.server import serve
-
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         try:
-            await self._warm_up()
-            server = await serve(
-                self._handle,
-                sock=self._socket,
-                ssl=self._tls,
-                process_request=self._admit,
-                compression=None,  # as openpi; nothing can unpack to more than was sent
-                max_size=max(endpoint.message_bytes for endpoint in self.endpoints.values()),
-                max_queue=WAITING_MESSAGES,
-                open_timeout=OPEN_SECONDS,
-                close_timeout=CLOSE_SECONDS,
-                server_header=None,
-            )
-            log_event("open", address=self.address, policies=list(self.endpoints))
-            if opened is not None:
-                opened.set()
-            await self._stopping.wait()
-            await self._drain(server)
+            with self._rerun:
+                await self._run(opened, self._stopping)
         finally:
             self._socket.close()
-            for endpoint in self.endpoints.values():
-                await endpoint.asked.close()
+            await self._close_policies()
+
+    async def _run(self, opened: asyncio.Event | threading.Event | None, stopping: asyncio.Event) -> None:
+        from websockets.asyncio.server import serve
+
+        await self._warm_up()
+        server = await serve(
+            self._handle,
+            sock=self._socket,
+            ssl=self._tls,
+            process_request=self._admit,
+            compression=None,  # as openpi; nothing can unpack to more than was sent
+            max_size=max(endpoint.message_bytes for endpoint in self.endpoints.values()),
+            max_queue=WAITING_MESSAGES,
+            open_timeout=OPEN_SECONDS,
+            close_timeout=CLOSE_SECONDS,
+            server_header=None,
+        )
+        log_event("open", address=self.address, policies=list(self.endpoints))
+        if opened is not None:
+            opened.set()
+        await stopping.wait()
+        await self._drain(server)
+
+    async def _close_policies(self) -> None:
+        """Close every policy, whatever becomes of the others."""
+        closing = (endpoint.asked.close() for endpoint in self.endpoints.values())
+        results = await asyncio.gather(*closing, return_exceptions=True)
+        for name, result in zip(self.endpoints, results, strict=True):
+            if isinstance(result, BaseException):
+                log_event("policy not closed", level=ERROR, error=result, policy=name)
 
     def stop(self) -> None:
         """Stop once running queries are answered, and close every connection; any thread may call it."""
@@ -185,8 +193,11 @@ class PolicyServer:
                 self._loop.call_soon_threadsafe(self._stopping.set)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(self.config.grace_seconds + 2 * CLOSE_SECONDS)
-        if self._loop is None:
+        if self._loop is None:  # it never ran
             self._socket.close()
+            closing = threading.Thread(target=lambda: asyncio.run(self._close_policies()))
+            closing.start()  # the caller's thread may have a loop that runs
+            closing.join()
 
     def start(self) -> Self:
         """Serve from a thread; return once clients can connect.

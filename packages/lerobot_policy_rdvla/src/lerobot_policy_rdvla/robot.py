@@ -80,6 +80,13 @@ def main() -> None:
         f"{counts.steps} control steps, {driven.slow} of them longer than 1 / control_hz; {counts.chunks} "
         f"chunks of actions; held {counts.held} times, {counts.clipped} actions limited\n"
     )
+    if not counts.chunks:
+        why = driven.problem or "it was stopped before the first one came"
+        sys.exit(f"{PROGRAM}: error: the policy sent no actions, so the robot only held still: {why}")
+    if driven.seconds < config.seconds:
+        sys.exit(
+            f"{PROGRAM}: error: stopped by a signal after {driven.seconds:.1f} of {config.seconds:g} seconds"
+        )
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ class Driven:
 
     counts: Counts  # of the client
     slow: int  # control steps that took longer than the robot's rate allows
+    seconds: float  # how long
+    problem: str  # why there were no replies in the end; empty if all was well
 
 
 def run(config: DriveConfig, *, stopped: threading.Event) -> Driven:
@@ -126,10 +135,9 @@ def run(config: DriveConfig, *, stopped: threading.Event) -> Driven:
         robot.connect()
         try:
             with _client(config, policy, rate) as client:
-                slow = _drive(
+                return _drive(
                     robot, client, wiring, seconds=config.seconds, task=task, rate=rate, stopped=stopped
                 )
-                return Driven(client.counts, slow)
         finally:
             robot.disconnect()
 
@@ -143,8 +151,8 @@ def _drive(
     task: str,
     rate: float,
     stopped: threading.Event,
-) -> int:
-    """Drive until the time is over or `stopped` is set; return how many steps took too long."""
+) -> Driven:
+    """Drive until the time is over or `stopped` is set; return what happened."""
     observation = robot.get_observation()
     client.reset(last_action=wiring.position(observation))
     begun = due = time.monotonic()
@@ -162,7 +170,7 @@ def _drive(
         else:
             due, slow = due - rest, slow + 1  # not made up for: the next step is as long as any
         observation = robot.get_observation()
-    return slow
+    return Driven(client.counts, slow, time.monotonic() - begun, problem)
 
 
 def _in_words(wiring: Wiring, robot: Robot) -> str:

@@ -48,7 +48,7 @@ def report(client: PolicyClient, *, queries: int) -> None:
     print(f"{'ping':>14}  {statistics.median(client.ping_ms() for _ in range(_PINGS)):.1f} ms")
     observation = random_observation(client.metadata)
     if observation is None:
-        print("The server does not say what an observation is, so no reply was measured.")
+        print(f"{_untold(client.metadata)}, so no reply was measured.")
         return
     if queries < 1:
         return
@@ -73,6 +73,15 @@ def random_observation(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     for key in keys["state"]:
         observation[key] = np.zeros(metadata["state_dim"], np.float32)
     return observation
+
+
+def _untold(metadata: Mapping[str, Any]) -> str:
+    """Say what the metadata lacks for an observation."""
+    keys = metadata.get("keys")
+    if not isinstance(keys, dict):
+        return "The server does not say what an observation is"
+    names = ", ".join(map(str, keys["state"]))
+    return f"The server takes the state as {names} and does not say how many numbers each has"
 
 
 def _query_ms(client: PolicyClient, observation: Mapping[str, Any]) -> float:

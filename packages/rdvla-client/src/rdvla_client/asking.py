@@ -91,7 +91,10 @@ class Asker:
         self._backoff = backoff or Backoff()
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._question: Question | None = None  # under way
+        self._question: Question | None = None  # waits for the thread, or is under way
+        self._taken = False  # the thread has taken it
+        self._forgotten = False  # nobody wants what comes of it
+        self._new_episode = False  # the policy is to be told before the next question
         self._outcome: Outcome | None = None  # not taken yet
         self._lost = False
         self._thread = threading.Thread(target=self._run, name="rdvla-client", daemon=True)
@@ -117,12 +120,16 @@ class Asker:
             outcome, self._outcome = self._outcome, None
             return outcome
 
-    def forget(self) -> None:
-        """Throw away whatever comes of the question under way."""
+    def begin(self) -> None:
+        """Begin an episode: drop the question or its reply; the policy is told before the next one."""
         with self._changed:
             self._outcome = None
-            if self._question is not None:
-                self._question = Question({}, {}, -1)
+            if self._taken:
+                self._forgotten = True
+            else:
+                self._question = None
+            # If it were told now, a question just taken could begin it, with the last episode's observation.
+            self._new_episode = True
 
     def close(self) -> None:
         """End the thread; the policy must be closed first if it waits."""
@@ -145,23 +152,27 @@ class Asker:
             with self._changed:
                 self._changed.wait_for(lambda: self._question is not None or self._closing.is_set())
                 question = self._question
-            if question is None:
-                return
-            outcome = self._answer(question)
+                if question is None:
+                    return
+                self._taken = True
+                begins, self._new_episode = self._new_episode, False
+            outcome = self._answer(question, begins=begins)
             if outcome.error is None:
                 delays = self._backoff.delays()
             with self._changed:
                 self.problem = outcome.error
                 self._lost = isinstance(outcome.error, TRANSIENT)
-                forgotten = self._question is not question
-                self._question, self._outcome = None, None if forgotten else outcome
+                self._question, self._outcome = None, None if self._forgotten else outcome
+                self._taken = self._forgotten = False
                 self._changed.notify_all()
 
-    def _answer(self, question: Question) -> Outcome:
+    def _answer(self, question: Question, *, begins: bool) -> Outcome:
         begun = time.monotonic()
         reply: dict[str, Any] = {}
         failure: Exception | None = None
         try:
+            if begins:
+                self._policy.reset()
             if not self._policy.connected:  # connecting may take long, and the robot sees something else then
                 raise ConnectionLostError("the server closed the connection")
             reply = self._policy.infer(question.observation, **question.options)

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from rdvla_client.address import websocket_address
-from rdvla_client.errors import UnsupportedError
+from rdvla_client.errors import NonFiniteError, UnsupportedError
 from rdvla_client.transport import Patience, Transport
 from rdvla_client.wire import Limits, pack
 
@@ -117,13 +119,14 @@ class PolicyClient:
             max_depth: iterations at most.
             deadline_ms: milliseconds after its arrival by which the server stops to iterate.
             stop: a stop rule, such as ``kl:0.001``.
-            execution: an execution rule, such as ``binary:8,4,8``; kept until another is given.
+            execution: an execution rule, such as ``binary:8,4,8``; kept, once answered, until another is.
             seed: draws the noise that the iterations start from.
             executed: actions of the last chunk that were executed; by default its `execute_steps`.
 
         Raises:
             UnsupportedError: the server does not know an option.
             WireError: the observation cannot be sent, or the reply cannot be read.
+            NonFiniteError: an action of the reply is NaN or infinite.
             ServerError: the server cannot answer; its subclass `BusyError` if it has too much to do.
             ReplyTimeoutError: no reply in time.
             ConnectionLostError: no connection, or it broke.
@@ -143,16 +146,18 @@ class PolicyClient:
         with self._turn:
             self.connect()
             self._check(options)
-            self._execution = options.pop("execution", self._execution)
-            telling = (self.connections, self._execution)
-            if self._execution is not None and self._told != telling:
-                options["execution"] = self._execution
+            rule = options.pop("execution", self._execution)
+            telling = (self.connections, rule)
+            if rule is not None and self._told != telling:
+                options["execution"] = rule
             episode = self._episode  # another thread may begin one while this query is under way
             if episode != self._begun and "reset" in self.options:
                 options["reset"] = True
             message = pack({**observation, "rdvla": options} if options else dict(observation))
             reply = self._transport.exchange(message)
-            self._told, self._begun = telling, episode
+            # Only now: a rule that the server refused is not sent again, and would fail every later query.
+            self._execution, self._told, self._begun = rule, telling, episode
+            self._check_actions(reply)
             return reply
 
     def reset(self) -> None:
@@ -190,4 +195,18 @@ class PolicyClient:
             known = ", ".join(sorted(self.options)) or "none, so it is not rdvla's"
             raise UnsupportedError(
                 f"{self.address} does not understand {', '.join(unknown)}; it knows these options: {known}"
+            )
+
+    def _check_actions(self, reply: dict[str, Any]) -> None:
+        try:
+            actions = np.asarray(reply.get("actions", ()), dtype=np.float64)
+        except (TypeError, ValueError):
+            return  # no numbers at all, so nobody takes them for actions
+        bad = np.argwhere(~np.isfinite(actions))
+        if len(bad):
+            where = bad[0].tolist()
+            raise NonFiniteError(
+                f"{self.address} sent actions that are not finite, such as "
+                f"{actions[tuple(where)]} at {where}; none of them may be executed",
+                reply,
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ClientError(Exception):
     """Base of every error that the client raises for what servers, networks and callers do."""
@@ -37,6 +39,18 @@ class ServerError(ClientError):
 
 class BusyError(ServerError):
     """Too many queries wait at the server: ask again later, or ask another one."""
+
+
+class NonFiniteError(ClientError, ValueError):
+    """The server's actions hold a NaN or an infinite number, so no robot may execute them.
+
+    Attributes:
+        reply: the server's.
+    """
+
+    def __init__(self, message: str, reply: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.reply = reply
 
 
 class UnsupportedError(ClientError, ValueError):

@@ -9,6 +9,12 @@ from typing import Any
 from rdvla_client.errors import UnsupportedError, WireError
 
 
+def driven_by_person(reply: Mapping[str, Any]) -> bool:
+    """Whether a reply of rdvla's server is what a person wants now, not what the policy planned."""
+    phase = reply.get("phase")
+    return isinstance(phase, str) and phase != "autonomous" and "execute_steps" in reply
+
+
 @dataclass(frozen=True)
 class Execution:
     """An execution rule as the robot applies it."""
@@ -49,17 +55,21 @@ class Execution:
     def horizon(self, reply: Mapping[str, Any], chunk_size: int) -> int:
         """Return how many actions of a chunk to execute, 1 to `chunk_size`.
 
+        While a person drives the robot, the server decides, whatever the rule.
+
         Raises:
             WireError: the server should have said it and did not.
             UnsupportedError: the rule wants more actions than a chunk has.
         """
-        if self.until_next:
+        driven = driven_by_person(reply)
+        if self.until_next and not driven:
             return chunk_size
-        if self.actions is not None and self.actions > chunk_size:
+        own = None if driven else self.actions
+        if own is not None and own > chunk_size:
             raise UnsupportedError(
-                f"execution='fixed:{self.actions}' asks for more actions than a chunk has: {chunk_size}"
+                f"execution='fixed:{own}' asks for more actions than a chunk has: {chunk_size}"
             )
-        steps = reply.get("execute_steps") if self.actions is None else self.actions
+        steps = reply.get("execute_steps") if own is None else own
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise WireError(f"the server's reply has no valid execute_steps, got {steps!r}")
         return min(steps, chunk_size)

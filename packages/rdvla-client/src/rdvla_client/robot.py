@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 
 from rdvla_client.asking import TRANSIENT, Asker, Outcome, Policy, Question
 from rdvla_client.blending import Blend
-from rdvla_client.errors import ReplyTimeoutError, UnsupportedError, WireError
-from rdvla_client.execution import Execution
+from rdvla_client.errors import NonFiniteError, ReplyTimeoutError, UnsupportedError, WireError
+from rdvla_client.execution import Execution, driven_by_person
 from rdvla_client.holding import Action, Hold, Holding, as_action
 from rdvla_client.limits import ActionLimits
 from rdvla_client.plan import Plan
@@ -47,7 +47,7 @@ class Counts:
     overrun: int = 0  # steps with an action beyond those that `execution` allows
     clipped: int = 0  # steps that the limits changed
     refused: int = 0  # chunks thrown away because they hold a value that is not finite
-    late: int = 0  # chunks thrown away because all of their actions lay in the past
+    late: int = 0  # chunks thrown away: of the past, or of an observation older than `max_age_s`
     failures: int = 0  # queries without a reply
 
 
@@ -73,6 +73,9 @@ class RobotClient:
         overrun: actions beyond those of `execution` that may run while a reply is late, before a hold.
         wait_s: longest that `act` waits for a reply once it has no action left; by default 0 with `prefetch`
             and 60 without.
+        max_age_s: seconds that an observation may be old when its reply arrives. An older chunk is thrown
+            away, and the present observation is sent: what the robot saw then need not be there any more.
+            Must be longer than the server takes; `math.inf` where nothing moves meanwhile, as in a simulator.
         options: of each query: `max_depth`, `deadline_ms`, `stop`.
 
     Raises:
@@ -80,7 +83,7 @@ class RobotClient:
         ValueError: an argument does not fit the others.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a decision about one robot
         self,
         policy: Policy,
         *,
@@ -92,6 +95,7 @@ class RobotClient:
         limits: ActionLimits | None = None,
         overrun: int = 0,
         wait_s: float | None = None,
+        max_age_s: float = 5.0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         metadata = policy.metadata
@@ -103,6 +107,9 @@ class RobotClient:
         self._prefetch = prefetch
         self._limits = limits
         self._wait_s = (0.0 if prefetch else _LONGEST_WAIT_S) if wait_s is None else wait_s
+        if not max_age_s > 0:
+            raise ValueError(f"max_age_s is a positive number of seconds, got {max_age_s}")
+        self._max_age_s = max_age_s
         self._options = dict(options or {})
         self._action_dim: int | None = None
         self._check(metadata, overrun)
@@ -112,9 +119,8 @@ class RobotClient:
         self._asker = Asker(policy)
         self._previous: Action | None = None  # what the robot was last told
         self._reply: Mapping[str, Any] = {}
-        self._observed: tuple[int, int, int] | None = (
-            None  # connection, position and length of the last chunk
-        )
+        # Connection, position and length of the last chunk.
+        self._observed: tuple[int, int, int] | None = None
         self._broken = False  # a query failed since the last chunk
         self.counts = Counts()
         self.last_step: Step | None = None
@@ -160,8 +166,7 @@ class RobotClient:
         Args:
             last_action: what the robot is told at present, (A,), for `hold="last"` and `largest_change`.
         """
-        self._asker.forget()
-        self._policy.reset()
+        self._asker.begin()
         self._plan.forget()
         self._timing.pause()
         self._reply, self._observed = {}, None
@@ -224,7 +229,7 @@ class RobotClient:
             outcome = self._asker.take(left)
             if self._accept(outcome):
                 return True
-            if outcome is not None and outcome.error is None:
+            if outcome is not None and not isinstance(outcome.error, TRANSIENT):
                 return False  # a chunk that was of no use: hold, and ask again at the next step
         return False
 
@@ -232,27 +237,36 @@ class RobotClient:
         """Return whether a chunk takes over."""
         if outcome is None:
             return False
-        if outcome.error is not None:
+        reply = outcome.reply
+        if isinstance(outcome.error, NonFiniteError):
+            reply = outcome.error.reply  # the server counts from it, so it is counted here too
+        elif outcome.error is not None:
             self._broken = True
             self.counts = replace(self.counts, failures=self.counts.failures + 1)
             if isinstance(outcome.error, TRANSIENT):
                 return False
             raise outcome.error
         self._timing.reply(outcome.seconds)
-        actions = self._actions(outcome.reply)
+        actions = self._actions(reply)
         position = outcome.question.position
         self._observed = (outcome.connection, position, len(actions))  # the server counts from it
         if not np.isfinite(actions).all():
             self.counts = replace(self.counts, refused=self.counts.refused + 1)
             return False
-        if self._broken:  # what is left of the old chunk is too old to blend with
+        horizon = self.execution.horizon(reply, len(actions))
+        if outcome.seconds > self._max_age_s:
+            self.counts = replace(self.counts, late=self.counts.late + 1)
+            return False
+        driven = driven_by_person(reply)
+        if driven:  # meant for now, not for the step of the observation
+            position = self._plan.position
+        if self._broken or driven:  # what is left of the old chunk is too old, or not wanted, to blend with
             self._plan.forget()
-        horizon = self.execution.horizon(outcome.reply, len(actions))
         if not self._plan.accept(actions, observed=position, horizon=horizon):
             self.counts = replace(self.counts, late=self.counts.late + 1)
             return False
         self._broken = False
-        self._reply = outcome.reply
+        self._reply = reply
         self.counts = replace(self.counts, chunks=self.counts.chunks + 1)
         return True
 
@@ -270,7 +284,8 @@ class RobotClient:
     def _held(self, action: Action | None) -> Step:
         if action is None:
             raise ReplyTimeoutError(
-                "there is no last action to hold yet: call reset(last_action=...), or hold something else"
+                "there is no last action to hold yet: call reset(last_action=...), or hold something else; if"
+                f" the server took longer than max_age_s={self._max_age_s:g}, act on the present observation"
             )
         return Step(action, held=True, problem=self._problem(), reply=self._reply)
 

@@ -126,9 +126,8 @@ class _Reader:
         except (msgpack.UnpackException, ValueError) as error:
             if isinstance(error, WireError):
                 raise
-            raise WireError(
-                f"the message cannot be read at byte {self.unpacker.tell()}: {error or type(error).__name__}"
-            ) from None
+            reason = str(error) or type(error).__name__
+            raise WireError(f"the message cannot be read at byte {self.unpacker.tell()}: {reason}") from None
         if self.unpacker.tell() != len(self.data):
             raise WireError(f"the message has {len(self.data) - self.unpacker.tell()} bytes after its end")
         return value
@@ -151,6 +150,10 @@ class _Reader:
             return self.list(depth + 1)
         if 0xC7 <= first <= 0xC9 or 0xD4 <= first <= 0xD8:
             raise WireError("the message holds a msgpack extension or timestamp, which the protocol lacks")
+        if first == 0xC1:
+            raise WireError(
+                f"the message cannot be read at byte {self.unpacker.tell()}: no value begins with 0xc1"
+            )
         return self.unpacker.unpack()
 
     def enter(self, depth: int, items: int) -> None:

@@ -15,7 +15,7 @@ from rdvla.backbone.base import InstructionSteps
 from rdvla.backbone.compact.config import TEXT_HEADS
 from rdvla.backbone.pretrained import describe_tokenizer
 from rdvla.errors import ConfigError, InputError
-from rdvla.processing.text import instruction_bytes
+from rdvla.processing.text import Remembered, instruction_bytes, shown
 
 PADDING = 0  # bytes are shifted by 1 to make room for it
 
@@ -76,7 +76,7 @@ class ByteEncoder(TextEncoder):
             data = instruction_bytes(sentence, longest=sys.maxsize)
             if len(data) > self.max_bytes:
                 raise ConfigError(
-                    f"the instruction {sentence!r} has {len(data)} bytes, the text encoder reads "
+                    f"the instruction {shown(sentence)} has {len(data)} bytes, the text encoder reads "
                     f"{self.max_bytes}: set policy.backbone.max_instruction_bytes={len(data)}"
                 )
 
@@ -123,7 +123,7 @@ class PretrainedTextEncoder(TextEncoder):
         self.width = self.model.config.hidden_size
         # Tokens that the model takes; None: no limit.
         self.longest: int | None = getattr(self.model.config, "max_position_embeddings", None)
-        self._known: dict[str, Tensor] = {}  # a robot sends the same sentence in every query
+        self._known = Remembered[str, Tensor]()
 
     def check(self, sentences: Sequence[str]) -> None:
         """See `Backbone.check_instructions`."""
@@ -154,10 +154,8 @@ class PretrainedTextEncoder(TextEncoder):
             InputError: a sentence is too long for the model.
         """
         # Sentence by sentence: a batch would pad them, and rounding would depend on who shares it.
-        for sentence in sentences:
-            if sentence not in self._known:
-                self._known[sentence] = self._read(sentence)
-        return torch.stack([self._known[sentence].to(self.model.device) for sentence in sentences])
+        embedded = [self._known.recall(sentence, self._read) for sentence in sentences]
+        return torch.stack([row.to(self.model.device) for row in embedded])
 
     def train(self, mode: bool = True) -> PretrainedTextEncoder:  # noqa: FBT001
         """Keep dropout off: a frozen encoder always returns the same."""
@@ -175,7 +173,7 @@ class PretrainedTextEncoder(TextEncoder):
         if self.longest is not None and tokens["input_ids"].shape[1] > self.longest:
             raise InputError(
                 f"an instruction must have at most {self.longest} tokens for "
-                f"backbone.pretrained_text_encoder: {sentence!r}"
+                f"backbone.pretrained_text_encoder: {shown(sentence)}"
             )
         return tokens
 

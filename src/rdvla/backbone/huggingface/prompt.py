@@ -11,6 +11,7 @@ from torch import Tensor
 from rdvla.backbone.base import PADDING
 from rdvla.backbone.huggingface.families import Family
 from rdvla.errors import ConfigError
+from rdvla.processing.text import Remembered, shown
 
 
 class PromptWriter:
@@ -38,7 +39,7 @@ class PromptWriter:
         self._family, self._tokenizer, self._question = family, tokenizer, question
         self._image = [image_token] * image_tokens
         self._max_text_tokens = max_text_tokens
-        self._known: dict[tuple[str, int], Tensor] = {}  # a robot sends the same sentence in every query
+        self._known = Remembered[tuple[str, int], Tensor]()
 
     def rows(self, instructions: Sequence[str], *, images: int) -> Tensor:
         """B instructions -> (B, max_text_tokens + image tokens) int64, `PADDING` on the left.
@@ -46,18 +47,16 @@ class PromptWriter:
         Raises:
             ConfigError: a prompt has more text than `max_text_tokens`, or names the model's image token.
         """
-        return torch.stack([self._row(instruction, images) for instruction in instructions])
+        return torch.stack(
+            [self._known.recall((instruction, images), self._write) for instruction in instructions]
+        )
 
     def text(self, tokens: Tensor) -> list[str]:
         """(B, N) token ids -> B texts."""
         return [self._tokenizer.decode(row[row != PADDING], skip_special_tokens=True) for row in tokens]
 
-    def _row(self, instruction: str, images: int) -> Tensor:
-        if (instruction, images) not in self._known:
-            self._known[instruction, images] = self._write(instruction, images)
-        return self._known[instruction, images]
-
-    def _write(self, instruction: str, images: int) -> Tensor:
+    def _write(self, of: tuple[str, int]) -> Tensor:
+        instruction, images = of
         question = self._question.replace("{instruction}", " ".join(instruction.lower().split()))
         texts = self._family.texts(question, images=images, bos=self._tokenizer.bos_token or "")
         ids = [self._tokenizer(text, add_special_tokens=False).input_ids if text else [] for text in texts]
@@ -65,10 +64,12 @@ class PromptWriter:
         if length > self._max_text_tokens:
             raise ConfigError(
                 f"the prompt has {length} tokens of text, backbone.max_text_tokens is "
-                f"{self._max_text_tokens}: {question!r}"
+                f"{self._max_text_tokens}: {shown(instruction)}"
             )
         if any(self._image[0] in tokens for tokens in ids):
-            raise ConfigError(f"the prompt must not hold the model's own token for images: {question!r}")
+            raise ConfigError(
+                f"the prompt must not hold the model's own token for images: {shown(instruction)}"
+            )
         row = list(ids[0])
         for tokens in ids[1:]:
             row += [*self._image, *tokens]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rdvla.backbone.base import PADDING
 from rdvla.errors import ConfigError, InputError
+from rdvla.processing.text import Remembered, shown
 
 PROMPT = (
     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
@@ -36,7 +37,7 @@ class PromptTokenizer:
     def __init__(self, tokenizer: Any, *, max_tokens: int, vocab_size: int) -> None:
         self.tokenizer = tokenizer
         self._max_tokens = max_tokens
-        self._known: dict[str, Tensor] = {}  # a robot sends the same sentence in every query
+        self._known = Remembered[str, Tensor]()
         for token in CHAT_TOKENS:
             ids = tokenizer(token)["input_ids"]
             if len(ids) != 1:
@@ -53,9 +54,7 @@ class PromptTokenizer:
         Raises:
             InputError: an instruction is empty or too long.
         """
-        for sentence in set(instructions) - self._known.keys():
-            self._known[sentence] = self._read(sentence)
-        return torch.stack([self._known[sentence] for sentence in instructions])
+        return torch.stack([self._known.recall(sentence, self._read) for sentence in instructions])
 
     def _read(self, sentence: str) -> Tensor:
         if not sentence.strip():
@@ -64,7 +63,7 @@ class PromptTokenizer:
         if len(ids) > self._max_tokens:
             raise InputError(
                 f"the prompt of an instruction must have at most {self._max_tokens} tokens "
-                f"(backbone.max_prompt_tokens), got {len(ids)}: {sentence!r}"
+                f"(backbone.max_prompt_tokens), got {len(ids)}: {shown(sentence)}"
             )
         row = torch.full((self._max_tokens,), PADDING)
         row[: len(ids)] = torch.tensor(ids)
