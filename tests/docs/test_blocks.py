@@ -23,7 +23,8 @@ from tests.support.documents import ROOT, SHELL, Block, blocks, pages
 PAGES = [page for page in pages() if blocks(page)]
 LANGUAGES = (*SHELL, "python", "yaml", "json", "text")
 REASONS = (
-    "changes the installation", "needs a GPU", "needs hours", "needs the hub", "needs a published",
+    "changes the installation", "needs a GPU", "needs an idle machine", "needs hours", "needs the hub",
+    "needs a published",
     "needs a robot", "needs a server", "needs a cluster", "needs another environment", "needs Docker",
     "needs a checkpoint of", "LeRobot lives in a Python of its own", "needs a person",
 )  # fmt: skip
