@@ -56,7 +56,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Record:
-    """What a robot was told at each control step."""
+    """The action of every control step of a robot."""
 
     positions: list[NDArray[np.float32]] = field(default_factory=list)  # commanded, (A,) each
     seams: list[bool] = field(default_factory=list)  # a new chunk took over
@@ -202,7 +202,7 @@ def policy_server(policy: str) -> Iterator[str]:
 def run_metaworld(
     address: str, way: Mapping[str, Any], *, task: str, seed: int, hz: float
 ) -> tuple[Record, bool]:
-    """Play an episode in wall-clock time; return what the hand was told and whether the task was solved."""
+    """Play an episode in wall-clock time; return the hand's actions and whether the task was solved."""
     from rdvla import simulation
 
     env = simulation.make("metaworld", task)

@@ -31,7 +31,7 @@ ANSWER_SECONDS = 120.0
 
 @dataclass
 class Heard:
-    """What the robots of a run heard."""
+    """The replies to all robots of a run."""
 
     seconds: float  # that were measured
     milliseconds: list[float] = field(default_factory=list)  # of every query
@@ -141,7 +141,7 @@ def _frame(frame: bytes | str) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Ask, and print what was heard as a line of JSON."""
+    """Ask the server, and print the replies' times as a line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_load", description=__doc__)
     parser.add_argument("--address", required=True)
     parser.add_argument("--clients", type=int, required=True)

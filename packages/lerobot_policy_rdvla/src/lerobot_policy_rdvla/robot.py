@@ -91,7 +91,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Driven:
-    """What happened while a robot was driven."""
+    """Counts of a run in which a robot was driven."""
 
     counts: Counts  # of the client
     slow: int  # control steps that took longer than the robot's rate allows

@@ -73,7 +73,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a question: a reply or an error."""
+    """The outcome of a question: a reply or an error."""
 
     question: Question
     seconds: float  # from the question to the reply
@@ -114,7 +114,7 @@ class Asker:
             self._changed.notify_all()
 
     def take(self, wait_s: float) -> Outcome | None:
-        """Return what came of the question; None if nothing has come, or nothing was asked."""
+        """Return the question's outcome; None if there is none yet, or no question."""
         with self._changed:
             self._changed.wait_for(lambda: self._outcome is not None or self._is_ready(), wait_s)
             outcome, self._outcome = self._outcome, None
