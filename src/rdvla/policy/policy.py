@@ -44,7 +44,7 @@ from rdvla.policy.files import (
 from rdvla.policy.hub import HubPolicy
 from rdvla.policy.records import TRAINING, read_records, trained_instructions, write_records
 from rdvla.policy.trainable import Trainable
-from rdvla.processing import Normalizer, Statistics
+from rdvla.processing import Statistics, policy_normalizers
 from rdvla.processing.text import InstructionCheck
 from rdvla.types import Array, Observation, Prediction, as_observation, check_state, is_single
 
@@ -71,15 +71,13 @@ class RDVLAPolicy(Trainable, HubPolicy):
         config.check_complete()
         self.config = config
         self.statistics = statistics
-        self.action_normalizer = Normalizer.from_statistics(
+        self.action_normalizer, self.state_normalizer = policy_normalizers(
             statistics,
-            "action",
-            size=config.head.action_dim,
-            keep=config.kept_actions,
-            opening=config.gripper_opening,
-        )
-        self.state_normalizer = Normalizer.from_statistics(
-            statistics, "observation.state", size=config.state_dim, clip=config.clip_state
+            action_dim=config.head.action_dim,
+            state_dim=config.state_dim,
+            unscaled_actions=config.kept_actions,
+            gripper_opening=config.gripper_opening,
+            clip_state=config.clip_state,
         )
         self.backbone = config.backbone.make()
         self.head = config.head.make()

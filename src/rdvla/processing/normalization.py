@@ -155,6 +155,35 @@ class Normalizer:
         return centre.to(like), scale.to(like)
 
 
+def policy_normalizers(
+    statistics: Statistics,
+    *,
+    action_dim: int,
+    state_dim: int,
+    unscaled_actions: Sequence[int] = (),
+    gripper_opening: Sequence[int] = (),
+    clip_state: bool = False,
+) -> tuple[Normalizer, Normalizer]:
+    """Return the normalisers of a policy's actions and of its proprioception.
+
+    Args:
+        statistics: of the data.
+        action_dim: A.
+        state_dim: S.
+        unscaled_actions: action dimensions that are not scaled.
+        gripper_opening: those of them that hold a gripper's opening.
+        clip_state: cut normalised proprioception to [-1, 1].
+
+    Raises:
+        RDVLAError: see `Normalizer.from_statistics`.
+    """
+    action = Normalizer.from_statistics(
+        statistics, "action", size=action_dim, keep=unscaled_actions, opening=gripper_opening
+    )
+    state = Normalizer.from_statistics(statistics, "observation.state", size=state_dim, clip=clip_state)
+    return action, state
+
+
 def _finite(values: Sequence[float], *, size: int, name: str) -> Tensor:
     try:
         numbers = torch.tensor(values, dtype=torch.float32)

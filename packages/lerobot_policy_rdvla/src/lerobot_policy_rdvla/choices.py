@@ -7,7 +7,7 @@ smaller than its class says, so it is a choice of its own here.
 from __future__ import annotations
 
 from dataclasses import field, fields, make_dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, get_type_hints
 
 from rdvla.backbone import BackboneConfig
 from rdvla.heads import HeadConfig, RecurrentConfig
@@ -37,62 +37,59 @@ def as_head(head: HeadConfig) -> HeadConfig:
     return RecurrentConfig(**{each.name: getattr(head, each.name) for each in fields(RecurrentConfig)})
 
 
-class HeadOptions:
-    """rdvla's heads by their type; options without a type change the small head."""
+class _Options:
+    """Classes by their type, as LeRobot's parser asks for them."""
+
+    default: ClassVar[str]  # type of options that name none
+
+    @classmethod
+    def get_known_choices(cls) -> dict[str, Any]:
+        """Return every class by its type."""
+        raise NotImplementedError
+
+    @classmethod
+    def get_choice_class(cls, name: str) -> Any:
+        """Return the class of a type."""
+        return cls.get_known_choices()[name]
+
+    @classmethod
+    def get_choice_name(cls, subcls: type[Any]) -> str:
+        """Return the type of a class."""
+        choices = cls.get_known_choices()
+        names = [name for name, choice in choices.items() if choice is subcls]
+        if not names:
+            raise ValueError(f"{subcls.__name__} is none of {', '.join(choices)}")
+        return names[0]
+
+    @classmethod
+    def default_choice_name(cls) -> str:
+        """Return the type of options that name none."""
+        return cls.default
+
+
+class HeadOptions(_Options):
+    """rdvla's heads; options without a type change the small head."""
+
+    default = SMALL
 
     @classmethod
     def get_known_choices(cls) -> dict[str, Any]:
         """Return every head by its type."""
         return {SMALL: SmallHead, **HeadConfig.get_known_choices()}
 
-    @classmethod
-    def get_choice_class(cls, name: str) -> Any:
-        """Return the head of a type."""
-        return cls.get_known_choices()[name]
 
-    @classmethod
-    def get_choice_name(cls, subcls: type[Any]) -> str:
-        """Return the type of a head."""
-        return _name_of(subcls, cls.get_known_choices())
+class BackboneOptions(_Options):
+    """rdvla's backbones; options without a type change the compact one."""
 
-    @classmethod
-    def default_choice_name(cls) -> str:
-        """Return the type of options that name none."""
-        return SMALL
-
-
-class BackboneOptions:
-    """rdvla's backbones by their type; options without a type change the compact one."""
+    default = "compact"
 
     @classmethod
     def get_known_choices(cls) -> dict[str, Any]:
         """Return every backbone by its type."""
         return dict(BackboneConfig.get_known_choices())
 
-    @classmethod
-    def get_choice_class(cls, name: str) -> Any:
-        """Return the backbone of a type."""
-        return cls.get_known_choices()[name]
 
-    @classmethod
-    def get_choice_name(cls, subcls: type[Any]) -> str:
-        """Return the type of a backbone."""
-        return _name_of(subcls, cls.get_known_choices())
-
-    @classmethod
-    def default_choice_name(cls) -> str:
-        """Return the type of options that name none."""
-        return "compact"
-
-
-def _name_of(wanted: type[Any], choices: dict[str, Any]) -> str:
-    names = [name for name, choice in choices.items() if choice is wanted]
-    if not names:
-        raise ValueError(f"{wanted.__name__} is none of {', '.join(choices)}")
-    return names[0]
-
-
-# What fields are declared as: their values are rdvla's own configurations.
+# Types of the configuration's fields: their values are rdvla's configurations, LeRobot's parser sees options.
 if TYPE_CHECKING:
     Head: TypeAlias = HeadConfig
     Backbone: TypeAlias = BackboneConfig

@@ -26,7 +26,6 @@ from torch import Tensor
 from lerobot_policy_rdvla.configuration_rdvla import RDVLAConfig
 from rdvla.errors import ConfigError, InputError, nearest
 from rdvla.policy.lerobot import (
-    ACTION,
     IMAGES,
     NORMALIZER,
     POSTPROCESSOR,
@@ -38,7 +37,7 @@ from rdvla.policy.lerobot import (
     unit_options,
     unpack_statistics,
 )
-from rdvla.processing import Normalizer, Statistics
+from rdvla.processing import Normalizer, Statistics, policy_normalizers
 from rdvla.processing.cameras import camera_key
 from rdvla.processing.fit import CameraFits, ImageFit
 from rdvla.types import Observation
@@ -120,8 +119,7 @@ class _Units(ProcessorStep):
         Raises:
             ConfigError: the step has no statistics.
         """
-        self._check()
-        return self._action
+        return self._known()[0]
 
     @property
     def state(self) -> Normalizer:
@@ -130,8 +128,7 @@ class _Units(ProcessorStep):
         Raises:
             ConfigError: the step has no statistics.
         """
-        self._check()
-        return self._state
+        return self._known()[1]
 
     def get_config(self) -> dict[str, Any]:
         """Return the options that are saved next to the statistics."""
@@ -157,18 +154,12 @@ class _Units(ProcessorStep):
 
     def _set(self, statistics: Statistics) -> None:
         self.statistics = statistics
-        self._action = Normalizer.from_statistics(
-            statistics,
-            ACTION,
-            size=self.action_dim,
-            keep=self.unscaled_actions,
-            opening=self.gripper_opening,
-        )
-        self._state = Normalizer.from_statistics(statistics, STATE, size=self.state_dim, clip=self.clip_state)
+        self._normalizers = policy_normalizers(statistics, **self.get_config())
 
-    def _check(self) -> None:
+    def _known(self) -> tuple[Normalizer, Normalizer]:
         if self.statistics is None:
             raise ConfigError("there are no statistics to normalise with: train the policy, or load it")
+        return self._normalizers
 
 
 @ProcessorStepRegistry.register(NORMALIZER)
