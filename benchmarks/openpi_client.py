@@ -23,12 +23,12 @@ import numpy as np
 from benchmarks.serving_process import rdvla_server
 from rdvla.control import parse_execution
 from rdvla.evaluation import EvaluationConfig, Results, compare_runs, evaluate, load_results, resolve_suites
+from rdvla.evaluation.players import Staging
 from rdvla.evaluation.protocol import make_environment
 from rdvla.evaluation.run import evaluate_player
 from rdvla.evaluation.server import ServerUnderTest
 from rdvla.policy import RDVLAPolicy
 from rdvla.rollout import (
-    Attendance,
     Environment,
     EpisodeJob,
     EpisodeResult,
@@ -40,7 +40,6 @@ from rdvla.rollout import (
     RemotePolicy,
     Reply,
     Schedule,
-    Spectator,
     run_episode_job,
     run_jobs,
     starting_seed,
@@ -91,21 +90,13 @@ class OpenPIPlayer:
     def __init__(self, server: RemotePolicy) -> None:
         self._server = server
 
-    def play(
-        self,
-        jobs: Sequence[EpisodeJob],
-        *,
-        make: MakeEnvironment[Environment],
-        workers: int,
-        spectator: Spectator | None,  # noqa: ARG002
-        attendance: Attendance | None,  # noqa: ARG002
-    ) -> Generator[Outcome, None, None]:
+    def play(self, jobs: Sequence[EpisodeJob], staging: Staging) -> Generator[Outcome, None, None]:
         """Run all jobs; see `rdvla.evaluation.players.Player`."""
         ends = run_jobs(
-            OpenPIRunner(make, self._server),
+            OpenPIRunner(staging.make, self._server),
             Schedule(jobs).next_job,
             transport=LocalProcesses(),
-            workers=min(workers, len(jobs)),
+            workers=min(staging.workers, len(jobs)),
         )
         for end in ends:
             if isinstance(end, Finished):

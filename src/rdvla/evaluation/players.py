@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rdvla.evaluation.timing import Sample, time_queries
@@ -20,21 +21,21 @@ from rdvla.rollout import (
 )
 
 
+@dataclass(frozen=True)
+class Staging:
+    """Where episodes are played, and who is there."""
+
+    make: MakeEnvironment[Environment]  # builds a simulator in a worker; has to pickle
+    workers: int
+    spectator: Spectator | None = None  # sees every query
+    attendance: Attendance | None = None  # lets a person step in
+
+
 class Player(Protocol):
     """Plays episodes."""
 
-    def play(
-        self,
-        jobs: Sequence[EpisodeJob],
-        *,
-        make: MakeEnvironment[Environment],
-        workers: int,
-        spectator: Spectator | None,
-        attendance: Attendance | None,
-    ) -> Generator[Outcome, None, None]:
-        """Run all jobs in workers, and yield each outcome as it comes; a spectator sees every query,
-        and whoever attends may step in.
-        """
+    def play(self, jobs: Sequence[EpisodeJob], staging: Staging) -> Generator[Outcome, None, None]:
+        """Run all jobs in workers, and yield each outcome as it comes."""
         ...
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:
@@ -48,24 +49,16 @@ class PolicyPlayer:
     def __init__(self, policy: Policy) -> None:
         self._policy, self._sample = policy, Sample()
 
-    def play(
-        self,
-        jobs: Sequence[EpisodeJob],
-        *,
-        make: MakeEnvironment[Environment],
-        workers: int,
-        spectator: Spectator | None,
-        attendance: Attendance | None,
-    ) -> Generator[Outcome, None, None]:
+    def play(self, jobs: Sequence[EpisodeJob], staging: Staging) -> Generator[Outcome, None, None]:
         """See `Player.play`."""
         return roll_out(
             self._policy,
             jobs,
-            make=make,
-            workers=workers,
+            make=staging.make,
+            workers=staging.workers,
             watch=self._sample,
-            spectator=spectator,
-            attendance=attendance,
+            spectator=staging.spectator,
+            attendance=staging.attendance,
         )
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:
@@ -74,22 +67,17 @@ class PolicyPlayer:
 
 
 class ServerPlayer:
-    """A server answers; every episode notes its own times, so nothing is measured afterwards."""
+    """A server answers, shows its queries itself, and lets people step in there.
+
+    Every episode notes its own times, so nothing is measured afterwards.
+    """
 
     def __init__(self, server: RemotePolicy) -> None:
         self._server = server
 
-    def play(
-        self,
-        jobs: Sequence[EpisodeJob],
-        *,
-        make: MakeEnvironment[Environment],
-        workers: int,
-        spectator: Spectator | None,  # noqa: ARG002  # the server shows its queries itself
-        attendance: Attendance | None,  # noqa: ARG002  # and lets a person step in
-    ) -> Generator[Outcome, None, None]:
+    def play(self, jobs: Sequence[EpisodeJob], staging: Staging) -> Generator[Outcome, None, None]:
         """See `Player.play`."""
-        return roll_out_remote(self._server, jobs, make=make, workers=workers)
+        return roll_out_remote(self._server, jobs, make=staging.make, workers=staging.workers)
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:  # noqa: ARG002
         """See `Player.time`."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
-import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,38 +17,30 @@ from rich.console import Console
 from rdvla.control import Desk, check_fits, parse_execution
 from rdvla.errors import ConfigError, RDVLAError, optional
 from rdvla.evaluation.config import EvaluationConfig
+from rdvla.evaluation.episodes import episode_jobs, play_jobs
 from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.evaluation.journal import RECORD, Journal, same_run
 from rdvla.evaluation.live import LiveSpectator, live_page
-from rdvla.evaluation.players import Player, PolicyPlayer, ServerPlayer
+from rdvla.evaluation.players import Player, PolicyPlayer, ServerPlayer, Staging
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
-from rdvla.evaluation.records import Episode, EpisodeError
+from rdvla.evaluation.records import Episode
 from rdvla.evaluation.results import Results
 from rdvla.evaluation.server import ServerUnderTest
 from rdvla.evaluation.summaries import summarise
-from rdvla.evaluation.table import print_table, readable
+from rdvla.evaluation.table import print_table
 from rdvla.evaluation.timing import earlier_timing
 from rdvla.files import sole_user, write_json
 from rdvla.hashing import fingerprint as fingerprint_of
 from rdvla.policy import RDVLAPolicy, choose_device
-from rdvla.progress import Progress
 from rdvla.rollout import (
     Attendance,
     Environment,
-    EpisodeJob,
-    Failed,
     MakeEnvironment,
     Opened,
-    Outcome,
     Policy,
     Recording,
-    Setting,
-    Spectator,
 )
-
-DESCRIPTION_WIDTH = 48  # of the progress line; LIBERO's tasks have long names
-SPEED_PERIOD = 900.0  # seconds of progress that the time left is estimated from: episodes may take minutes
 
 
 def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Path:
@@ -188,7 +178,7 @@ def evaluate_player(
             preparation=provenance.get("preparation"),
             compared=compared,
         )
-        jobs = _jobs(config, suites)
+        jobs = episode_jobs(config, suites)
         with closing(Journal(output / "episodes.jsonl")) as journal:
             missing = [job for job in jobs if not journal.finished(job.key)]
             opened: dict[str, Opened] = {}
@@ -202,16 +192,8 @@ def evaluate_player(
                 spectator,
                 attendance,
             ):
-                _run_jobs(
-                    player,
-                    config,
-                    missing,
-                    journal=journal,
-                    make=make,
-                    spectator=spectator,
-                    attendance=attendance,
-                    console=console,
-                )
+                staging = Staging(make, config.workers, spectator, attendance)
+                play_jobs(player, config, missing, staging=staging, journal=journal, console=console)
         timing = earlier_timing(output / "results.json")
         if missing and config.timing_seconds and not config.server:
             console.print(f"measuring times per query, {config.timing_seconds:g} s ...", highlight=False)
@@ -273,95 +255,3 @@ def _check_some_ended(episodes: Sequence[Episode], path: Path) -> None:
             f"first: {first.type}: {first.message}. {path} holds the tracebacks; the same command plays "
             "these episodes again"
         )
-
-
-def _jobs(config: EvaluationConfig, suites: Sequence[Suite]) -> list[EpisodeJob]:
-    """Every setting, environment and task with the same seeds, in the order of the results.
-
-    `Schedule` chooses in which order they are played.
-    """
-    return [
-        EpisodeJob(
-            env=suite.env,
-            task=task,
-            setting=setting,
-            seed=config.seed + number,
-            max_steps=suite.max_steps,
-            video=_video_path(config, suite.env, task, setting, number) if number < config.videos else None,
-            video_fps=config.video_fps,
-        )
-        for setting in config.settings
-        for suite in suites
-        for task in suite.tasks
-        for number in range(config.episodes)
-    ]
-
-
-def _video_path(config: EvaluationConfig, env: str, task: str, setting: Setting, number: int) -> Path:
-    words = f"{env} {task} {setting.describe()} {setting.execution} {number}"
-    name = re.sub(r"[^a-z0-9._]+", "-", words.lower())
-    return Path(config.output) / "videos" / f"{name}.mp4"
-
-
-def _run_jobs(
-    player: Player,
-    config: EvaluationConfig,
-    jobs: Sequence[EpisodeJob],
-    *,
-    journal: Journal,
-    make: MakeEnvironment[Environment],
-    spectator: Spectator | None,
-    attendance: Attendance | None,
-    console: Console,
-) -> None:
-    if not jobs:
-        return
-    with ExitStack() as stopping, Progress(console, speed_estimate_period=SPEED_PERIOD) as progress:
-        bar = progress.add_task("episodes", total=len(jobs))
-        outcomes = player.play(
-            jobs, make=make, workers=config.workers, spectator=spectator, attendance=attendance
-        )
-        stopping.enter_context(closing(outcomes))  # no worker records on while its dataset is completed
-        for outcome in outcomes:
-            episode = _episode(config, outcome)
-            journal.add(episode)
-            if episode.error is not None:
-                progress.console.print(
-                    f"exception in {episode.env} {episode.task}, {episode.setting.describe()}, "
-                    f"seed {episode.seed}: {episode.error.type}: {episode.error.message}",
-                    style="red",
-                    markup=False,
-                    highlight=False,
-                )
-            at = textwrap.shorten(f"{episode.env} · {readable(episode.task)}", DESCRIPTION_WIDTH)
-            progress.update(bar, advance=1, description=at)
-
-
-def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
-    end, job = outcome.end, outcome.end.job
-    known: dict[str, Any] = {
-        "env": job.env,
-        "task": job.task,
-        "policy": config.policy_label,
-        "stop": job.setting.stop,
-        "execution": job.setting.execution,
-        "seed": job.seed,
-        "depths": outcome.depths,
-        "served": outcome.served,
-    }
-    if isinstance(end, Failed):
-        error = EpisodeError(end.type, end.message, end.traceback)
-        return Episode(**known, success=None, steps=0, executed=[], error=error)
-    helped = end.result.driven_steps > 0
-    return Episode(
-        **known,
-        success=end.result.success and not helped,
-        steps=end.result.steps,
-        driven_steps=end.result.driven_steps,
-        interventions=end.result.interventions,
-        success_with_help=end.result.success if helped else None,
-        executed=end.result.executed,
-        video=None if job.video is None else str(job.video.relative_to(config.output)),
-        video_stride=end.result.video_stride,
-        video_speed=end.result.video_speed,
-    )

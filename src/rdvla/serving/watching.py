@@ -133,8 +133,9 @@ class Watching:
 
         A robot without a reply holds still, so no client has to know of this.
         """
-        while True:
-            place = self._desk.look(robot)
-            if place.phase == "autonomous" or place.command is not None:
-                return SteppedIn(place.phase, place.command)
-            await asyncio.sleep(POLL_SECONDS)
+        while (place := self._desk.look(robot)).phase != "autonomous" and place.command is None:
+            if place.phase == "paused":
+                await self._desk.until_going(robot)
+            else:  # commands are not announced: whoever drives gives many a second
+                await asyncio.sleep(POLL_SECONDS)
+        return SteppedIn(place.phase, place.command)
