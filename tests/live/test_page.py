@@ -143,7 +143,7 @@ def test_a_watcher_that_does_not_read_misses_queries_and_holds_up_nobody():
     with Shown() as shown:
         shown.add("arm")
         shown.hub.publish(query(0, "arm"))
-        with shown.watch() as sleeper, shown.watch() as other:
+        with shown.watch(reads_ahead=False) as sleeper, shown.watch() as other:
             for watcher in (sleeper, other):
                 watcher.send(watch="arm")
                 watcher.until(lambda w: w.shown and "images" in w.shown)

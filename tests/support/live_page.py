@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import urllib.error
+import urllib.parse
 import urllib.request
 
 from websockets.sync.client import connect
@@ -50,14 +52,20 @@ class Shown:
 
 
 class Watcher:
-    """A browser's socket; what it is told is collected by kind."""
+    """A browser's socket; what it is told is collected by kind.
 
-    def __init__(self, address, *, key=None, origin=None, host=None):
+    Args:
+        reads_ahead: as browsers do; otherwise what is not asked for waits on the server's side.
+    """
+
+    def __init__(self, address, *, key=None, origin=None, host=None, reads_ahead=True):
         headers = {} if host is None else {"Host": host}
         self._open = contextlib.ExitStack()
         self.socket = self._open.enter_context(
             connect(
                 f"ws{address.removeprefix('http')}/socket",
+                sock=None if reads_ahead else _narrow_socket(address),
+                max_queue=16 if reads_ahead else 1,
                 origin=origin,
                 additional_headers=headers,
                 proxy=None,
@@ -103,3 +111,12 @@ class Watcher:
         while not condition(self):
             self.receive()
         return self
+
+
+def _narrow_socket(address):
+    """Connect with a small receive buffer; the system's own grows to 32 MiB on some machines."""
+    parts = urllib.parse.urlsplit(address)
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # bytes; has to be set before it connects
+    narrow.connect((parts.hostname, parts.port))
+    return narrow

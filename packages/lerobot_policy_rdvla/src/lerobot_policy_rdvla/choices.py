@@ -6,6 +6,7 @@ smaller than its class says, so it is a choice of its own here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import field, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, get_type_hints
 
@@ -38,14 +39,14 @@ def as_head(head: HeadConfig) -> HeadConfig:
 
 
 class _Options:
-    """Classes by their type, as LeRobot's parser asks for them."""
+    """Classes by their type, as LeRobot's parser asks for them.
+
+    The parser passes over a class whose parent offers choices already. So `get_known_choices` is only
+    declared here.
+    """
 
     default: ClassVar[str]  # type of options that name none
-
-    @classmethod
-    def get_known_choices(cls) -> dict[str, Any]:
-        """Return every class by its type."""
-        raise NotImplementedError
+    get_known_choices: ClassVar[Callable[[], dict[str, Any]]]
 
     @classmethod
     def get_choice_class(cls, name: str) -> Any:
