@@ -32,8 +32,6 @@ from rdvla.rollout import (
     Environment,
     EpisodeJob,
     EpisodeResult,
-    Finished,
-    LocalProcesses,
     MakeEnvironment,
     OpenEnvironment,
     Outcome,
@@ -41,11 +39,11 @@ from rdvla.rollout import (
     Reply,
     Schedule,
     run_episode_job,
-    run_jobs,
     starting_seed,
 )
-from rdvla.rollout.transport import Ask
 from rdvla.types import Observation
+from rdvla.workers import Finished, LocalProcesses, run_jobs
+from rdvla.workers.transport import Ask
 
 WAYS = ("in_process", "openpi_client", "rdvla_client")
 

@@ -37,15 +37,18 @@ ALLOWED = {
     "backbone": {"errors", "files", "heads", "processing"},
     "policy": CORE | {"heads", "engine", "backbone", "processing"},
     "data": FOUNDATIONS | {"processing"},
-    "training": CORE | {"heads", "engine", "backbone", "processing", "policy", "data", "progress"},
-    "rollout": CORE,
+    "training": CORE | {"heads", "engine", "backbone", "processing", "policy", "data", "progress", "workers"},
+    "workers": {"errors"},
+    "rollout": CORE | {"workers"},
     "live": CORE,
-    "simulation": FOUNDATIONS | {"data", "progress", "rollout"},
-    "evaluation": CORE | {"policy", "rollout", "simulation", "progress", "live", "serving", "data"},
+    "simulation": FOUNDATIONS | {"data", "progress", "rollout", "workers"},
+    "evaluation": CORE
+    | {"policy", "rollout", "workers", "simulation", "progress", "live", "serving", "data"},
     "interop": CORE | {"heads", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "types", "control", "processing", "manifest"},
     "serving": CORE
-    | {"manifest", "heads", "engine", "processing", "policy", "runtime", "live", "progress", "rollout"},
+    | {"manifest", "heads", "engine", "processing", "policy", "runtime", "live", "progress", "rollout"}
+    | {"workers"},
     "export": CORE | {"manifest", "heads", "engine", "backbone", "processing", "policy", "runtime"},
 }
 TOP = {"__init__", "cli"}  # may import everything

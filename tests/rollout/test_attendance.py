@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from rdvla.control import Desk, Judgement
-from rdvla.rollout import Attendance, EpisodeJob, Failed, LocalProcesses, Setting, roll_out, starting_seed
+from rdvla.rollout import Attendance, EpisodeJob, Setting, roll_out, starting_seed
 from rdvla.rollout.attended import hold_still
+from rdvla.workers import Failed, LocalProcesses
 from tests.support.line_task import make_line
 from tests.support.rollout_doubles import StepPolicy
 from tests.support.scripted_person import EchoPolicy, Stage

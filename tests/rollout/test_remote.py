@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 from websockets.sync.server import serve
 
-from rdvla.rollout import (
-    EpisodeJob,
-    Failed,
-    PolicyServerError,
-    RemotePolicy,
-    Setting,
-    roll_out_remote,
-    starting_seed,
-)
+from rdvla.rollout import EpisodeJob, PolicyServerError, RemotePolicy, Setting, roll_out_remote, starting_seed
+from rdvla.workers import Failed
 from rdvla_client.wire import pack, unpack
 from tests.support.line_task import LineTask, make_line, make_raising
 from tests.support.policy_server import OPTIONS, Close, policy_server

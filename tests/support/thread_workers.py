@@ -7,8 +7,8 @@ import queue
 import threading
 from contextlib import suppress
 
-from rdvla.rollout import serve
-from rdvla.rollout.transport import DisconnectedError
+from rdvla.workers import serve
+from rdvla.workers.transport import DisconnectedError
 
 GONE = object()  # what a queue holds once its other side has gone
 

@@ -18,7 +18,8 @@ from rdvla.evaluation.protocol import Suite
 from rdvla.evaluation.records import Episode, EpisodeError
 from rdvla.evaluation.table import readable
 from rdvla.progress import Progress
-from rdvla.rollout import EpisodeJob, Failed, Outcome, Setting
+from rdvla.rollout import EpisodeJob, Outcome, Setting
+from rdvla.workers import Failed
 
 DESCRIPTION_WIDTH = 48  # of the progress line; LIBERO's tasks have long names
 SPEED_PERIOD = 900.0  # seconds of progress that the time left is estimated from: episodes may take minutes

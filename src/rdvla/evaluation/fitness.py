@@ -10,8 +10,9 @@ from rich.console import Console
 from rdvla.errors import ConfigError, RDVLAError, nearest
 from rdvla.evaluation.protocol import Suite
 from rdvla.policy.config import PolicyConfig, RobotConfig
-from rdvla.rollout import Environment, Failed, MakeEnvironment, Opened, OpeningJob, open_each
+from rdvla.rollout import Environment, MakeEnvironment, Opened, OpeningJob, open_each
 from rdvla.simulation.registry import task_suite
+from rdvla.workers import Failed
 
 # Exceptions of a worker whose message is a sentence for the user; any other is shown with its type.
 SAID = {"ConfigError", "RDVLAError", "MissingExtraError", "InputError", "WorkerDied"}

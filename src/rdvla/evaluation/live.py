@@ -15,8 +15,9 @@ from rdvla.evaluation.config import EvaluationConfig
 from rdvla.live import Hub, LivePage, LiveServer, QueryEvent, RobotEvent, RobotFacts, StepEvent
 from rdvla.live.rerun import RerunLog
 from rdvla.live.standalone import PORT
-from rdvla.rollout import Answered, EpisodeJob, EpisodeResult, Failed, Finished, Opened, held
+from rdvla.rollout import Answered, EpisodeJob, EpisodeResult, Opened, held
 from rdvla.types import Observation
+from rdvla.workers import Failed, Finished
 
 ENDED = "this evaluation has ended"
 

@@ -1,7 +1,7 @@
-"""Episodes and the workers that run them, for evaluations and demonstrations alike.
+"""Episodes, for evaluations and demonstrations alike; `rdvla.workers` runs many at the same time.
 
-`episode` holds the loop. `pool` runs many episodes in workers, which `processes` starts. If a policy acts,
-`worker` is the simulator's side of an episode and `queries` the policy's. Workers do not import torch.
+`episode` holds the loop. If a policy acts, `worker` is the simulator's side of an episode and `queries` the
+policy's. Workers do not import torch.
 """
 
 from __future__ import annotations
@@ -28,12 +28,9 @@ if TYPE_CHECKING:
     from rdvla.rollout.jobs import EpisodeJob, Schedule, ServedQueries, Setting, starting_seed
     from rdvla.rollout.local import roll_out
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
-    from rdvla.rollout.pool import Failed, Finished, Later, Question, run_jobs
-    from rdvla.rollout.processes import LocalProcesses
     from rdvla.rollout.queries import Answered, Policy, Queries, Spectator
     from rdvla.rollout.remote import RemotePolicy, roll_out_remote
     from rdvla.rollout.replies import PolicyServerError
-    from rdvla.rollout.transport import Line, Link, Transport, serve
     from rdvla.rollout.video import Frame, read_frames, write_video
     from rdvla.rollout.worker import (
         EpisodeResult,
@@ -55,13 +52,7 @@ __all__ = [
     "EpisodeJob",
     "EpisodeResult",
     "EpisodeRunner",
-    "Failed",
-    "Finished",
     "Frame",
-    "Later",
-    "Line",
-    "Link",
-    "LocalProcesses",
     "MakeEnvironment",
     "MakeRecorder",
     "OpenEnvironment",
@@ -72,7 +63,6 @@ __all__ = [
     "Policy",
     "PolicyServerError",
     "Queries",
-    "Question",
     "Recorder",
     "Recording",
     "RemotePolicy",
@@ -82,7 +72,6 @@ __all__ = [
     "Setting",
     "Spectator",
     "TimeStep",
-    "Transport",
     "held",
     "open_each",
     "read_frames",
@@ -90,8 +79,6 @@ __all__ = [
     "roll_out_remote",
     "run_episode",
     "run_episode_job",
-    "run_jobs",
-    "serve",
     "starting_seed",
     "write_video",
 ]

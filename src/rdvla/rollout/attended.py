@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from rdvla.rollout.episode import Decision, Environment, Recorder, TimeStep
 from rdvla.rollout.jobs import EpisodeJob
-from rdvla.rollout.transport import Ask
 from rdvla.types import Observation
+from rdvla.workers.transport import Ask
 
 GRIPPER = "gripper"  # in the name of an action's number that stays where it is when nobody commands
 

@@ -9,11 +9,11 @@ from rdvla.control import DepthJudge
 from rdvla.rollout.attendance import Attendance, AttendedAnswers
 from rdvla.rollout.episode import Environment, MakeEnvironment
 from rdvla.rollout.jobs import EpisodeJob, Schedule
-from rdvla.rollout.pool import Failed, Finished, Question, run_jobs
-from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.queries import MakeJudge, Policy, Queries, Spectator, Watch, by_setting
-from rdvla.rollout.transport import Transport
 from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Outcome, Reply
+from rdvla.workers.pool import Failed, Finished, Question, run_jobs
+from rdvla.workers.processes import LocalProcesses
+from rdvla.workers.transport import Transport
 
 
 def roll_out(

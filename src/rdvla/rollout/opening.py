@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rdvla.rollout.episode import Environment, MakeEnvironment, TaskKey
-from rdvla.rollout.pool import Failed, Finished, run_jobs
-from rdvla.rollout.processes import LocalProcesses
-from rdvla.rollout.transport import Ask, Transport
+from rdvla.workers.pool import Failed, Finished, run_jobs
+from rdvla.workers.processes import LocalProcesses
+from rdvla.workers.transport import Ask, Transport
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from rdvla.control import DepthJudge, Judge, Judgement, Session, Stops, as_stop, parse_execution
 from rdvla.rollout.jobs import EpisodeJob, Setting, starting_seed
-from rdvla.rollout.pool import Failed, Finished
 from rdvla.rollout.worker import EpisodeResult, Reply
 from rdvla.types import Observation, Prediction
+from rdvla.workers.pool import Failed, Finished
 
 
 class Policy(Protocol):

@@ -15,12 +15,12 @@ from rdvla.control import parse_execution
 from rdvla.errors import optional
 from rdvla.rollout.episode import Environment, MakeEnvironment, OpenEnvironment
 from rdvla.rollout.jobs import SERVERS_OWN, EpisodeJob, Schedule, ServedQueries, starting_seed
-from rdvla.rollout.pool import Failed, Finished, run_jobs
-from rdvla.rollout.processes import LocalProcesses
 from rdvla.rollout.replies import PolicyServerError, read_reply
-from rdvla.rollout.transport import Ask, Transport
 from rdvla.rollout.worker import EpisodeResult, Outcome, Reply, run_episode_job, with_person
 from rdvla.types import Observation
+from rdvla.workers.pool import Failed, Finished, run_jobs
+from rdvla.workers.processes import LocalProcesses
+from rdvla.workers.transport import Ask, Transport
 
 if TYPE_CHECKING:
     from rdvla_client import PolicyClient

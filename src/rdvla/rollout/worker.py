@@ -23,10 +23,10 @@ from rdvla.rollout.episode import (
     run_episode,
 )
 from rdvla.rollout.jobs import EpisodeJob, ServedQueries
-from rdvla.rollout.pool import Failed, Finished
-from rdvla.rollout.transport import Ask
 from rdvla.rollout.video import Film
 from rdvla.types import Observation
+from rdvla.workers.pool import Failed, Finished
+from rdvla.workers.transport import Ask
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rdvla.errors import ConfigError, RDVLAError, optional
-from rdvla.serving.cluster import CLUSTER, delete, quieten, remove_orphans, resources
+from rdvla.serving.cluster import delete, quieten, remove_orphans
 from rdvla.serving.queries import Answer, PolicyFront, Query, ReplicaDiedError
 from rdvla.serving.replicas import LoadPolicy
+from rdvla.workers.cluster import CLUSTER, resources
 
 POLL = 0.2  # seconds between looks at the state of starting replicas
 RETRY = 0.1  # seconds before a batch whose replica died is asked again

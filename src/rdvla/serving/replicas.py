@@ -11,10 +11,10 @@ from typing import cast
 
 from rdvla import errors
 from rdvla.errors import RDVLAError
-from rdvla.rollout.processes import LocalProcesses
-from rdvla.rollout.transport import Ask, Done, Link, Raised
 from rdvla.serving.queries import Answer, PolicyFront, Query, ReplicaDiedError, ServedPolicy
 from rdvla.serving.worker import Worker
+from rdvla.workers.processes import LocalProcesses
+from rdvla.workers.transport import Ask, Done, Link, Raised
 
 LoadPolicy = Callable[[], ServedPolicy]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from rdvla.data import DatasetWriter
 from rdvla.files import write_json
 from rdvla.rollout.episode import OpenEnvironment
-from rdvla.rollout.transport import Ask
 from rdvla.simulation.demonstrations.config import ATTEMPTS_PER_TASK
 from rdvla.simulation.demonstrations.recording import AttemptSeeds, NoiseConfig, record_attempt
 from rdvla.simulation.environment import SimulatedTask
 from rdvla.simulation.registry import make, make_expert
 from rdvla.simulation.rendering import Rendering
+from rdvla.workers.transport import Ask
 
 
 @dataclass(frozen=True)

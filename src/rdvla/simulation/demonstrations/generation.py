@@ -22,13 +22,13 @@ from rdvla.data import DatasetWriter
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.files import read_json, sole_user, write_json
 from rdvla.progress import Progress
-from rdvla.rollout.pool import WORKER_DIED, Failed, run_jobs
-from rdvla.rollout.processes import LocalProcesses
 from rdvla.simulation.demonstrations.attempts import Attempt, AttemptRunner
 from rdvla.simulation.demonstrations.config import DemonstrationConfig
 from rdvla.simulation.demonstrations.ledger import Ledger, TaskReport
 from rdvla.simulation.demonstrations.recording import NoiseConfig, frame_features
 from rdvla.simulation.registry import make, resolve_tasks, step_limit, task_suite
+from rdvla.workers.pool import WORKER_DIED, Failed, run_jobs
+from rdvla.workers.processes import LocalProcesses
 
 CONFIG_FILE = "demonstrations.json"
 

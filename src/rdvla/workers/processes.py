@@ -12,7 +12,7 @@ from multiprocessing import connection as mpc
 from multiprocessing.connection import Connection
 from typing import Any
 
-from rdvla.rollout.transport import DisconnectedError, Link, Message, Runner, serve
+from rdvla.workers.transport import DisconnectedError, Link, Message, Runner, serve
 
 OBEY_SECONDS = 1.0  # for which a process that is told to end may go on
 

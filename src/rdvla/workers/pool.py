@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from rdvla.errors import RDVLAError
-from rdvla.rollout.transport import Asked, Done, Link, Message, Raised, Runner, Transport
+from rdvla.workers.transport import Asked, Done, Link, Message, Raised, Runner, Transport
 
 WORKER_DIED = "WorkerDied"  # the `type` of a failure that was no exception
 DEATHS_PER_WORKER = 3  # beyond that the run stops: more than one job is at fault

@@ -1,6 +1,6 @@
 """How a pool and its workers talk: what a transport offers, and what a worker does with it.
 
-`rdvla.rollout.processes` runs workers as processes on this machine. Another transport is another file with a
+`rdvla.workers.processes` runs workers as processes on this machine. Another transport is another file with a
 `Transport`, its `Link` and its `Line`; jobs, questions, answers and results must pickle if it copies them.
 """
 

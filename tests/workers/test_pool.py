@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from rdvla.errors import RDVLAError
-from rdvla.rollout import EpisodeJob, Failed, Finished, Later, LocalProcesses, Setting, roll_out, run_jobs
+from rdvla.rollout import EpisodeJob, Setting, roll_out
+from rdvla.workers import Failed, Finished, Later, LocalProcesses, run_jobs
 from tests.support.line_task import make_line
 from tests.support.rollout_doubles import StepPolicy
 from tests.support.thread_workers import GONE, Death, ThreadWorkers
@@ -261,6 +262,6 @@ def test_workers_end_with_a_parent_that_is_killed():
 
 
 def test_a_workers_process_imports_no_torch():
-    modules = "rdvla.rollout.worker, rdvla.rollout.processes, rdvla.evaluation.protocol"
+    modules = "rdvla.rollout.worker, rdvla.workers.processes, rdvla.evaluation.protocol"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
