@@ -246,7 +246,7 @@ def alive(process):
 
 @pytest.mark.skipif(os.name != "posix", reason="asks for processes by signal 0")
 def test_workers_end_with_a_parent_that_is_killed():
-    code = "from tests.rollout.test_pool import sleep_in_workers as f\nif __name__ == '__main__': f()"
+    code = "from tests.workers.test_pool import sleep_in_workers as f\nif __name__ == '__main__': f()"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         patience = threading.Timer(120, parent.kill)  # ends a wait for workers that never begin
         patience.start()
