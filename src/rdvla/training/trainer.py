@@ -32,6 +32,7 @@ from rdvla.training.policy_export import PolicyExport, provenance_of
 from rdvla.training.run_directory import RunDirectory, flatten
 from rdvla.training.schedule import Length
 from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset
+from rdvla.training.throughput import measure_throughput
 from rdvla.training.trackers import check_installed, open_trackers
 
 
@@ -123,6 +124,13 @@ class Trainer:
             augmentation=config.data.augmentation,
         )
         self.objective = make_objective(config, self.dataset, self.source)
+        self.throughput = measure_throughput(
+            config,
+            self.policy,
+            self.source.batch(self.sampler.draw(0).frames[:1]),
+            losses=self.objective.losses,
+            processes=self.accelerator.num_processes,
+        )
         self.state = TrainingState(self.policy, config)
         self.export = PolicyExport(
             self.policy,
@@ -210,9 +218,8 @@ class Trainer:
         total, grad_norm, *scalars = torch.stack([loss.total.detach(), norm, *loss.scalars.values()]).tolist()
         if not (math.isfinite(total) and math.isfinite(grad_norm)):
             latest = self.store.named("latest")
-            raise NonFiniteLossError(
-                describe_failure(draw, batch, self.dataset, loss=total, grad_norm=grad_norm, latest=latest)
-            )
+            told = describe_failure(draw, batch, self.dataset, loss=total, grad_norm=grad_norm, latest=latest)
+            raise NonFiniteLossError(told)
         return Update(
             depth=draw.depth,
             grad_norm=grad_norm,
@@ -227,14 +234,9 @@ class Trainer:
         return self.state.step == self.config.steps or (every > 0 and self.state.step % every == 0)
 
     def _log(self, log: MetricsLog, progress: TrainingProgress, window: list[Update]) -> None:
-        figures = averaged(window)
+        figures = averaged(window) | self.throughput.figures(window)
         log.write(step=self.state.step, kind="train", scalars=figures)
-        progress.update(
-            step=self.state.step,
-            loss=figures["loss"],
-            depth=window[-1].depth,
-            milliseconds=figures["ms_per_step"],
-        )
+        progress.update(step=self.state.step, depth=window[-1].depth, figures=figures)
 
     def _validate(self, log: MetricsLog, progress: TrainingProgress) -> float | None:
         """Validate the averaged weights; return the figure that decides, None without held-out episodes."""
