@@ -159,7 +159,8 @@ def operations_of(loss: Callable[[], Tensor], module: nn.Module) -> int:
             torch.autograd.grad(loss(), trained, allow_unused=True)
     finally:
         module.train(was_training)
-    return counter.get_total_flops()
+    total: int = counter.get_total_flops()
+    return total
 
 
 def device_peak(device: torch.device, *, bfloat16: bool) -> float | None:
