@@ -10,6 +10,7 @@ from rdvla.errors import ConfigError
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.device import Device
 from rdvla.processing.augmentation import Augmentation
+from rdvla.training.compute import ComputeConfig
 from rdvla.training.ranges import MOST, not_negative, one_of, positive, refuse
 
 OBJECTIVES = ("actions", "perception")
@@ -205,7 +206,7 @@ class TrainConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: Literal["actions", "perception"] = "actions"  # cloning, or environment-state regression
     steps: int = 3000  # updates; the learning rate's schedule ends there
-    batch_size: int = 128  # B, samples per update
+    batch_size: int = 128  # B, samples per update, over all processes
     seed: int = 0  # decides every random draw, together with the step number
     init_from: str = ""  # policy, run directory or hub id whose weights it starts from; empty: random
     init_parts: tuple[str, ...] = ("backbone",)  # taken from init_from: backbone, head or both
@@ -218,6 +219,7 @@ class TrainConfig:
     ema: EMAConfig = field(default_factory=EMAConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     log_every: int = 10  # steps between lines of metrics.jsonl, and between points of the trackers
     trackers: tuple[str, ...] = ("tensorboard",)  # next to metrics.jsonl: tensorboard, wandb, trackio
     threads: int = 1  # of torch; 1 was 6x faster than 2 on a busy two-core machine
@@ -254,6 +256,7 @@ class TrainConfig:
             raise ConfigError("init_from is given but init_parts is empty; name backbone, head or both.")
 
     def _check_combinations(self) -> None:
+        self.compute.check_batch_size(self.batch_size, processes=self.compute.processes)
         if self.freeze_backbone and self.data.augmentation.is_on:
             raise ConfigError(
                 "data.augmentation changes images, but with freeze_backbone=true their features are computed "

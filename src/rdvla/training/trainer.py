@@ -17,7 +17,9 @@ from rdvla.data import split_episodes
 from rdvla.data.older_fingerprint import older_fingerprint
 from rdvla.errors import RDVLAError
 from rdvla.files import sole_user
-from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
+from rdvla.heads import Loss
+from rdvla.policy.batch import Share
+from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread, share_out
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
@@ -26,7 +28,7 @@ from rdvla.training.interruption import StopRequest
 from rdvla.training.messages import UNITS_ANEW, finish_lines, resume_lines, stop_lines, titled, unwritable
 from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
-from rdvla.training.objectives import make_objective, validate
+from rdvla.training.objectives import make_objective, total_of, validate
 from rdvla.training.optimization import TrainingState, fixed_weights
 from rdvla.training.policy_export import PolicyExport, provenance_of
 from rdvla.training.run_directory import RunDirectory, flatten
@@ -204,16 +206,12 @@ class Trainer:
             NonFiniteLossError: before anything is changed by a loss or a gradient that is not finite.
         """
         started = time.perf_counter()
-        torch.manual_seed(draw.generator.initial_seed())  # for what draws by itself, such as dropout
-        batch = self.source.batch(draw.frames, generator=draw.generator)
-        with self.accelerator.autocast():
-            loss = self.objective.loss(self.policy, batch, draw)
         self.state.clear_gradient()
-        self.accelerator.backward(loss.total)
+        loss = total_of([self._add_gradient(draw, share) for share in self._shares(draw)])
         norm = self.state.clip_gradient()
-        total, grad_norm, *scalars = torch.stack([loss.total.detach(), norm, *loss.scalars.values()]).tolist()
+        total, grad_norm, *scalars = torch.stack([loss.total, norm, *loss.scalars.values()]).tolist()
         if not (math.isfinite(total) and math.isfinite(grad_norm)):
-            latest = self.store.named("latest")
+            batch, latest = self.source.batch(draw.frames), self.store.named("latest")
             raise NonFiniteLossError(
                 describe_failure(draw, batch, self.dataset, loss=total, grad_norm=grad_norm, latest=latest)
             )
@@ -224,6 +222,21 @@ class Trainer:
             seconds=time.perf_counter() - started,
             scalars=dict(zip(loss.scalars, scalars, strict=True)),
         )
+
+    def _shares(self, draw: Draw) -> list[Share | None]:
+        """Return what the update's accumulation steps compute; None is the whole batch."""
+        parts = self.config.compute.accumulation_steps
+        return [None] if parts == 1 else [*share_out(len(draw.frames), parts=parts)]
+
+    def _add_gradient(self, draw: Draw, share: Share | None) -> Loss:
+        """Add the gradient of a share of an update's batch; return its loss, detached."""
+        torch.manual_seed(draw.seed(share))  # for what draws by itself, such as dropout
+        draw = replace(draw, generator=draw.generator.clone_state())  # all shares draw the same
+        batch = self.source.batch(draw.frames, generator=draw.generator, share=share)
+        with self.accelerator.autocast():
+            loss = self.objective.loss(self.policy, batch, draw)
+        self.accelerator.backward(loss.total)
+        return Loss(loss.total.detach(), loss.scalars)
 
     # --- what happens between updates ---
 
