@@ -32,6 +32,7 @@ from rdvla.training.objectives import make_objective, total_of, validate
 from rdvla.training.optimization import TrainingState, fixed_weights
 from rdvla.training.policy_export import PolicyExport, provenance_of
 from rdvla.training.run_directory import RunDirectory, flatten
+from rdvla.training.sampling import choose_frames, within_window
 from rdvla.training.schedule import Length
 from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset
 from rdvla.training.throughput import measure_throughput
@@ -102,12 +103,15 @@ class Trainer:
         if not held_out and config.data.validation_fraction > 0:
             self._say(titled([("validation", "none: no task has two episodes, so none is held out")]))
         self.sampler = Sampler(
-            self._frames(training),
+            choose_frames(config, self.dataset, self._frames(training)),
             batch_size=config.batch_size,
             seed=config.seed,
             depth=depth_distribution(config.depth, head_mean=config.policy.head.mean_training_depth),
         )
-        self.validation_frames = evenly_spread(self._frames(held_out), at_most=config.validation.max_samples)
+        self.validation_frames = evenly_spread(
+            within_window(config.data, self.dataset, self._frames(held_out)),
+            at_most=config.validation.max_samples,
+        )
         features = frozen_features(
             self.policy,
             self.dataset,
