@@ -128,6 +128,11 @@ class RecurrentConfig(HeadConfig):  # type: ignore[no-untyped-call]
         return self.mean_depth
 
     @property
+    def gradient_depth(self) -> int:
+        """d, iterations that gradient flows through at most."""
+        return self.backprop_depth
+
+    @property
     def facts(self) -> dict[str, str]:
         """What else a model card says about the head, by title."""
         return {
