@@ -17,6 +17,7 @@ from pathlib import Path
 import av
 
 from rdvla.data.decoding import DECODE_ERRORS, video_stream
+from rdvla.data.formats.lerobot.declared import is_inside, oversized
 from rdvla.data.formats.lerobot.episodes import EpisodeRecord, VideoPart
 from rdvla.data.formats.lerobot.files import DatasetFiles
 from rdvla.errors import DatasetError
@@ -82,7 +83,14 @@ class Placement:
     size: tuple[int, int]
 
 
-def place(files: DatasetFiles, records: Sequence[EpisodeRecord], key: str, *, fps: float) -> Placement:
+def place(
+    files: DatasetFiles,
+    records: Sequence[EpisodeRecord],
+    key: str,
+    *,
+    fps: float,
+    declared: tuple[int, int] = (0, 0),
+) -> Placement:
     """Find every episode's pictures of one camera; opens the header of each video.
 
     Args:
@@ -90,6 +98,7 @@ def place(files: DatasetFiles, records: Sequence[EpisodeRecord], key: str, *, fp
         records: the episodes.
         key: the camera's feature.
         fps: frames per second.
+        declared: (height, width) in info.json; (0, 0): it does not say. Far larger pictures are not decoded.
     """
     by_file: dict[str, list[EpisodeRecord]] = {}
     left_out: dict[int, str] = {}
@@ -100,7 +109,7 @@ def place(files: DatasetFiles, records: Sequence[EpisodeRecord], key: str, *, fp
         else:
             by_file.setdefault(part.file, []).append(record)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        headers = list(pool.map(lambda name: _header(files, name), by_file))
+        headers = list(pool.map(lambda name: _header(files, name, declared), by_file))
     first: dict[int, int] = {}
     notes: list[str] = []
     surplus = 0
@@ -155,13 +164,17 @@ def _usual_size(
     return counts.most_common(1)[0][0] if counts else (0, 0)
 
 
-def _header(files: DatasetFiles, name: str) -> VideoHeader | str:
+def _header(files: DatasetFiles, name: str, declared: tuple[int, int]) -> VideoHeader | str:
+    if not is_inside(name):
+        return f"{name!r:.200} would lie outside of the dataset"
     if not (files.root / name).is_file():
         return f"{files.root / name} is missing"
     try:
-        return VideoHeader.read(files.root / name)
+        header = VideoHeader.read(files.root / name)
     except (ValueError, DatasetError) as error:
         return f"{files.root / name} {error}"
+    reason = oversized(header.height, header.width, declared=declared)
+    return f"{files.root / name} {reason}" if reason else header
 
 
 def _starts(
