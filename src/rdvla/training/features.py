@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
@@ -15,6 +17,8 @@ from rdvla.data import EpisodeDataset, FeatureCache, ImageCache
 from rdvla.policy import RDVLAPolicy
 from rdvla.progress import Progress
 from rdvla.types import Observation
+
+IMAGES = "images"  # key of decoded images that are kept
 
 
 def is_image(value: Tensor) -> bool:
@@ -48,6 +52,67 @@ class FrozenFeatures:
         return features
 
 
+class StreamedFeatures:
+    """Frozen inputs computed from images that are decoded for every batch: they would not fit on the disk.
+
+    Args:
+        policy: its frozen inputs; they hold images.
+        dataset: gives the images, which are fetched when they are needed.
+        kept: decoded images of the frames that are validated on; None: there are none.
+        kept_frames: (V,) these frames.
+        image_names: features that are images.
+    """
+
+    def __init__(
+        self,
+        policy: RDVLAPolicy,
+        dataset: EpisodeDataset,
+        *,
+        kept: FeatureCache | None,
+        kept_frames: NDArray[np.int64],
+        image_names: tuple[str, ...],
+    ) -> None:
+        self.image_names = image_names
+        self._policy = policy
+        self._dataset = dataset
+        self._kept = kept
+        self._kept_frames = kept_frames
+
+    def get(self, frames: Any) -> dict[str, Tensor]:
+        """Return name -> (B, ...); floating-point features in float32, rounded as a cache would."""
+        numbers = self._dataset.captured_at(frames)
+        was_training = self._policy.training
+        self._policy.eval()
+        try:
+            with torch.no_grad():
+                found = _encode(self._policy, self._images(numbers), self._dataset.instructions(frames))
+        finally:
+            self._policy.train(was_training)
+        return {
+            name: (value.half().float() if value.is_floating_point() else value).cpu()
+            for name, value in found.items()
+        }
+
+    def _images(self, frames: NDArray[np.int64]) -> dict[str, Tensor]:
+        if self._kept is None or not np.isin(frames, self._kept_frames).all():
+            return self._dataset.images(frames)
+        stacked = self._kept.get(frames)[IMAGES]
+        return {camera: stacked[:, index] for index, camera in enumerate(self._dataset.cameras)}
+
+
+class FrozenInputs(Protocol):
+    """What gives the frozen inputs of samples."""
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """Features that are images."""
+        ...
+
+    def get(self, frames: Any) -> dict[str, Tensor]:
+        """Return name -> (B, ...) for (B,) dataset frames; floating-point features in float32."""
+        ...
+
+
 @dataclass(frozen=True)
 class CacheOptions:
     """Where frozen inputs are cached, and how they are computed."""
@@ -58,26 +123,39 @@ class CacheOptions:
     console: Console  # for the progress bars
 
 
-def frozen_features(policy: RDVLAPolicy, dataset: EpisodeDataset, options: CacheOptions) -> FrozenFeatures:
+def frozen_features(
+    policy: RDVLAPolicy,
+    dataset: EpisodeDataset,
+    options: CacheOptions,
+    *,
+    validation: NDArray[np.int64] | None = None,
+) -> FrozenInputs:
     """Open the caches of the policy's frozen inputs for all samples, computing what is missing.
 
     With a trainable image encoder the frozen inputs are the decoded images (uint8), so no update decodes
     video. With a frozen backbone they are its context features, computed from decoded images if an earlier
-    run left those in the same folder.
+    run left those in the same folder. Streamed images are decoded for every batch instead; only those of
+    validation are kept.
 
     Args:
         policy: frozen as it will be in training.
         dataset: with the samples of training and validation.
         options: folder and sizes.
+        validation: (V,) frames that are validated on again and again.
     """
     was_training = policy.training
     policy.eval()
     first = dataset.sample_index[:1]
     sample = _encode(policy, dataset.images(first), dataset.instructions(first))
     image_names = tuple(name for name, value in sample.items() if is_image(value))
+    size = sum(sample[name].nbytes for name in image_names[:1])
+    if dataset.is_streamed and image_names:
+        policy.train(was_training)
+        frames = np.zeros(0, dtype=np.int64) if validation is None else dataset.captured_at(validation)
+        kept = _kept_images(dataset, frames, options, size=size) if len(frames) else None
+        return StreamedFeatures(policy, dataset, kept=kept, kept_frames=frames, image_names=image_names)
     images = None
-    if image_names or ImageCache.exists(dataset, directory=options.folder):
-        size = sum(sample[name].nbytes for name in image_names[:1])
+    if not dataset.is_streamed and (image_names or ImageCache.exists(dataset, directory=options.folder)):
         images = _cached_images(dataset, options, in_memory=_fits(size, dataset, options))
     others = {name: value for name, value in sample.items() if name not in image_names}
     stored_as = {name: _first_alias(name, others) for name in others}
@@ -89,6 +167,22 @@ def frozen_features(policy: RDVLAPolicy, dataset: EpisodeDataset, options: Cache
 def _encode(policy: RDVLAPolicy, images: dict[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
     state = torch.zeros(len(instructions), policy.config.state_dim)  # the frozen inputs do not depend on it
     return policy.frozen_inputs(Observation(images=images, state=state, instruction=instructions))
+
+
+def _kept_images(
+    dataset: EpisodeDataset, frames: NDArray[np.int64], options: CacheOptions, *, size: int
+) -> FeatureCache:
+    with Progress(options.console, transient=True) as progress:
+        task = progress.add_task("images of validation", total=len(frames))
+        return FeatureCache.open_or_build(
+            dataset,
+            frames,
+            lambda images, _: {IMAGES: torch.stack([images[camera] for camera in dataset.cameras], dim=1)},
+            key=IMAGES,
+            directory=options.folder,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            in_memory=0 < size * len(frames) <= options.memory_limit,
+        )
 
 
 def _cached_images(dataset: EpisodeDataset, options: CacheOptions, *, in_memory: bool) -> ImageCache:
