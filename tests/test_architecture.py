@@ -44,6 +44,7 @@ ALLOWED = {
     "simulation": FOUNDATIONS | {"data", "progress", "rollout", "workers"},
     "evaluation": CORE
     | {"policy", "rollout", "workers", "simulation", "progress", "live", "serving", "data"},
+    "sweep": CORE | {"policy", "training", "rollout", "evaluation", "progress"},
     "interop": CORE | {"heads", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "types", "control", "processing", "manifest"},
     "serving": CORE
