@@ -40,12 +40,13 @@ ALLOWED = {
     "policy": CORE | {"heads", "engine", "backbone", "processing"},
     "data": FOUNDATIONS | {"leftovers", "processing"},
     "training": CORE | {"heads", "engine", "backbone", "processing", "policy", "data", "progress", "workers"},
-    "workers": {"errors"},
+    "workers": {"errors", "files"},
     "rollout": CORE | {"workers"},
     "live": CORE,
     "simulation": FOUNDATIONS | {"data", "progress", "rollout", "workers"},
     "evaluation": CORE
     | {"policy", "rollout", "workers", "simulation", "progress", "live", "serving", "data"},
+    "sweep": CORE | {"policy", "training", "rollout", "evaluation", "progress"},
     "interop": CORE | {"heads", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "types", "control", "processing", "manifest"},
     "serving": CORE

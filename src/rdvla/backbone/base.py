@@ -23,6 +23,11 @@ from rdvla.heads import Level
 PADDING = -1  # among the token ids of `prepare`
 
 
+def inside_image(keypoints: Tensor) -> Tensor:
+    """(B, cameras, P, 2) points -> (B, cameras, P) bool, whether each is in its image."""
+    return (keypoints.abs() < 1).all(dim=-1)
+
+
 @dataclass(frozen=True)
 class Features:
     """Context features by level, C wide."""
@@ -97,6 +102,8 @@ class Backbone(nn.Module, ABC):
 
     def keypoint_loss(self, features: Features, keypoints: Tensor) -> Tensor:
         """Compare attention with the keypoints of things: a scalar loss that trains perception only.
+
+        It is a mean over the keypoints that are `inside_image`.
 
         Args:
             features: from `transform`.
