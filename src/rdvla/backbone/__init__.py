@@ -15,7 +15,7 @@ from rdvla.backbone.prismatic.config import LanguageConfig, PrismaticConfig, Vis
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
-    from rdvla.backbone.base import Backbone, Features
+    from rdvla.backbone.base import Backbone, Features, inside_image
     from rdvla.backbone.compact.backbone import CompactBackbone
     from rdvla.backbone.huggingface.backbone import HuggingFaceBackbone
     from rdvla.backbone.lora import is_lora
@@ -36,5 +36,6 @@ __all__ = [
     "PrismaticBackbone",
     "PrismaticConfig",
     "VisionTransformerConfig",
+    "inside_image",
     "is_lora",
 ]

@@ -23,6 +23,11 @@ from rdvla.heads import Level
 PADDING = -1  # among the token ids of `prepare`
 
 
+def inside_image(keypoints: Tensor) -> Tensor:
+    """(B, cameras, P, 2) points -> (B, cameras, P) bool, whether each is in its image."""
+    return (keypoints.abs() < 1).all(dim=-1)
+
+
 @dataclass(frozen=True)
 class Features:
     """Context features by level, C wide."""
@@ -98,6 +103,8 @@ class Backbone(nn.Module, ABC):
     def keypoint_loss(self, features: Features, keypoints: Tensor) -> Tensor:
         """Compare attention with the keypoints of things: a scalar loss that trains perception only.
 
+        It is a mean over the keypoints that are `inside_image`.
+
         Args:
             features: from `transform`.
             keypoints: (B, cameras, P, 2), x to the right and y down, -1 to 1 inside the image.
@@ -123,6 +130,13 @@ class Backbone(nn.Module, ABC):
         """Return what `prepare` uses next to weights and configuration, for JSON; a cache depends on it.
 
         A published model's image processor or tokenizer may change under the same name.
+        """
+        return {}
+
+    def architecture(self) -> dict[str, Any]:
+        """Return the configurations of published models, for JSON; a cache depends on them.
+
+        They say what the weights do not, such as the epsilon of a norm.
         """
         return {}
 

@@ -91,7 +91,9 @@ class ActionHead(nn.Module, ABC):
         depth: int | None = None,
         initial_state: Tensor | None = None,
     ) -> Loss:
-        """Return the training loss of a batch.
+        """Return the training loss of a batch: a mean over the action steps that are not padding.
+
+        Its scalars are such means too. So a batch may be computed in shares, see `rdvla.policy.batch.Share`.
 
         Args:
             context: features of B observations.

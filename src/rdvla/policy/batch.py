@@ -31,6 +31,30 @@ class EarlierQueries:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Rows of an update's batch that are computed apart: by one process, in one accumulation step.
+
+    Random numbers are drawn for the whole batch, so they do not depend on how it is shared out. Each loss
+    counts by the part of what it averages over, so the losses of all shares add up to the whole batch's.
+    """
+
+    first: int  # row of the whole batch
+    size: int  # rows
+    whole: int  # B, samples of the whole batch
+    steps: float = 1.0  # part of the whole batch's action steps, without padding, that is in these rows
+    points: float = 1.0  # the same of its keypoints inside the image
+
+    @property
+    def samples(self) -> float:
+        """Part of the whole batch's samples that is in these rows."""
+        return self.size / self.whole
+
+    def of(self, values: Tensor) -> Tensor:
+        """Return these rows of (B, ...)."""
+        return values[self.first : self.first + self.size]
+
+
+@dataclass(frozen=True)
 class Batch:
     """B samples on the policy's device, in the units that the policy computes in."""
 
@@ -41,6 +65,7 @@ class Batch:
     environment_state: Tensor | None = None  # (B, E), standardised; None: the dataset has none
     keypoints: Tensor | None = None  # (B, cameras, P, 2) in the images, -1..1; None: the dataset has none
     earlier: EarlierQueries | None = None  # None: every sample starts from noise
+    share: Share | None = None  # which rows of an update's batch these are; None: all of them
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rdvla.backbone import Backbone, Features
 from rdvla.errors import ConfigError
-from rdvla.policy.batch import Batch
+from rdvla.policy.batch import Batch, Share
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,16 @@ class LossWeights:
     actions: float = 1.0  # the head's loss on the demonstrated chunk
     perception: float = 0.0  # L1 on the environment state that the backbone reads off the images
     keypoints: float = 0.0  # within the perception loss: cross-entropy of the attention with keypoints
+
+    def of(self, share: Share | None) -> LossWeights:
+        """Return the weights in a share of a batch: all shares' losses then add up to the whole batch's."""
+        if share is None:
+            return self
+        return LossWeights(
+            actions=self.actions * share.steps,
+            perception=self.perception * share.samples,
+            keypoints=self.keypoints * share.points / share.samples,
+        )
 
 
 def perception_loss(

@@ -163,10 +163,14 @@ class Trainable(nn.Module):
         return self.engine.predict(context, stop=stop, initial_state=initial_state, generator=generator)
 
     def _continued(self, batch: Batch, generator: torch.Generator | None) -> Tensor | None:
-        """S_0 of a batch with samples that go on from an earlier query; None: the head draws it."""
-        if batch.earlier is None:
+        """S_0 of samples that go on from an earlier query, or of a share; None: the head draws it."""
+        if batch.share is not None:
+            noise = batch.share.of(self.head.initial_state(batch.share.whole, generator))
+        elif batch.earlier is not None:
+            noise = self.head.initial_state(batch.size, generator)
+        else:
             return None
-        return batch.earlier.initial_state(self.head.initial_state(batch.size, generator))
+        return noise if batch.earlier is None else batch.earlier.initial_state(noise)
 
     def _context(self, features: Features, state: Tensor) -> Context:
         proprio = self.proprio_projector(state)

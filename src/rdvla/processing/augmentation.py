@@ -79,6 +79,10 @@ class ImageChanges:
     saturation: Tensor  # factor
     hue: Tensor  # turns
 
+    def select(self, images: slice) -> ImageChanges:
+        """Return what happens to some of the images."""
+        return ImageChanges(**{name: value[images] for name, value in vars(self).items()})
+
     def apply(self, images: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 -> the same shape and type, on the same device."""
         import torch

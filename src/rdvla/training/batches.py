@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rdvla.backbone import inside_image
 from rdvla.data import EpisodeDataset
 from rdvla.data.features import ENVIRONMENT_STATE, KEYPOINTS
 from rdvla.errors import ConfigError
 from rdvla.heads import ConstantDepth, DepthDistribution, LogNormalPoisson
 from rdvla.policy import RDVLAPolicy
-from rdvla.policy.batch import Batch
+from rdvla.policy.batch import Batch, Share
 from rdvla.processing.augmentation import Augmentation
+from rdvla.training.choices import FrameChoice, UniformChoice
 from rdvla.training.config import DepthConfig
 from rdvla.training.features import FrozenFeatures, is_image
 
@@ -50,12 +53,19 @@ class Draw:
     depth: int  # r, iterations
     generator: torch.Generator  # goes on to the initial state, the noise and warm starts, in this order
 
+    def seed(self, share: Share | None) -> int:
+        """Return a seed for what draws by itself, such as dropout; each share of the batch has its own."""
+        seed = self.generator.initial_seed()
+        if share is None or share.first == 0:
+            return seed
+        return int(np.random.SeedSequence((seed, share.first)).generate_state(1, np.uint64)[0])
+
 
 class Sampler:
-    """Draws batches uniformly, with replacement, from the frames of the training episodes.
+    """Draws batches, uniformly with replacement unless another choice is given.
 
     Args:
-        frames: (N,) dataset frames that may start a chunk.
+        frames: (N,) dataset frames that may start a chunk, or what chooses from them.
         batch_size: B.
         seed: of the run.
         depth: distribution of r.
@@ -65,13 +75,14 @@ class Sampler:
     """
 
     def __init__(
-        self, frames: Sequence[int] | Tensor, *, batch_size: int, seed: int, depth: DepthDistribution
+        self,
+        frames: Sequence[int] | Tensor | FrameChoice,
+        *,
+        batch_size: int,
+        seed: int,
+        depth: DepthDistribution,
     ) -> None:
-        self._frames = torch.as_tensor(frames, dtype=torch.int64)
-        if self._frames.numel() == 0:
-            raise ConfigError(
-                "There are no training frames: the dataset is empty or every episode is held out."
-            )
+        self._choice = frames if isinstance(frames, FrameChoice) else UniformChoice(frames)
         self._batch_size = batch_size
         self._seed = seed
         self._depth = depth
@@ -79,9 +90,9 @@ class Sampler:
     def draw(self, step: int) -> Draw:
         """Return the draw of update number `step`; the same for the same step, whatever was drawn before."""
         generator = step_generator(self._seed, step)
-        index = torch.randint(len(self._frames), (self._batch_size,), generator=generator)
+        frames = self._choice.choose(step, self._batch_size, generator=generator)
         depth = self._depth.sample(generator)
-        return Draw(step=step, frames=self._frames[index], depth=depth, generator=generator)
+        return Draw(step=step, frames=frames, depth=depth, generator=generator)
 
 
 def evenly_spread(frames: Tensor, *, at_most: int) -> Tensor:
@@ -148,32 +159,44 @@ class BatchSource:
             )
         self._standardize = Standardizer.from_statistics(dataset.statistics, ENVIRONMENT_STATE)
 
-    def batch(self, frames: Tensor, *, generator: torch.Generator | None = None) -> Batch:
-        """Return the samples that start at `frames`.
+    def batch(
+        self, frames: Tensor, *, generator: torch.Generator | None = None, share: Share | None = None
+    ) -> Batch:
+        """Return the samples that start at `frames`, or a share of them.
 
         Args:
-            frames: (B,) int64 dataset frames.
+            frames: (B,) int64 dataset frames of the whole batch.
             generator: where augmentation is drawn from; None switches it off, as in validation.
+            share: the rows that are wanted; None: all. How much they count is filled in.
         """
         device = self._policy.device
-        index = frames.numpy()
+        whole = frames.numpy()
+        index = whole if share is None else whole[share.first : share.first + share.size]
         features = {name: value.to(device) for name, value in self._features.get(index).items()}
         if generator is not None and self._image_shift > 0:
-            features = shift_images(features, at_most=self._image_shift, generator=generator)
-        keypoints = self._keypoints(index, device)
+            features = shift_images(features, at_most=self._image_shift, generator=generator, share=share)
+        keypoints = self._keypoints(whole, device)  # all of them, as they say how much the share counts
         if generator is not None and self._augmentation.is_on:
             features, keypoints = augment_images(
-                features, keypoints, augmentation=self._augmentation, generator=generator
+                features, keypoints, augmentation=self._augmentation, generator=generator, share=share
             )
+        is_pad = self._dataset.action_is_pad(whole)
+        if share is not None:
+            share = replace(share, steps=_part(~is_pad, share))
+            is_pad = share.of(is_pad)
+            if keypoints is not None:
+                share = replace(share, points=_part(inside_image(keypoints), share))
+                keypoints = share.of(keypoints)
         state = self._dataset.state(index).to(device)
         actions = self._dataset.actions(index).to(device)
         return Batch(
             features=features,
             state=self._policy.state_normalizer.normalize(state),
             actions=self._policy.action_normalizer.normalize(actions),
-            action_is_pad=self._dataset.action_is_pad(index).to(device),
+            action_is_pad=is_pad.to(device),
             environment_state=self._environment_state(index, device),
             keypoints=keypoints,
+            share=share,
         )
 
     def _environment_state(self, index: Any, device: torch.device) -> Tensor | None:
@@ -198,15 +221,29 @@ class BatchSource:
         return torch.stack(moved, dim=1)
 
 
+def share_out(batch_size: int, *, parts: int) -> list[Share]:
+    """Cut a batch into `parts` shares of consecutive rows, as even as can be; empty ones are left out."""
+    ends = [batch_size * part // parts for part in range(parts + 1)]
+    return [
+        Share(first=first, size=end - first, whole=batch_size) for first, end in pairwise(ends) if end > first
+    ]
+
+
+def _part(counted: Tensor, share: Share) -> float:
+    """Return how much of what is True in (B, ...) is in a share."""
+    return int(share.of(counted).sum()) / max(1, int(counted.sum()))
+
+
 def shift_images(
-    features: Mapping[str, Tensor], *, at_most: int, generator: torch.Generator
+    features: Mapping[str, Tensor], *, at_most: int, generator: torch.Generator, share: Share | None = None
 ) -> dict[str, Tensor]:
     """Shift every image by up to `at_most` pixels along each axis, repeating the border.
 
-    Tensors that are no images (see `is_image`) pass unchanged. Each sample and camera has its own shift.
+    Tensors that are no images (see `is_image`) pass unchanged. Each sample and camera has its own shift. Of a
+    share, `features` are its rows, and shifts are drawn for the whole batch.
     """
     return {
-        name: _shift(value, at_most=at_most, generator=generator) if is_image(value) else value
+        name: _shift(value, at_most=at_most, generator=generator, share=share) if is_image(value) else value
         for name, value in features.items()
     }
 
@@ -217,28 +254,34 @@ def augment_images(
     *,
     augmentation: Augmentation,
     generator: torch.Generator,
+    share: Share | None = None,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Change images, and move the keypoints in them; each sample and camera has its own changes.
 
     Args:
-        features: with images (B, cameras, H, W, 3) among them, see `is_image`; others pass unchanged.
-        keypoints: (B, cameras, P, 2) in the images, if there are any.
+        features: with images (b, cameras, H, W, 3) among them, see `is_image`; others pass unchanged.
+        keypoints: (B, cameras, P, 2) in the images of the whole batch, if there are any.
         augmentation: how far images are changed.
-        generator: source of the changes.
+        generator: source of the changes, which are drawn for the whole batch.
+        share: the b rows that `features` are; None: all B.
     """
     images = {name: value for name, value in features.items() if is_image(value)}
     batch, cameras, height, width, _ = next(iter(images.values())).shape
-    changes = augmentation.draw(batch * cameras, generator=generator)
-    changed = {name: changes.apply(value.flatten(0, 1)).view(value.shape) for name, value in images.items()}
+    first, whole = (0, batch) if share is None else (share.first, share.whole)
+    changes = augmentation.draw(whole * cameras, generator=generator)
+    own = changes.select(slice(first * cameras, (first + batch) * cameras))
+    changed = {name: own.apply(value.flatten(0, 1)).view(value.shape) for name, value in images.items()}
     if keypoints is not None:
         keypoints = changes.move(keypoints.flatten(0, 1), size=(height, width)).view(keypoints.shape)
     return {**features, **changed}, keypoints
 
 
-def _shift(images: Tensor, *, at_most: int, generator: torch.Generator) -> Tensor:
-    height, width = images.shape[2:4]
+def _shift(images: Tensor, *, at_most: int, generator: torch.Generator, share: Share | None) -> Tensor:
+    batch, cameras, height, width = images.shape[:4]
     flat = images.flatten(0, 1)
-    shifts = torch.randint(-at_most, at_most + 1, (2, len(flat), 1), generator=generator).to(images.device)
+    first, whole = (0, batch) if share is None else (share.first, share.whole)
+    shifts = torch.randint(-at_most, at_most + 1, (2, whole * cameras, 1), generator=generator)
+    shifts = shifts[:, first * cameras : (first + batch) * cameras].to(images.device)
     down = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1)  # (B x cameras, H)
     right = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1)
     which = torch.arange(len(flat), device=images.device)[:, None, None]

@@ -10,6 +10,7 @@ from rdvla.errors import ConfigError
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.device import Device
 from rdvla.processing.augmentation import Augmentation
+from rdvla.training.compute import ComputeConfig
 from rdvla.training.ranges import MOST, not_negative, one_of, positive, refuse
 
 OBJECTIVES = ("actions", "perception")
@@ -27,6 +28,9 @@ class DataConfig:
     cameras: dict[str, str] = field(default_factory=dict)  # dataset's name: policy's, as {image: agentview}
     action: tuple[str, ...] = ()  # features that make up the action, in this order; empty: action
     state: tuple[str, ...] = ()  # features that make up the proprioception; empty: observation.state, if any
+    weights: tuple[float, ...] = ()  # of several datasets in a batch; empty: by their numbers of samples
+    sampling: Literal["auto", "uniform", "windowed"] = "auto"  # auto: windowed if data is streamed
+    window: int = 0  # of windowed sampling: shards (video files) that are open at a time; 0: chosen
     sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
     cache_dir: str = ""  # folder of cached frozen inputs, which runs may share; empty: <output_dir>/cache
     cache_batch_size: int = 64  # observations per batch while the cache is filled
@@ -43,8 +47,17 @@ class DataConfig:
                 f"data.validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1."
             )
         positive("data", cache_batch_size=self.cache_batch_size, sample_every=self.sample_every)
-        not_negative("data", split_seed=self.split_seed)
+        not_negative("data", split_seed=self.split_seed, window=self.window)
+        one_of("data.sampling", self.sampling, ("auto", "uniform", "windowed"))
         not_negative("data", image_shift=self.image_shift, memory_limit_gb=self.memory_limit_gb)
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        weights = list(self.weights)
+        if any(not 0 <= weight <= MOST for weight in weights):
+            raise ConfigError(f"data.weights is {weights}; every weight must be 0 or larger.")
+        if weights and sum(weights) == 0:
+            raise ConfigError(f"data.weights is {weights}; at least one weight must be above 0.")
 
 
 @dataclass(frozen=True)
@@ -193,7 +206,7 @@ class TrainConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: Literal["actions", "perception"] = "actions"  # cloning, or environment-state regression
     steps: int = 3000  # updates; the learning rate's schedule ends there
-    batch_size: int = 128  # B, samples per update
+    batch_size: int = 128  # B, samples per update, over all processes
     seed: int = 0  # decides every random draw, together with the step number
     init_from: str = ""  # policy, run directory or hub id whose weights it starts from; empty: random
     init_parts: tuple[str, ...] = ("backbone",)  # taken from init_from: backbone, head or both
@@ -206,6 +219,7 @@ class TrainConfig:
     ema: EMAConfig = field(default_factory=EMAConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     log_every: int = 10  # steps between lines of metrics.jsonl, and between points of the trackers
     trackers: tuple[str, ...] = ("tensorboard",)  # next to metrics.jsonl: tensorboard, wandb, trackio
     threads: int = 1  # of torch; 1 was 6x faster than 2 on a busy two-core machine
@@ -242,6 +256,7 @@ class TrainConfig:
             raise ConfigError("init_from is given but init_parts is empty; name backbone, head or both.")
 
     def _check_combinations(self) -> None:
+        self.compute.check_batch_size(self.batch_size, processes=self.compute.processes)
         if self.freeze_backbone and self.data.augmentation.is_on:
             raise ConfigError(
                 "data.augmentation changes images, but with freeze_backbone=true their features are computed "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,28 +35,34 @@ class Objective:
     proprio_noise: float = 0.0  # standard deviation added to the normalised proprioception in training
     warm_starts: WarmStarts | None = None  # of some samples; None: all start from noise
 
-    def loss(self, policy: RDVLAPolicy, batch: Batch, draw: Draw) -> Loss:
-        """Return the loss of one update.
+    def loss(
+        self, policy: RDVLAPolicy, batch: Batch, draw: Draw, *, forward: Callable[..., Loss] | None = None
+    ) -> Loss:
+        """Return the loss of one update, or what a share of its batch adds to it.
 
         Args:
             policy: that is trained; gradients reach it through its `forward` alone.
-            batch: the samples at `draw.frames`.
-            draw: what chance decides.
+            batch: the samples at `draw.frames`, or a share of them.
+            draw: what chance decides, for the whole batch.
+            forward: what wraps the policy to train it in several processes; None: nothing does.
         """
+        forward = policy if forward is None else forward
         if self.losses.actions == 0:
-            return self._forward(policy, batch, draw, generator=None)
-        generator = draw.generator.clone_state()  # `forward` draws S_0 from here
+            return self._forward(forward, batch, draw, generator=None)
+        generator, share = draw.generator.clone_state(), batch.share  # `forward` draws S_0 from here
         if self.proprio_noise > 0 or self.warm_starts is not None:
             # Later draws follow S_0's, so they do not depend on when `forward` runs.
             with torch.no_grad():
-                policy.initial_state(batch.size, draw.generator)
+                policy.initial_state(len(draw.frames), draw.generator)
         if self.proprio_noise > 0:
-            noise = torch.randn(batch.state.shape, generator=draw.generator).to(batch.state)
+            shape = (len(draw.frames), *batch.state.shape[1:])
+            noise = torch.randn(shape, generator=draw.generator)
+            noise = (noise if share is None else share.of(noise)).to(batch.state)
             batch = replace(batch, state=batch.state + self.proprio_noise * noise)
         if self.warm_starts is not None:
-            earlier = self.warm_starts.for_update(policy, draw.frames, generator=draw.generator)
+            earlier = self.warm_starts.for_update(policy, draw.frames, generator=draw.generator, share=share)
             batch = replace(batch, earlier=earlier)
-        return self._forward(policy, batch, draw, generator=generator)
+        return self._forward(forward, batch, draw, generator=generator)
 
     def scores(
         self, policy: RDVLAPolicy, batch: Batch, frames: Tensor, *, generator: torch.Generator
@@ -69,7 +75,7 @@ class Objective:
 
         Args:
             policy: in evaluation mode.
-            batch: the samples at `frames`.
+            batch: the samples at `frames`, or a share of them.
             frames: (B,) dataset frames.
             generator: S_0 is drawn from it.
         """
@@ -81,15 +87,29 @@ class Objective:
             return from_noise
         # A copy, so the figures from noise are the same as in a run without warm starts.
         apart = generator.clone_state()
-        warm = replace(batch, earlier=self.warm_starts.for_all(policy, frames, generator=apart))
+        earlier = self.warm_starts.for_all(policy, frames, generator=apart, share=batch.share)
+        warm = replace(batch, earlier=earlier)
         errors = policy.errors(warm, depths=self.depths, generator=again)
         return _by_depth("warm_l1_depth", errors) | from_noise
 
     def _forward(
-        self, policy: RDVLAPolicy, batch: Batch, draw: Draw, *, generator: torch.Generator | None
+        self,
+        forward: Callable[..., Loss],
+        batch: Batch,
+        draw: Draw,
+        *,
+        generator: torch.Generator | None,
     ) -> Loss:
-        loss: Loss = policy(batch, losses=self.losses, generator=generator, depth=draw.depth)
-        return loss
+        losses = self.losses.of(batch.share)
+        loss = forward(batch, losses=losses, generator=generator, depth=draw.depth)
+        if batch.share is None:
+            return loss
+        # What trains perception alone is a mean over samples, what the head logs over action steps.
+        by_samples = loss.scalars.keys() if losses.actions == 0 else {"perception_loss"}
+        parts = {
+            name: batch.share.samples if name in by_samples else batch.share.steps for name in loss.scalars
+        }
+        return Loss(loss.total, {name: parts[name] * value for name, value in loss.scalars.items()})
 
 
 def make_objective(config: TrainConfig, dataset: EpisodeDataset, source: BatchSource) -> Objective:
@@ -112,6 +132,15 @@ def make_objective(config: TrainConfig, dataset: EpisodeDataset, source: BatchSo
         proprio_noise=config.loss.proprio_noise,
         warm_starts=WarmStarts(warm, dataset, source) if warm.share > 0 else None,
     )
+
+
+def total_of(losses: Sequence[Loss]) -> Loss:
+    """Add up the losses of a batch's shares."""
+    scalars = {
+        name: sum((loss.scalars[name] for loss in losses[1:]), losses[0].scalars[name])
+        for name in losses[0].scalars
+    }
+    return Loss(sum((loss.total for loss in losses[1:]), losses[0].total), scalars)
 
 
 @torch.no_grad()

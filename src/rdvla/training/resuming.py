@@ -37,6 +37,7 @@ MAY_CHANGE = {
     "checkpoints": "what is kept decides nothing about an update",
     "log_every": "what is shown decides nothing about an update",
     "trackers": "what is shown decides nothing about an update",
+    "compute": "it decides speed and memory alone; results may differ in their last bits",
     "threads": "another machine has other cores; results may differ in their last bits",
     "device": "another machine has another accelerator; results may differ in their last bits",
     "data.cache_dir": "what is cached does not depend on its place",

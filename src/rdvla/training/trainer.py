@@ -17,21 +17,34 @@ from rdvla.data import split_episodes
 from rdvla.data.older_fingerprint import older_fingerprint
 from rdvla.errors import RDVLAError
 from rdvla.files import sole_user
-from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
+from rdvla.heads import Loss
+from rdvla.policy.batch import Share
+from rdvla.training.arithmetic import arithmetic
+from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread, share_out
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
 from rdvla.training.inference import complete, describe, describe_size, named
 from rdvla.training.interruption import StopRequest
-from rdvla.training.messages import UNITS_ANEW, finish_lines, resume_lines, stop_lines, titled, unwritable
+from rdvla.training.messages import (
+    COMPUTED_ELSEWHERE,
+    UNITS_ANEW,
+    finish_lines,
+    resume_lines,
+    stop_lines,
+    titled,
+    unwritable,
+)
 from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
-from rdvla.training.objectives import make_objective, validate
+from rdvla.training.objectives import make_objective, total_of, validate
 from rdvla.training.optimization import TrainingState, fixed_weights
 from rdvla.training.policy_export import PolicyExport, provenance_of
 from rdvla.training.run_directory import RunDirectory, flatten
+from rdvla.training.sampling import choose_frames, within_window
 from rdvla.training.schedule import Length
 from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset
+from rdvla.training.throughput import measure_throughput
 from rdvla.training.trackers import check_installed, open_trackers
 
 
@@ -93,18 +106,23 @@ class Trainer:
             },
             complete=lambda saved: complete(saved, self.dataset, None if source is None else source.config),
         )
+        if elsewhere := self.run_directory.compared(arithmetic(self.accelerator.device)):
+            self._say(titled([("note", COMPUTED_ELSEWHERE.format(elsewhere))]))
         training, held_out = split_episodes(
             self.dataset, config.data.validation_fraction, config.data.split_seed
         )
         if not held_out and config.data.validation_fraction > 0:
             self._say(titled([("validation", "none: no task has two episodes, so none is held out")]))
         self.sampler = Sampler(
-            self._frames(training),
+            choose_frames(config, self.dataset, self._frames(training)),
             batch_size=config.batch_size,
             seed=config.seed,
             depth=depth_distribution(config.depth, head_mean=config.policy.head.mean_training_depth),
         )
-        self.validation_frames = evenly_spread(self._frames(held_out), at_most=config.validation.max_samples)
+        self.validation_frames = evenly_spread(
+            within_window(config.data, self.dataset, self._frames(held_out)),
+            at_most=config.validation.max_samples,
+        )
         features = frozen_features(
             self.policy,
             self.dataset,
@@ -123,6 +141,13 @@ class Trainer:
             augmentation=config.data.augmentation,
         )
         self.objective = make_objective(config, self.dataset, self.source)
+        self.throughput = measure_throughput(
+            config,
+            self.policy,
+            self.source.batch(self.sampler.draw(0).frames[:1]),
+            losses=self.objective.losses,
+            processes=self.accelerator.num_processes,
+        )
         self.state = TrainingState(self.policy, config)
         self.export = PolicyExport(
             self.policy,
@@ -200,16 +225,12 @@ class Trainer:
             NonFiniteLossError: before anything is changed by a loss or a gradient that is not finite.
         """
         started = time.perf_counter()
-        torch.manual_seed(draw.generator.initial_seed())  # for what draws by itself, such as dropout
-        batch = self.source.batch(draw.frames, generator=draw.generator)
-        with self.accelerator.autocast():
-            loss = self.objective.loss(self.policy, batch, draw)
         self.state.clear_gradient()
-        self.accelerator.backward(loss.total)
+        loss = total_of([self._add_gradient(draw, share) for share in self._shares(draw)])
         norm = self.state.clip_gradient()
-        total, grad_norm, *scalars = torch.stack([loss.total.detach(), norm, *loss.scalars.values()]).tolist()
+        total, grad_norm, *scalars = torch.stack([loss.total, norm, *loss.scalars.values()]).tolist()
         if not (math.isfinite(total) and math.isfinite(grad_norm)):
-            latest = self.store.named("latest")
+            batch, latest = self.source.batch(draw.frames), self.store.named("latest")
             raise NonFiniteLossError(
                 describe_failure(draw, batch, self.dataset, loss=total, grad_norm=grad_norm, latest=latest)
             )
@@ -221,20 +242,30 @@ class Trainer:
             scalars=dict(zip(loss.scalars, scalars, strict=True)),
         )
 
+    def _shares(self, draw: Draw) -> list[Share | None]:
+        """Return what the update's accumulation steps compute; None is the whole batch."""
+        parts = self.config.compute.accumulation_steps
+        return [None] if parts == 1 else [*share_out(len(draw.frames), parts=parts)]
+
+    def _add_gradient(self, draw: Draw, share: Share | None) -> Loss:
+        """Add the gradient of a share of an update's batch; return its loss, detached."""
+        torch.manual_seed(draw.seed(share))  # for what draws by itself, such as dropout
+        draw = replace(draw, generator=draw.generator.clone_state())  # all shares draw the same
+        batch = self.source.batch(draw.frames, generator=draw.generator, share=share)
+        with self.accelerator.autocast():
+            loss = self.objective.loss(self.policy, batch, draw)
+        self.accelerator.backward(loss.total)
+        return Loss(loss.total.detach(), loss.scalars)
+
     # --- what happens between updates ---
 
     def _due(self, every: int) -> bool:
         return self.state.step == self.config.steps or (every > 0 and self.state.step % every == 0)
 
     def _log(self, log: MetricsLog, progress: TrainingProgress, window: list[Update]) -> None:
-        figures = averaged(window)
+        figures = averaged(window) | self.throughput.figures(window)
         log.write(step=self.state.step, kind="train", scalars=figures)
-        progress.update(
-            step=self.state.step,
-            loss=figures["loss"],
-            depth=window[-1].depth,
-            milliseconds=figures["ms_per_step"],
-        )
+        progress.update(step=self.state.step, depth=window[-1].depth, figures=figures)
 
     def _validate(self, log: MetricsLog, progress: TrainingProgress) -> float | None:
         """Validate the averaged weights; return the figure that decides, None without held-out episodes."""

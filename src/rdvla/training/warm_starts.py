@@ -11,7 +11,7 @@ from rdvla.control import WarmStart
 from rdvla.data import EpisodeDataset
 from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
-from rdvla.policy.batch import EarlierQueries
+from rdvla.policy.batch import EarlierQueries, Share
 from rdvla.training.batches import BatchSource
 from rdvla.training.config import WarmStartConfig
 
@@ -63,51 +63,65 @@ class WarmStarts:
             )
 
     def for_update(
-        self, policy: RDVLAPolicy, frames: Tensor, *, generator: torch.Generator
+        self, policy: RDVLAPolicy, frames: Tensor, *, generator: torch.Generator, share: Share | None = None
     ) -> EarlierQueries | None:
         """Return what an update's samples go on from; each is chosen with probability `share`.
 
         Args:
             policy: that is trained.
-            frames: (B,) dataset frames.
+            frames: (B,) dataset frames of the whole batch.
             generator: draws (B,) choices, then the noise that the earlier queries start from.
+            share: the rows whose earlier queries are run; None: all.
 
         Returns:
             None if all samples start from noise: not chosen, or without an earlier query.
         """
         chosen = torch.rand(len(frames), generator=generator) < self._config.share
-        return self._run(policy, frames, chosen.numpy(), generator)
+        return self._run(policy, frames, chosen.numpy(), generator, share)
 
     def for_all(
-        self, policy: RDVLAPolicy, frames: Tensor, *, generator: torch.Generator
+        self, policy: RDVLAPolicy, frames: Tensor, *, generator: torch.Generator, share: Share | None = None
     ) -> EarlierQueries | None:
         """As `for_update` with every sample chosen, for validation; no choices are drawn."""
-        return self._run(policy, frames, np.ones(len(frames), dtype=bool), generator)
+        return self._run(policy, frames, np.ones(len(frames), dtype=bool), generator, share)
 
     def _run(
-        self, policy: RDVLAPolicy, frames: Tensor, chosen: NDArray[np.bool_], generator: torch.Generator
+        self,
+        policy: RDVLAPolicy,
+        frames: Tensor,
+        chosen: NDArray[np.bool_],
+        generator: torch.Generator,
+        share: Share | None,
     ) -> EarlierQueries | None:
         earlier = self._earlier(frames)
         samples = np.flatnonzero(chosen & (earlier != NO_FRAME))
         if len(samples) == 0:
             return None
+        with torch.no_grad():
+            noise = policy.initial_state(len(samples), generator)
+        first = 0
+        if share is not None:  # of what was drawn for the whole batch
+            own = (samples >= share.first) & (samples < share.first + share.size)
+            samples, noise, first = samples[own], noise[torch.from_numpy(own)], share.first
+            if len(samples) == 0:
+                return None
         return EarlierQueries(
             warm_start=self._warm_start,
-            samples=torch.from_numpy(samples).to(policy.device),
-            states=self._last_states(policy, torch.from_numpy(earlier[samples]), generator),
+            samples=torch.from_numpy(samples - first).to(policy.device),
+            states=self._last_states(policy, torch.from_numpy(earlier[samples]), noise),
             executed=tuple((frames.numpy() - earlier)[samples].tolist()),
         )
 
     def _earlier(self, frames: Tensor) -> NDArray[np.int64]:
         return earlier_frames(self._dataset, frames, executed=self._config.executed)
 
-    def _last_states(self, policy: RDVLAPolicy, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """Return (n, K, D), what queries at (n,) frames end with."""
+    def _last_states(self, policy: RDVLAPolicy, frames: Tensor, noise: Tensor) -> Tensor:
+        """Return (n, K, D), what queries at (n,) frames end with that start from `noise` (n, K, D)."""
         was_training = policy.training
         policy.eval()  # dropout would give another answer than the one that a robot goes on from
         try:
             batch = self._source.batch(frames)
-            ended: Tensor = policy.predict_batch(batch, stop=self._config.depth, generator=generator).state
+            ended: Tensor = policy.predict_batch(batch, stop=self._config.depth, initial_state=noise).state
             return ended
         finally:
             policy.train(was_training)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rdvla.backbone.base import Backbone, ExportSteps, Features
+from rdvla.backbone.base import Backbone, ExportSteps, Features, inside_image
 from rdvla.backbone.compact.config import LEVELS, CompactConfig
 from rdvla.backbone.compact.image_encoders import ConvEncoders, ImageEncoder, PretrainedImageEncoder
 from rdvla.backbone.compact.slots import InstructedSlots, bilinear_weights
@@ -106,7 +106,7 @@ class CompactBackbone(Backbone):
                 f"keypoints of {keypoints.shape[1]} cameras with {points} points each do not fit a backbone "
                 f"of {self.config.num_cameras} cameras with {self.config.slots} slots each"
             )
-        inside = (keypoints.abs() < 1).all(dim=-1)  # (B, cameras, P)
+        inside = inside_image(keypoints)  # (B, cameras, P)
         target = bilinear_weights(keypoints.clamp(-1, 1), math.isqrt(features.attention.shape[-1]))
         entropy = -(target * (features.attention[:, :, :points] + 1e-6).log()).sum(dim=-1)
         return (entropy * inside).sum() / inside.sum().clamp(min=1)
@@ -114,6 +114,10 @@ class CompactBackbone(Backbone):
     def preparation(self) -> dict[str, Any]:
         """See `Backbone.preparation`: pixel scale and tokenizer of published encoders."""
         return self.image_encoder.preparation() | self.text_encoder.preparation()
+
+    def architecture(self) -> dict[str, Any]:
+        """See `Backbone.architecture`: of published encoders."""
+        return self.image_encoder.architecture() | self.text_encoder.architecture()
 
     def external_prefixes(self) -> tuple[str, ...]:
         """See `Backbone.external_prefixes`: the published encoders, which are loaded by name."""

@@ -1,0 +1,32 @@
+"""Options that change how fast a run trains and how much memory it takes, and nothing that it learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rdvla.errors import ConfigError
+from rdvla.training.ranges import positive
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Over how many processes and accumulation steps an update's batch is shared out."""
+
+    processes: int = 1  # that train together, one per accelerator; a launcher's number counts instead
+    accumulation_steps: int = 1  # an update adds up the gradients of so many smaller batches
+
+    def __post_init__(self) -> None:
+        positive("compute", processes=self.processes, accumulation_steps=self.accumulation_steps)
+
+    def check_batch_size(self, batch_size: int, *, processes: int) -> None:
+        """Check that every process has a sample in every accumulation step.
+
+        Raises:
+            ConfigError: there are fewer samples.
+        """
+        if batch_size < processes * self.accumulation_steps:
+            raise ConfigError(
+                f"batch_size is {batch_size}, the samples of one update over all processes: fewer than "
+                f"{processes} processes x compute.accumulation_steps={self.accumulation_steps}. Raise it, or "
+                "take fewer of the two."
+            )
