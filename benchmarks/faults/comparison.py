@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 # Keys of JSON objects whose values are times, or are drawn anew for every run.
-VOLATILE = {"seconds", "training_seconds", "finished", "ms_per_step", "id", "training.json"}
+VOLATILE = {
+    "seconds",
+    "samples_per_second",
+    "utilisation",
+    "training_seconds",
+    "finished",
+    "ms_per_step",
+    "id",
+    "training.json",
+}
 LOGS = {"tensorboard", "logs"}  # folders whose files are named by time or process
 UNORDERED = {"episodes.jsonl"}  # lines come as episodes end
-LOCK = re.compile(r"rdvla-\d+-[0-9a-f]{24}\.lock")
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -22,7 +29,7 @@ def contents(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if path.is_file() and not LOGS & set(relative.parts):
-            found[LOCK.sub("lock", str(relative))] = _content(path)
+            found[str(relative)] = _content(path)
     return found
 
 

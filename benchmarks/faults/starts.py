@@ -159,7 +159,7 @@ def _files(folder: Path) -> Files:
             for entry in entries:
                 if entry.is_dir():
                     waiting += [entry.path] if entry.name != TEMPORARY else []
-                elif ".tmp" not in entry.name:
+                elif ".tmp" not in entry.name and not entry.name.endswith(".lock"):
                     status = entry.stat()
                     found[entry.path] = (status.st_size, status.st_mtime_ns)
     return found
