@@ -38,7 +38,7 @@ ALLOWED = {
     "policy": CORE | {"heads", "engine", "backbone", "processing"},
     "data": FOUNDATIONS | {"processing"},
     "training": CORE | {"heads", "engine", "backbone", "processing", "policy", "data", "progress", "workers"},
-    "workers": {"errors"},
+    "workers": {"errors", "files"},
     "rollout": CORE | {"workers"},
     "live": CORE,
     "simulation": FOUNDATIONS | {"data", "progress", "rollout", "workers"},

@@ -242,6 +242,10 @@ def read_json(path: Path | str) -> Any:
         raise RDVLAError(f"{path} is not text: {error}") from error
     except json.JSONDecodeError as error:
         raise RDVLAError(f"{path} is not valid JSON (line {error.lineno}): {error.msg}") from error
+    except RecursionError:
+        raise RDVLAError(f"{path} is damaged: its lists and objects are nested too deeply") from None
+    except ValueError as error:  # of a whole number with thousands of digits
+        raise RDVLAError(f"{path} is damaged: it holds a number with too many digits") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:

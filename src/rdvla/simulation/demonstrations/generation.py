@@ -27,7 +27,8 @@ from rdvla.simulation.demonstrations.config import DemonstrationConfig
 from rdvla.simulation.demonstrations.ledger import Ledger, TaskReport
 from rdvla.simulation.demonstrations.recording import NoiseConfig, frame_features
 from rdvla.simulation.registry import make, resolve_tasks, step_limit, task_suite
-from rdvla.workers.pool import WORKER_DIED, Failed, run_jobs
+from rdvla.workers.ends import WORKER_DIED, Failed
+from rdvla.workers.pool import run_jobs
 from rdvla.workers.processes import LocalProcesses
 
 CONFIG_FILE = "demonstrations.json"
