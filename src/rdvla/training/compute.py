@@ -15,6 +15,7 @@ class ComputeConfig:
     processes: int = 1  # that train together, one per accelerator; a launcher's number counts instead
     accumulation_steps: int = 1  # an update adds up the gradients of so many smaller batches
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them: less memory
+    compile: bool = False  # compile the blocks of the head; the first update takes a minute longer
     peak_tflops: float = 0.0  # 10^12 operations per second of a device, for the log; 0: as known by its name
 
     def __post_init__(self) -> None:

@@ -139,7 +139,8 @@ class CompactBackbone(Backbone):
     def _image_tokens(self, prepared: Mapping[str, Tensor]) -> Tensor:
         if "image_tokens" in prepared:
             return prepared["image_tokens"].to(self.latents.dtype)
-        return self.checkpointed(self.image_encoder, prepared["images"])
+        tokens: Tensor = self.checkpointed(self.image_encoder, prepared["images"])
+        return tokens
 
     def _text(self, prepared: Mapping[str, Tensor]) -> Tensor:
         if "text" in prepared:
