@@ -56,7 +56,8 @@ def plan(config: SweepConfig) -> list[Trial]:
             for seed in config.seeds:
                 given = mergedeep.merge({}, shared, _nested(options), _nested(chosen), {"seed": seed})
                 folder = Path(config.output) / "trials" / _folder_name(variant, chosen, seed)
-                trials.append(Trial(_setting(variant, chosen), seed, folder, dict(given)))
+                varied = {name: value for name, value in chosen.items() if len(config.over[name]) > 1}
+                trials.append(Trial(_setting(variant, varied), seed, folder, dict(given)))
     for trial in trials:
         _check(trial)
     _check_different(trials)
