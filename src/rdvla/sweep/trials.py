@@ -73,7 +73,7 @@ def training_options(trial: Trial) -> dict[str, Any]:
 
 def evaluation_options(config: SweepConfig, trial: Trial) -> dict[str, Any]:
     """Return every option of a trial's `rdvla eval`, nested."""
-    places = {"policy": str(trial.run / "policy"), "output": str(trial.evaluation), "label": trial.setting}
+    places = {"policy": str(trial.run / "policy"), "output": str(trial.evaluation), "label": trial.name}
     return {**config.evaluation, **places}
 
 
