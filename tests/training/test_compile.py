@@ -98,7 +98,7 @@ def test_a_head_without_blocks_is_refused(dataset: Path, tmp_path: Path) -> None
         policy=replace(policy_config(), head=head),
         compute=replace(config.compute, compile=True),
     )
-    with pytest.raises(ConfigError, match="compiles the blocks of a head, and .* has none"):
+    with pytest.raises(ConfigError, match=r"compiles the blocks of a head, and .* has none"):
         Trainer(config, console=QUIET)
 
 

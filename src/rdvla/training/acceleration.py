@@ -72,6 +72,6 @@ def _check_compiler() -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
         raise ConfigError(
-            "compute.compile needs a C++ compiler such as g++, and this machine has none: install one, or set "
-            "it to false."
+            "compute.compile needs a C++ compiler such as g++, and this machine has none: install one, or "
+            "set it to false."
         ) from error
