@@ -19,6 +19,7 @@ from rdvla.errors import RDVLAError
 from rdvla.files import sole_user
 from rdvla.heads import Loss
 from rdvla.policy.batch import Share
+from rdvla.training.acceleration import accelerate_policy
 from rdvla.training.arithmetic import arithmetic
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread, share_out
 from rdvla.training.checkpoints import CheckpointStore
@@ -148,6 +149,7 @@ class Trainer:
             losses=self.objective.losses,
             processes=self.accelerator.num_processes,
         )
+        accelerate_policy(self.policy, config.compute)
         self.state = TrainingState(self.policy, config)
         self.export = PolicyExport(
             self.policy,
