@@ -19,6 +19,8 @@ from rdvla.errors import DatasetError, RDVLAError
 from rdvla.files import sole_user
 from rdvla.heads import Loss
 from rdvla.policy.batch import Share
+from rdvla.training.acceleration import accelerate_policy
+from rdvla.training.arithmetic import arithmetic
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread, share_out
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
@@ -26,6 +28,7 @@ from rdvla.training.features import CacheOptions, frozen_features
 from rdvla.training.inference import complete, describe, describe_size, named
 from rdvla.training.interruption import StopRequest
 from rdvla.training.messages import (
+    COMPUTED_ELSEWHERE,
     UNITS_ANEW,
     finish_lines,
     resume_lines,
@@ -106,6 +109,8 @@ class Trainer:
             },
             complete=lambda saved: complete(saved, self.dataset, None if source is None else source.config),
         )
+        if elsewhere := self.run_directory.compared(arithmetic(self.accelerator.device)):
+            self._say(titled([("note", COMPUTED_ELSEWHERE.format(elsewhere))]))
         training, held_out = split_episodes(
             self.dataset, config.data.validation_fraction, config.data.split_seed
         )
@@ -148,6 +153,7 @@ class Trainer:
             losses=self.objective.losses,
             processes=self.accelerator.num_processes,
         )
+        accelerate_policy(self.policy, config.compute)
         self.state = TrainingState(self.policy, config)
         self.export = PolicyExport(
             self.policy,
