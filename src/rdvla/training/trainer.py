@@ -19,13 +19,23 @@ from rdvla.errors import RDVLAError
 from rdvla.files import sole_user
 from rdvla.heads import Loss
 from rdvla.policy.batch import Share
+from rdvla.training.acceleration import accelerate_policy
+from rdvla.training.arithmetic import arithmetic
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread, share_out
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
 from rdvla.training.inference import complete, describe, describe_size, named
 from rdvla.training.interruption import StopRequest
-from rdvla.training.messages import UNITS_ANEW, finish_lines, resume_lines, stop_lines, titled, unwritable
+from rdvla.training.messages import (
+    COMPUTED_ELSEWHERE,
+    UNITS_ANEW,
+    finish_lines,
+    resume_lines,
+    stop_lines,
+    titled,
+    unwritable,
+)
 from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, total_of, validate
@@ -97,6 +107,8 @@ class Trainer:
             },
             complete=lambda saved: complete(saved, self.dataset, None if source is None else source.config),
         )
+        if elsewhere := self.run_directory.compared(arithmetic(self.accelerator.device)):
+            self._say(titled([("note", COMPUTED_ELSEWHERE.format(elsewhere))]))
         training, held_out = split_episodes(
             self.dataset, config.data.validation_fraction, config.data.split_seed
         )
@@ -137,6 +149,7 @@ class Trainer:
             losses=self.objective.losses,
             processes=self.accelerator.num_processes,
         )
+        accelerate_policy(self.policy, config.compute)
         self.state = TrainingState(self.policy, config)
         self.export = PolicyExport(
             self.policy,
