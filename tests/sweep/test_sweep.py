@@ -23,7 +23,7 @@ from rdvla.evaluation.results import Results
 from rdvla.files import sole_user
 from rdvla.sweep import SweepConfig, plan
 from rdvla.sweep.outcomes import Outcome, by_setting, compare, sign_flip_test
-from rdvla.sweep.trials import Trial
+from rdvla.sweep.trials import Trial, evaluation_options, training_options
 from tests.support.tiny_training import train_config, write_dataset
 
 LIMIT = 300  # seconds
@@ -58,6 +58,16 @@ def test_every_variant_meets_every_value_and_every_seed(tmp_path):
     assert found == set(itertools.product((None, 2), (0.001, 0.003), (8, 16), (3, 5)))
     assert len({trial.folder for trial in trials}) == len(trials) == 16
     assert len({trial.setting for trial in trials}) == 8
+
+
+def test_more_values_change_nothing_about_the_trials_that_there_are(tmp_path):
+    evaluation = {"tasks": ["reach-v3"]}
+    few = config(tmp_path, over={"batch_size": [8]}, evaluation=evaluation)
+    many = config(tmp_path, over={"batch_size": [8, 16]}, seeds=(0, 1), evaluation=evaluation)
+    (trial,) = plan(few)
+    (again,) = [each for each in plan(many) if each.folder == trial.folder]
+    assert training_options(again) == training_options(trial)
+    assert evaluation_options(many, again) == evaluation_options(few, trial)
 
 
 def test_names_with_dots_and_nested_ones_mean_the_same(tmp_path):

@@ -31,9 +31,11 @@ class BackboneConfig(draccus.ChoiceRegistry, ABC):  # type: ignore[no-untyped-ca
 
     Attributes:
         tuning_fields: fields that say how a backbone is trained further, not what its weights are.
+        naming_fields: fields that say where published weights are found, not what they are.
     """
 
     tuning_fields: ClassVar[tuple[str, ...]] = ()
+    naming_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def make(self) -> Backbone:

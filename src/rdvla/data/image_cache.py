@@ -12,10 +12,27 @@ import torch
 from torch import Tensor
 
 from rdvla.data.dataset import EpisodeDataset
-from rdvla.data.feature_cache import FeatureCache, Progress
+from rdvla.data.feature_cache import Encoder, FeatureCache, Filling
+from rdvla.data.feature_plan import CachePlan
 from rdvla.data.frames import Frames
 
 KEY = "images"
+DECODED_AT_ONCE = 32  # frames
+
+
+def image_encoder(dataset: EpisodeDataset) -> Encoder:
+    """Return what leaves images as they are, one camera after the other in the dataset's order."""
+    cameras = list(dataset.cameras)
+
+    def stack(images: dict[str, Tensor], _instructions: list[str]) -> dict[str, Tensor]:
+        return {KEY: torch.stack([images[camera] for camera in cameras], dim=1)}
+
+    return Encoder(dataset, dataset.images, stack, DECODED_AT_ONCE, torch.float16)
+
+
+def image_plan(dataset: EpisodeDataset, *, directory: Path) -> CachePlan:
+    """Return the files that a dataset's images are kept in."""
+    return CachePlan.of(dataset, dataset.sample_index, key=KEY, directory=directory)
 
 
 class ImageCache:
@@ -31,22 +48,24 @@ class ImageCache:
         dataset: EpisodeDataset,
         *,
         directory: Path | str,
-        progress: Progress | None = None,
+        filling: Filling | None = None,
         in_memory: bool = False,
     ) -> ImageCache:
         """Open the dataset's images below `directory`, after decoding the missing ones.
 
+        The arguments are those of `FeatureCache.open_or_build`.
+
         Raises:
             DatasetError: a video or a file of the cache is damaged; it is named.
         """
-        cameras = list(dataset.cameras)
         cache = FeatureCache.open_or_build(
             dataset,
             dataset.sample_index,
-            lambda images, _: {KEY: torch.stack([images[camera] for camera in cameras], dim=1)},
+            image_encoder(dataset).encode,
             key=KEY,
             directory=directory,
-            progress=progress,
+            batch_size=DECODED_AT_ONCE,
+            filling=filling,
             in_memory=in_memory,
         )
         return cls(dataset, cache)
@@ -54,7 +73,12 @@ class ImageCache:
     @staticmethod
     def exists(dataset: EpisodeDataset, *, directory: Path | str) -> bool:
         """Return whether all of the dataset's images are there."""
-        return FeatureCache.exists(dataset, dataset.sample_index, key=KEY, directory=directory)
+        return image_plan(dataset, directory=Path(directory)).is_complete
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return self._cache.nbytes
 
     def stacked(self, frames: Frames) -> Tensor:
         """Return (B, cameras, H, W, 3) uint8, the cameras in the dataset's order."""

@@ -14,9 +14,10 @@ from rdvla.errors import ConfigError
 from rdvla.live.rerun import check_target
 from rdvla.policy.device import Device
 from rdvla.policy.run_folder import policy_name
-from rdvla.rollout.jobs import SERVERS_OWN, Setting
+from rdvla.rollout.jobs import SERVERS_OWN, Batching, Setting
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
+from rdvla.workers import WorkerChoice, parse_workers
 
 RECORDED = "rollout_"  # that names of recorded datasets start with, in LeRobot
 LARGEST_PORT = 65535
@@ -70,7 +71,12 @@ class EvaluationConfig:
     )
     max_steps: int | None = None  # an episode without success ends here; null: as step_limits says
     step_limits: str | None = None  # limits by name: published, lerobot, short; null: the environment's own
-    workers: int = 2  # environment processes
+    workers: int | str = 2  # environment processes; ray, or ray:16: on a Ray cluster, one for each processor
+    ray: str = "auto"  # that cluster: auto, the one this machine belongs to; HOST:PORT; local: started here
+    ray_gpus: float | None = (
+        None  # GPUs of that cluster for the policy; null: 1 if none is here; 0: stay here
+    )
+    batching: Batching = "single"  # queries of several workers; together is faster and repeats less exactly
     device: Device = "auto"  # of the policy; auto: an accelerator if there is one
     threads: int = 1  # torch threads of the policy; the environments need the other cores
     videos: int = 1  # per task and setting, of its first episodes
@@ -89,7 +95,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         self._check_source()
         self._write_rules()
-        for name in ("episodes", "workers", "threads", "video_fps"):
+        self._check_workers()
+        for name in ("episodes", "threads", "video_fps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.timing_seconds < math.inf:
@@ -130,6 +137,15 @@ class EvaluationConfig:
         if not self.output:
             raise ConfigError("output is missing: name a folder for the results, such as runs/evaluation")
 
+    def _check_workers(self) -> None:
+        on_cluster = self.worker_choice.ray is not None
+        if self.ray_gpus is not None and not 0 <= self.ray_gpus < math.inf:
+            raise ConfigError(f"ray_gpus must be a number from 0 on, got {self.ray_gpus}")
+        if self.ray_gpus and (not on_cluster or self.server):
+            raise ConfigError("ray_gpus is for a policy on a cluster: give --workers ray and --policy")
+        if self.record and on_cluster:
+            raise ConfigError("record writes on this machine: give a number of --workers instead of ray")
+
     def _check_record(self) -> None:
         name = Path(self.record).name
         if self.record and not name.startswith(RECORDED):
@@ -169,6 +185,11 @@ class EvaluationConfig:
     def envs(self) -> tuple[str, ...]:
         """The environments."""
         return tuple(name.strip() for name in self.env.split(","))
+
+    @property
+    def worker_choice(self) -> WorkerChoice:
+        """Where the environments run."""
+        return parse_workers(self.workers, ray=self.ray)
 
     @property
     def settings(self) -> tuple[Setting, ...]:

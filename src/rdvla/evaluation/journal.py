@@ -23,7 +23,20 @@ Key = tuple[str, str, Setting, int]  # environment, task, setting, seed
 # Options that may change when an evaluation continues: more of the same, and how fast it is done. Step limits
 # are compared by their values in each environment.
 EXTENDABLE = {
-    *("env", "tasks", "episodes", "stops", "execution", "workers", "threads", "videos", "output", "policy"),
+    *(
+        "env",
+        "tasks",
+        "episodes",
+        "stops",
+        "execution",
+        "workers",
+        "ray",
+        "ray_gpus",
+        "threads",
+        "videos",
+        "output",
+        "policy",
+    ),
     *("max_steps", "step_limits", "label", "allow_other_robot", "timing_seconds", "live", "rerun", "server"),
     *("record", "record_autonomous"),
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rdvla.evaluation.timing import Sample, time_queries
 from rdvla.rollout import (
     Attendance,
+    Batching,
     Environment,
     EpisodeJob,
     MakeEnvironment,
@@ -19,6 +21,7 @@ from rdvla.rollout import (
     roll_out,
     roll_out_remote,
 )
+from rdvla.workers import Transport
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Staging:
 
     make: MakeEnvironment[Environment]  # builds a simulator in a worker; has to pickle
     workers: int
+    transport: Transport  # starts them
     spectator: Spectator | None = None  # sees every query
     attendance: Attendance | None = None  # lets a person step in
 
@@ -42,12 +46,43 @@ class Player(Protocol):
         """Measure milliseconds per query after the episodes, by stop rule; None if not at all."""
         ...
 
+    def placed(self) -> AbstractContextManager[None]:
+        """Be where queries are answered, from the first `play` to the last `time`."""
+        ...
+
 
 class PolicyPlayer:
-    """A policy in this process answers the workers, and is timed with some of their queries."""
+    """A policy answers the workers, and is timed with some of their queries.
 
-    def __init__(self, policy: Policy) -> None:
+    Args:
+        policy: in this process.
+        batching: whether queries are computed alone or together.
+        elsewhere: brings the policy to another machine while it is needed; None: it stays here.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        batching: Batching = "single",
+        elsewhere: Callable[[Policy], AbstractContextManager[Policy]] | None = None,
+    ) -> None:
         self._policy, self._sample = policy, Sample()
+        self._batching: Batching = batching
+        self._elsewhere = elsewhere
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """See `Player.placed`."""
+        if self._elsewhere is None:
+            yield
+            return
+        here = self._policy
+        with self._elsewhere(here) as self._policy:
+            try:
+                yield
+            finally:
+                self._policy = here
 
     def play(self, jobs: Sequence[EpisodeJob], staging: Staging) -> Generator[Outcome, None, None]:
         """See `Player.play`."""
@@ -56,9 +91,11 @@ class PolicyPlayer:
             jobs,
             make=staging.make,
             workers=staging.workers,
+            transport=staging.transport,
             watch=self._sample,
             spectator=staging.spectator,
             attendance=staging.attendance,
+            batching=self._batching,
         )
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:
@@ -77,7 +114,17 @@ class ServerPlayer:
 
     def play(self, jobs: Sequence[EpisodeJob], staging: Staging) -> Generator[Outcome, None, None]:
         """See `Player.play`."""
-        return roll_out_remote(self._server, jobs, make=staging.make, workers=staging.workers)
+        return roll_out_remote(
+            self._server,
+            jobs,
+            make=staging.make,
+            workers=staging.workers,
+            transport=staging.transport,
+        )
+
+    def placed(self) -> AbstractContextManager[None]:
+        """See `Player.placed`."""
+        return nullcontext()
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:  # noqa: ARG002
         """See `Player.time`."""

@@ -269,13 +269,18 @@ class RDVLAPolicy(Trainable, HubPolicy):
 
     def cache_key(self) -> str:
         """Return a hash that changes whenever `frozen_inputs` would return something else."""
+        options = encode_config(self.config.backbone)
+        for name in self.config.backbone.naming_fields:
+            options[name] = bool(options[name]) or None
         description = [
-            encode_config(self.config.backbone),
+            options,
             list(self.config.cameras),
             self.backbone.frozen,
             self.backbone.preparation(),
         ]
-        # Published encoders count by their weights, not just by their name: a folder's content can change.
+        if architecture := self.backbone.architecture():
+            description.append(architecture)
+        # Published models count by what they are, not by their name: a folder's content can change.
         constant = ("",) if self.backbone.frozen else self.backbone.constant_prefixes()
         weights = sorted(self.backbone.state_dict().items())
         return hash_tensors(

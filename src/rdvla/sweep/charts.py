@@ -11,6 +11,7 @@ from rdvla.evaluation.report.charts import SERIES, STYLE, as_svg
 from rdvla.sweep.outcomes import Outcome, SettingOutcome
 
 SIZE = (5.4, 3.2)  # inches
+DASHES = ("-", "--", ":")  # of the first settings that have all colours, of the next ones, and so on
 SMOOTHED = 60  # points of a curve of training losses; more than that are averaged in blocks
 
 Curve = Callable[[Outcome], Sequence[tuple[int, float]]]
@@ -37,6 +38,7 @@ def curves(settings: Sequence[SettingOutcome], curve: Curve, *, label: str) -> s
                     [value for _, value in points],
                     color=colour,
                     linewidth=1.2,
+                    linestyle=DASHES[number // len(SERIES) % len(DASHES)],
                     marker=marker,
                     markersize=3,
                 )

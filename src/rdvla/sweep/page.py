@@ -96,7 +96,7 @@ def write_report(
         trials=trials,
         figure=settings[0].outcomes[0].figure,
         rules=[success.rule for success in settings[0].success],
-        validation=curves(settings, _validation, label="validation") if validated else "",
+        validation=curves(settings, _validation, label=settings[0].outcomes[0].figure) if validated else "",
         loss=curves(settings, _loss, label="training loss"),
         hardware=", ".join(str(value) for value in hardware.values()),
         config=yaml.safe_dump(encode_config(config), sort_keys=False),

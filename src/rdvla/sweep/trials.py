@@ -56,7 +56,8 @@ def plan(config: SweepConfig) -> list[Trial]:
             for seed in config.seeds:
                 given = mergedeep.merge({}, shared, _nested(options), _nested(chosen), {"seed": seed})
                 folder = Path(config.output) / "trials" / _folder_name(variant, chosen, seed)
-                trials.append(Trial(_setting(variant, chosen), seed, folder, dict(given)))
+                varied = {name: value for name, value in chosen.items() if len(config.over[name]) > 1}
+                trials.append(Trial(_setting(variant, varied), seed, folder, dict(given)))
     for trial in trials:
         _check(trial)
     _check_different(trials)
@@ -72,7 +73,7 @@ def training_options(trial: Trial) -> dict[str, Any]:
 
 def evaluation_options(config: SweepConfig, trial: Trial) -> dict[str, Any]:
     """Return every option of a trial's `rdvla eval`, nested."""
-    places = {"policy": str(trial.run / "policy"), "output": str(trial.evaluation), "label": trial.setting}
+    places = {"policy": str(trial.run / "policy"), "output": str(trial.evaluation), "label": trial.name}
     return {**config.evaluation, **places}
 
 

@@ -1,7 +1,8 @@
 """The folder of one run, and whether it may be started or resumed there.
 
 config.yaml       the full configuration; its paths are as `rdvla.training.resuming` says
-run.json          what the run began with: fingerprints of dataset and frozen weights; an id
+run.json          what the run began with: fingerprints of dataset and frozen weights, versions, processor,
+                  threads; an id
 metrics.jsonl     a line per logged step
 tensorboard/      the same for TensorBoard
 checkpoints/      the run resumes from these
@@ -24,6 +25,7 @@ from rdvla.files import check_writable, read_object, write_json
 from rdvla.policy.files import STATISTICS_FILE, read_statistics, write_statistics
 from rdvla.policy.run_folder import RUN_CONFIG, RUN_POLICY, RUN_RECORD, resume_command
 from rdvla.processing import Statistics
+from rdvla.training.arithmetic import differing
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.resuming import (
@@ -34,6 +36,8 @@ from rdvla.training.resuming import (
 )
 
 RUN_ID = "id"  # in the record
+CACHE = "cache"  # folder of a run's cached inputs, if it is not named
+COMPUTED_WITH = "computed_with"  # in the record: what decides the last bits of results
 
 
 class RunDirectory:
@@ -54,7 +58,7 @@ class RunDirectory:
         self.record_file = self.path / RUN_RECORD
         self.checkpoints = self.path / "checkpoints"
         self.policy = self.path / RUN_POLICY
-        self.cache = Path(config.data.cache_dir) if config.data.cache_dir else self.path / "cache"
+        self.cache = cache_folder(config)
         self.resumes = config.resume and self.config_file.exists()
         self.began_with = config
         check_writable(self.path, option="output_dir", folder=True)
@@ -137,6 +141,22 @@ class RunDirectory:
         places = [folder for folder in (self.path, self.policy) if (folder / STATISTICS_FILE).is_file()]
         return read_statistics(places[0]) if places else None
 
+    def compared(self, now: Mapping[str, Any]) -> str:
+        """Record what a new run computes with; say how this differs from what an earlier part computed with.
+
+        Args:
+            now: of this process, as `arithmetic` returns it.
+
+        Returns:
+            As `differing`; empty for a new run.
+        """
+        record = read_object(self.record_file)
+        earlier = record.get(COMPUTED_WITH)
+        if not self.is_trained or not isinstance(earlier, dict):
+            write_json(self.record_file, {**record, COMPUTED_WITH: dict(now)})
+            return ""
+        return differing([earlier], now)
+
     def run_id(self) -> str:
         """Return the run's id, from `begin` on."""
         return str(read_object(self.record_file)[RUN_ID])
@@ -146,7 +166,9 @@ class RunDirectory:
         return resume_command(self.path)
 
     def _is_taken(self, config: TrainConfig) -> bool:
-        if self.resumes or not self.path.exists() or not any(self.path.iterdir()):
+        if self.resumes or not self.path.exists():
+            return False
+        if all(entry == self.cache for entry in self.path.iterdir()):  # it may be filled ahead
             return False
         # A run that was killed before it wrote its configuration leaves nothing to compare with or to lose.
         return not config.resume or self.checkpoints.exists() or self.policy.exists()
@@ -177,6 +199,11 @@ class RunDirectory:
                 f"The run in {self.path} cannot be resumed: {', '.join(differing)} changed since it began "
                 f"(recorded in {self.record_file}). Start a new run in another output_dir."
             )
+
+
+def cache_folder(config: TrainConfig) -> Path:
+    """Return the folder of a run's cached inputs."""
+    return Path(config.data.cache_dir) if config.data.cache_dir else Path(config.output_dir) / CACHE
 
 
 def differences(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rdvla.backbone.config import LARGEST, MOST_LAYERS, BackboneConfig, must_match
 from rdvla.errors import ConfigError, optional, require_range
@@ -22,6 +22,8 @@ TEXT_HEADS = 4  # attention heads of the instruction encoder trained from scratc
 @dataclass(frozen=True)
 class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     """Sizes and choices of `CompactBackbone`. The default needs no pretrained weights."""
+
+    naming_fields: ClassVar[tuple[str, ...]] = ("pretrained_image_encoder", "pretrained_text_encoder")
 
     num_cameras: int = 0  # 0: as many as the policy has
     image_size: int = 0  # pixels, square; 0: the policy's

@@ -21,7 +21,7 @@ from rdvla.backbone.huggingface.language import Prompt, Reasoning, States
 from rdvla.backbone.huggingface.model import load_published
 from rdvla.backbone.huggingface.prompt import PromptWriter
 from rdvla.backbone.lora import add_lora, is_lora
-from rdvla.backbone.pretrained import PROBE, checkpoint_activations, describe_tokenizer
+from rdvla.backbone.pretrained import PROBE, checkpoint_activations, describe_architecture, describe_tokenizer
 from rdvla.errors import ConfigError
 
 
@@ -53,7 +53,7 @@ class HuggingFaceBackbone(Backbone):
         scale = self.published.embedding_scale()
         add_lora(self.model, config.lora, language=self.published.language)
         if config.gradient_checkpointing:
-            checkpoint_activations(self.model)
+            self.checkpoint_gradients()
         self.context_width = width = self.published.width
         self.latents = nn.Parameter(torch.randn(config.latents, width) * scale)
         # Fills the positions after reasoning that ends early, so the head's context keeps its size.
@@ -67,6 +67,10 @@ class HuggingFaceBackbone(Backbone):
             image_tokens=self.published.grid**2,
             max_text_tokens=config.max_text_tokens,
         )
+
+    def checkpoint_gradients(self) -> None:
+        """See `Backbone.checkpoint_gradients`."""
+        checkpoint_activations(self.model)
 
     def check_instructions(self, instructions: Sequence[str]) -> None:
         """See `Backbone.check_instructions`."""
@@ -114,6 +118,10 @@ class HuggingFaceBackbone(Backbone):
             "prompt": self.prompts.rows([PROBE], images=1).tolist(),
             "ends": list(published.ends),
         }
+
+    def architecture(self) -> dict[str, Any]:
+        """See `Backbone.architecture`."""
+        return describe_architecture(self.model)
 
     def external_prefixes(self) -> tuple[str, ...]:
         """See `Backbone.external_prefixes`: every weight of the published model."""

@@ -24,6 +24,7 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     """Sizes and choices of `HuggingFaceBackbone`."""
 
     tuning_fields: ClassVar[tuple[str, ...]] = ("lora", "gradient_checkpointing")
+    naming_fields: ClassVar[tuple[str, ...]] = ("name_or_path", "revision")
 
     lora: LoraSettings = field(default_factory=LoraSettings)
     name_or_path: str = ""  # hub id or folder of a vision-language model in transformers' layout

@@ -7,7 +7,6 @@ n depends on nothing but the configuration. So an interrupted generation, run ag
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,15 +19,16 @@ from rich.progress import TextColumn
 
 from rdvla.data import DatasetWriter
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.files import read_json, sole_user, write_json
+from rdvla.files import read_json, read_object, sole_user, write_json
 from rdvla.progress import Progress
 from rdvla.simulation.demonstrations.attempts import Attempt, AttemptRunner
 from rdvla.simulation.demonstrations.config import DemonstrationConfig
 from rdvla.simulation.demonstrations.ledger import Ledger, TaskReport
 from rdvla.simulation.demonstrations.recording import NoiseConfig, frame_features
 from rdvla.simulation.registry import make, resolve_tasks, step_limit, task_suite
-from rdvla.workers.pool import WORKER_DIED, Failed, run_jobs
-from rdvla.workers.processes import LocalProcesses
+from rdvla.workers.choice import WorkerChoice
+from rdvla.workers.ends import WORKER_DIED, Failed
+from rdvla.workers.pool import run_jobs
 
 CONFIG_FILE = "demonstrations.json"
 
@@ -45,11 +45,12 @@ class DemonstrationReport:
 def generate(config: DemonstrationConfig, *, show_progress: bool = True) -> DemonstrationReport:
     """Generate the dataset, or continue an interrupted run of the same configuration.
 
-    The dataset's folder also gets `demonstrations.json`: the configuration and the attempts of each task.
+    The dataset's folder also gets `demonstrations.json`: the configuration and the attempts of each task. If
+    the dataset of this configuration is there already, its report is returned.
 
     Raises:
         ConfigError: an unknown task or camera, or the unfinished generation has another configuration.
-        DatasetError: the output exists already, or a staged episode is damaged (named).
+        DatasetError: the output holds something else already, or a staged episode is damaged (named).
         MissingExtraError: the simulator is not installed.
         RDVLAError: a worker died, an attempt raised, an expert fails too often, or another process is at it.
     """
@@ -62,8 +63,10 @@ def _generate(config: DemonstrationConfig, *, show_progress: bool) -> Demonstrat
     config = _complete(config)
     assert config.max_steps is not None and config.burst_probability is not None
     tasks = list(config.tasks)
-    writer = _open_writer(config)
     settings = _settings(config)
+    if (done := _finished(config.output, settings)) is not None:
+        return DemonstrationReport(root=config.output, tasks=done, seconds=time.monotonic() - started)
+    writer = _open_writer(config)
     _check_same_settings(writer.staging / CONFIG_FILE, settings)
     runner = AttemptRunner(
         writer=writer,
@@ -85,32 +88,33 @@ def _generate(config: DemonstrationConfig, *, show_progress: bool) -> Demonstrat
     )
     with _progress(total=len(tasks) * config.episodes_per_task, show=show_progress) as update:
         update(ledger.succeeded, ledger.failed)
-        for attempt, success in _run_attempts(runner, ledger, workers=config.workers):
+        for attempt, success in _run_attempts(runner, ledger, config.worker_choice):
             ledger.record(attempt, success=success)
             update(ledger.succeeded, ledger.failed)
     reports = ledger.reports()
-    root = writer.finalize(ledger.numbers())
     record = {"config": settings, "tasks": [dataclasses.asdict(report) for report in reports]}
-    write_json(root / CONFIG_FILE, record)
+    root = writer.finalize(ledger.numbers(), records={CONFIG_FILE: record})
     return DemonstrationReport(root=root, tasks=reports, seconds=time.monotonic() - started)
 
 
 def _run_attempts(
-    runner: AttemptRunner, ledger: Ledger, *, workers: int | None
+    runner: AttemptRunner, ledger: Ledger, choice: WorkerChoice
 ) -> Iterator[tuple[Attempt, bool]]:
     """Run the attempts that the ledger asks for; yield each with its success."""
-    workers = _available_cores() if workers is None else workers
-    ends = run_jobs(
-        runner,
-        ledger.next_attempt,
-        transport=LocalProcesses() if workers > 1 else None,
-        workers=workers,
-        retries=1,  # an attempt does the same again: only its worker's death may have been bad luck
-    )
-    for end in ends:
-        if isinstance(end, Failed):
-            raise _failure(end, scene=runner.seeds(end.job).scene)
-        yield end.job, end.result
+    with choice.transport() as (transport, workers):
+        alone = workers == 1 and choice.ray is None
+        ends = run_jobs(
+            runner,
+            ledger.next_attempt,
+            transport=None if alone else transport,
+            workers=workers,
+            retries=1,  # an attempt does the same again: only its worker's death may have been bad luck
+        )
+        for end in ends:
+            if isinstance(end, Failed):
+                raise _failure(end, scene=runner.seeds(end.job).scene)
+            runner.unpack()
+            yield end.job, end.result
 
 
 def _failure(end: Failed[Attempt], *, scene: int) -> RDVLAError:
@@ -124,10 +128,6 @@ def _failure(end: Failed[Attempt], *, scene: int) -> RDVLAError:
     )
     error.add_note(end.traceback)
     return error
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _complete(config: DemonstrationConfig) -> DemonstrationConfig:
@@ -165,8 +165,21 @@ def _open_writer(config: DemonstrationConfig) -> DatasetWriter:
 def _settings(config: DemonstrationConfig) -> dict[str, Any]:
     """Return the options that episodes depend on, as JSON holds them: neither output nor workers."""
     values = dataclasses.asdict(config)
-    kept = {name: value for name, value in values.items() if name not in ("output", "workers")}
+    kept = {name: value for name, value in values.items() if name not in ("output", "workers", "ray")}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+
+def _finished(root: Path, settings: dict[str, Any]) -> tuple[TaskReport, ...] | None:
+    """Return the tasks of the dataset in `root` if it is the one that is wanted; clear up after a kill."""
+    try:
+        record = read_object(root / CONFIG_FILE)
+        if record["config"] != settings:
+            return None
+        tasks = tuple(TaskReport(**task) for task in record["tasks"])
+    except (RDVLAError, KeyError, TypeError):
+        return None
+    DatasetWriter.clear_finished(root)
+    return tasks
 
 
 def _check_same_settings(path: Path, settings: dict[str, Any]) -> None:
