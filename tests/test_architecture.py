@@ -22,7 +22,9 @@ CORE = FOUNDATIONS | {"inputs", "types", "control", "hashing"}
 ALLOWED = {
     "errors": set(),
     "lazy": {"errors"},
-    "files": {"errors"},
+    "leftovers": set(),
+    "locks": {"errors", "leftovers"},
+    "files": {"errors", "leftovers", "locks"},
     "assets": {"errors"},
     "config": {"errors", "files", "assets"},
     "hashing": set(),
@@ -36,14 +38,15 @@ ALLOWED = {
     "processing": {"errors", "inputs", "types"},
     "backbone": {"errors", "files", "heads", "processing"},
     "policy": CORE | {"heads", "engine", "backbone", "processing"},
-    "data": FOUNDATIONS | {"processing"},
+    "data": FOUNDATIONS | {"leftovers", "processing"},
     "training": CORE | {"heads", "engine", "backbone", "processing", "policy", "data", "progress", "workers"},
-    "workers": {"errors"},
+    "workers": {"errors", "files"},
     "rollout": CORE | {"workers"},
     "live": CORE,
     "simulation": FOUNDATIONS | {"data", "progress", "rollout", "workers"},
     "evaluation": CORE
     | {"policy", "rollout", "workers", "simulation", "progress", "live", "serving", "data"},
+    "sweep": CORE | {"policy", "training", "rollout", "evaluation", "progress"},
     "interop": CORE | {"heads", "backbone", "processing", "policy"},
     "runtime": {"errors", "files", "inputs", "types", "control", "processing", "manifest"},
     "serving": CORE

@@ -40,8 +40,12 @@ def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:
         other.kill()
         other.wait()
     for _ in range(2):
-        with sole_user(folder):
-            assert not folder.parent.exists()
+        with sole_user(folder), sole_user(folder):  # whoever has it may reserve it again
+            pass
+        assert not list(folder.parent.iterdir())
+    with sole_user(tmp_path / "never" / "made"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [folder.parent.name]
 
 
 # --- what the system refuses ---

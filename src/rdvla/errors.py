@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Extras of pyproject.toml that bring others.
 INCLUDED = {
@@ -37,6 +38,16 @@ class InputError(RDVLAError, ValueError):
     """An observation lacks something, or holds something of another shape or type than a policy takes."""
 
 
+class NotFiniteError(InputError):
+    """A policy computed NaN or infinite actions, which no robot may get.
+
+    Attributes:
+        prediction: all of it, for whoever can use its other samples.
+    """
+
+    prediction: Any = None
+
+
 class DatasetError(RDVLAError, ValueError):
     """A dataset is missing, damaged, or not in the expected format; the message names the file."""
 
@@ -53,6 +64,28 @@ class MissingExtraError(RDVLAError, ImportError):
 
 class UnknownInstructionWarning(UserWarning):
     """A policy is given an instruction that it was not trained on."""
+
+
+def require_range(
+    name: str, value: float, *, above: float | None = None, least: float | None = None, most: float
+) -> None:
+    """Check the number that an option or an entry of a file has.
+
+    Args:
+        name: of the option, for the message.
+        value: NaN and infinity are in no range.
+        above: it must be larger than this.
+        least: it must be this or larger.
+        most: it must be this or smaller.
+
+    Raises:
+        ConfigError: it is out of range; the message says the range.
+    """
+    if value <= most and (above is None or value > above) and (least is None or value >= least):
+        return
+    start = f"above {above:g} and " if above is not None else ""
+    start = f"at least {least:g} and " if least is not None else start
+    raise ConfigError(f"{name} must be {start}at most {most:g}, got {value}")
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:

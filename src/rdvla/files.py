@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from rdvla.errors import ConfigError, RDVLAError
+from rdvla.leftovers import name_for_older, remove, remove_dead, temporary_name
+from rdvla.locks import sole_user as sole_user
 
 # A model or a dataset on the Hugging Face hub: "user/name" or "user/name@revision".
 HUB_ID = re.compile(r"(?P<repository>\b[\w.-]+\b/\b[\w.-]+\b)(@(?P<revision>[\w./-]+))?")
@@ -50,18 +47,24 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
 
     The body writes the yielded path and closes it. If the body raises, the temporary file is removed and
     `path` keeps its content. Missing parent folders are made. The temporary name keeps the suffix of `path`,
-    because some writers (PyAV) choose the format by it.
+    because some writers (PyAV) choose the format by it. The file's mode is what the umask gives, whatever the
+    body's writer chose.
 
     Raises:
         RDVLAError: `path` is a device or the like, which a rename would replace.
         OSError: it cannot be written; the error names `path`, not the temporary file.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         _require_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(path.parent.absolute())
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        if temporary.stat().st_mode != mode:  # safetensors lets nobody else read
+            temporary.chmod(mode)
         flush(temporary)
         temporary.replace(path)
         flush(path.parent)  # the rename itself must survive a power cut
@@ -112,7 +115,7 @@ def check_writable(path: Path | str, *, option: str, folder: bool = False) -> No
             place = place.parent
         for name in missing:
             (place / name).exists()  # fails if the name is too long
-        trial = _temporary(place / (path.absolute().name or "root"))
+        trial = temporary_name(place / (path.absolute().name or "root"))
         try:
             trial.write_bytes(bytes(4096))  # enough for a full disk to refuse
         finally:
@@ -153,8 +156,10 @@ def _name(error: OSError, path: Path, *, instead_of: Path | None = None) -> None
         error.filename, error.filename2 = str(path / inside), None
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+@cache
+def _tidy(folder: Path) -> None:
+    """Remove what dead processes left in a folder, once per process."""
+    remove_dead(folder)
 
 
 def _require_regular(path: Path, start: str = "") -> None:
@@ -166,56 +171,53 @@ def _require_regular(path: Path, start: str = "") -> None:
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling of `path`, which becomes `path` on success and disappears otherwise.
 
+    Only one process can make a folder at a time. All files are flushed to the disk before the folder gets its
+    name. An older folder is renamed, removed at the end, and gets its name back if anything fails. After a
+    kill the same call does that first.
+
     Args:
         path: the folder to make.
         replace: put it in the place of an older folder of this name at the end; until then that one stays.
 
     Raises:
-        RDVLAError: `path` exists, and `replace` is False.
+        RDVLAError: `path` exists, and `replace` is False; or another process makes it.
     """
-    if path.exists() and not replace:
+    _require_new(path, replace=replace)
+    with sole_user(path):
+        _require_new(path, replace=replace)
+        temporary = temporary_name(path)
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            flush_tree(temporary)
+            _require_new(path, replace=replace)
+            _take_place(temporary, path)
+        except OSError as error:
+            _name(error, path, instead_of=temporary)
+            raise
+        finally:
+            remove(temporary)
+
+
+def _require_new(path: Path, *, replace: bool) -> None:
+    if os.path.lexists(path) and not replace:
         raise RDVLAError(f"{path} exists: name a new folder")
-    temporary, older = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(folder: Path, path: Path) -> None:
+    """Rename a folder to `path`, where an older one may be."""
+    older = name_for_older(path) if os.path.lexists(path) else None
+    if older is not None:
+        path.rename(older)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            shutil.rmtree(older, ignore_errors=True)
-            path.rename(older)
-        temporary.rename(path)
-    except OSError as error:
-        _name(error, path, instead_of=temporary)
+        folder.rename(path)
+    except BaseException:
+        if older is not None:
+            older.rename(path)
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(older, ignore_errors=True)
-
-
-@contextmanager
-def sole_user(folder: Path) -> Iterator[None]:
-    """Reserve a folder, which need not exist yet, for this process; a process that dies releases it.
-
-    The lock lies among the system's temporary files, so nothing is left next to the folder. Processes on
-    other machines do not see it.
-
-    Raises:
-        RDVLAError: another process holds it.
-    """
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
-    owner = getattr(os, "getuid", int)()  # another user could not open this lock; Windows separates users
-    lock = FileLock(Path(tempfile.gettempdir()) / f"rdvla-{owner}-{name}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise RDVLAError(
-            f"another process is writing to {folder}: wait for it to end, or choose another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    flush(path.parent)
+    if older is not None:
+        remove(older)
 
 
 def write_json(path: Path | str, obj: Any) -> None:
@@ -242,6 +244,10 @@ def read_json(path: Path | str) -> Any:
         raise RDVLAError(f"{path} is not text: {error}") from error
     except json.JSONDecodeError as error:
         raise RDVLAError(f"{path} is not valid JSON (line {error.lineno}): {error.msg}") from error
+    except RecursionError:
+        raise RDVLAError(f"{path} is damaged: its lists and objects are nested too deeply") from None
+    except ValueError as error:  # of a whole number with thousands of digits
+        raise RDVLAError(f"{path} is damaged: it holds a number with too many digits") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -263,3 +269,12 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Force all that a folder holds to the disk."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if (path := Path(place, name)).is_file():
+                flush(path)
+        flush(Path(place))

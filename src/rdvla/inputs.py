@@ -22,14 +22,15 @@ def as_instructions(value: Any) -> list[str] | str:
     """Return one sentence as it is, several as a list.
 
     Raises:
-        InputError: it is neither a text, nor a list, a tuple or an array of texts.
+        InputError: it is neither a text, nor a list, a tuple or an array of texts; or a text holds half a
+            character.
     """
     if isinstance(value, str):
-        return str(value)  # numpy's texts too
+        return _text(value)
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         value = value.tolist()
         if isinstance(value, str):  # an array without dimensions
-            return value
+            return _text(value)
     if isinstance(value, bytes) or not isinstance(value, Sequence):
         raise InputError(
             "an instruction must be a text, or a list of texts for a batch, "
@@ -40,7 +41,7 @@ def as_instructions(value: Any) -> list[str] | str:
             raise InputError(
                 f"every instruction of a batch must be a text, got {_kind(sentence)}{_decode(sentence)}"
             )
-    return [str(sentence) for sentence in value]
+    return [_text(sentence) for sentence in value]
 
 
 def as_state(value: Any) -> Array:
@@ -197,6 +198,20 @@ def _join(arrays: Sequence[Array], torch_name: str, numpy_name: str, *, axis: in
     import numpy as np
 
     return getattr(np, numpy_name)(arrays, axis=axis)
+
+
+def _text(sentence: str) -> str:
+    """Return a plain text, of numpy's too; no encoder can read half a character (a lone surrogate)."""
+    sentence = str(sentence)
+    if not sentence.isascii():
+        try:
+            sentence.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"an instruction holds half a character at place {error.start}: {sentence[:80]!r}. Decode "
+                "its bytes as UTF-8"
+            ) from None
+    return sentence
 
 
 def _as_image(value: Any, *, name: str) -> Array:

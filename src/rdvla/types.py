@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rdvla.errors import InputError, nearest
+from rdvla.errors import InputError, NotFiniteError, nearest
 from rdvla.inputs import (
     Array,
     as_images,
@@ -21,7 +21,10 @@ from rdvla.inputs import (
     to_torch,
 )
 
-__all__ = ["Array", "Observation", "Prediction", "Trace", "as_observation", "check_state", "is_single"]
+__all__ = [
+    "Array", "Observation", "Prediction", "Trace", "as_observation", "check_actions", "check_state",
+    "is_single",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -232,6 +235,27 @@ def as_observation(value: Any) -> Observation:
 def is_single(observation: Observation | Sequence[Observation]) -> bool:
     """Whether it is one observation, neither a batch nor a list."""
     return isinstance(observation, Observation) and not observation.is_batch
+
+
+def check_actions(prediction: Prediction, *, state: Array) -> None:
+    """Check what is about to move a robot.
+
+    Args:
+        prediction: of a policy.
+        state: (B, S) proprioception that it saw, for the message.
+
+    Raises:
+        NotFiniteError: an action is NaN or infinite.
+    """
+    if is_finite(prediction.actions):
+        return
+    largest = f" (its largest number is {float(abs(state).max()):.3g})" if state.shape[-1] else ""
+    error = NotFiniteError(
+        f"the policy computed actions that are NaN or infinite: check what the robot sends{largest} and the "
+        "initial state against the policy's training data; if they are as usual, the policy is broken"
+    )
+    error.prediction = prediction
+    raise error
 
 
 def check_state(state: Array, *, state_dim: int) -> None:

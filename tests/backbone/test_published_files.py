@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from tests.support.tiny_models import (
     save_tiny_bert,
     save_tiny_dinov2,
 )
-from tests.support.tiny_vlms import IMAGE_SIZE, save_tiny_vlm, vlm_config
+from tests.support.tiny_vlms import IMAGE_SIZE, WIDTH, save_tiny_vlm, vlm_config
 
 NO_LORA = LoraSettings(where="none")
 
@@ -66,6 +68,33 @@ def test_a_cache_depends_on_the_files_of_published_encoders(tmp_path: Path) -> N
     )
     found.append(key())
     assert found[0] == found[1] and len(set(found)) == 3
+
+
+def test_a_cache_depends_on_what_published_models_are_and_not_on_their_place(tmp_path: Path) -> None:
+    vision, text = save_tiny_dinov2(tmp_path / "vision"), save_tiny_bert(tmp_path / "text")
+    vlm = save_tiny_vlm(tmp_path, "smolvlm")
+
+    def keys(vision: str, text: str, vlm: str) -> tuple[str, ...]:
+        encoders = pretrained_config(vision, text)
+        head = replace(encoders.head, prelude=(), core=(2,), context_dim=WIDTH)
+        model = replace(encoders, backbone=vlm_config(vlm, lora=NO_LORA), head=head)
+        return tuple(RDVLAPolicy(config, STATISTICS).cache_key() for config in (encoders, model))
+
+    found = [keys(vision, text, vlm)]
+    moved = [
+        str(shutil.copytree(folder, tmp_path / f"moved-{number}"))
+        for number, folder in enumerate((vision, text, vlm))
+    ]
+    assert keys(*moved) == found[0]
+    for folder in (vision, text):  # no weight says this
+        edit(Path(folder) / "config.json", {"layer_norm_eps": 0.01})
+        found.append(keys(vision, text, vlm))
+    content = json.loads((Path(vlm) / "config.json").read_text())
+    edit(Path(vlm) / "config.json", {"text_config": content["text_config"] | {"rms_norm_eps": 0.01}})
+    found.append(keys(vision, text, vlm))
+    encoders, models = zip(*found, strict=True)
+    assert len(set(encoders)) == 3 and encoders[2] == encoders[3]
+    assert len(set(models[:3])) == 1 and models[3] != models[0]
 
 
 def test_pairs_with_another_alpha_still_add_what_they_did(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset, FeatureCache, ImageCache, split_episodes
-from rdvla.data import feature_cache as cache_module
+from rdvla.data import feature_plan as cache_module
 from rdvla.data.features import ENVIRONMENT_STATE, IMAGE_IS_NEW
 from rdvla.errors import ConfigError, DatasetError
 from tests.support.datasets import LENGTHS, make_episode, make_writer

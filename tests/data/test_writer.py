@@ -58,7 +58,7 @@ def test_an_interrupted_append_leaves_the_dataset_and_can_be_done_again(
 def test_an_interrupted_generation_resumes(tmp_path: Path) -> None:
     root = tmp_path / "demos"
     make_writer(root).add_episode(make_episode(2), number=2)
-    half = tmp_path / ".demos.staging/episodes/.000003.dead.tmp"
+    half = tmp_path / ".demos.staging/episodes/.000003.0123dead.tmp"
     half.mkdir()
     writer = make_writer(root)
     assert writer.finished() == {2: {"seed": 2}} and not half.exists()

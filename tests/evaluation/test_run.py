@@ -16,7 +16,15 @@ from rdvla.evaluation.provenance import describe_policy
 from rdvla.policy import RDVLAPolicy
 from rdvla.rollout import starting_seed
 from tests.support.closeness import assert_no_close_calls
-from tests.support.line_task import TASKS, make_closed, make_dying, make_line, make_logging, make_raising
+from tests.support.line_task import (
+    TASKS,
+    make_closed,
+    make_dying,
+    make_line,
+    make_logging,
+    make_mortal,
+    make_raising,
+)
 from tests.support.rollout_doubles import StepPolicy
 from tests.support.tiny_training import tiny_policy
 
@@ -151,7 +159,7 @@ def test_an_environment_that_does_not_open_stops_the_run_before_its_first_episod
 
 def test_workers_that_keep_dying_stop_the_run(tmp_path):
     with pytest.raises(RDVLAError, match=r"4 workers have died.*run the same command again"):
-        run(tmp_path, StepPolicy(), make=make_dying, stops=("4",), tasks=("near",), episodes=8, workers=1)
+        run(tmp_path, StepPolicy(), make=make_mortal, stops=("4",), tasks=("near",), episodes=8, workers=1)
 
 
 def test_a_stopped_evaluation_goes_on_to_the_same_results(tmp_path):

@@ -101,9 +101,13 @@ def test_worker_processes_write_the_same_dataset(uninterrupted, tmp_path):
     assert rows(report.root).equals(rows(uninterrupted.root))
 
 
-def test_an_existing_dataset_is_not_overwritten(uninterrupted):
+def test_a_finished_dataset_is_reported_and_another_is_not_overwritten(uninterrupted):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.root.rglob("*")}
+    again = generate(config(uninterrupted.root), show_progress=False)
+    assert (again.root, again.tasks) == (uninterrupted.root, uninterrupted.tasks)
     with pytest.raises(DatasetError, match="exists already"):
-        generate(config(uninterrupted.root), show_progress=False)
+        generate(config(uninterrupted.root, seed=1), show_progress=False)
+    assert before == {path: path.stat().st_mtime_ns for path in uninterrupted.root.rglob("*")}
 
 
 def test_a_damaged_staged_episode_is_named(tmp_path, monkeypatch):

@@ -62,6 +62,13 @@ class DyingTask(RaisingTask):
         return super().step(action)
 
 
+class MortalTask(LineTask):
+    """Takes its process down with it whatever the seed."""
+
+    def step(self, action):
+        os._exit(9)
+
+
 class LoggingTask(LineTask):
     """Writes down when it is opened and closed, and by which process."""
 
@@ -92,6 +99,10 @@ def make_dying(env: str, task: str) -> DyingTask:
 
 def make_logging(env: str, task: str, *, log: Path) -> LoggingTask:
     return LoggingTask(log, env, task)
+
+
+def make_mortal(env: str, task: str) -> LineTask:
+    return MortalTask(task)
 
 
 def make_closed(env: str, task: str) -> LineTask:

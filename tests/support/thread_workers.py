@@ -39,6 +39,8 @@ class ThreadWorkers:
 class ThreadLink:
     """The pool's end of two queues."""
 
+    begun, machine_died = True, False
+
     def __init__(self, number, runner, changed):
         self.number, self.runner, self.stopped = number, runner, False
         self.to_worker, self.from_worker, self.changed = queue.SimpleQueue(), queue.SimpleQueue(), changed

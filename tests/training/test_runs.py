@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file
@@ -398,3 +399,44 @@ def test_a_file_of_options_is_not_a_run(place: Path) -> None:
     save_config("config.yaml", train_config(Path("data"), Path("runs/third")))
     assert main(["train", "--config", "config.yaml"]) == 0
     assert Path("runs/third/policy/config.json").is_file()
+
+
+def test_a_run_records_what_it_computes_with_and_says_if_it_goes_on_elsewhere(
+    dataset: Path, tmp_path: Path
+) -> None:
+    config = train_config(dataset, tmp_path / "run", steps=4)
+    train(config, console=QUIET)
+    file = tmp_path / "run/run.json"
+    record = json.loads(file.read_text())
+    used = record["computed_with"]
+    assert used["torch"] == torch.__version__ and used["threads"] == 1 and used["device"] == "cpu"
+    assert torch.backends.cpu.get_cpu_capability() in used["processor"]
+
+    def said() -> str:
+        console = recording()
+        Trainer(replace(config, resume=True, steps=5), console=console)
+        return console.export_text()
+
+    assert "another arithmetic" not in said()
+    file.write_text(json.dumps(record | {"computed_with": used | {"torch": "2.0.1", "threads": 7}}))
+    assert f"threads 7 (now 1), torch 2.0.1 (now {torch.__version__})" in said()
+    assert "torch 2.0.1" in said()  # as long as the run lives
+    del record["computed_with"]  # of an older version
+    file.write_text(json.dumps(record))
+    assert "another arithmetic" not in said()
+
+
+def test_cached_features_of_another_batch_size_are_used_and_named(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "one", freeze_backbone=True)
+    data = replace(config.data, cache_dir=str(tmp_path / "cache"), image_shift=0)
+
+    def said(name: str, batch_size: int) -> str:
+        console = recording()
+        own = replace(data, cache_batch_size=batch_size)
+        Trainer(replace(config, output_dir=str(tmp_path / name), data=own), console=console)
+        return console.export_text()
+
+    assert "cached features" not in said("one", 7)
+    shards = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/shard-*")}
+    assert "cached features were computed with batch size 7 (now 64)" in said("two", 64)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/shard-*")} == shards

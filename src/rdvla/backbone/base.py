@@ -133,6 +133,13 @@ class Backbone(nn.Module, ABC):
         """
         return {}
 
+    def architecture(self) -> dict[str, Any]:
+        """Return the configurations of published models, for JSON; a cache depends on them.
+
+        They say what the weights do not, such as the epsilon of a norm.
+        """
+        return {}
+
     def export_steps(self) -> ExportSteps:
         """Return the functions that an export of a whole policy traces.
 

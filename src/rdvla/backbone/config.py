@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import draccus
 
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, require_range
 
 if TYPE_CHECKING:
     from rdvla.backbone.base import Backbone
     from rdvla.heads import Level
 
 LARGEST_IMAGE = 384  # pixels; published image encoders take 224 to 384
+
+MOST_LAYERS = 256  # more would be built for minutes
+LARGEST = 2**20  # of a size; a file is compared with its weights besides
+LARGEST_RANK = 4096  # of LoRA
 
 Where = Literal["none", "language", "all"]
 Precision = Literal["float32", "bfloat16"]
@@ -27,9 +31,11 @@ class BackboneConfig(draccus.ChoiceRegistry, ABC):  # type: ignore[no-untyped-ca
 
     Attributes:
         tuning_fields: fields that say how a backbone is trained further, not what its weights are.
+        naming_fields: fields that say where published weights are found, not what they are.
     """
 
     tuning_fields: ClassVar[tuple[str, ...]] = ()
+    naming_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def make(self) -> Backbone:
@@ -70,6 +76,13 @@ class BackboneConfig(draccus.ChoiceRegistry, ABC):  # type: ignore[no-untyped-ca
         """
         return min(max(max(size) for size in recorded), LARGEST_IMAGE)
 
+    def without_published(self) -> Self | None:
+        """Return the same without published models, whose sizes these fields do not say; None: it is one.
+
+        The default is for backbones without any, and returns the configuration itself.
+        """
+        return self
+
     @abstractmethod
     def in_float32(self) -> Self:
         """Return the same backbone without bfloat16, for machines and formats that lack it."""
@@ -94,6 +107,7 @@ class LoraSettings:
             raise ConfigError(f"lora.where must be 'none', 'language' or 'all', got {self.where!r}")
         if self.rank < 1:
             raise ConfigError(f"lora.rank must be at least 1, got {self.rank}")
+        require_range("lora.rank", self.rank, most=LARGEST_RANK)
         if self.alpha < 1:
             raise ConfigError(f"lora.alpha must be at least 1, got {self.alpha}")
         if not 0 <= self.dropout < 1:

@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+# Entries of a model's configuration that decide nothing about what it computes.
+UNRELATED = ("_name_or_path", "transformers_version")
 PROBE = "pick up the cup"  # an instruction whose tokens tell tokenizers apart
 
 
@@ -31,6 +33,18 @@ def image_scale(
         return tuple(options["image_mean"]), tuple(options["image_std"])
     except KeyError as error:
         raise ValueError(f"the image processor's configuration does not say {error}") from error
+
+
+def describe_architecture(model: Any) -> dict[str, Any]:
+    """Return the configuration of a model of transformers without its name, place and versions."""
+    described: dict[str, Any] = _without_names(json.loads(model.config.to_json_string(use_diff=False)))
+    return described
+
+
+def _without_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_names(inner) for name, inner in value.items() if name not in UNRELATED}
+    return [_without_names(inner) for inner in value] if isinstance(value, list) else value
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -32,6 +32,7 @@ ORDER = (
     "demos",
     "data",
     "train",
+    "sweep",
     "eval",
     "openloop",
     "report",

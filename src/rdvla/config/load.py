@@ -69,9 +69,40 @@ def load_config(
     if unknown:
         raise ConfigError(_unknown_argument(unknown[0], cls))
     file = given.pop(utils.CONFIG_ARG, None)
-    values = {} if file is None else rename_old(cls, _read_yaml(find_config(file)), source=f"{file}: ")
+    values = {} if file is None else read_config(cls, file)
     check(cls, complete(cls, values), source=f"{file}: ")
     return _decode(cls, complete(cls, dict(mergedeep.merge(values, _parse_values(given)))))
+
+
+def read_config(cls: type[Any], file: str) -> dict[str, Any]:
+    """Return what a configuration file says, nested, under the present names of the options of `cls`.
+
+    Args:
+        cls: the dataclass that the options are meant for.
+        file: its path, or the name of one that ships.
+
+    Raises:
+        ConfigError: there is no such file, it is no YAML, or an option is given twice.
+    """
+    renamed: dict[str, Any] = rename_old(cls, _read_yaml(find_config(file)), source=f"{file}: ")
+    return renamed
+
+
+def complete_config(cls: type[T], values: dict[str, Any], *, source: str) -> T:
+    """Build a `cls` as `load_config` would from a configuration file that holds `values`.
+
+    Args:
+        cls: the dataclass to fill.
+        values: nested plain values.
+        source: goes in front of errors.
+
+    Raises:
+        ConfigError: an option is unknown or has a wrong value.
+    """
+    try:
+        return _decode(cls, complete(cls, values))
+    except ConfigError as error:
+        raise ConfigError(f"{source}{error}") from error
 
 
 def save_config(path: Path | str, config: Any) -> None:

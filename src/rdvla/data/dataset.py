@@ -28,6 +28,7 @@ from rdvla.data.features import (
     dimension_units,
 )
 from rdvla.data.frames import FrameNumbers, Frames
+from rdvla.data.image_shards import ImageShards
 from rdvla.data.locate import locate_all
 from rdvla.data.mixture import Mixture, MixtureImages
 from rdvla.data.statistics import as_json, feature_statistics
@@ -138,6 +139,11 @@ class EpisodeDataset:
         """Return (height, width) of a camera's images as they were recorded."""
         recorded = self.mixture.members[0].camera(camera)
         return recorded.height, recorded.width
+
+    @cached_property
+    def shards(self) -> ImageShards:
+        """Which episodes have the images of `cameras` in the same files."""
+        return ImageShards.of(self.mixture, self.cameras)
 
     @property
     def fps(self) -> float:

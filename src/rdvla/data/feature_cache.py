@@ -2,16 +2,18 @@
 
 A frozen image encoder would otherwise repeat the same work in every epoch. Features are kept only for frames
 with a new image. A frame with a held image gets the features of the frame that its image was captured at. If
-datasets are read together, each has a folder of its own, which every selection of them shares.
+datasets are read together, each has a folder of its own, which every selection of them shares. Processes that
+fill a cache at the same time share the work.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,30 +21,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdvla.data.dataset import EpisodeDataset
+from rdvla.data.feature_plan import CachePlan, Shard
 from rdvla.data.frames import Frames
-from rdvla.data.shards import map_shard, write_shard
-from rdvla.errors import ConfigError, DatasetError, RDVLAError
-from rdvla.files import read_json, write_json
+from rdvla.data.missing_shards import MissingShards, Progress
+from rdvla.data.shards import MappedShard, map_shard, write_shard
+from rdvla.errors import ConfigError, DatasetError
 
-Progress = Callable[[int, int], None]  # (frames done, frames in all)
 Images = Callable[[NDArray[np.int64]], dict[str, Tensor]]  # (B,) frames -> {camera: (B, H, W, 3) uint8}
 Encode = Callable[[dict[str, Tensor], list[str]], dict[str, Tensor]]  # images, instructions -> features
+Say = Callable[[str], None]  # takes a sentence for the user
+Fill = Callable[[MissingShards], None]  # computes and writes shards until none is missing
 
-SHARD_FRAMES = 512
-INDEX_FILE = "index.json"
+
+@dataclass(frozen=True)
+class Filling:
+    """How the missing shards of a cache are computed, and who hears of it."""
+
+    fill: Fill | None = None  # in another way than here, such as by several processes
+    frame_bytes: int = 0  # of one frame's features, so shards of large ones hold fewer frames; 0: unknown
+    computed_by: Mapping[str, Any] = field(default_factory=dict)  # decides the last bits; shards record it
+    progress: Progress | None = None  # called with (frames done, frames in all) after each batch
+    say: Say = lambda _sentence: None  # takes sentences about damaged files, which are computed anew
 
 
 class FeatureCache:
-    """Frozen features of dataset frames. Make one with `open_or_build`."""
+    """Frozen features of dataset frames. Make one with `open_or_build`.
+
+    Attributes:
+        computed_by: what the shards say of the arithmetic that computed them, each different one once.
+    """
 
     def __init__(
-        self, dataset: EpisodeDataset, frames: NDArray[np.int64], shards: list[dict[str, Tensor]]
+        self,
+        dataset: EpisodeDataset,
+        frames: NDArray[np.int64],
+        shards: Sequence[dict[str, Tensor]],
+        *,
+        computed_by: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Take shards that hold, in this order, the features of (N,) ascending frames with a new image."""
         sizes = [len(next(iter(shard.values()))) for shard in shards]
+        self.computed_by = list(computed_by)
         self._dataset = dataset
         self._frames = frames
-        self._shards = shards
+        self._shards = list(shards)
         self._shard_of = np.repeat(np.arange(len(shards)), sizes)  # (N,)
         self._index_of = np.concatenate([np.arange(size) for size in sizes])  # (N,) in its shard
 
@@ -58,14 +80,14 @@ class FeatureCache:
         images: Images | None = None,
         batch_size: int = 32,
         dtype: torch.dtype = torch.float16,
-        progress: Progress | None = None,
+        filling: Filling | None = None,
         in_memory: bool = False,
     ) -> FeatureCache:
-        """Open the cache of these frames, after computing what is missing.
+        """Open the cache of these frames, after computing what is missing or damaged.
 
         The cache lies in folders `directory/<key>-<hash>/`, one per dataset. The hash covers the dataset's
-        content, the cameras and the frames. Shards of 512 frames are written whole, so an interrupted build
-        continues with the next shard.
+        content, the cameras and the frames. Shards of up to 512 frames are written whole, so an interrupted
+        build continues with the next shard.
 
         Args:
             dataset: gives images and instructions.
@@ -77,30 +99,29 @@ class FeatureCache:
             images: gives the images of frames; None: `dataset.images`.
             batch_size: frames per call of `encode`.
             dtype: dtype that floating-point features are stored in, float16 or float32.
-            progress: called with (frames done, frames in all) after each batch.
+            filling: how missing shards are computed; None: here, in silence.
             in_memory: read all features into memory instead of mapping the files.
 
         Raises:
-            DatasetError: a shard, the index or an image is damaged; it is named.
+            DatasetError: an image is damaged, or the dataset changed meanwhile; it is named.
             ConfigError: the encoder's output has the wrong first dimension, or does not fit `dtype`.
         """
-        kept, folders = _plan(dataset, frames, key=key, directory=Path(directory), dtype=dtype)
-        encoder = _Encoder(dataset, images or dataset.images, encode, batch_size, dtype)
-        report = progress or (lambda _done, _total: None)
-        shards: list[dict[str, Tensor]] = []
-        done = 0
-        for folder in folders:
-            _check_index(folder.path, len(folder.frames))
-            for path, own in folder.shards():
-                if not path.exists():
-                    write_shard(path, encoder.features(own, _after(report, done, len(kept))))
-                shards.append(map_shard(path, length=len(own)))
-                done += len(own)
-                report(done, len(kept))
-                _check_alike(path, shards)
+        how = filling or Filling()
+        plan = CachePlan.of(
+            dataset, frames, key=key, directory=Path(directory), dtype=dtype, frame_bytes=how.frame_bytes
+        )
+        found = _open_intact(plan, how.say)
+        missing = [shard for shard in plan.shards if shard.path not in found]
+        encoder = Encoder(dataset, images or dataset.images, encode, batch_size, dtype, how.computed_by)
+        with MissingShards(missing, total=len(plan.frames), progress=how.progress) as work:
+            (how.fill or partial(encoder.fill, plan))(work)
+        shards = [found.get(shard.path) or _open(shard) for shard in plan.shards]
+        _check_alike(plan, shards)
+        held = [shard.tensors for shard in shards]
         if in_memory:
-            shards = [{name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}]
-        return cls(dataset, kept, shards)
+            held = [{name: torch.cat([shard[name] for shard in held]) for name in held[0]}]
+        different = {json.dumps(shard.computed_by, sort_keys=True): shard.computed_by for shard in shards}
+        return cls(dataset, plan.frames, held, computed_by=list(different.values()))
 
     @staticmethod
     def exists(
@@ -112,8 +133,7 @@ class FeatureCache:
         dtype: torch.dtype = torch.float16,
     ) -> bool:
         """Return whether `open_or_build` would find every file (without reading them)."""
-        _, folders = _plan(dataset, frames, key=key, directory=Path(directory), dtype=dtype)
-        return all(path.exists() for folder in folders for path, _ in folder.shards())
+        return CachePlan.of(dataset, frames, key=key, directory=Path(directory), dtype=dtype).is_complete
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -154,41 +174,7 @@ class FeatureCache:
 
 
 @dataclass(frozen=True)
-class _Folder:
-    """The folder for one dataset's share of the frames (ascending, numbered through all datasets)."""
-
-    path: Path
-    frames: NDArray[np.int64]
-
-    def shards(self) -> list[tuple[Path, NDArray[np.int64]]]:
-        """Return every file with its frames."""
-        starts = range(0, len(self.frames), SHARD_FRAMES)
-        return [
-            (self.path / f"shard-{number:05d}.safetensors", self.frames[start : start + SHARD_FRAMES])
-            for number, start in enumerate(starts)
-        ]
-
-
-def _plan(
-    dataset: EpisodeDataset, frames: Frames, *, key: str, directory: Path, dtype: torch.dtype
-) -> tuple[NDArray[np.int64], list[_Folder]]:
-    """Return the frames with a new image to keep, ascending, and the folder of each dataset's share."""
-    kept = np.unique(dataset.captured_at(frames))
-    if len(kept) == 0:
-        raise ConfigError("the feature cache needs at least one frame")
-    readable = re.sub(r"[^A-Za-z0-9._-]", "_", key)[:80]
-    folders = []
-    for number, indices in dataset.mixture.split(kept):
-        member, own = dataset.mixture.members[number], kept[indices]
-        cameras = [f"{name} {member.camera(name).key} {dataset.fits.get(name)}" for name in dataset.cameras]
-        digest = hashlib.sha256((own - member.first_frame).tobytes())
-        digest.update("\n".join([member.reader.fingerprint(), *cameras, key, str(dtype)]).encode())
-        folders.append(_Folder(directory / f"{readable}-{digest.hexdigest()[:16]}", own))
-    return kept, folders
-
-
-@dataclass(frozen=True)
-class _Encoder:
+class Encoder:
     """Computes features batch by batch, and checks them."""
 
     dataset: EpisodeDataset
@@ -196,20 +182,41 @@ class _Encoder:
     encode: Encode
     batch_size: int  # frames per call of `encode`
     dtype: torch.dtype  # of floating-point features
+    computed_by: Mapping[str, Any] = field(default_factory=dict)  # what the shards record of the arithmetic
 
-    def features(self, frames: NDArray[np.int64], report: Callable[[int], None]) -> dict[str, Tensor]:
-        """Return the features of (N,) ascending frames, name -> (N, ...) on the CPU.
+    def fill(self, plan: CachePlan, missing: MissingShards) -> None:
+        """Compute shards until none is missing."""
+        while (shard := missing.take()) is not None:
+            self.write(shard, plan, partial(missing.advance, shard))
+            missing.finish(shard)
 
-        `report` gets the number of frames done after each batch but the last.
+    def write(self, shard: Shard, plan: CachePlan, advance: Callable[[int], None]) -> None:
+        """Compute one shard of a plan, and write it.
+
+        Args:
+            shard: whose place may be below another folder than the plan's.
+            plan: of the cache that it belongs to.
+            advance: called with the number of frames done after each batch.
+
+        Raises:
+            DatasetError: the dataset changed meanwhile, so these may be features of something else.
+            ConfigError: the encoder's output has the wrong first dimension, or does not fit `dtype`.
         """
+        features = self.features(shard.frames, advance)
+        folder = plan.folder_of(shard.name)
+        assert folder is not None
+        folder.check_unchanged()
+        write_shard(shard.path, features, computed_by=self.computed_by)
+
+    def features(self, frames: NDArray[np.int64], advance: Callable[[int], None]) -> dict[str, Tensor]:
+        """Return the features of (N,) ascending frames, name -> (N, ...) on the CPU."""
         batches: list[dict[str, Tensor]] = []
         for start in range(0, len(frames), self.batch_size):
-            if start:
-                report(start)
             batch = frames[start : start + self.batch_size]
             with torch.no_grad():
                 features = self.encode(self.images(batch), self.dataset.instructions(batch))
             batches.append({name: self._stored(name, value, len(batch)) for name, value in features.items()})
+            advance(start + len(batch))
         return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
     def _stored(self, name: str, value: Tensor, length: int) -> Tensor:
@@ -224,32 +231,33 @@ class _Encoder:
         return stored
 
 
-def _after(report: Progress, done: int, total: int) -> Callable[[int], None]:
-    return lambda more: report(done + more, total)
+def _open_intact(plan: CachePlan, say: Say) -> dict[Path, MappedShard]:
+    """Open the shards that are there; damaged ones are named and removed, so that they are computed anew."""
+    for folder in plan.folders:
+        if (damage := folder.write_index()) is not None:
+            say(damage)
+    found = {}
+    for shard in plan.shards:
+        if shard.path.exists():
+            try:
+                found[shard.path] = _open(shard)
+            except DatasetError as error:
+                say(f"{error}: its features are computed anew")
+                shard.path.unlink(missing_ok=True)
+    return found
 
 
-def _check_index(folder: Path, frames: int) -> None:
-    """Write the folder's description of itself, or compare with the one that is there."""
-    index = {"version": 1, "rows": frames, "shard_rows": SHARD_FRAMES}
-    path = folder / INDEX_FILE
-    if not path.exists():
-        write_json(path, index)
-        return
-    try:
-        found = read_json(path)
-    except RDVLAError as error:
-        raise DatasetError(f"{error}: delete that file and run again") from error
-    if found != index:
-        raise DatasetError(f"{path} does not describe this cache: delete {folder} and run again")
+def _open(shard: Shard) -> MappedShard:
+    return map_shard(shard.path, length=len(shard.frames))
 
 
-def _check_alike(path: Path, shards: list[dict[str, Tensor]]) -> None:
-    first, last = (
-        {name: (tensor.shape[1:], tensor.dtype) for name, tensor in shard.items()}
-        for shard in (shards[0], shards[-1])
-    )
-    if first != last:
-        raise DatasetError(
-            f"{path} holds other features than the first shard: the encoder changed under the same key; "
-            f"delete {path.parent} and run again"
-        )
+def _check_alike(plan: CachePlan, shards: Sequence[MappedShard]) -> None:
+    kinds = [
+        {name: (tensor.shape[1:], tensor.dtype) for name, tensor in shard.tensors.items()} for shard in shards
+    ]
+    for shard, kind in zip(plan.shards, kinds, strict=True):
+        if kind != kinds[0]:
+            raise DatasetError(
+                f"{shard.path} holds other features than the first shard: the encoder changed under the same "
+                f"key; delete {shard.path.parent} and run again"
+            )

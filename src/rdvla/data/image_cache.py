@@ -12,10 +12,16 @@ import torch
 from torch import Tensor
 
 from rdvla.data.dataset import EpisodeDataset
-from rdvla.data.feature_cache import FeatureCache, Progress
+from rdvla.data.feature_cache import Encode, FeatureCache, Filling
 from rdvla.data.frames import Frames
 
 KEY = "images"
+
+
+def stacking(dataset: EpisodeDataset) -> Encode:
+    """Return the encoder that leaves images as they are, one after the other, in the dataset's order."""
+    cameras = list(dataset.cameras)
+    return lambda images, _: {KEY: torch.stack([images[camera] for camera in cameras], dim=1)}
 
 
 class ImageCache:
@@ -31,22 +37,23 @@ class ImageCache:
         dataset: EpisodeDataset,
         *,
         directory: Path | str,
-        progress: Progress | None = None,
+        filling: Filling | None = None,
         in_memory: bool = False,
     ) -> ImageCache:
         """Open the dataset's images below `directory`, after decoding the missing ones.
 
+        The arguments are those of `FeatureCache.open_or_build`.
+
         Raises:
             DatasetError: a video or a file of the cache is damaged; it is named.
         """
-        cameras = list(dataset.cameras)
         cache = FeatureCache.open_or_build(
             dataset,
             dataset.sample_index,
-            lambda images, _: {KEY: torch.stack([images[camera] for camera in cameras], dim=1)},
+            stacking(dataset),
             key=KEY,
             directory=directory,
-            progress=progress,
+            filling=filling,
             in_memory=in_memory,
         )
         return cls(dataset, cache)

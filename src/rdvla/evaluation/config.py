@@ -17,6 +17,7 @@ from rdvla.policy.run_folder import policy_name
 from rdvla.rollout.jobs import SERVERS_OWN, Setting
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
+from rdvla.workers import WorkerChoice, parse_workers
 
 RECORDED = "rollout_"  # that names of recorded datasets start with, in LeRobot
 LARGEST_PORT = 65535
@@ -70,7 +71,8 @@ class EvaluationConfig:
     )
     max_steps: int | None = None  # an episode without success ends here; null: as step_limits says
     step_limits: str | None = None  # limits by name: published, lerobot, short; null: the environment's own
-    workers: int = 2  # environment processes
+    workers: int | str = 2  # environment processes; ray, or ray:16: on a Ray cluster, one for each processor
+    ray: str = "auto"  # that cluster: auto, the one this machine belongs to; HOST:PORT; local: started here
     device: Device = "auto"  # of the policy; auto: an accelerator if there is one
     threads: int = 1  # torch threads of the policy; the environments need the other cores
     videos: int = 1  # per task and setting, of its first episodes
@@ -89,7 +91,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         self._check_source()
         self._write_rules()
-        for name in ("episodes", "workers", "threads", "video_fps"):
+        parse_workers(self.workers, ray=self.ray)
+        for name in ("episodes", "threads", "video_fps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.timing_seconds < math.inf:
@@ -169,6 +172,11 @@ class EvaluationConfig:
     def envs(self) -> tuple[str, ...]:
         """The environments."""
         return tuple(name.strip() for name in self.env.split(","))
+
+    @property
+    def worker_choice(self) -> WorkerChoice:
+        """Where the environments run."""
+        return parse_workers(self.workers, ray=self.ray)
 
     @property
     def settings(self) -> tuple[Setting, ...]:

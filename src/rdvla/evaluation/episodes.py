@@ -80,8 +80,19 @@ def play_jobs(
                     markup=False,
                     highlight=False,
                 )
+            elif (problem := _video_problem(outcome)) is not None:
+                progress.console.print(
+                    f"warning: no video of {episode.task}, seed {episode.seed}: {problem}",
+                    style="yellow",
+                    markup=False,
+                    highlight=False,
+                )
             at = textwrap.shorten(f"{episode.env} · {readable(episode.task)}", DESCRIPTION_WIDTH)
             progress.update(bar, advance=1, description=at)
+
+
+def _video_problem(outcome: Outcome) -> str | None:
+    return None if isinstance(outcome.end, Failed) else outcome.end.result.video_problem
 
 
 def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
@@ -100,6 +111,7 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
         error = EpisodeError(end.type, end.message, end.traceback)
         return Episode(**known, success=None, steps=0, executed=[], error=error)
     helped = end.result.driven_steps > 0
+    filmed = job.video is not None and end.result.video_problem is None
     return Episode(
         **known,
         success=end.result.success and not helped,
@@ -108,7 +120,7 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
         interventions=end.result.interventions,
         success_with_help=end.result.success if helped else None,
         executed=end.result.executed,
-        video=None if job.video is None else str(job.video.relative_to(config.output)),
-        video_stride=end.result.video_stride,
-        video_speed=end.result.video_speed,
+        video=str(job.video.relative_to(config.output)) if filmed and job.video is not None else None,
+        video_stride=end.result.video_stride if filmed else None,
+        video_speed=end.result.video_speed if filmed else None,
     )

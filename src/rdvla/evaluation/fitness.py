@@ -12,7 +12,7 @@ from rdvla.evaluation.protocol import Suite
 from rdvla.policy.config import PolicyConfig, RobotConfig
 from rdvla.rollout import Environment, MakeEnvironment, Opened, OpeningJob, open_each
 from rdvla.simulation.registry import task_suite
-from rdvla.workers import Failed
+from rdvla.workers import Failed, Transport
 
 # Exceptions of a worker whose message is a sentence for the user; any other is shown with its type.
 SAID = {"ConfigError", "RDVLAError", "MissingExtraError", "InputError", "WorkerDied"}
@@ -27,7 +27,12 @@ class Fits(Protocol):
 
 
 def open_environments(
-    suites: Sequence[Suite], *, make: MakeEnvironment[Environment], seed: int, workers: int
+    suites: Sequence[Suite],
+    *,
+    make: MakeEnvironment[Environment],
+    seed: int,
+    workers: int,
+    transport: Transport,
 ) -> dict[str, Opened]:
     """Open each environment with its first task, in a worker; return what they show by environment.
 
@@ -36,7 +41,7 @@ def open_environments(
     """
     opened: dict[str, Opened] = {}
     jobs = [OpeningJob(suite.env, suite.tasks[0], seed) for suite in suites]
-    for end in open_each(jobs, make=make, workers=workers):
+    for end in open_each(jobs, make=make, workers=workers, transport=transport):
         if isinstance(end, Failed):
             said = end.message if end.type in SAID else f"{end.type}: {end.message}"
             error = RDVLAError(f"{end.job.env} does not open ({end.job.task}): {said}")

@@ -22,7 +22,19 @@ Key = tuple[str, str, Setting, int]  # environment, task, setting, seed
 # Options that may change when an evaluation continues: more of the same, and how fast it is done. Step limits
 # are compared by their values in each environment.
 EXTENDABLE = {
-    *("env", "tasks", "episodes", "stops", "execution", "workers", "threads", "videos", "output", "policy"),
+    *(
+        "env",
+        "tasks",
+        "episodes",
+        "stops",
+        "execution",
+        "workers",
+        "ray",
+        "threads",
+        "videos",
+        "output",
+        "policy",
+    ),
     *("max_steps", "step_limits", "label", "allow_other_robot", "timing_seconds", "live", "rerun", "server"),
     *("record", "record_autonomous"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from rdvla.evaluation.timing import Sample, time_queries
@@ -19,6 +20,7 @@ from rdvla.rollout import (
     roll_out,
     roll_out_remote,
 )
+from rdvla.workers import Transport
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Staging:
     """Where episodes are played, and who is there."""
 
     make: MakeEnvironment[Environment]  # builds a simulator in a worker; has to pickle
+    folder: Path  # videos are written below it
     workers: int
+    transport: Transport  # starts them
     spectator: Spectator | None = None  # sees every query
     attendance: Attendance | None = None  # lets a person step in
 
@@ -55,7 +59,9 @@ class PolicyPlayer:
             self._policy,
             jobs,
             make=staging.make,
+            folder=staging.folder,
             workers=staging.workers,
+            transport=staging.transport,
             watch=self._sample,
             spectator=staging.spectator,
             attendance=staging.attendance,
@@ -77,7 +83,14 @@ class ServerPlayer:
 
     def play(self, jobs: Sequence[EpisodeJob], staging: Staging) -> Generator[Outcome, None, None]:
         """See `Player.play`."""
-        return roll_out_remote(self._server, jobs, make=staging.make, workers=staging.workers)
+        return roll_out_remote(
+            self._server,
+            jobs,
+            make=staging.make,
+            folder=staging.folder,
+            workers=staging.workers,
+            transport=staging.transport,
+        )
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:  # noqa: ARG002
         """See `Player.time`."""

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from rdvla.rollout import (
     Policy,
     Recording,
 )
+from rdvla.workers import LocalProcesses, Transport
 
 
 def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Path:
@@ -182,17 +183,24 @@ def evaluate_player(
         with closing(Journal(output / "episodes.jsonl")) as journal:
             missing = [job for job in jobs if not journal.finished(job.key)]
             opened: dict[str, Opened] = {}
-            if missing:
-                left = [suite for suite in suites if any(job.env == suite.env for job in missing)]
-                opened = open_environments(left, make=make, seed=config.seed, workers=config.workers)
-                if fits is not None:
-                    fits(opened, console=console)
-            write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
-            with _attended(config, opened, desk, fingerprint=fingerprint, console=console) as (
-                spectator,
-                attendance,
-            ):
-                staging = Staging(make, config.workers, spectator, attendance)
+            with ExitStack() as stack:
+                transport: Transport = LocalProcesses()
+                workers = 1
+                if missing:
+                    transport, workers = stack.enter_context(config.worker_choice.transport())
+                    left = [suite for suite in suites if any(job.env == suite.env for job in missing)]
+                    opened = open_environments(
+                        left, make=make, seed=config.seed, workers=workers, transport=transport
+                    )
+                    if fits is not None:
+                        fits(opened, console=console)
+                write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
+                spectator, attendance = stack.enter_context(
+                    _attended(config, opened, desk, fingerprint=fingerprint, console=console)
+                )
+                staging = Staging(
+                    make, output, workers, transport, spectator=spectator, attendance=attendance
+                )
                 play_jobs(player, config, missing, staging=staging, journal=journal, console=console)
         timing = earlier_timing(output / "results.json")
         if missing and config.timing_seconds and not config.server:

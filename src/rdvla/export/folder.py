@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.files import new_folder
+from rdvla.files import new_folder, sole_user
 
 TOLERANCE = 1e-4  # of a float32 export, normalised units
 
@@ -52,12 +52,13 @@ def new_export(output: Path, *, described_by: str) -> Iterator[Path]:
         described_by: name of the file that every such export has.
 
     Raises:
-        RDVLAError: `output` holds something else.
+        RDVLAError: `output` holds something else, or another process writes there.
     """
-    if output.exists() and not (output / described_by).exists():
-        raise RDVLAError(f"{output} exists and is no export of this kind: name a new folder")
-    with new_folder(output, replace=True) as folder:
-        yield folder
+    with sole_user(output):  # which gives an older export its name back, if a kill took it
+        if output.exists() and not (output / described_by).exists():
+            raise RDVLAError(f"{output} exists and is no export of this kind: name a new folder")
+        with new_folder(output, replace=True) as folder:
+            yield folder
 
 
 def require_checks(checks: Sequence[Check], *, precision: str) -> None:

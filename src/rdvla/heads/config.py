@@ -52,6 +52,11 @@ class HeadConfig(draccus.ChoiceRegistry):  # type: ignore[no-untyped-call]
         return 1
 
     @property
+    def gradient_depth(self) -> int:
+        """Iterations of an update that gradient flows through at most; 1 for heads that do not iterate."""
+        return 1
+
+    @property
     def facts(self) -> dict[str, str]:
         """What else a model card says about the head, by title."""
         return {}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rdvla.backbone import PrismaticBackbone
 from rdvla.errors import RDVLAError
-from rdvla.files import new_folder, read_object, write_json
+from rdvla.files import new_folder, read_object, write_atomically, write_json
 from rdvla.heads import RecurrentConfig
 from rdvla.interop.merged_names import match_names
 from rdvla.interop.published_backbone import (
@@ -118,7 +118,8 @@ def _write_merged(path: Path, output: Path, ours: Mapping[str, Tensor]) -> None:
         for name in names:
             value = file.get_tensor(name)
             weights[name] = ours[name].to(value.dtype).contiguous() if name in ours else value
-    save_file(weights, output, metadata=metadata)
+    with write_atomically(output) as temporary:
+        save_file(weights, temporary, metadata=metadata)
 
 
 def _write_heads(policy: RDVLAPolicy, folder: Path, output: Path) -> None:

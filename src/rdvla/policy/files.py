@@ -123,7 +123,7 @@ def read_statistics(folder: Path) -> dict[str, Any]:
 
 
 def load_weights(module: nn.Module, folder: Path, *, wanted: set[str]) -> None:
-    """Load the weights of a policy folder, which must be exactly the `wanted` ones.
+    """Load the weights of a policy folder, which must be exactly the `wanted` ones, and finite.
 
     Raises:
         RDVLAError: the file is missing or damaged, or does not fit the configuration next to it.
@@ -134,14 +134,32 @@ def load_weights(module: nn.Module, folder: Path, *, wanted: set[str]) -> None:
     except (OSError, SafetensorError) as error:
         raise RDVLAError(f"{path} cannot be read as safetensors: {error}") from error
     if weights.keys() != wanted:
-        raise RDVLAError(
-            f"{path} does not fit the configuration next to it: missing {_some(wanted - weights.keys())}, "
-            f"unexpected {_some(weights.keys() - wanted)}"
-        )
+        raise names_differ(path, set(weights), wanted)
+    check_finite(weights, path)
     try:
         module.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise RDVLAError(f"{path} does not fit the configuration next to it: {error}") from error
+
+
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `RDVLAError` if a weight of a file is NaN or infinite: its policy would compute NaN actions."""
+    for name, value in weights.items():
+        if not (value.is_floating_point() and value.numel()):
+            continue
+        low, high = value.aminmax()  # both are NaN if any number is; 15 times as fast as isfinite()
+        if not (low.isfinite() and high.isfinite()):
+            raise RDVLAError(
+                f"{path} is damaged: {name} holds NaN or infinite numbers. Get or train the policy again"
+            )
+
+
+def names_differ(path: Path, held: set[str], wanted: set[str]) -> RDVLAError:
+    """Return the error for a file whose weights are not those that are wanted."""
+    return RDVLAError(
+        f"{path} does not fit the configuration next to it: missing {_some(wanted - held)}, "
+        f"unexpected {_some(held - wanted)}"
+    )
 
 
 def _some(names: set[str]) -> str:

@@ -31,6 +31,7 @@ from rdvla.inputs import as_initial_state, as_seed, check_generator, stack, to_t
 from rdvla.policy.base_models import BASE_MODELS_FILE, OnChange, check_base_models, write_base_models
 from rdvla.policy.checksums import CHECKSUMS_FILE, check_checksums, write_checksums
 from rdvla.policy.config import PolicyConfig
+from rdvla.policy.declared import check_declared
 from rdvla.policy.files import (
     CONFIG_FILE,
     STATISTICS_FILE,
@@ -46,7 +47,15 @@ from rdvla.policy.records import TRAINING, read_records, trained_instructions, w
 from rdvla.policy.trainable import Trainable
 from rdvla.processing import Statistics, policy_normalizers
 from rdvla.processing.text import InstructionCheck
-from rdvla.types import Array, Observation, Prediction, as_observation, check_state, is_single
+from rdvla.types import (
+    Array,
+    Observation,
+    Prediction,
+    as_observation,
+    check_actions,
+    check_state,
+    is_single,
+)
 
 # Files that the checksums cover, as far as a policy has them. Results are put there later, and say themselves
 # which weights they are of; the card may be edited.
@@ -151,7 +160,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
 
         Raises:
             RDVLAError: a camera is missing, or an image, the state or S_0 has the wrong size or is not
-                finite; or a trace is asked of a head that does not iterate.
+                finite; a trace is asked of a head that does not iterate; or an action is not finite.
 
         Warns:
             UnknownInstructionWarning: the policy was not trained on an instruction; once for each.
@@ -173,6 +182,7 @@ class RDVLAPolicy(Trainable, HubPolicy):
             trace=trace,
             deadline=deadline,
         ).with_actions(self.action_normalizer.unnormalize)
+        check_actions(prediction, state=batch.state)
         return prediction.sample(0) if is_single(observation) else prediction
 
     def select_action(self, observation: Observation) -> Array:
@@ -259,13 +269,18 @@ class RDVLAPolicy(Trainable, HubPolicy):
 
     def cache_key(self) -> str:
         """Return a hash that changes whenever `frozen_inputs` would return something else."""
+        options = encode_config(self.config.backbone)
+        for name in self.config.backbone.naming_fields:
+            options[name] = bool(options[name]) or None
         description = [
-            encode_config(self.config.backbone),
+            options,
             list(self.config.cameras),
             self.backbone.frozen,
             self.backbone.preparation(),
         ]
-        # Published encoders count by their weights, not just by their name: a folder's content can change.
+        if architecture := self.backbone.architecture():
+            description.append(architecture)
+        # Published models count by what they are, not by their name: a folder's content can change.
         constant = ("",) if self.backbone.frozen else self.backbone.constant_prefixes()
         weights = sorted(self.backbone.state_dict().items())
         return hash_tensors(
@@ -356,6 +371,11 @@ class RDVLAPolicy(Trainable, HubPolicy):
         )
         config, statistics = read_description(folder)
         check_checksums(folder)
+        try:
+            config.check_complete()
+        except RDVLAError as error:
+            raise RDVLAError(f"{folder / CONFIG_FILE}: {error}") from error
+        check_declared(folder, config)
         try:
             policy = cls(config, statistics)
         except RDVLAError as error:

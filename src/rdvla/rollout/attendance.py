@@ -20,7 +20,7 @@ from rdvla.rollout.episode import Origin
 from rdvla.rollout.jobs import EpisodeJob
 from rdvla.rollout.queries import Answered, Asked, Computed, Queries, by_setting
 from rdvla.rollout.worker import EpisodeResult, Reply
-from rdvla.workers.pool import Failed, Finished, Later, Question
+from rdvla.workers.ends import Failed, Finished, Later, Question
 
 WHILE_PAUSED = Later(0.05)  # a person notices no delay as short as this
 WHILE_COMPUTING = Later(0.002)

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from rdvla.control import DepthJudge
 from rdvla.rollout.attendance import Attendance, AttendedAnswers
 from rdvla.rollout.episode import Environment, MakeEnvironment
 from rdvla.rollout.jobs import EpisodeJob, Schedule
 from rdvla.rollout.queries import MakeJudge, Policy, Queries, Spectator, Watch, by_setting
-from rdvla.rollout.worker import EpisodeResult, EpisodeRunner, Outcome, Reply
-from rdvla.workers.pool import Failed, Finished, Question, run_jobs
+from rdvla.rollout.worker import (
+    RETRIES,
+    SILENCE_SECONDS,
+    EpisodeResult,
+    EpisodeRunner,
+    Outcome,
+    Reply,
+)
+from rdvla.workers.ends import Failed, Finished, Question
+from rdvla.workers.pool import run_jobs
 from rdvla.workers.processes import LocalProcesses
 from rdvla.workers.transport import Transport
 
@@ -22,6 +31,7 @@ def roll_out(
     *,
     make: MakeEnvironment[Environment],
     workers: int,
+    folder: Path = Path(),
     transport: Transport | None = None,
     watch: Watch | None = None,
     spectator: Spectator | None = None,
@@ -30,13 +40,15 @@ def roll_out(
 ) -> Generator[Outcome, None, None]:
     """Run all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
 
-    An exception inside an episode is its outcome. An exception of the policy ends the rollout.
+    An exception inside an episode is its outcome. If its worker dies, or is silent for `SILENCE_SECONDS`, the
+    episode is played again, up to `RETRIES` times. An exception of the policy ends the rollout.
 
     Args:
         policy: gives the actions.
         jobs: the episodes.
         make: build a simulator in a worker.
         workers: how many.
+        folder: that all videos lie in; the present one if not given.
         transport: starts them; processes on this machine if not given.
         watch: sees every query.
         spectator: sees every query with its answer, and every end.
@@ -53,6 +65,7 @@ def roll_out(
         ends = run_jobs(
             EpisodeRunner(
                 make,
+                root=folder,
                 attended=attendance is not None,
                 make_recorder=None if recording is None else recording.make_recorder,
             ),
@@ -60,6 +73,8 @@ def roll_out(
             transport=transport or LocalProcesses(),
             workers=max(1, min(workers, len(jobs))),
             answer=answers,
+            retries=RETRIES,
+            silence_seconds=SILENCE_SECONDS,
         )
         for end in ends:
             yield Outcome(end, answers.end(end))

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from rdvla.rollout.episode import Environment, MakeEnvironment, TaskKey
-from rdvla.workers.pool import Failed, Finished, run_jobs
+from rdvla.rollout.worker import RETRIES, SILENCE_SECONDS
+from rdvla.workers.ends import Failed, Finished
+from rdvla.workers.pool import run_jobs
 from rdvla.workers.processes import LocalProcesses
 from rdvla.workers.transport import Ask, Transport
 
@@ -97,6 +99,8 @@ def open_each(
         lambda last: waiting.pop(0) if waiting else None,  # noqa: ARG005 (any worker takes any environment)
         transport=transport or LocalProcesses(),
         workers=max(1, min(workers, len(jobs))),
+        retries=RETRIES,
+        silence_seconds=SILENCE_SECONDS,
     )
 
 

@@ -19,7 +19,7 @@ from rdvla.control import DepthJudge, Judge, Judgement, Session, Stops, as_stop,
 from rdvla.rollout.jobs import EpisodeJob, Setting, starting_seed
 from rdvla.rollout.worker import EpisodeResult, Reply
 from rdvla.types import Observation, Prediction
-from rdvla.workers.pool import Failed, Finished
+from rdvla.workers.ends import Failed, Finished
 
 
 class Policy(Protocol):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rdvla.control import parse_execution
@@ -16,9 +17,19 @@ from rdvla.errors import optional
 from rdvla.rollout.episode import Environment, MakeEnvironment, OpenEnvironment
 from rdvla.rollout.jobs import SERVERS_OWN, EpisodeJob, Schedule, ServedQueries, starting_seed
 from rdvla.rollout.replies import PolicyServerError, read_reply
-from rdvla.rollout.worker import EpisodeResult, Outcome, Reply, run_episode_job, with_person
+from rdvla.rollout.worker import (
+    RETRIES,
+    SILENCE_SECONDS,
+    EpisodeResult,
+    Outcome,
+    Reply,
+    WritesVideos,
+    run_episode_job,
+    with_person,
+)
 from rdvla.types import Observation
-from rdvla.workers.pool import Failed, Finished, run_jobs
+from rdvla.workers.ends import Failed, Finished
+from rdvla.workers.pool import run_jobs
 from rdvla.workers.processes import LocalProcesses
 from rdvla.workers.transport import Ask, Transport
 
@@ -138,15 +149,16 @@ class _Ended:
     queries: ServedQueries
 
 
-class RemoteEpisodeRunner:
+class RemoteEpisodeRunner(WritesVideos):
     """Runs a worker's episodes with a policy server, and keeps the last simulator open."""
 
-    def __init__(self, make: MakeEnvironment[Environment], server: RemotePolicy) -> None:
+    def __init__(self, make: MakeEnvironment[Environment], server: RemotePolicy, *, root: Path) -> None:
         self._simulator = OpenEnvironment(make)
         self._server = server
+        super().__init__(root)
 
-    def run(self, job: EpisodeJob, ask: Ask) -> _Ended:  # noqa: ARG002 (a runner's signature)
-        """Run an episode over a connection of its own.
+    def run(self, job: EpisodeJob, ask: Ask) -> _Ended:
+        """Run an episode over a connection of its own; `ask` at every query shows that it goes on.
 
         Raises:
             PolicyServerError: the server does not answer, or does not as it should.
@@ -159,8 +171,13 @@ class RemoteEpisodeRunner:
             conversation = _Conversation(
                 self._server, job, client, None if space is None else int(space.shape[0])
             )
+
+            def answer(observation: Observation) -> Reply:
+                ask(None)
+                return conversation.ask(observation)
+
             try:
-                result = run_episode_job(job, environment, conversation.ask)
+                result = run_episode_job(self._here(job), environment, answer)
             except ClientError as error:
                 raise PolicyServerError(str(error)) from error
         return _Ended(with_person(result, conversation.driven), conversation.depths, conversation.queries)
@@ -169,6 +186,10 @@ class RemoteEpisodeRunner:
         """Close the simulator."""
         self._simulator.close()
 
+    def unwritten(self, ended: _Ended, problem: str) -> _Ended:
+        """See `EpisodeRunner.unwritten`."""
+        return replace(ended, result=replace(ended.result, video_problem=problem))
+
 
 def roll_out_remote(
     server: RemotePolicy,
@@ -176,27 +197,32 @@ def roll_out_remote(
     *,
     make: MakeEnvironment[Environment],
     workers: int,
+    folder: Path = Path(),
     transport: Transport | None = None,
 ) -> Generator[Outcome, None, None]:
     """Run all jobs with a policy server, task by task (see `Schedule`); yield each outcome as it comes.
 
-    An exception of a simulator is its episode's outcome.
+    An exception of a simulator is its episode's outcome. Dead workers: see `roll_out`.
 
     Args:
         server: gives the actions.
         jobs: the episodes.
         make: build a simulator in a worker.
         workers: how many, each with a connection.
+        folder: that all videos lie in; the present one if not given.
         transport: starts them; processes on this machine if not given.
 
     Raises:
         PolicyServerError: the server does not answer a query.
     """
     ends: Iterator[Finished[EpisodeJob, _Ended] | Failed[EpisodeJob]] = run_jobs(
-        RemoteEpisodeRunner(make, server),
+        RemoteEpisodeRunner(make, server, root=folder),
         Schedule(jobs).next_job,
         transport=transport or LocalProcesses(),
         workers=max(1, min(workers, len(jobs))),
+        answer=lambda questions: [None] * len(questions),
+        retries=RETRIES,
+        silence_seconds=SILENCE_SECONDS,
     )
     for end in ends:
         if isinstance(end, Finished):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rdvla.files import os_error_sentence
 from rdvla.rollout.attended import AttendedActor, MakeRecorder
 from rdvla.rollout.episode import (
     Decision,
@@ -25,8 +29,11 @@ from rdvla.rollout.episode import (
 from rdvla.rollout.jobs import EpisodeJob, ServedQueries
 from rdvla.rollout.video import Film
 from rdvla.types import Observation
-from rdvla.workers.pool import Failed, Finished
+from rdvla.workers.ends import Failed, Finished
 from rdvla.workers.transport import Ask
+
+RETRIES = 2  # times that an episode is played again after the death of its worker
+SILENCE_SECONDS = 600.0  # after which a worker counts as dead; to open a simulator may take minutes
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class EpisodeResult:
     video_speed: float | None  # of the video, times the robot's own
     driven_steps: int = 0  # environment steps of a person
     interventions: int = 0  # times that a person took over and acted
+    video_problem: str | None = None  # why its video could not be written
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,36 @@ class Outcome:
     served: ServedQueries | None = None  # None: no server answered them
 
 
-class EpisodeRunner:
+class WritesVideos:
+    """A runner that writes its episodes' videos below a folder, or elsewhere on another machine.
+
+    Attributes:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._elsewhere: Path | None = None
+
+    def relocated(self, root: Path) -> Self:
+        """Return a copy that writes below another folder, under the same names."""
+        other = copy.copy(self)
+        other._elsewhere = root
+        return other
+
+    def _here(self, job: EpisodeJob) -> EpisodeJob:
+        """Return the job with the place where its video is to be written."""
+        if job.video is None or self._elsewhere is None:
+            return job
+        return replace(job, video=self._elsewhere / job.video.relative_to(self.root))
+
+
+class EpisodeRunner(WritesVideos):
     """Runs a worker's episodes, and keeps the last simulator open.
 
     Args:
         make: build a simulator.
+        root: folder that all videos lie in.
         attended: ask before every step, so a person may step in.
         make_recorder: record attended episodes; None: they are not recorded.
     """
@@ -73,15 +106,17 @@ class EpisodeRunner:
         self,
         make: MakeEnvironment[Environment],
         *,
+        root: Path = Path(),
         attended: bool = False,
         make_recorder: MakeRecorder | None = None,
     ) -> None:
+        super().__init__(root)
         self._simulator = OpenEnvironment(make)
         self._attended, self._make_recorder = attended, make_recorder
 
     def run(self, job: EpisodeJob, ask: Ask) -> EpisodeResult:
         """Run an episode; `ask` turns an `Observation` (a `Present` if it is attended) into a `Reply`."""
-        environment = self._simulator.open(job.task_key)
+        environment, job = self._simulator.open(job.task_key), self._here(job)
         if self._attended:
             return _run_attended(job, environment, ask, self._make_recorder)
         return run_episode_job(job, environment, ask)
@@ -89,6 +124,10 @@ class EpisodeRunner:
     def close(self) -> None:
         """Close the simulator."""
         self._simulator.close()
+
+    def unwritten(self, result: EpisodeResult, problem: str) -> EpisodeResult:
+        """Return a result whose video could not be written: the episode counts all the same."""
+        return replace(result, video_problem=problem)
 
 
 def run_episode_job(
@@ -151,10 +190,16 @@ def _film(job: EpisodeJob, environment: Environment) -> Film | None:
 
 
 def _result(job: EpisodeJob, end: EpisodeEnd, film: Film | None) -> EpisodeResult:
-    if film is not None and job.video is not None:
+    if film is None or job.video is None:
+        return EpisodeResult(end.success, end.steps, end.executed, None, None)
+    problem: str | None = None
+    try:
         film.write(job.video)
-    stride, speed = (None, None) if film is None else (film.stride, film.speed)
-    return EpisodeResult(end.success, end.steps, end.executed, stride, speed)
+    except OSError as error:  # such as of a full disk
+        problem = os_error_sentence(error, path=job.video)
+    except Exception as error:  # noqa: BLE001  # of a codec: the episode counts without its video
+        problem = f"{job.video}: {type(error).__name__}: {error}"
+    return EpisodeResult(end.success, end.steps, end.executed, film.stride, film.speed, video_problem=problem)
 
 
 class _RemotePolicy:

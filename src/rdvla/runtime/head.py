@@ -12,7 +12,7 @@ from rdvla.errors import InputError, RDVLAError
 from rdvla.inputs import as_numbers, to_numpy
 from rdvla.runtime.description import read_description
 from rdvla.runtime.solver import Solver
-from rdvla.types import Array, Prediction
+from rdvla.types import Array, Prediction, check_actions
 
 
 class OnnxHead:
@@ -64,7 +64,8 @@ class OnnxHead:
             The prediction, with actions (B, K, A) in normalised units.
 
         Raises:
-            InputError: a feature is missing, or it or the initial state has another shape or no numbers.
+            InputError: a feature is missing, or it or the initial state has another shape or no numbers;
+                or an action is not finite.
         """
         missing = [name for name in self.features if name not in features]
         if missing:
@@ -77,7 +78,7 @@ class OnnxHead:
             width = self._solver.graph.shapes[name][2]
             if value.ndim != 3 or len(value) != batch or value.shape[2] != width:
                 raise InputError(f"features[{name!r}] must be ({batch}, tokens, {width}), got {value.shape}")
-        return self._solver(
+        prediction = self._solver(
             used,
             batch_size=batch,
             stop=stop,
@@ -85,3 +86,5 @@ class OnnxHead:
             initial_state=initial_state,
             generator=generator,
         )
+        check_actions(prediction, state=used["proprio"])
+        return prediction

@@ -26,7 +26,7 @@ from rdvla.runtime.description import read_description
 from rdvla.runtime.graph import Array
 from rdvla.runtime.instructions import Instructions
 from rdvla.runtime.solver import Solver
-from rdvla.types import Observation, Prediction, as_observation, is_single
+from rdvla.types import Observation, Prediction, as_observation, check_actions, is_single
 
 
 class OnnxPolicy:
@@ -109,7 +109,7 @@ class OnnxPolicy:
 
         Raises:
             InputError: a camera is missing, an image, the state or the initial state has the wrong size or
-                type, the state is not finite, or an instruction is too long.
+                type, the state or an action is not finite, or an instruction is too long.
 
         Warns:
             UnknownInstructionWarning: the policy was not trained on an instruction; once for each.
@@ -145,6 +145,7 @@ class OnnxPolicy:
             generator=generator,
         )
         # The graph computes every sample until the last one stops.
+        check_actions(prediction, state=batch.state)
         deepest = int(prediction.depth.max())
         self._costs.add([deepest] * batch.batch_size, self._clock() - began)
         return prediction.sample(0) if is_single(observation) else prediction

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from contextlib import suppress
+
+from rdvla.workers.processes import process_runs
 
 
 def delete(application: str) -> None:
@@ -25,18 +26,8 @@ def remove_orphans() -> None:
     for application in serve.status().applications:
         match application.split("_"):
             case ["rdvla", host, process, _] if host == socket.gethostname() and process.isdigit():
-                if not _runs(int(process)):
+                if not process_runs(int(process)):
                     serve.delete(application, _blocking=False)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
 
 
 class _DropRayErrors(logging.Filter):

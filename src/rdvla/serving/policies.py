@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rdvla.control import Stop, limits_of, parse_stop
 from rdvla.control.stop import LARGEST_DEPTH
+from rdvla.errors import NotFiniteError
 from rdvla.inputs import as_seed, to_numpy
 from rdvla.serving.queries import Answer, EndedBy, PolicyFacts, Query
 from rdvla.types import Prediction
@@ -119,13 +120,16 @@ def _answer(policy: RDVLAPolicy | OnnxPolicy, facts: PolicyFacts, queries: Seque
     began = time.monotonic()
     stops = [parse_stop(facts.stop if query.stop is None else query.stop) for query in queries]
     depths = [LARGEST_DEPTH if query.max_depth is None else query.max_depth for query in queries]
-    prediction = policy.predict(
-        [query.observation for query in queries],
-        stop=stops,
-        max_depth=depths,
-        initial_state=np.stack([query.initial_state for query in queries]),
-        deadline=[query.deadline for query in queries],
-    )
+    try:
+        prediction = policy.predict(
+            [query.observation for query in queries],
+            stop=stops,
+            max_depth=depths,
+            initial_state=np.stack([query.initial_state for query in queries]),
+            deadline=[query.deadline for query in queries],
+        )
+    except NotFiniteError as error:  # each robot's connection looks at its own actions
+        prediction = error.prediction
     found = _in_numpy(prediction)
     allowed = _allowed(stops, depths, iterates=facts.iterates)
     spent = 1000 * (time.monotonic() - began)

@@ -19,6 +19,7 @@ from rdvla.heads import ConstantDepth, DepthDistribution, LogNormalPoisson
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy.batch import Batch, Share
 from rdvla.processing.augmentation import Augmentation
+from rdvla.training.choices import FrameChoice, UniformChoice
 from rdvla.training.config import DepthConfig
 from rdvla.training.features import FrozenFeatures, is_image
 
@@ -61,10 +62,10 @@ class Draw:
 
 
 class Sampler:
-    """Draws batches uniformly, with replacement, from the frames of the training episodes.
+    """Draws batches, uniformly with replacement unless another choice is given.
 
     Args:
-        frames: (N,) dataset frames that may start a chunk.
+        frames: (N,) dataset frames that may start a chunk, or what chooses from them.
         batch_size: B.
         seed: of the run.
         depth: distribution of r.
@@ -74,13 +75,14 @@ class Sampler:
     """
 
     def __init__(
-        self, frames: Sequence[int] | Tensor, *, batch_size: int, seed: int, depth: DepthDistribution
+        self,
+        frames: Sequence[int] | Tensor | FrameChoice,
+        *,
+        batch_size: int,
+        seed: int,
+        depth: DepthDistribution,
     ) -> None:
-        self._frames = torch.as_tensor(frames, dtype=torch.int64)
-        if self._frames.numel() == 0:
-            raise ConfigError(
-                "There are no training frames: the dataset is empty or every episode is held out."
-            )
+        self._choice = frames if isinstance(frames, FrameChoice) else UniformChoice(frames)
         self._batch_size = batch_size
         self._seed = seed
         self._depth = depth
@@ -88,9 +90,9 @@ class Sampler:
     def draw(self, step: int) -> Draw:
         """Return the draw of update number `step`; the same for the same step, whatever was drawn before."""
         generator = step_generator(self._seed, step)
-        index = torch.randint(len(self._frames), (self._batch_size,), generator=generator)
+        frames = self._choice.choose(step, self._batch_size, generator=generator)
         depth = self._depth.sample(generator)
-        return Draw(step=step, frames=self._frames[index], depth=depth, generator=generator)
+        return Draw(step=step, frames=frames, depth=depth, generator=generator)
 
 
 def evenly_spread(frames: Tensor, *, at_most: int) -> Tensor:

@@ -28,6 +28,9 @@ class DataConfig:
     cameras: dict[str, str] = field(default_factory=dict)  # dataset's name: policy's, as {image: agentview}
     action: tuple[str, ...] = ()  # features that make up the action, in this order; empty: action
     state: tuple[str, ...] = ()  # features that make up the proprioception; empty: observation.state, if any
+    weights: tuple[float, ...] = ()  # of several datasets in a batch; empty: by their numbers of samples
+    sampling: Literal["auto", "uniform", "windowed"] = "auto"  # auto: windowed if data is streamed
+    window: int = 0  # of windowed sampling: shards (video files) that are open at a time; 0: chosen
     sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
     cache_dir: str = ""  # folder of cached frozen inputs, which runs may share; empty: <output_dir>/cache
     cache_batch_size: int = 64  # observations per batch while the cache is filled
@@ -44,8 +47,17 @@ class DataConfig:
                 f"data.validation_fraction is {self.validation_fraction}; it must be at least 0 and below 1."
             )
         positive("data", cache_batch_size=self.cache_batch_size, sample_every=self.sample_every)
-        not_negative("data", split_seed=self.split_seed)
+        not_negative("data", split_seed=self.split_seed, window=self.window)
+        one_of("data.sampling", self.sampling, ("auto", "uniform", "windowed"))
         not_negative("data", image_shift=self.image_shift, memory_limit_gb=self.memory_limit_gb)
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        weights = list(self.weights)
+        if any(not 0 <= weight <= MOST for weight in weights):
+            raise ConfigError(f"data.weights is {weights}; every weight must be 0 or larger.")
+        if weights and sum(weights) == 0:
+            raise ConfigError(f"data.weights is {weights}; at least one weight must be above 0.")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from rich.console import Console
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset, FeatureCache, ImageCache
+from rdvla.data.feature_cache import Encode, Filling
 from rdvla.policy import RDVLAPolicy
 from rdvla.progress import Progress
+from rdvla.training.arithmetic import arithmetic, differing
 from rdvla.types import Observation
 
 
@@ -57,6 +59,47 @@ class CacheOptions:
     memory_limit: int  # bytes; caches up to this size are held in memory, larger ones are mapped
     console: Console  # for the progress bars
 
+    def say(self, sentence: str) -> None:
+        """Print a sentence for the user."""
+        self.console.print(f"note: {sentence}", soft_wrap=True, highlight=False, markup=False)
+
+
+@dataclass(frozen=True)
+class FrozenInputs:
+    """What is computed of every frame, and kept."""
+
+    sample: Mapping[str, Tensor]  # of one frame, by name
+    image_names: tuple[str, ...]  # of those that are the images themselves
+    stored_as: Mapping[str, str]  # name of a feature that is not -> name in the cache
+    encode: Encode  # images and instructions -> the features that are kept
+
+    @classmethod
+    def of(cls, policy: RDVLAPolicy, dataset: EpisodeDataset) -> FrozenInputs:
+        """Compute those of the first frame; the policy is as it will be in training, but in `eval` mode."""
+        first = dataset.sample_index[:1]
+        sample = _encode(policy, dataset.images(first), dataset.instructions(first))
+        image_names = tuple(name for name, value in sample.items() if is_image(value))
+        others = {name: value for name, value in sample.items() if name not in image_names}
+        stored_as = {name: _first_alias(name, others) for name in others}
+        kept = sorted(set(stored_as.values()))
+
+        def encode(shown: dict[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
+            features = _encode(policy, shown, instructions)
+            return {name: features[name] for name in kept}
+
+        return cls(sample, image_names, stored_as, encode)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one frame's images, if they are kept."""
+        return sum(self.sample[name].nbytes for name in self.image_names[:1])
+
+    @property
+    def feature_bytes(self) -> int:
+        """Bytes of one frame's features, as they are stored."""
+        kept = [self.sample[name] for name in set(self.stored_as.values())]
+        return sum(value.numel() * _stored_bytes(value) for value in kept)
+
 
 def frozen_features(policy: RDVLAPolicy, dataset: EpisodeDataset, options: CacheOptions) -> FrozenFeatures:
     """Open the caches of the policy's frozen inputs for all samples, computing what is missing.
@@ -72,18 +115,18 @@ def frozen_features(policy: RDVLAPolicy, dataset: EpisodeDataset, options: Cache
     """
     was_training = policy.training
     policy.eval()
-    first = dataset.sample_index[:1]
-    sample = _encode(policy, dataset.images(first), dataset.instructions(first))
-    image_names = tuple(name for name, value in sample.items() if is_image(value))
+    inputs = FrozenInputs.of(policy, dataset)
     images = None
-    if image_names or ImageCache.exists(dataset, directory=options.folder):
-        size = sum(sample[name].nbytes for name in image_names[:1])
-        images = _cached_images(dataset, options, in_memory=_fits(size, dataset, options))
-    others = {name: value for name, value in sample.items() if name not in image_names}
-    stored_as = {name: _first_alias(name, others) for name in others}
-    cache = _cached_features(policy, dataset, options, stored_as, sample, images) if others else None
+    if inputs.image_names or ImageCache.exists(dataset, directory=options.folder):
+        images = _cached_images(dataset, options, inputs)
+    cache = _cached_features(policy, dataset, options, inputs, images) if inputs.stored_as else None
     policy.train(was_training)
-    return FrozenFeatures(stored_as, cache, images if image_names else None, image_names)
+    return FrozenFeatures(inputs.stored_as, cache, images if inputs.image_names else None, inputs.image_names)
+
+
+def computed_by(policy: RDVLAPolicy, *, batch_size: int) -> dict[str, Any]:
+    """Return what decides the last bits of a policy's features."""
+    return {**arithmetic(policy.device), "batch size": batch_size}
 
 
 def _encode(policy: RDVLAPolicy, images: dict[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
@@ -91,14 +134,17 @@ def _encode(policy: RDVLAPolicy, images: dict[str, Tensor], instructions: list[s
     return policy.frozen_inputs(Observation(images=images, state=state, instruction=instructions))
 
 
-def _cached_images(dataset: EpisodeDataset, options: CacheOptions, *, in_memory: bool) -> ImageCache:
+def _cached_images(dataset: EpisodeDataset, options: CacheOptions, inputs: FrozenInputs) -> ImageCache:
     with Progress(options.console, transient=True) as progress:
         task = progress.add_task("decoding images", total=len(dataset))
         return ImageCache.open_or_build(
             dataset,
             directory=options.folder,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-            in_memory=in_memory,
+            filling=Filling(
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+                say=options.say,
+            ),
+            in_memory=_fits(inputs.image_bytes, dataset, options),
         )
 
 
@@ -106,30 +152,34 @@ def _cached_features(
     policy: RDVLAPolicy,
     dataset: EpisodeDataset,
     options: CacheOptions,
-    stored_as: Mapping[str, str],
-    sample: Mapping[str, Tensor],
+    inputs: FrozenInputs,
     images: ImageCache | None,
 ) -> FeatureCache:
-    kept = sorted(set(stored_as.values()))
-    size = sum(sample[name].numel() * _stored_bytes(sample[name]) for name in kept)
-
-    def encode(shown: dict[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
-        features = _encode(policy, shown, instructions)
-        return {name: features[name] for name in kept}
-
+    key, used = policy.cache_key(), computed_by(policy, batch_size=options.batch_size)
     with Progress(options.console, transient=True) as progress:
         task = progress.add_task("caching frozen inputs", total=len(dataset))
-        return FeatureCache.open_or_build(
+        cache = FeatureCache.open_or_build(
             dataset,
             dataset.sample_index,
-            encode,
-            key=policy.cache_key(),
+            inputs.encode,
+            key=key,
             directory=options.folder,
             images=None if images is None else images.images,
             batch_size=options.batch_size,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-            in_memory=_fits(size, dataset, options),
+            filling=Filling(
+                frame_bytes=inputs.feature_bytes,
+                computed_by=used,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+                say=options.say,
+            ),
+            in_memory=_fits(inputs.feature_bytes, dataset, options),
         )
+    if others := differing(cache.computed_by, used):
+        options.say(
+            f"cached features were computed with {others}, so they differ by rounding from what would be "
+            f"computed now. To compute them anew, remove {options.folder / key}-*."
+        )
+    return cache
 
 
 def _fits(row_bytes: int, dataset: EpisodeDataset, options: CacheOptions) -> bool:

@@ -17,6 +17,7 @@ from rdvla.policy import PolicyConfig, RDVLAPolicy
 from rdvla.policy.config import RobotConfig
 from rdvla.policy.trainable import count_parameters
 from rdvla.training.config import TrainConfig
+from rdvla.training.sampling import complete_data, describe_sampling
 
 GRIPPER = "gripper"  # in the name of an action's dimension
 LEAST_RANGE = 0.5  # of a gripper that is left unscaled: an opening in metres would hardly be learned
@@ -72,7 +73,7 @@ def complete(config: TrainConfig, dataset: EpisodeDataset, source: PolicyConfig 
     if head_source is not None:
         check_robot(head_source.robot, policy.robot, of=dataset.name)
     policy = replace(policy, unscaled_actions=_unscaled(policy, dataset))
-    return replace(config, policy=policy)
+    return replace(config, policy=policy, data=complete_data(config.data, dataset))
 
 
 def describe(config: TrainConfig, dataset: EpisodeDataset) -> list[tuple[str, str]]:
@@ -86,6 +87,7 @@ def describe(config: TrainConfig, dataset: EpisodeDataset) -> list[tuple[str, st
             f"{len(dataset.tasks)} instruction{'s' if len(dataset.tasks) != 1 else ''}{kind}",
         )
     ]
+    lines += describe_sampling(config, dataset)
     lines += [(f"camera {camera}", text) for camera, text in policy.fits.in_words().items()]
     scaling = policy.normalization
     if policy.state_dim:

@@ -20,6 +20,11 @@ UNITS_ANEW = (
     "no policy yet. They are computed anew from the dataset: if the loss jumps, begin a new run."
 )
 
+COMPUTED_ELSEWHERE = (
+    "the run goes on with another arithmetic than it began with: {}. Its updates differ by rounding from "
+    "those of an undisturbed run, and the difference grows."
+)
+
 
 def resume_lines(trainer: Trainer, *, before: Length) -> list[str]:
     """Say where a run goes on.

@@ -159,12 +159,13 @@ class TrainingProgress:
         self._progress = Progress(
             console,
             TextColumn(
-                "loss {task.fields[loss]:.4f}  depth {task.fields[depth]:2d}  {task.fields[ms]:.0f} ms/step"
+                "loss {task.fields[loss]:.4f}  depth {task.fields[depth]:2d}  {task.fields[ms]:.0f} ms/step  "
+                "{task.fields[speed]}"
             ),
             refresh_per_second=2,  # drawing takes time from training
         )
         self._task = self._progress.add_task(
-            "training", total=steps, completed=start, loss=float("nan"), depth=0, ms=0.0
+            "training", total=steps, completed=start, loss=float("nan"), depth=0, ms=0.0, speed=""
         )
 
     def __enter__(self) -> TrainingProgress:
@@ -196,9 +197,25 @@ class TrainingProgress:
                 highlight=False,
             )
 
-    def update(self, *, step: int, loss: float, depth: int, milliseconds: float) -> None:
-        """Show the figures after `step` updates."""
-        self._progress.update(self._task, completed=step, loss=loss, depth=depth, ms=milliseconds)
+    def update(self, *, step: int, depth: int, figures: Mapping[str, float]) -> None:
+        """Show the figures after `step` updates.
+
+        Args:
+            step: updates done.
+            depth: of the last one.
+            figures: of the log, with `loss`, `ms_per_step` and those of `Throughput`.
+        """
+        speed = f"{figures['samples_per_second']:,.0f} samples/s"
+        if "utilisation" in figures:
+            speed += f"  {figures['utilisation']:.0%} of peak"
+        self._progress.update(
+            self._task,
+            completed=step,
+            loss=figures["loss"],
+            depth=depth,
+            ms=figures["ms_per_step"],
+            speed=speed,
+        )
 
     def validation(self, *, step: int, figures: Mapping[str, float]) -> None:
         """Print a line with the validation figures."""

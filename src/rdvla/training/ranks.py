@@ -44,8 +44,6 @@ class Ranks:
     def __init__(self, accelerator: Accelerator) -> None:
         self.number: int = accelerator.process_index
         self.count: int = accelerator.num_processes
-        self._of_machine: int = accelerator.local_process_index
-        self._device: torch.device = accelerator.device
         self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE) if self.count > 1 else None
 
     @property
@@ -66,23 +64,6 @@ class Ranks:
             return [None]
         first, parts = self.number * steps, share_out(batch_size, parts=self.count * steps)
         return [share for share in parts[first : first + steps] if share.size > 0]
-
-    @contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """Let rank 0 go first, then one rank a machine, then all others: they find what those have left.
-
-        Raises:
-            OtherRankError: another rank failed.
-        """
-        turn = 0 if self.is_first else 1 if self._of_machine == 0 else 2
-        for _ in range(turn):
-            with self.together():
-                pass
-        with self.together():
-            yield
-        for _ in range(turn, 2):
-            with self.together():
-                pass
 
     # --- what they tell each other ---
 

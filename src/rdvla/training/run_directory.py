@@ -1,7 +1,8 @@
 """The folder of one run, and whether it may be started or resumed there.
 
 config.yaml       the full configuration; its paths are as `rdvla.training.resuming` says
-run.json          what the run began with: fingerprints of dataset and frozen weights; an id
+run.json          what the run began with: fingerprints of dataset and frozen weights, versions, processor,
+                  threads; an id
 metrics.jsonl     a line per logged step
 tensorboard/      the same for TensorBoard
 checkpoints/      the run resumes from these
@@ -27,6 +28,7 @@ from rdvla.files import check_writable, read_object, write_json
 from rdvla.policy.files import STATISTICS_FILE, read_statistics, write_statistics
 from rdvla.policy.run_folder import RUN_CONFIG, RUN_POLICY, RUN_RECORD, resume_command
 from rdvla.processing import Statistics
+from rdvla.training.arithmetic import differing
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.rank_process import LOGS
@@ -38,6 +40,7 @@ from rdvla.training.resuming import (
 )
 
 RUN_ID = "id"  # in the record
+COMPUTED_WITH = "computed_with"  # in the record: what decides the last bits of results
 
 
 class RunDirectory:
@@ -140,6 +143,22 @@ class RunDirectory:
             return None
         places = [folder for folder in (self.path, self.policy) if (folder / STATISTICS_FILE).is_file()]
         return read_statistics(places[0]) if places else None
+
+    def compared(self, now: Mapping[str, Any]) -> str:
+        """Record what a new run computes with; say how this differs from what an earlier part computed with.
+
+        Args:
+            now: of this process, as `arithmetic` returns it.
+
+        Returns:
+            As `differing`; empty for a new run.
+        """
+        record = read_object(self.record_file)
+        earlier = record.get(COMPUTED_WITH)
+        if not self.is_trained or not isinstance(earlier, dict):
+            write_json(self.record_file, {**record, COMPUTED_WITH: dict(now)})
+            return ""
+        return differing([earlier], now)
 
     def run_id(self) -> str:
         """Return the run's id, from `begin` on."""

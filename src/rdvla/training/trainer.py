@@ -21,13 +21,22 @@ from rdvla.errors import RDVLAError
 from rdvla.heads import Loss
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy.batch import Share
+from rdvla.training.arithmetic import arithmetic
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
 from rdvla.training.inference import complete, describe, describe_size, named
 from rdvla.training.interruption import StopRequest
-from rdvla.training.messages import UNITS_ANEW, finish_lines, resume_lines, stop_lines, titled, unwritable
+from rdvla.training.messages import (
+    COMPUTED_ELSEWHERE,
+    UNITS_ANEW,
+    finish_lines,
+    resume_lines,
+    stop_lines,
+    titled,
+    unwritable,
+)
 from rdvla.training.metrics import MetricsLog, NoLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, total_of, validate
@@ -36,8 +45,10 @@ from rdvla.training.policy_export import PolicyExport, provenance_of
 from rdvla.training.rank_process import process_of
 from rdvla.training.ranks import Ranks
 from rdvla.training.run_directory import RunDirectory, flatten
+from rdvla.training.sampling import choose_frames, within_window
 from rdvla.training.schedule import Length
 from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset, wrapped
+from rdvla.training.throughput import measure_throughput
 from rdvla.training.trackers import check_installed, open_trackers
 
 
@@ -96,13 +107,16 @@ class Trainer:
         if not held_out and config.data.validation_fraction > 0:
             self._say(titled([("validation", "none: no task has two episodes, so none is held out")]))
         self.sampler = Sampler(
-            self._frames(training),
+            choose_frames(config, self.dataset, self._frames(training)),
             batch_size=config.batch_size,
             seed=config.seed,
             depth=depth_distribution(config.depth, head_mean=config.policy.head.mean_training_depth),
         )
-        self.validation_frames = evenly_spread(self._frames(held_out), at_most=config.validation.max_samples)
-        with self.ranks.in_turn():
+        self.validation_frames = evenly_spread(
+            within_window(config.data, self.dataset, self._frames(held_out)),
+            at_most=config.validation.max_samples,
+        )
+        with self.ranks.together():  # all fill the caches
             features = frozen_features(
                 self.policy,
                 self.dataset,
@@ -121,6 +135,13 @@ class Trainer:
             augmentation=config.data.augmentation,
         )
         self.objective = make_objective(config, self.dataset, self.source)
+        self.throughput = measure_throughput(
+            config,
+            self.policy,
+            self.source.batch(self.sampler.draw(0).frames[:1]),
+            losses=self.objective.losses,
+            processes=self.accelerator.num_processes,
+        )
         self.model = wrapped(self.policy, self.accelerator)
         self.state = TrainingState(self.policy, config)
         self.export = PolicyExport(
@@ -146,6 +167,8 @@ class Trainer:
             },
             complete=lambda saved: complete(saved, self.dataset, None if source is None else source.config),
         )
+        if elsewhere := self.run_directory.compared(arithmetic(self.accelerator.device)):
+            self._say(titled([("note", COMPUTED_ELSEWHERE.format(elsewhere))]))
         return self.run_directory
 
     # --- the loop ---
@@ -266,15 +289,10 @@ class Trainer:
         return self.state.step == self.config.steps or (every > 0 and self.state.step % every == 0)
 
     def _log(self, log: MetricsLog, progress: TrainingProgress, window: list[Update]) -> None:
-        figures = averaged(window)
+        figures = averaged(window) | self.throughput.figures(window)
         with self.ranks.together():
             log.write(step=self.state.step, kind="train", scalars=figures)
-        progress.update(
-            step=self.state.step,
-            loss=figures["loss"],
-            depth=window[-1].depth,
-            milliseconds=figures["ms_per_step"],
-        )
+        progress.update(step=self.state.step, depth=window[-1].depth, figures=figures)
 
     def _validate(self, log: MetricsLog, progress: TrainingProgress) -> float | None:
         """Validate the averaged weights; return the figure that decides, None without held-out episodes."""

@@ -1,7 +1,8 @@
 """Workers that do jobs at the same time: episodes, demonstrations, features of frames.
 
-`pool` hands jobs out, answers what they ask, and survives deaths. `transport` says how it talks to a worker;
-`processes` runs workers on this machine. `cluster` connects to Ray.
+`pool` hands jobs out and answers what they ask; its `crew` survives deaths. `transport` says how it talks to
+a worker: `processes` runs workers on this machine, `ray` on a cluster, where `actor` is the far side.
+`choice` reads the option `workers`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING
 from rdvla.lazy import load_lazily
 
 if TYPE_CHECKING:
-    from rdvla.workers.pool import Failed, Finished, Later, Question, run_jobs
+    from rdvla.workers.choice import WorkerChoice, parse_workers
+    from rdvla.workers.ends import Failed, Finished, Later, Question
+    from rdvla.workers.pool import run_jobs
     from rdvla.workers.processes import LocalProcesses
     from rdvla.workers.transport import Line, Link, Transport, serve
 else:
@@ -26,6 +29,8 @@ __all__ = [
     "LocalProcesses",
     "Question",
     "Transport",
+    "WorkerChoice",
+    "parse_workers",
     "run_jobs",
     "serve",
 ]

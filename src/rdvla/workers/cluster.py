@@ -75,6 +75,20 @@ def _check_reachable(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=REACH).close()
 
 
+def processors() -> int:
+    """Return how many processors the cluster has, at least 1: others may join it."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 0)))  # type: ignore[no-untyped-call]
+
+
+def gpus() -> float:
+    """Return how many GPUs the cluster has."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
 def resources() -> str:
     """Say how much the cluster has."""
     import ray

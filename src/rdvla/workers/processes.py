@@ -37,6 +37,9 @@ class LocalProcesses:
 class ProcessLink:
     """One worker process and this side of its pipe."""
 
+    begun = True
+    machine_died = False  # this process would be gone as well
+
     def __init__(self, number: int, runner: Runner[Any, Any]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -106,3 +109,14 @@ def _exit_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def process_runs(process: int) -> bool:
+    """Return whether a process of that number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

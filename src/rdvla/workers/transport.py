@@ -63,6 +63,16 @@ Message = Asked | Done | Raised  # from a worker to the pool; the pool sends a j
 class Link(Protocol):
     """The pool's end of the connection to one worker."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether the worker runs, or ran. On a cluster it may have to wait for room."""
+        ...
+
+    @property
+    def machine_died(self) -> bool:
+        """Whether the worker died with its machine, through no fault of its job."""
+        ...
+
     def send(self, content: Any) -> None:
         """Send a job or an answer. Sending to a dead worker does nothing: `receive` reports the death."""
         ...

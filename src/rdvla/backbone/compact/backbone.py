@@ -115,6 +115,10 @@ class CompactBackbone(Backbone):
         """See `Backbone.preparation`: pixel scale and tokenizer of published encoders."""
         return self.image_encoder.preparation() | self.text_encoder.preparation()
 
+    def architecture(self) -> dict[str, Any]:
+        """See `Backbone.architecture`: of published encoders."""
+        return self.image_encoder.architecture() | self.text_encoder.architecture()
+
     def external_prefixes(self) -> tuple[str, ...]:
         """See `Backbone.external_prefixes`: the published encoders, which are loaded by name."""
         return tuple(

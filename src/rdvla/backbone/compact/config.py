@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from rdvla.backbone.config import BackboneConfig, must_match
-from rdvla.errors import ConfigError, optional
+from rdvla.backbone.config import LARGEST, MOST_LAYERS, BackboneConfig, must_match
+from rdvla.errors import ConfigError, optional, require_range
 
 if TYPE_CHECKING:
     from rdvla.backbone.compact.backbone import CompactBackbone
@@ -22,6 +22,8 @@ TEXT_HEADS = 4  # attention heads of the instruction encoder trained from scratc
 @dataclass(frozen=True)
 class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     """Sizes and choices of `CompactBackbone`. The default needs no pretrained weights."""
+
+    naming_fields: ClassVar[tuple[str, ...]] = ("pretrained_image_encoder", "pretrained_text_encoder")
 
     num_cameras: int = 0  # 0: as many as the policy has
     image_size: int = 0  # pixels, square; 0: the policy's
@@ -49,6 +51,7 @@ class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
         ):  # fmt: skip
             if getattr(self, field) < 1:
                 raise ConfigError(f"backbone.{field} must be at least 1, got {getattr(self, field)}")
+        self._check_ranges()
         if self.layers < 2:
             raise ConfigError(
                 f"backbone.layers must be at least 2, for a middle and a late level, got {self.layers}"
@@ -66,6 +69,16 @@ class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
             raise ConfigError(
                 f"backbone.text_width must be a multiple of {TEXT_HEADS}, got {self.text_width}"
             )
+
+    def _check_ranges(self) -> None:
+        for field, most in (("layers", MOST_LAYERS), ("conv_blocks", MOST_LAYERS), ("num_cameras", 1000)):
+            require_range(f"backbone.{field}", getattr(self, field), least=0, most=most)
+        for field in (
+            "width", "slots", "slot_dim", "latents", "heads", "image_size",
+            "conv_stem", "conv_width", "text_width", "max_instruction_bytes",
+        ):  # fmt: skip
+            require_range(f"backbone.{field}", getattr(self, field), most=LARGEST)
+        require_range("backbone.environment_state_dim", self.environment_state_dim or 0, most=LARGEST)
 
     def make(self) -> CompactBackbone:
         """See `BackboneConfig.make`."""
@@ -107,6 +120,12 @@ class CompactConfig(BackboneConfig):  # type: ignore[no-untyped-call]
         height, width = recorded[0]
         keeps = len(set(recorded)) == 1 and height == width <= IMAGE_SIZE and height % 16 == 0
         return height if keeps else IMAGE_SIZE
+
+    def without_published(self) -> CompactConfig:
+        """See `BackboneConfig.without_published`."""
+        if self.pretrained_image_encoder is None and self.pretrained_text_encoder is None:
+            return self
+        return replace(self, pretrained_image_encoder=None, pretrained_text_encoder=None)
 
     def in_float32(self) -> CompactConfig:
         """See `BackboneConfig.in_float32`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rdvla.backbone.pretrained import image_scale
+from rdvla.backbone.pretrained import describe_architecture, image_scale
 from rdvla.errors import ConfigError
 
 STRIDE = 8  # pixels along one side of a token of the encoder trained from scratch
@@ -28,6 +28,10 @@ class ImageEncoder(nn.Module, ABC):
 
     def preparation(self) -> dict[str, Any]:
         """See `Backbone.preparation`."""
+        return {}
+
+    def architecture(self) -> dict[str, Any]:
+        """See `Backbone.architecture`."""
         return {}
 
 
@@ -164,6 +168,10 @@ class PretrainedImageEncoder(ImageEncoder):
     def preparation(self) -> dict[str, Any]:
         """See `Backbone.preparation`: the scale of the pixels."""
         return {"pixels": [self.mean.tolist(), self.std.tolist()]}
+
+    def architecture(self) -> dict[str, Any]:
+        """See `Backbone.architecture`."""
+        return {"image": describe_architecture(self.model)}
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

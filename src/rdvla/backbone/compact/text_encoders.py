@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rdvla.backbone.base import InstructionSteps
 from rdvla.backbone.compact.config import TEXT_HEADS
-from rdvla.backbone.pretrained import describe_tokenizer
+from rdvla.backbone.pretrained import describe_architecture, describe_tokenizer
 from rdvla.errors import ConfigError, InputError
 from rdvla.processing.text import Remembered, instruction_bytes, shown
 
@@ -40,6 +40,10 @@ class TextEncoder(nn.Module, ABC):
 
     def preparation(self) -> dict[str, Any]:
         """See `Backbone.preparation`."""
+        return {}
+
+    def architecture(self) -> dict[str, Any]:
+        """See `Backbone.architecture`."""
         return {}
 
 
@@ -137,6 +141,10 @@ class PretrainedTextEncoder(TextEncoder):
     def preparation(self) -> dict[str, Any]:
         """See `Backbone.preparation`: the tokens."""
         return {"text": describe_tokenizer(self.tokenizer)}
+
+    def architecture(self) -> dict[str, Any]:
+        """See `Backbone.architecture`."""
+        return {"text": describe_architecture(self.model)}
 
     def export_steps(self) -> InstructionSteps:
         """See `Backbone.export_steps`."""

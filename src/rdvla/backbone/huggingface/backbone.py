@@ -21,7 +21,7 @@ from rdvla.backbone.huggingface.language import Prompt, Reasoning, States
 from rdvla.backbone.huggingface.model import load_published
 from rdvla.backbone.huggingface.prompt import PromptWriter
 from rdvla.backbone.lora import add_lora, is_lora
-from rdvla.backbone.pretrained import PROBE, checkpoint_activations, describe_tokenizer
+from rdvla.backbone.pretrained import PROBE, checkpoint_activations, describe_architecture, describe_tokenizer
 from rdvla.errors import ConfigError
 
 
@@ -114,6 +114,10 @@ class HuggingFaceBackbone(Backbone):
             "prompt": self.prompts.rows([PROBE], images=1).tolist(),
             "ends": list(published.ends),
         }
+
+    def architecture(self) -> dict[str, Any]:
+        """See `Backbone.architecture`."""
+        return describe_architecture(self.model)
 
     def external_prefixes(self) -> tuple[str, ...]:
         """See `Backbone.external_prefixes`: every weight of the published model."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from rdvla.backbone.config import BackboneConfig, LoraSettings, Precision, check_head_levels, check_levels
-from rdvla.errors import ConfigError, optional
+from rdvla.errors import ConfigError, optional, require_range
 
 if TYPE_CHECKING:
     from rdvla.backbone.huggingface.backbone import HuggingFaceBackbone
     from rdvla.heads import Level
+
+MOST_TOKENS = 2**14  # of a prompt's part
 
 QUESTION = "What action should the robot take to {instruction}?"
 
@@ -22,6 +24,7 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     """Sizes and choices of `HuggingFaceBackbone`."""
 
     tuning_fields: ClassVar[tuple[str, ...]] = ("lora", "gradient_checkpointing")
+    naming_fields: ClassVar[tuple[str, ...]] = ("name_or_path", "revision")
 
     lora: LoraSettings = field(default_factory=LoraSettings)
     name_or_path: str = ""  # hub id or folder of a vision-language model in transformers' layout
@@ -39,6 +42,8 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
         for name in ("latents", "max_text_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"backbone.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("latents", "max_text_tokens", "reasoning_tokens"):
+            require_range(f"backbone.{name}", getattr(self, name), most=MOST_TOKENS)
         if self.reasoning_tokens < 0:
             raise ConfigError(f"backbone.reasoning_tokens must not be negative, got {self.reasoning_tokens}")
         if self.image_size is not None and self.image_size < 1:
@@ -59,6 +64,9 @@ class HuggingFaceConfig(BackboneConfig):  # type: ignore[no-untyped-call]
     def check(self, *, cameras: int, image_size: int, levels: Sequence[Level]) -> None:  # noqa: ARG002
         """See `BackboneConfig.check`; any number of cameras fits, and images are scaled."""
         check_head_levels(levels, levels=self.levels)
+
+    def without_published(self) -> None:
+        """See `BackboneConfig.without_published`."""
 
     def in_float32(self) -> HuggingFaceConfig:
         """See `BackboneConfig.in_float32`."""

@@ -6,8 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rdvla.backbone.config import BackboneConfig, LoraSettings, Precision, check_head_levels, check_levels
-from rdvla.errors import ConfigError, optional
+from rdvla.backbone.config import (
+    LARGEST,
+    MOST_LAYERS,
+    BackboneConfig,
+    LoraSettings,
+    Precision,
+    check_head_levels,
+    check_levels,
+)
+from rdvla.errors import ConfigError, optional, require_range
 
 if TYPE_CHECKING:
     from rdvla.backbone.prismatic.backbone import PrismaticBackbone
@@ -36,6 +44,9 @@ class VisionTransformerConfig:
         for name in ("width", "heads", "mlp_width", "patch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"an image encoder's {name} must be at least 1, got {getattr(self, name)}")
+        require_range("an image encoder's depth", self.depth, most=MOST_LAYERS)
+        for name in ("width", "mlp_width", "image_size", "registers"):
+            require_range(f"an image encoder's {name}", getattr(self, name), most=LARGEST)
         if self.depth < 2:
             raise ConfigError(
                 "an image encoder's depth must be at least 2, to have a second-to-last block, "
@@ -96,6 +107,11 @@ class LanguageConfig:
         for name in ("vocab_size", "width", "mlp_width", "layers", "heads", "key_value_heads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"backbone.language.{name} must be at least 1, got {getattr(self, name)}")
+        require_range("backbone.language.layers", self.layers, most=MOST_LAYERS)
+        for name in ("vocab_size", "width", "mlp_width"):
+            require_range(f"backbone.language.{name}", getattr(self, name), most=LARGEST)
+        require_range("backbone.language.rotary_base", self.rotary_base, least=1, most=1e12)
+        require_range("backbone.language.norm_eps", self.norm_eps, above=0, most=1)
         if self.width % self.heads or self.width // self.heads % 2:
             raise ConfigError(
                 f"backbone.language.width ({self.width}) over heads ({self.heads}) must be a whole, even "
@@ -134,6 +150,8 @@ class PrismaticConfig(BackboneConfig):  # type: ignore[no-untyped-call]
         for name in ("latents", "max_prompt_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"backbone.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("latents", "max_prompt_tokens"):
+            require_range(f"backbone.{name}", getattr(self, name), most=LARGEST)
         for name, allowed in (
             ("attention", ("causal", "bidirectional")), ("dtype", ("float32", "bfloat16"))
         ):  # fmt: skip

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,6 +165,19 @@ class DatasetReader(Protocol):
 
     def fingerprint(self) -> str:
         """Return a text that changes with the content; compute it from the bytes of the files alone."""
+        ...
+
+
+@runtime_checkable
+class ImagesInFiles(Protocol):
+    """A reader whose episodes' images lie in files that are needed as a whole; not every format's is one."""
+
+    def image_files(self, name: str) -> Sequence[str]:
+        """Return the file of each episode's images of one camera, E names relative to the folder."""
+        ...
+
+    def file_size(self, name: str) -> int:
+        """Return the bytes of one of these files."""
         ...
 
 

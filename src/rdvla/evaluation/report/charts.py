@@ -93,7 +93,7 @@ def success_chart(
         for each in series:
             _draw(axes, each, large=size[1] >= 2.5, connected=connected)
         figure.tight_layout(pad=0.4)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def depth_chart(
@@ -132,7 +132,7 @@ def depth_chart(
         labels = axes.set_xticklabels([f"step {tick}" if tick == 0 else str(tick) for tick in ticks])
         labels[0].set_horizontalalignment("left")
         labels[-1].set_horizontalalignment("right")
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _draw(axes: Axes, series: Series, *, large: bool, connected: bool) -> None:
@@ -164,8 +164,8 @@ def _draw(axes: Axes, series: Series, *, large: bool, connected: bool) -> None:
         )
 
 
-def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element without any link that leaves the page."""
+def as_svg(figure: Figure) -> str:
+    """Return a figure drawn under `STYLE` as an <svg> element without any link that leaves the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, require_range
 from rdvla.heads.config import HeadConfig, Level
 
 if TYPE_CHECKING:
     from rdvla.heads.recurrent.model import RecurrentDepthHead
 
 RotaryForm = Literal["standard", "neighbour_pairs"]
+MOST_BLOCKS = 256  # of a part; more would be built for minutes
+LARGEST = 2**20  # of a size; a file is compared with its weights besides
+
 AdapterInit = Literal["truncated_normal", "near_identity"]
 
 
@@ -58,6 +61,7 @@ class RecurrentConfig(HeadConfig):  # type: ignore[no-untyped-call]
         ):  # fmt: skip
             if getattr(self, field) < 1:
                 raise ConfigError(f"head.{field} must be at least 1, got {getattr(self, field)}")
+        self._check_ranges()
         if self.action_dim < 0:
             raise ConfigError(f"head.action_dim must not be negative, got {self.action_dim}")
         if self.context_dim is not None and self.context_dim < 1:
@@ -81,6 +85,16 @@ class RecurrentConfig(HeadConfig):  # type: ignore[no-untyped-call]
             raise ConfigError(
                 f"head.adapter_init must be 'truncated_normal' or 'near_identity', got {self.adapter_init!r}"
             )
+
+    def _check_ranges(self) -> None:
+        for field, largest in (("norm_eps", 1.0), ("initial_state_std", 1e3)):
+            require_range(f"head.{field}", getattr(self, field), above=0, most=largest)
+        require_range("head.rotary_base", self.rotary_base, least=1, most=1e12)
+        for field in ("prelude", "core", "coda"):
+            require_range(f"head.{field}: the number of blocks", len(getattr(self, field)), most=MOST_BLOCKS)
+        for field in ("hidden_dim", "chunk_size", "action_dim", "feedforward_multiple", "mean_depth"):
+            require_range(f"head.{field}", getattr(self, field), most=LARGEST)
+        require_range("head.vision_gate_init", abs(self.vision_gate_init), most=1e3)
 
     def make(self) -> RecurrentDepthHead:
         """Build the head with fresh weights."""
@@ -112,6 +126,11 @@ class RecurrentConfig(HeadConfig):  # type: ignore[no-untyped-call]
     def mean_training_depth(self) -> int:
         """Iterations of an update on average."""
         return self.mean_depth
+
+    @property
+    def gradient_depth(self) -> int:
+        """d, iterations that gradient flows through at most."""
+        return self.backprop_depth
 
     @property
     def facts(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rdvla.data import DatasetWriter
+from rdvla.errors import DatasetError
 from rdvla.files import write_json
 from rdvla.rollout.episode import OpenEnvironment
 from rdvla.simulation.demonstrations.config import ATTEMPTS_PER_TASK
@@ -65,7 +66,12 @@ class AttemptRunner:
         self._simulator = OpenEnvironment(self._make)
 
     def run(self, attempt: Attempt, ask: Ask) -> bool:  # noqa: ARG002 (the expert is here: nothing to ask)
-        """Run an attempt; return whether it succeeded."""
+        """Run an attempt, unless its outcome is there; return whether it succeeded.
+
+        It is there if a worker died between keeping it and reporting it.
+        """
+        if (known := self._outcome(attempt)) is not None:
+            return known
         seeds = self.seeds(attempt)
         episode = record_attempt(
             env=self._simulator.open((self.env, attempt.task)),
@@ -76,11 +82,20 @@ class AttemptRunner:
             steps_after_success=self.steps_after_success,
         )
         if episode is None:
-            write_json(self._failures / f"{attempt.number:06d}.json", {"scene_seed": seeds.scene})
+            write_json(self._failure(attempt), {"scene_seed": seeds.scene})
             return False
         source = {**episode.source, "env": self.env, "attempt": attempt.attempt}
-        self.writer.add_episode(replace(episode, source=source), number=attempt.number)
+        try:
+            self.writer.add_episode(replace(episode, source=source), number=attempt.number)
+        except DatasetError:
+            if not self.writer.holds(attempt.number):
+                raise
         return True
+
+    def _outcome(self, attempt: Attempt) -> bool | None:
+        if self.writer.holds(attempt.number):
+            return True
+        return False if self._failure(attempt).exists() else None
 
     def seeds(self, attempt: Attempt) -> AttemptSeeds:
         """Return the random numbers of an attempt."""
@@ -102,6 +117,9 @@ class AttemptRunner:
     @property
     def _failures(self) -> Path:
         return self.writer.staging / "failures"
+
+    def _failure(self, attempt: Attempt) -> Path:
+        return self._failures / f"{attempt.number:06d}.json"
 
     def _make(self, env: str, task: str) -> SimulatedTask:
         return make(

@@ -20,14 +20,15 @@ from rich.progress import TextColumn
 
 from rdvla.data import DatasetWriter
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.files import read_json, sole_user, write_json
+from rdvla.files import read_json, read_object, sole_user, write_json
 from rdvla.progress import Progress
 from rdvla.simulation.demonstrations.attempts import Attempt, AttemptRunner
 from rdvla.simulation.demonstrations.config import DemonstrationConfig
 from rdvla.simulation.demonstrations.ledger import Ledger, TaskReport
 from rdvla.simulation.demonstrations.recording import NoiseConfig, frame_features
 from rdvla.simulation.registry import make, resolve_tasks, step_limit, task_suite
-from rdvla.workers.pool import WORKER_DIED, Failed, run_jobs
+from rdvla.workers.ends import WORKER_DIED, Failed
+from rdvla.workers.pool import run_jobs
 from rdvla.workers.processes import LocalProcesses
 
 CONFIG_FILE = "demonstrations.json"
@@ -45,11 +46,12 @@ class DemonstrationReport:
 def generate(config: DemonstrationConfig, *, show_progress: bool = True) -> DemonstrationReport:
     """Generate the dataset, or continue an interrupted run of the same configuration.
 
-    The dataset's folder also gets `demonstrations.json`: the configuration and the attempts of each task.
+    The dataset's folder also gets `demonstrations.json`: the configuration and the attempts of each task. If
+    the dataset of this configuration is there already, its report is returned.
 
     Raises:
         ConfigError: an unknown task or camera, or the unfinished generation has another configuration.
-        DatasetError: the output exists already, or a staged episode is damaged (named).
+        DatasetError: the output holds something else already, or a staged episode is damaged (named).
         MissingExtraError: the simulator is not installed.
         RDVLAError: a worker died, an attempt raised, an expert fails too often, or another process is at it.
     """
@@ -62,8 +64,10 @@ def _generate(config: DemonstrationConfig, *, show_progress: bool) -> Demonstrat
     config = _complete(config)
     assert config.max_steps is not None and config.burst_probability is not None
     tasks = list(config.tasks)
-    writer = _open_writer(config)
     settings = _settings(config)
+    if (done := _finished(config.output, settings)) is not None:
+        return DemonstrationReport(root=config.output, tasks=done, seconds=time.monotonic() - started)
+    writer = _open_writer(config)
     _check_same_settings(writer.staging / CONFIG_FILE, settings)
     runner = AttemptRunner(
         writer=writer,
@@ -89,9 +93,8 @@ def _generate(config: DemonstrationConfig, *, show_progress: bool) -> Demonstrat
             ledger.record(attempt, success=success)
             update(ledger.succeeded, ledger.failed)
     reports = ledger.reports()
-    root = writer.finalize(ledger.numbers())
     record = {"config": settings, "tasks": [dataclasses.asdict(report) for report in reports]}
-    write_json(root / CONFIG_FILE, record)
+    root = writer.finalize(ledger.numbers(), records={CONFIG_FILE: record})
     return DemonstrationReport(root=root, tasks=reports, seconds=time.monotonic() - started)
 
 
@@ -167,6 +170,19 @@ def _settings(config: DemonstrationConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     kept = {name: value for name, value in values.items() if name not in ("output", "workers")}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
+
+
+def _finished(root: Path, settings: dict[str, Any]) -> tuple[TaskReport, ...] | None:
+    """Return the tasks of the dataset in `root` if it is the one that is wanted; clear up after a kill."""
+    try:
+        record = read_object(root / CONFIG_FILE)
+        if record["config"] != settings:
+            return None
+        tasks = tuple(TaskReport(**task) for task in record["tasks"])
+    except (RDVLAError, KeyError, TypeError):
+        return None
+    DatasetWriter.clear_finished(root)
+    return tasks
 
 
 def _check_same_settings(path: Path, settings: dict[str, Any]) -> None:

@@ -75,6 +75,10 @@ class DatasetFiles:
         self._checked.add(relative)
         return path
 
+    def size(self, relative: str) -> int:
+        """Return the bytes of a file that is there."""
+        return (self.root / relative).stat().st_size
+
     def json(self, relative: str) -> dict[str, Any]:
         """Read a JSON object in UTF-8, UTF-16 or UTF-32; raise DatasetError if the file holds another."""
         path = self.path(relative)

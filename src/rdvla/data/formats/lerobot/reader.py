@@ -189,14 +189,24 @@ class LeRobotReader:
         """Return a reader of one camera's images; it opens no file yet."""
         key = self.info.cameras[name].key
         stop = np.cumsum(self.lengths)
+        files = EpisodeFiles(self.info.files, self.image_files(name), stop)
         if key in self.info.stored:
-            files = EpisodeFiles(self.info.files, [record.data.file for record in self.records], stop)
             rows = np.concatenate([record.data.rows for record in self.records])
             return StoredCamera(files, key, convert, rows=rows)
         first = self.placements[key].first
         shift = np.array([first[record.number] for record in self.records]) - (stop - self.lengths)
-        videos = [str(record.videos[key].file) for record in self.records]
-        return VideoCamera(EpisodeFiles(self.info.files, videos, stop), convert, shift=shift)
+        return VideoCamera(files, convert, shift=shift)
+
+    def image_files(self, name: str) -> list[str]:
+        """Return the file of each episode's images of a camera, after `with_cameras`, E names."""
+        key = self.info.cameras[name].key
+        if key in self.info.stored:
+            return [record.data.file for record in self.records]
+        return [str(record.videos[key].file) for record in self.records]
+
+    def file_size(self, name: str) -> int:
+        """Return the bytes of one of `image_files`."""
+        return self.info.files.size(name)
 
     def clip(self, camera: str, episode: int) -> Clip | None:
         """Return where an episode's images of a camera lie, after `with_cameras`; None: not in a video.

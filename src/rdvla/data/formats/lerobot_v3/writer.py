@@ -7,8 +7,6 @@ dataset itself also appears by a rename, once all of it is written.
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,15 +15,18 @@ from typing import Any
 
 from rdvla.data.episode import Episode, check_episode
 from rdvla.data.features import Feature
+from rdvla.data.formats.lerobot.files import CHECKSUMS_PATH, checksum
 from rdvla.data.formats.lerobot_v3.assemble import assemble
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
 from rdvla.data.formats.lerobot_v3.recorder import EpisodeRecorder
 from rdvla.data.formats.lerobot_v3.staging import StagedEpisode, write_staged_episode
 from rdvla.data.spec import DatasetSpec, ImageSize, camera_sizes
-from rdvla.errors import ConfigError, DatasetError
-from rdvla.files import read_json, write_json
+from rdvla.errors import ConfigError, DatasetError, RDVLAError
+from rdvla.files import flush_tree, new_folder, read_json, write_json
+from rdvla.leftovers import remove, remove_dead, temporary_name
 
 SPEC_FILE = "spec.json"
+FINISHED_FILE = "finished.json"  # of the staging folder: the dataset that its episodes are in by now
 EPISODES_FOLDER = "episodes"
 
 
@@ -88,6 +89,7 @@ class DatasetWriter:
         sizes = camera_sizes(cameras, image_size)
         spec = DatasetSpec(fps, dict(features), sizes, robot_type, rendering, crf)
         if root.exists():
+            cls.clear_finished(root)
             raise DatasetError(
                 f"{root} exists already: choose another folder, delete it, or add to it (append)"
             )
@@ -110,7 +112,7 @@ class DatasetWriter:
     @property
     def staging(self) -> Path:
         """Folder of the episodes that wait for `finalize`."""
-        return self.root.parent / f".{self.root.name}.staging"
+        return _staging(self.root)
 
     def add_episode(self, episode: Episode, *, number: int | None = None) -> int:
         """Check one episode and stage it for the dataset.
@@ -129,7 +131,7 @@ class DatasetWriter:
         checked = check_episode(episode, self.spec)
         with self._new_folder(number) as (temporary, target):
             write_staged_episode(temporary, checked, self.spec)
-            temporary.rename(target)
+            _place(temporary, target)
         return int(target.name)
 
     @contextmanager
@@ -162,7 +164,7 @@ class DatasetWriter:
             finally:
                 recorder.close()
             if is_kept:
-                temporary.rename(target)
+                _place(temporary, target)
 
     def finished(self) -> dict[int, dict[str, Any]]:
         """Return the staged episodes, number -> `source`.
@@ -172,11 +174,18 @@ class DatasetWriter:
         """
         return {number: StagedEpisode.read(self._folder(number)).source for number in self._numbers()}
 
-    def finalize(self, numbers: Sequence[int] | None = None) -> Path:
+    def holds(self, number: int) -> bool:
+        """Whether the episode with this number is staged."""
+        return self._folder(number).is_dir()
+
+    def finalize(
+        self, numbers: Sequence[int] | None = None, *, records: Mapping[str, Any] | None = None
+    ) -> Path:
         """Assemble the dataset from the staged episodes, by number, and clear the staging folder.
 
         Args:
             numbers: use these episodes only, e.g. the first 50 successes of each task. None: all.
+            records: JSON files that a new dataset's folder gets as well: name -> content.
 
         Returns:
             The dataset's folder.
@@ -184,6 +193,7 @@ class DatasetWriter:
         Raises:
             DatasetError: there are no episodes, a number is unknown, or a staged episode is damaged (it is
                 named; delete it and continue).
+            RDVLAError: another process finishes it.
         """
         staged = self._numbers()
         chosen = sorted(set(numbers)) if numbers is not None else staged
@@ -195,18 +205,28 @@ class DatasetWriter:
         if self.base_episodes:
             assemble(self.root, folders, self.spec, existing=DatasetMetadata.read(self.root))
         else:
-            building = self.root.parent / f".{self.root.name}.{uuid.uuid4().hex[:8]}.building"
-            try:
+            with new_folder(self.root) as building:
                 assemble(building, folders, self.spec, existing=None)
-                building.rename(self.root)
-            finally:
-                shutil.rmtree(building, ignore_errors=True)
-        shutil.rmtree(self.staging)
+                for name, content in (records or {}).items():
+                    write_json(building / name, content)
+                write_json(self.staging / FINISHED_FILE, _identity(building))
+        self.discard()
         return self.root
 
     def discard(self) -> None:
         """Delete the staged episodes."""
-        shutil.rmtree(self.staging, ignore_errors=True)
+        _remove_staging(self.staging)
+
+    @staticmethod
+    def clear_finished(root: Path) -> None:
+        """Delete the staged episodes of a dataset if they are in it: a kill kept `finalize` from that."""
+        staging = _staging(root)
+        try:
+            is_finished = read_json(staging / FINISHED_FILE) == _identity(root)
+        except (RDVLAError, OSError):
+            return
+        if is_finished:
+            _remove_staging(staging)
 
     @contextmanager
     def _new_folder(self, number: int | None) -> Iterator[tuple[Path, Path]]:
@@ -215,12 +235,12 @@ class DatasetWriter:
         target = self._folder(rank)
         if rank < 0 or target.exists():
             raise DatasetError(f"episode number {rank} is {'negative' if rank < 0 else 'already there'}")
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = temporary_name(target)
         temporary.mkdir(parents=True)
         try:
             yield temporary, target
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove(temporary)
 
     def _folder(self, number: int) -> Path:
         return self.staging / EPISODES_FOLDER / f"{number:06d}"
@@ -234,7 +254,7 @@ class DatasetWriter:
         if path.exists():
             different, base_episodes = self._differences(path)
             if not different and base_episodes == self.base_episodes:
-                self._sweep()
+                remove_dead(self.staging / EPISODES_FOLDER, older=True)
                 return
             # A finalize that was killed between its last two steps left these episodes behind. They are in
             # the dataset already.
@@ -260,7 +280,30 @@ class DatasetWriter:
                 f"{path} is damaged: delete {self.staging} to start again ({error})"
             ) from error
 
-    def _sweep(self) -> None:
-        """Remove episodes that killed processes left half written."""
-        for leftover in (self.staging / EPISODES_FOLDER).glob(".*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
+
+def _staging(root: Path) -> Path:
+    return root.parent / f".{root.name}.staging"
+
+
+def _place(temporary: Path, target: Path) -> None:
+    """Give an episode its name once all of it is on the disk."""
+    flush_tree(temporary)
+    try:
+        temporary.rename(target)
+    except OSError as error:
+        if not target.exists():
+            raise
+        raise DatasetError(f"episode number {int(target.name)} is already there") from error
+
+
+def _remove_staging(staging: Path) -> None:
+    """Remove a staging folder; a kill leaves all of it, or something that `sole_user` removes."""
+    if staging.is_dir():
+        gone = temporary_name(staging.with_name(staging.name[1:].removesuffix(".staging")))
+        staging.rename(gone)
+        remove(gone)
+
+
+def _identity(root: Path) -> dict[str, int]:
+    """Return what tells a dataset from others: a checksum of its files' checksums."""
+    return {"checksums": checksum(root / CHECKSUMS_PATH)}
