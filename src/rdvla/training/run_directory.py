@@ -8,6 +8,7 @@ tensorboard/      the same for TensorBoard
 checkpoints/      the run resumes from these
 cache/            frozen inputs, unless data.cache_dir names another folder
 statistics.json   the units that the weights are trained in; a run that goes on keeps them
+logs/             what each process but the first said, of a run in several
 policy/           the trained policy (averaged weights) with training.json, from the first validation on
 """
 
@@ -30,6 +31,7 @@ from rdvla.processing import Statistics
 from rdvla.training.arithmetic import differing
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
+from rdvla.training.rank_process import LOGS
 from rdvla.training.resuming import (
     STARTED_IN,
     may_change,
@@ -167,7 +169,8 @@ class RunDirectory:
         return resume_command(self.path)
 
     def _is_taken(self, config: TrainConfig) -> bool:
-        if self.resumes or not self.path.exists() or not any(self.path.iterdir()):
+        found = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        if self.resumes or not found - {LOGS}:  # the other processes of this run have written to their logs
             return False
         # A run that was killed before it wrote its configuration leaves nothing to compare with or to lose.
         return not config.resume or self.checkpoints.exists() or self.policy.exists()
