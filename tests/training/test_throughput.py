@@ -125,6 +125,13 @@ def test_a_run_logs_its_speed_and_on_an_unknown_device_no_utilisation(dataset: P
         assert line["tflops"] > 0 and "utilisation" not in line
 
 
+def test_a_named_peak_gives_the_utilisation_of_any_device(dataset: Path, tmp_path: Path) -> None:
+    config = train_config(dataset, tmp_path / "run", steps=4)
+    train(replace(config, compute=replace(config.compute, peak_tflops=0.5)), console=QUIET)
+    line = read_metrics(tmp_path / "run/metrics.jsonl", kind="train")[-1]
+    assert line["utilisation"] == pytest.approx(line["tflops"] / 0.5)
+
+
 def test_what_the_cache_holds_is_not_counted(dataset: Path, tmp_path: Path) -> None:
     trained = Trainer(train_config(dataset, tmp_path / "a"), console=QUIET)
     config = train_config(dataset, tmp_path / "b", freeze_backbone=True)

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rdvla.backbone.config import LoraSettings
 from rdvla.backbone.lora import is_lora
 from rdvla.errors import ConfigError
 from rdvla.heads import Level
+from rdvla.heads.checkpointing import Checkpointing
 
 PADDING = -1  # among the token ids of `prepare`
 
@@ -61,7 +62,7 @@ class ExportSteps:
     instruction: InstructionSteps
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(Checkpointing, ABC):
     """Compute context features from images and instructions."""
 
     context_width: int  # C
@@ -84,6 +85,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def transform(self, prepared: Mapping[str, Tensor]) -> Features:
         """Compute the features from prepared inputs, with gradient."""
+
+    def checkpoint_gradients(self) -> None:
+        """Compute activations twice in training instead of keeping them, if the backbone is trained."""
+        self.gradient_checkpointing = True
 
     def check_instructions(self, instructions: Sequence[str]) -> None:
         """Check that every instruction can be read, before hours of decoding; most backbones read any.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rdvla.control import Stops
 from rdvla.errors import InputError
+from rdvla.heads.checkpointing import Checkpointing
 from rdvla.heads.config import HeadConfig, Level
 from rdvla.inputs import Array, as_initial_state, check_generator, to_torch
 from rdvla.types import Prediction
@@ -74,8 +75,11 @@ class Score:
         return self.total / self.count
 
 
-class ActionHead(nn.Module, ABC):
-    """Features of an observation in, a chunk of K actions out, in normalised units."""
+class ActionHead(Checkpointing, ABC):
+    """Features of an observation in, a chunk of K actions out, in normalised units.
+
+    A head that iterates runs an iteration with gradient through `checkpointed`.
+    """
 
     config: HeadConfig
     state_shape: tuple[int, ...]  # of one sample's initial state, such as (K, D)

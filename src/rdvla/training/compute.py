@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rdvla.errors import ConfigError
-from rdvla.training.ranges import positive
+from rdvla.training.ranges import not_negative, positive
 
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """Over how many processes and accumulation steps an update's batch is shared out."""
+    """How an update is computed: in shares of its batch, with less memory, by compiled code."""
 
     processes: int = 1  # that train together, one per accelerator; a launcher's number counts instead
     accumulation_steps: int = 1  # an update adds up the gradients of so many smaller batches
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them: less memory
+    compile: bool = False  # compile the blocks of the head; the first update takes a minute longer
+    peak_tflops: float = 0.0  # 10^12 operations per second of a device, for the log; 0: as known by its name
 
     def __post_init__(self) -> None:
         positive("compute", processes=self.processes, accumulation_steps=self.accumulation_steps)
+        not_negative("compute", peak_tflops=self.peak_tflops)
 
     def check_batch_size(self, batch_size: int, *, processes: int) -> None:
         """Check that every process has a sample in every accumulation step.

@@ -101,7 +101,9 @@ def measure_throughput(
         processes: each with a device like this one.
     """
     narrow = any(value.dtype == torch.bfloat16 for value in policy.parameters())
-    peak = device_peak(policy.device, bfloat16=narrow or config.mixed_precision == "bf16")
+    peak = 1e12 * config.compute.peak_tflops or device_peak(
+        policy.device, bfloat16=narrow or config.mixed_precision == "bf16"
+    )
     return Throughput(
         batch_size=config.batch_size,
         operations=update_operations(policy, batch, losses=losses),

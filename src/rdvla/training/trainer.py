@@ -21,6 +21,7 @@ from rdvla.errors import RDVLAError
 from rdvla.heads import Loss
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy.batch import Share
+from rdvla.training.acceleration import accelerate_policy
 from rdvla.training.arithmetic import arithmetic
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
 from rdvla.training.checkpoints import CheckpointStore
@@ -142,6 +143,7 @@ class Trainer:
             losses=self.objective.losses,
             processes=self.accelerator.num_processes,
         )
+        accelerate_policy(self.policy, config.compute)
         self.model = wrapped(self.policy, self.accelerator)
         self.state = TrainingState(self.policy, config)
         self.export = PolicyExport(

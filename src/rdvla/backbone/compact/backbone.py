@@ -71,7 +71,7 @@ class CompactBackbone(Backbone):
         x = torch.cat([self.latents.expand(len(text), -1, -1), self.text_token(text).unsqueeze(1)], dim=1)
         outputs = []
         for layer in self.layers:
-            x = layer(x, vision)
+            x = self.checkpointed(layer, x, vision)
             outputs.append(x)  # with the instruction's token, which names the task
         return Features(
             vision={"middle": vision, "late": vision},
@@ -143,7 +143,7 @@ class CompactBackbone(Backbone):
     def _image_tokens(self, prepared: Mapping[str, Tensor]) -> Tensor:
         if "image_tokens" in prepared:
             return prepared["image_tokens"].to(self.latents.dtype)
-        tokens: Tensor = self.image_encoder(prepared["images"])
+        tokens: Tensor = self.checkpointed(self.image_encoder, prepared["images"])
         return tokens
 
     def _text(self, prepared: Mapping[str, Tensor]) -> Tensor:

@@ -53,7 +53,7 @@ class HuggingFaceBackbone(Backbone):
         scale = self.published.embedding_scale()
         add_lora(self.model, config.lora, language=self.published.language)
         if config.gradient_checkpointing:
-            checkpoint_activations(self.model)
+            self.checkpoint_gradients()
         self.context_width = width = self.published.width
         self.latents = nn.Parameter(torch.randn(config.latents, width) * scale)
         # Fills the positions after reasoning that ends early, so the head's context keeps its size.
@@ -67,6 +67,10 @@ class HuggingFaceBackbone(Backbone):
             image_tokens=self.published.grid**2,
             max_text_tokens=config.max_text_tokens,
         )
+
+    def checkpoint_gradients(self) -> None:
+        """See `Backbone.checkpoint_gradients`."""
+        checkpoint_activations(self.model)
 
     def check_instructions(self, instructions: Sequence[str]) -> None:
         """See `Backbone.check_instructions`."""

@@ -48,8 +48,9 @@ class PrismaticBackbone(Backbone):
         self.levels = config.levels
         published = PublishedModel(config)
         add_lora(published, config.lora, language=published.language_model)
-        published.checkpoint_gradients(config.gradient_checkpointing)
         self.published = published
+        if config.gradient_checkpointing:
+            self.checkpoint_gradients()
         # As large as embeddings: a token that stands out would take all of the attention.
         self.latents = nn.Parameter(torch.randn(config.latents, config.language.width) * 0.02)
         self.image_transform = ImageTransform(
@@ -57,6 +58,10 @@ class PrismaticBackbone(Backbone):
         )
         self.prompt_tokenizer: PromptTokenizer | None = None
         self.conversion: dict[str, Any] = {}  # record of `rdvla convert`; empty: not converted
+
+    def checkpoint_gradients(self) -> None:
+        """See `Backbone.checkpoint_gradients`."""
+        self.published.checkpoint_gradients()
 
     # --- before the first trainable parameter ---
 

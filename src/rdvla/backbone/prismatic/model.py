@@ -36,12 +36,11 @@ class PublishedModel(nn.Module):
         states: tuple[Tensor, ...] = output.hidden_states
         return states
 
-    def checkpoint_gradients(self, active: bool) -> None:  # noqa: FBT001
-        """Set whether training computes activations twice instead of keeping them."""
+    def checkpoint_gradients(self) -> None:
+        """Compute activations twice in training instead of keeping them."""
         for encoder in (self.vision_backbone.featurizer, self.vision_backbone.fused_featurizer):
-            encoder.gradient_checkpointing = active
-        if active:
-            checkpoint_activations(self.language_model)
+            encoder.gradient_checkpointing = True
+        checkpoint_activations(self.language_model)
 
 
 class _FusedEncoders(nn.Module):

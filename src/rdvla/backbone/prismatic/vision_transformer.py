@@ -9,15 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from rdvla.backbone.prismatic.config import VisionTransformerConfig
+from rdvla.heads.checkpointing import Checkpointing
 from rdvla.processing import scale_pixels
 
 NORM_EPS = 1e-6
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Checkpointing):
     """Computes patch tokens: the output of the second-to-last block, before the final norm."""
 
     mean: Tensor
@@ -26,7 +26,6 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: VisionTransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
         self.patch_embed = _PatchEmbedding(config)
         self.pos_embed = nn.Parameter(torch.randn(1, config.patches, config.width) * 0.02)
         self.cls_token = _tokens(1, config.width) if config.class_token else None
@@ -43,10 +42,7 @@ class VisionTransformer(nn.Module):
         prefix = [token for token in (self.cls_token, self.reg_token) if token is not None]
         x = torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), x], dim=1)
         for block in self.blocks:
-            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = self.checkpointed(block, x)
         patches: Tensor = x[:, x.shape[1] - self.config.patches :]
         return patches
 

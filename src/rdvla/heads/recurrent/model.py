@@ -297,7 +297,7 @@ class RecurrentDepthHead(ActionHead):
         encoded = self.encode(context)
         for k in range(1, depth + 1):
             with torch.set_grad_enabled(torch.is_grad_enabled() and k > depth - self.config.backprop_depth):
-                state = self.iterate(state, encoded)
+                state = self.checkpointed(self.iterate, state, encoded)
         return self.decode(state, encoded)
 
     def loss(
