@@ -1,0 +1,59 @@
+"""Kill training, demonstrations and evaluation at random times; compare the results with undisturbed runs.
+
+    python -m benchmarks.faults --kills 100 --output runs/bench/faults
+
+After every kill the same command is given again, until it exits with 0. What it leaves must equal what an
+undisturbed run leaves: weights, average, optimiser, policy, dataset, videos and every episode bit for bit,
+logs line by line, no file, process or shared memory more. Exit code 1 if anything differs. Given again with
+the same output, the benchmark goes on from its log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.faults.cases import LOCAL, Case, demonstrations, training
+from benchmarks.faults.host import Host
+from benchmarks.faults.runs import Benchmark
+from benchmarks.faults.tables import row, table
+from benchmarks.harness import hardware
+from rdvla.files import write_json
+
+SETUPS = {"demonstrations": demonstrations, "training": training}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Kill, compare, print the table; return 1 if anything differs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.faults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--what", nargs="+", choices=list(LOCAL), default=list(LOCAL))
+    parser.add_argument("--where", nargs="+", choices=["local"], default=["local"])
+    parser.add_argument("--kills", type=int, default=100, help="of each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/bench/faults"))
+    options = parser.parse_args(argv)
+    cases: list[Case] = [LOCAL[what]() for what in options.what]
+    needed = {name for case in cases for name in case.needs}
+    with Host() as host:
+        benchmark = Benchmark(options.output, seed=options.seed, host=host)
+        benchmark.prepare({name: make() for name, make in SETUPS.items() if name in needed})
+        for case in cases:
+            benchmark.disturb(case, benchmark.measure(case), kills=options.kills)
+    rows = [row(benchmark.record, case.name) for case in cases]
+    print("\n".join(table(rows)))
+    for said in (said for each in rows for said in each["wrong"]):
+        print(said)
+    arguments = {name: str(value) for name, value in vars(options).items() if name != "output"}
+    result = {"schema": 1, "hardware": hardware(), "options": arguments, "rows": rows}
+    write_json(options.output / "faults.json", result)
+    return int(any(each["wrong"] for each in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

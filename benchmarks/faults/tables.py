@@ -1,0 +1,52 @@
+"""The table of a log."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.faults.record import Record
+
+TITLES = (
+    "case",
+    "kills",
+    "in start, work, ending",
+    "runs",
+    "other result",
+    "a kill costs, s",
+    "undisturbed, s",
+)
+
+
+def row(record: Record, case: str) -> dict[str, Any]:
+    """Sum up a case."""
+    kills = [line for line in record.of(case, "start") if line["signal"] is not None]
+    runs = record.of(case, "run")
+    times = record.of(case, "reference")[0]["times"]
+    undisturbed = times["start"] + times["work"] + times["ending"]
+    count = max(len(kills), 1)
+    return {
+        "case": case,
+        "kills": len(kills),
+        "phases": dict(Counter(line["phase"] for line in kills)),
+        "signals": dict(Counter(f"{line['signal']} to {line['target']}" for line in kills)),
+        "runs": len(runs),
+        "wrong": [f"run {line['run']}: {said}" for line in runs for said in line["wrong"]],
+        "wrong_runs": sum(bool(line["wrong"]) for line in runs),
+        # What all starts took beyond an undisturbed run for each result, for each kill.
+        "cost_seconds": sum(line["seconds"] - undisturbed for line in runs) / count,
+        "repeated_seconds": sum(line["work"] - times["work"] - times["ending"] for line in runs) / count,
+        "undisturbed_seconds": undisturbed,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Format rows for a document."""
+    yield f"| {' | '.join(TITLES)} |"
+    yield "|" + "---|" * len(TITLES)
+    for each in rows:
+        phases = ", ".join(str(each["phases"].get(name, 0)) for name in ("start", "work", "ending"))
+        cost = f"{each['cost_seconds']:.1f} ({each['repeated_seconds']:.1f} of them work)"
+        cells = [each["case"], each["kills"], phases, each["runs"], each["wrong_runs"], cost]
+        yield f"| {' | '.join(map(str, cells))} | {each['undisturbed_seconds']:.1f} |"
