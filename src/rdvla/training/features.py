@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from rdvla.data import EpisodeDataset, FeatureCache, ImageCache
 from rdvla.data.feature_cache import Encode, Filling
+from rdvla.data.missing_shards import MissingShards
 from rdvla.policy import RDVLAPolicy
 from rdvla.progress import Progress
 from rdvla.training.arithmetic import arithmetic, differing
 from rdvla.types import Observation
+
+IMAGES, FEATURES = "images", "features"  # kinds of caches
 
 
 def is_image(value: Tensor) -> bool:
@@ -40,6 +44,11 @@ class FrozenFeatures:
     images: ImageCache | None  # None: no feature is images
     image_names: tuple[str, ...]  # features that are images
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept."""
+        return sum(cache.nbytes for cache in (self.cache, self.images) if cache is not None)
+
     def get(self, frames: Any) -> dict[str, Tensor]:
         """Return name -> (B, ...); floating-point features in float32."""
         stored = {} if self.cache is None else self.cache.get(frames)
@@ -58,6 +67,26 @@ class CacheOptions:
     batch_size: int  # observations per batch
     memory_limit: int  # bytes; caches up to this size are held in memory, larger ones are mapped
     console: Console  # for the progress bars
+    # Computes the missing shards of a kind of cache in another way than here; None: here.
+    fill: Callable[[str, MissingShards], None] | None = None
+
+    def filling(self, kind: str, task: str, *, total: int, progress: Progress, **known: Any) -> Filling:
+        """Return how a cache is filled, with a bar for it.
+
+        Args:
+            kind: of the cache.
+            task: what is done, for the bar.
+            total: frames of the dataset.
+            progress: to show the bar in.
+            known: other fields of `Filling`.
+        """
+        bar = progress.add_task(task, total=total)
+        return Filling(
+            fill=None if self.fill is None else partial(self.fill, kind),
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            say=self.say,
+            **known,
+        )
 
     def say(self, sentence: str) -> None:
         """Print a sentence for the user."""
@@ -136,14 +165,10 @@ def _encode(policy: RDVLAPolicy, images: dict[str, Tensor], instructions: list[s
 
 def _cached_images(dataset: EpisodeDataset, options: CacheOptions, inputs: FrozenInputs) -> ImageCache:
     with Progress(options.console, transient=True) as progress:
-        task = progress.add_task("decoding images", total=len(dataset))
         return ImageCache.open_or_build(
             dataset,
             directory=options.folder,
-            filling=Filling(
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
-                say=options.say,
-            ),
+            filling=options.filling(IMAGES, "decoding images", total=len(dataset), progress=progress),
             in_memory=_fits(inputs.image_bytes, dataset, options),
         )
 
@@ -157,7 +182,10 @@ def _cached_features(
 ) -> FeatureCache:
     key, used = policy.cache_key(), computed_by(policy, batch_size=options.batch_size)
     with Progress(options.console, transient=True) as progress:
-        task = progress.add_task("caching frozen inputs", total=len(dataset))
+        filling = options.filling(
+            FEATURES, "caching frozen inputs", total=len(dataset), progress=progress,
+            frame_bytes=inputs.feature_bytes, computed_by=used,
+        )  # fmt: skip
         cache = FeatureCache.open_or_build(
             dataset,
             dataset.sample_index,
@@ -166,12 +194,7 @@ def _cached_features(
             directory=options.folder,
             images=None if images is None else images.images,
             batch_size=options.batch_size,
-            filling=Filling(
-                frame_bytes=inputs.feature_bytes,
-                computed_by=used,
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
-                say=options.say,
-            ),
+            filling=filling,
             in_memory=_fits(inputs.feature_bytes, dataset, options),
         )
     if others := differing(cache.computed_by, used):
