@@ -17,7 +17,7 @@ from torch import Tensor
 from rdvla.config import encode_config
 from rdvla.data import split_episodes
 from rdvla.data.older_fingerprint import older_fingerprint
-from rdvla.errors import RDVLAError
+from rdvla.errors import DatasetError, RDVLAError
 from rdvla.heads import Loss
 from rdvla.policy import RDVLAPolicy
 from rdvla.policy.batch import Share
@@ -36,6 +36,7 @@ from rdvla.training.messages import (
     resume_lines,
     stop_lines,
     titled,
+    unreadable,
     unwritable,
 )
 from rdvla.training.metrics import MetricsLog, NoLog, TrainingProgress, Update, averaged
@@ -43,6 +44,7 @@ from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, total_of, validate
 from rdvla.training.optimization import TrainingState, fixed_weights
 from rdvla.training.policy_export import PolicyExport, provenance_of
+from rdvla.training.prefetch import Ahead, prefetching
 from rdvla.training.rank_process import process_of
 from rdvla.training.ranks import Ranks
 from rdvla.training.run_directory import RunDirectory, flatten
@@ -107,8 +109,9 @@ class Trainer:
         )
         if not held_out and config.data.validation_fraction > 0:
             self._say(titled([("validation", "none: no task has two episodes, so none is held out")]))
+        self.choice = choose_frames(config, self.dataset, self._frames(training))
         self.sampler = Sampler(
-            choose_frames(config, self.dataset, self._frames(training)),
+            self.choice,
             batch_size=config.batch_size,
             seed=config.seed,
             depth=depth_distribution(config.depth, head_mean=config.policy.head.mean_training_depth),
@@ -127,6 +130,7 @@ class Trainer:
                     memory_limit=int(config.data.memory_limit_gb * 1e9),
                     console=self.console,
                 ),
+                validation=self.validation_frames.numpy(),
             )
         self.source = BatchSource(
             self.dataset,
@@ -204,6 +208,11 @@ class Trainer:
         try:
             with StopRequest() as stop, progress:
                 self._loop(log, progress, stop)
+        except DatasetError as error:
+            # Every process takes part in a checkpoint of several, and the others still train.
+            if self.state.step not in self.store.steps() and self.ranks.count == 1:
+                self._save_checkpoint(log)
+            raise RDVLAError(unreadable(self, error)) from error
         finally:
             log.close()
 
@@ -220,9 +229,17 @@ class Trainer:
         return MetricsLog(self.run_directory.path, resumed_step=self.state.step, trackers=trackers)
 
     def _loop(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest) -> None:
+        with prefetching(self.dataset, self.choice, batch_size=self.config.batch_size) as ahead:
+            stopping = self._updates(log, progress, stop, ahead)
+        if stopping and self.ranks.from_first(lambda: self.state.step not in self.store.steps()):
+            self._save_checkpoint(log)
+
+    def _updates(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest, ahead: Ahead) -> bool:
+        """Train to the last step, or until a rank is asked to stop; return whether one was."""
         window: list[Update] = []
         stopping = False
         while self.state.step < self.config.steps and not (stopping := self.ranks.any(wish=stop.requested)):
+            ahead.before(self.state.step)
             window.append(self.update(self.sampler.draw(self.state.step)))
             self.state.step += 1
             self.state.seconds += window[-1].seconds
@@ -239,8 +256,7 @@ class Trainer:
                 with self.ranks.together():
                     if self.ranks.is_first:
                         self.export.follow(self.state, loss=loss, improved=improved)
-        if stopping and self.ranks.from_first(lambda: self.state.step not in self.store.steps()):
-            self._save_checkpoint(log)
+        return stopping
 
     def update(self, draw: Draw) -> Update:
         """Run the update that `draw` describes.
