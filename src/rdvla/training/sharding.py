@@ -91,8 +91,10 @@ def whole_weights(policy: RDVLAPolicy) -> Iterator[None]:
         return hook
 
     hooks = [
-        policy.register_state_dict_post_hook(replace("")),
-        policy.backbone.register_state_dict_post_hook(replace("backbone.")),
+        policy.register_state_dict_post_hook(replace("")),  # type: ignore[no-untyped-call]
+        policy.backbone.register_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            replace("backbone.")
+        ),
     ]
     try:
         yield

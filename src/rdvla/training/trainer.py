@@ -214,7 +214,7 @@ class Trainer:
                 self._loop(log, progress, stop)
         except DatasetError as error:
             # Every process takes part in a checkpoint of several, and the others still train.
-            if self.ranks.count == 1 and self.state.step not in self.store.steps():
+            if self.state.step not in self.store.steps() and self.ranks.count == 1:
                 self._save_checkpoint(log)
             raise RDVLAError(unreadable(self, error)) from error
         finally:
@@ -234,9 +234,12 @@ class Trainer:
 
     def _loop(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest) -> None:
         with prefetching(self.dataset, self.choice, batch_size=self.config.batch_size) as ahead:
-            self._updates(log, progress, stop, ahead)
+            stopping = self._updates(log, progress, stop, ahead)
+        if stopping and self.ranks.from_first(lambda: self.state.step not in self.store.steps()):
+            self._save_checkpoint(log)
 
-    def _updates(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest, ahead: Ahead) -> None:
+    def _updates(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest, ahead: Ahead) -> bool:
+        """Train to the last step, or until a rank is asked to stop; return whether one was."""
         window: list[Update] = []
         stopping = False
         while self.state.step < self.config.steps and not (stopping := self.ranks.any(wish=stop.requested)):
@@ -257,8 +260,7 @@ class Trainer:
                 with self.ranks.together():
                     writes = self.ranks.is_first
                     self.export.follow(self.state, loss=loss, improved=improved, writes=writes)
-        if stopping and self.ranks.from_first(lambda: self.state.step not in self.store.steps()):
-            self._save_checkpoint(log)
+        return stopping
 
     def update(self, draw: Draw) -> Update:
         """Run the update that `draw` describes.
