@@ -25,15 +25,15 @@ def processes_of(token: str, *, session: int | None = None) -> list[psutil.Proce
     return found
 
 
-def workers_of(processes: Sequence[psutil.Process], *, main: int) -> list[psutil.Process]:
+def workers_of(processes: Sequence[psutil.Process], *, main: int) -> list[int]:
     """Return the processes that do a run's work, apart from its first: no helpers of multiprocessing."""
     workers = []
     for process in processes:
         with suppress(psutil.Error):
             words = " ".join(process.cmdline())
             if process.pid != main and "resource_tracker" not in words:
-                workers.append(process)
-    return sorted(workers, key=lambda process: process.pid)
+                workers.append(process.pid)
+    return sorted(workers)
 
 
 def wait_for_none(token: str, *, session: int, seconds: float) -> list[str]:
