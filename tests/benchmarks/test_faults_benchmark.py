@@ -95,7 +95,8 @@ def start_line(run: int, start: int, signal: str | None) -> dict[str, object]:
     kill = {"signal": signal, "target": "main", "second": 2.0, "phase": "work"}
     return {
         "kind": "start", "case": "training-local", "run": run, "start": start,
-        "kills": [kill] if signal else [], "exit_code": -9 if signal else 0, "seconds": 4.0, "work": 3.0, "said": "",
+        "kills": [kill] if signal else [], "exit_code": -9 if signal else 0,
+        "seconds": 4.0, "work": 3.0, "said": "",
     }  # fmt: skip
 
 
