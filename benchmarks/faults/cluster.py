@@ -12,6 +12,7 @@ import psutil
 STORE = 80 * 2**20  # bytes of each node's object store
 NODES = 2  # that have a processor each, next to the head, which has none
 START_SECONDS = 120.0
+ACTOR = "ray::WorkerActor"  # begins the title of a worker of `rdvla.workers.ray`
 
 
 class RayNodes:
@@ -70,5 +71,5 @@ class RayNodes:
 def _is_busy(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         words = process.cmdline()
-        return bool(words) and words[0].startswith("ray::") and not words[0].startswith("ray::IDLE")
+        return bool(words) and words[0].startswith(ACTOR)
     return False

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import shutil
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from benchmarks.faults.cluster import RayNodes
 from benchmarks.faults.comparison import contents, differences
 from benchmarks.faults.host import Host
 from benchmarks.faults.kills import Kill, draw
-from benchmarks.faults.processes import SHARED_MEMORY, shared_memory, unused
+from benchmarks.faults.processes import left_in_shared_memory, shared_memory
 from benchmarks.faults.record import Record
-from benchmarks.faults.starts import Ended, Times, leave, start
+from benchmarks.faults.starts import LEAVING, Ended, Times, leave, start
 from rdvla.errors import RDVLAError
 
 MOST_STARTS = 60  # of a run
@@ -64,7 +64,8 @@ class Benchmark:
         """Kill runs of a case until there were `kills`."""
         expected = self._expected(case)
         while (done := self.record.kills(case.name)) < kills:
-            number = len(self.record.of(case.name, "run"))
+            known = {line["run"] for line in self.record.of(case.name, "run")}
+            number = next(number for number in itertools.count() if number not in known)
             found = self._run(case, times, number=number, left=kills - done, expected=expected)
             print(
                 f"{case.name}: {self.record.kills(case.name)} of {kills} kills, run {number}: "
@@ -95,7 +96,7 @@ class Benchmark:
                 host=None if first is not None and first.phase == "start" else self.host,
                 patience=PATIENCE * times.total + 120,
                 times=times,
-                kills=chain([] if first is None else [first], kills),
+                kills=itertools.chain([] if first is None else [first], kills),
                 cluster=cluster,
             )
             left -= len(ended.kills)
@@ -111,7 +112,7 @@ class Benchmark:
             wrong += differences(expected, contents(folder))
         else:
             wrong.append(f"cannot be finished: {ended.said}")
-        wrong += [f"{SHARED_MEMORY / name} was left behind" for name in unused(shared_memory() - memory)]
+        wrong += left_in_shared_memory(shared_memory() - memory, seconds=LEAVING)
         if not wrong:
             shutil.rmtree(folder)
         starts = [line for line in self.record.of(case.name, "start") if line["run"] == number]
