@@ -143,6 +143,11 @@ class FeatureCache:
         """Feature name -> shape of one frame's feature."""
         return {name: tuple(tensor.shape[1:]) for name, tensor in self._shards[0].items()}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all features, as they are stored."""
+        return sum(tensor.nbytes for shard in self._shards for tensor in shard.values())
+
     def get(self, frames: Frames, *, dtype: torch.dtype | None = torch.float32) -> dict[str, Tensor]:
         """Return features of (B,) frames, name -> (B, ...).
 

@@ -12,16 +12,27 @@ import torch
 from torch import Tensor
 
 from rdvla.data.dataset import EpisodeDataset
-from rdvla.data.feature_cache import Encode, FeatureCache, Filling
+from rdvla.data.feature_cache import Encoder, FeatureCache, Filling
+from rdvla.data.feature_plan import CachePlan
 from rdvla.data.frames import Frames
 
 KEY = "images"
+DECODED_AT_ONCE = 32  # frames
 
 
-def stacking(dataset: EpisodeDataset) -> Encode:
-    """Return the encoder that leaves images as they are, one after the other, in the dataset's order."""
+def image_encoder(dataset: EpisodeDataset) -> Encoder:
+    """Return what leaves images as they are, one camera after the other in the dataset's order."""
     cameras = list(dataset.cameras)
-    return lambda images, _: {KEY: torch.stack([images[camera] for camera in cameras], dim=1)}
+
+    def stack(images: dict[str, Tensor], _instructions: list[str]) -> dict[str, Tensor]:
+        return {KEY: torch.stack([images[camera] for camera in cameras], dim=1)}
+
+    return Encoder(dataset, dataset.images, stack, DECODED_AT_ONCE, torch.float16)
+
+
+def image_plan(dataset: EpisodeDataset, *, directory: Path) -> CachePlan:
+    """Return the files that a dataset's images are kept in."""
+    return CachePlan.of(dataset, dataset.sample_index, key=KEY, directory=directory)
 
 
 class ImageCache:
@@ -50,9 +61,10 @@ class ImageCache:
         cache = FeatureCache.open_or_build(
             dataset,
             dataset.sample_index,
-            stacking(dataset),
+            image_encoder(dataset).encode,
             key=KEY,
             directory=directory,
+            batch_size=DECODED_AT_ONCE,
             filling=filling,
             in_memory=in_memory,
         )
@@ -61,7 +73,12 @@ class ImageCache:
     @staticmethod
     def exists(dataset: EpisodeDataset, *, directory: Path | str) -> bool:
         """Return whether all of the dataset's images are there."""
-        return FeatureCache.exists(dataset, dataset.sample_index, key=KEY, directory=directory)
+        return image_plan(dataset, directory=Path(directory)).is_complete
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return self._cache.nbytes
 
     def stacked(self, frames: Frames) -> Tensor:
         """Return (B, cameras, H, W, 3) uint8, the cameras in the dataset's order."""

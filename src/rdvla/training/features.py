@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset, FeatureCache, ImageCache
 from rdvla.data.feature_cache import Encode, Filling
+from rdvla.data.missing_shards import MissingShards
 from rdvla.policy import RDVLAPolicy
 from rdvla.progress import Progress
 from rdvla.training.arithmetic import arithmetic, differing
+from rdvla.training.streamed_features import IMAGES, FeatureSource, StreamedFeatures, kept_images
 from rdvla.types import Observation
+
+FEATURES = "features"  # kind of a cache, next to IMAGES
 
 
 def is_image(value: Tensor) -> bool:
@@ -40,6 +47,11 @@ class FrozenFeatures:
     images: ImageCache | None  # None: no feature is images
     image_names: tuple[str, ...]  # features that are images
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept."""
+        return sum(cache.nbytes for cache in (self.cache, self.images) if cache is not None)
+
     def get(self, frames: Any) -> dict[str, Tensor]:
         """Return name -> (B, ...); floating-point features in float32."""
         stored = {} if self.cache is None else self.cache.get(frames)
@@ -58,6 +70,26 @@ class CacheOptions:
     batch_size: int  # observations per batch
     memory_limit: int  # bytes; caches up to this size are held in memory, larger ones are mapped
     console: Console  # for the progress bars
+    # Computes the missing shards of a kind of cache in another way than here; None: here.
+    fill: Callable[[str, MissingShards], None] | None = None
+
+    def filling(self, kind: str, task: str, *, total: int, progress: Progress, **known: Any) -> Filling:
+        """Return how a cache is filled, with a bar for it.
+
+        Args:
+            kind: of the cache.
+            task: what is done, for the bar.
+            total: frames of the dataset.
+            progress: to show the bar in.
+            known: other fields of `Filling`.
+        """
+        bar = progress.add_task(task, total=total)
+        return Filling(
+            fill=None if self.fill is None else partial(self.fill, kind),
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            say=self.say,
+            **known,
+        )
 
     def say(self, sentence: str) -> None:
         """Print a sentence for the user."""
@@ -101,23 +133,36 @@ class FrozenInputs:
         return sum(value.numel() * _stored_bytes(value) for value in kept)
 
 
-def frozen_features(policy: RDVLAPolicy, dataset: EpisodeDataset, options: CacheOptions) -> FrozenFeatures:
+def frozen_features(
+    policy: RDVLAPolicy,
+    dataset: EpisodeDataset,
+    options: CacheOptions,
+    *,
+    validation: NDArray[np.int64] | None = None,
+) -> FeatureSource:
     """Open the caches of the policy's frozen inputs for all samples, computing what is missing.
 
     With a trainable image encoder the frozen inputs are the decoded images (uint8), so no update decodes
     video. With a frozen backbone they are its context features, computed from decoded images if an earlier
-    run left those in the same folder.
+    run left those in the same folder. Streamed images are decoded for every batch instead; only those of
+    validation are kept.
 
     Args:
         policy: frozen as it will be in training.
         dataset: with the samples of training and validation.
         options: folder and sizes.
+        validation: (V,) frames that are validated on again and again.
     """
     was_training = policy.training
     policy.eval()
     inputs = FrozenInputs.of(policy, dataset)
+    if dataset.is_streamed and inputs.image_names:
+        policy.train(was_training)
+        return _streamed(policy, dataset, options, inputs, validation)
     images = None
-    if inputs.image_names or ImageCache.exists(dataset, directory=options.folder):
+    if inputs.image_names or (
+        not dataset.is_streamed and ImageCache.exists(dataset, directory=options.folder)
+    ):
         images = _cached_images(dataset, options, inputs)
     cache = _cached_features(policy, dataset, options, inputs, images) if inputs.stored_as else None
     policy.train(was_training)
@@ -134,16 +179,42 @@ def _encode(policy: RDVLAPolicy, images: dict[str, Tensor], instructions: list[s
     return policy.frozen_inputs(Observation(images=images, state=state, instruction=instructions))
 
 
+def _streamed(
+    policy: RDVLAPolicy,
+    dataset: EpisodeDataset,
+    options: CacheOptions,
+    inputs: FrozenInputs,
+    validation: NDArray[np.int64] | None,
+) -> StreamedFeatures:
+    frames = np.zeros(0, dtype=np.int64) if validation is None else dataset.captured_at(validation)
+    kept = None
+    if len(frames):
+        with Progress(options.console, transient=True) as progress:
+            # Here alone: other processes fill the images of all frames.
+            local = replace(options, fill=None)
+            kept = kept_images(
+                dataset,
+                frames,
+                folder=options.folder,
+                filling=local.filling(IMAGES, "images of validation", total=len(frames), progress=progress),
+                in_memory=0 < inputs.image_bytes * len(frames) <= options.memory_limit,
+            )
+    return StreamedFeatures(
+        policy,
+        dataset,
+        encode=lambda images, instructions: _encode(policy, images, instructions),
+        kept=kept,
+        kept_frames=frames,
+        image_names=inputs.image_names,
+    )
+
+
 def _cached_images(dataset: EpisodeDataset, options: CacheOptions, inputs: FrozenInputs) -> ImageCache:
     with Progress(options.console, transient=True) as progress:
-        task = progress.add_task("decoding images", total=len(dataset))
         return ImageCache.open_or_build(
             dataset,
             directory=options.folder,
-            filling=Filling(
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
-                say=options.say,
-            ),
+            filling=options.filling(IMAGES, "decoding images", total=len(dataset), progress=progress),
             in_memory=_fits(inputs.image_bytes, dataset, options),
         )
 
@@ -157,7 +228,10 @@ def _cached_features(
 ) -> FeatureCache:
     key, used = policy.cache_key(), computed_by(policy, batch_size=options.batch_size)
     with Progress(options.console, transient=True) as progress:
-        task = progress.add_task("caching frozen inputs", total=len(dataset))
+        filling = options.filling(
+            FEATURES, "caching frozen inputs", total=len(dataset), progress=progress,
+            frame_bytes=inputs.feature_bytes, computed_by=used,
+        )  # fmt: skip
         cache = FeatureCache.open_or_build(
             dataset,
             dataset.sample_index,
@@ -166,12 +240,7 @@ def _cached_features(
             directory=options.folder,
             images=None if images is None else images.images,
             batch_size=options.batch_size,
-            filling=Filling(
-                frame_bytes=inputs.feature_bytes,
-                computed_by=used,
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
-                say=options.say,
-            ),
+            filling=filling,
             in_memory=_fits(inputs.feature_bytes, dataset, options),
         )
     if others := differing(cache.computed_by, used):

@@ -38,6 +38,7 @@ from rdvla.training.resuming import (
 )
 
 RUN_ID = "id"  # in the record
+CACHE = "cache"  # folder of a run's cached inputs, if it is not named
 COMPUTED_WITH = "computed_with"  # in the record: what decides the last bits of results
 
 
@@ -59,7 +60,7 @@ class RunDirectory:
         self.record_file = self.path / RUN_RECORD
         self.checkpoints = self.path / "checkpoints"
         self.policy = self.path / RUN_POLICY
-        self.cache = Path(config.data.cache_dir) if config.data.cache_dir else self.path / "cache"
+        self.cache = cache_folder(config)
         self.resumes = config.resume and self.config_file.exists()
         self.began_with = config
         check_writable(self.path, option="output_dir", folder=True)
@@ -167,7 +168,9 @@ class RunDirectory:
         return resume_command(self.path)
 
     def _is_taken(self, config: TrainConfig) -> bool:
-        if self.resumes or not self.path.exists() or not any(self.path.iterdir()):
+        if self.resumes or not self.path.exists():
+            return False
+        if all(entry == self.cache for entry in self.path.iterdir()):  # it may be filled ahead
             return False
         # A run that was killed before it wrote its configuration leaves nothing to compare with or to lose.
         return not config.resume or self.checkpoints.exists() or self.policy.exists()
@@ -198,6 +201,11 @@ class RunDirectory:
                 f"The run in {self.path} cannot be resumed: {', '.join(differing)} changed since it began "
                 f"(recorded in {self.record_file}). Start a new run in another output_dir."
             )
+
+
+def cache_folder(config: TrainConfig) -> Path:
+    """Return the folder of a run's cached inputs."""
+    return Path(config.data.cache_dir) if config.data.cache_dir else Path(config.output_dir) / CACHE
 
 
 def differences(
