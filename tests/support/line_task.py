@@ -69,6 +69,25 @@ class MortalTask(LineTask):
         os._exit(9)
 
 
+class OnceDyingTask(LineTask):
+    """Takes its process down with it in the first attempt at every seed."""
+
+    def __init__(self, task: str, folder: Path) -> None:
+        super().__init__(task)
+        self.folder = folder
+
+    def reset(self, *, seed: int | None = None):
+        self.seed = seed
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        try:
+            (self.folder / f"died-{self.instruction}-{self.seed}").touch(exist_ok=False)
+        except FileExistsError:
+            return super().step(action)
+        os._exit(9)
+
+
 class LoggingTask(LineTask):
     """Writes down when it is opened and closed, and by which process."""
 
@@ -103,6 +122,10 @@ def make_logging(env: str, task: str, *, log: Path) -> LoggingTask:
 
 def make_mortal(env: str, task: str) -> LineTask:
     return MortalTask(task)
+
+
+def make_once_dying(env: str, task: str, *, folder: Path) -> LineTask:
+    return OnceDyingTask(task, folder)
 
 
 def make_closed(env: str, task: str) -> LineTask:

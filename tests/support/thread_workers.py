@@ -18,14 +18,22 @@ class Death(BaseException):
 
 
 class ThreadWorkers:
-    """Starts threads and waits for their messages; remembers whom it started."""
+    """Starts threads and waits for their messages; remembers whom it started.
 
-    def __init__(self):
+    Args:
+        room: workers that begin; None: all.
+        mortal: workers whose machines die at their first answer.
+    """
+
+    def __init__(self, *, room=None, mortal=0):
+        self.room, self.mortal = room, mortal
         self.changed = threading.Condition()
         self.started: list[ThreadLink] = []
 
     def start(self, number, runner):
-        link = ThreadLink(number, copy.deepcopy(runner), self.changed)
+        begun = self.room is None or len(self.started) < self.room
+        link = ThreadLink(number, copy.deepcopy(runner), self.changed, begun=begun)
+        link.machine_died = len(self.started) < self.mortal
         self.started.append(link)
         return link
 
@@ -39,20 +47,25 @@ class ThreadWorkers:
 class ThreadLink:
     """The pool's end of two queues."""
 
-    begun, machine_died = True, False
+    machine_died = False
 
-    def __init__(self, number, runner, changed):
+    def __init__(self, number, runner, changed, *, begun=True):
+        self.begun = begun
         self.number, self.runner, self.stopped = number, runner, False
         self.to_worker, self.from_worker, self.changed = queue.SimpleQueue(), queue.SimpleQueue(), changed
         self.thread = threading.Thread(target=self._live, daemon=True)
-        self.thread.start()
+        if begun:
+            self.thread.start()
 
     @property
     def has_message(self):
         return not self.from_worker.empty()
 
     def send(self, content):
-        self.to_worker.put(content)
+        if self.machine_died:
+            self.say(GONE)
+        else:
+            self.to_worker.put(content)
 
     def receive(self):
         message = self.from_worker.get(timeout=30)

@@ -1,6 +1,7 @@
 """The pool with a transport of another kind: threads that ask, fail and die."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -265,3 +266,62 @@ def test_a_workers_process_imports_no_torch():
     modules = "rdvla.rollout.worker, rdvla.workers.processes, rdvla.evaluation.protocol"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Stopper:
+    """Stops its process in the first attempt at a job, as SIGSTOP from outside does."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def run(self, job, ask):
+        mark = self.folder / job.name
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return ask(21)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="stops processes by a signal")
+def test_a_stopped_worker_counts_as_dead_after_its_time_of_silence(tmp_path):
+    jobs = [Sum("a")]
+    ends = list(
+        run_jobs(
+            Stopper(tmp_path),
+            lambda last: jobs.pop() if jobs else None,
+            transport=LocalProcesses(),
+            workers=1,
+            answer=lambda questions: [2 * question.content for question in questions],
+            retries=1,
+            silence_seconds=15,
+        )
+    )
+    assert [end.result for end in ends] == [42]
+
+    (tmp_path / "a").unlink()
+    jobs.append(Sum("a"))
+    (end,) = run_jobs(
+        Stopper(tmp_path),
+        lambda last: jobs.pop() if jobs else None,
+        transport=LocalProcesses(),
+        workers=1,
+        silence_seconds=1,
+    )
+    assert (end.type, "silent for 1 s" in end.message) == ("WorkerDied", True)
+
+
+def test_a_job_whose_worker_has_no_room_is_done_by_another():
+    transport = ThreadWorkers(room=1)
+    ends, _ = run([Sum("a", (1,)), Sum("b", (2,)), Sum("c", (3,))], transport=transport, workers=3)
+    assert {name: end.result for name, end in ends.items()} == {"a": 2, "b": 4, "c": 6}
+    assert [link.begun for link in transport.started] == [True, False, False]
+
+
+def test_a_machine_that_dies_is_no_fault_of_the_job_that_it_ran():
+    transport = ThreadWorkers(mortal=4)
+    ends, _ = run([Sum("a", (1, 2))], transport=transport, workers=1, retries=0)
+    assert ends["a"].result == 6
+    assert len(transport.started) == 5

@@ -14,7 +14,7 @@ from rdvla.errors import ConfigError
 from rdvla.live.rerun import check_target
 from rdvla.policy.device import Device
 from rdvla.policy.run_folder import policy_name
-from rdvla.rollout.jobs import SERVERS_OWN, Setting
+from rdvla.rollout.jobs import SERVERS_OWN, Batching, Setting
 from rdvla.simulation.registry import FIRST_EVALUATION_SEED
 from rdvla.simulation.rendering import Rendering
 from rdvla.workers import WorkerChoice, parse_workers
@@ -73,6 +73,10 @@ class EvaluationConfig:
     step_limits: str | None = None  # limits by name: published, lerobot, short; null: the environment's own
     workers: int | str = 2  # environment processes; ray, or ray:16: on a Ray cluster, one for each processor
     ray: str = "auto"  # that cluster: auto, the one this machine belongs to; HOST:PORT; local: started here
+    ray_gpus: float | None = (
+        None  # GPUs of that cluster for the policy; null: 1 if none is here; 0: stay here
+    )
+    batching: Batching = "single"  # queries of several workers; together is faster and repeats less exactly
     device: Device = "auto"  # of the policy; auto: an accelerator if there is one
     threads: int = 1  # torch threads of the policy; the environments need the other cores
     videos: int = 1  # per task and setting, of its first episodes
@@ -91,7 +95,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         self._check_source()
         self._write_rules()
-        parse_workers(self.workers, ray=self.ray)
+        self._check_workers()
         for name in ("episodes", "threads", "video_fps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -132,6 +136,15 @@ class EvaluationConfig:
             raise ConfigError("layout says how a server names things: give --server too, or leave it out")
         if not self.output:
             raise ConfigError("output is missing: name a folder for the results, such as runs/evaluation")
+
+    def _check_workers(self) -> None:
+        on_cluster = self.worker_choice.ray is not None
+        if self.ray_gpus is not None and not 0 <= self.ray_gpus < math.inf:
+            raise ConfigError(f"ray_gpus must be a number from 0 on, got {self.ray_gpus}")
+        if self.ray_gpus and (not on_cluster or self.server):
+            raise ConfigError("ray_gpus is for a policy on a cluster: give --workers ray and --policy")
+        if self.record and on_cluster:
+            raise ConfigError("record writes on this machine: give a number of --workers instead of ray")
 
     def _check_record(self) -> None:
         name = Path(self.record).name

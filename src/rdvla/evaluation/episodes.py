@@ -50,7 +50,7 @@ def episode_jobs(config: EvaluationConfig, suites: Sequence[Suite]) -> list[Epis
 def _video_path(config: EvaluationConfig, env: str, task: str, setting: Setting, number: int) -> Path:
     words = f"{env} {task} {setting.describe()} {setting.execution} {number}"
     name = re.sub(r"[^a-z0-9._]+", "-", words.lower())
-    return Path(config.output) / "videos" / f"{name}.mp4"
+    return Path(config.output).absolute() / "videos" / f"{name}.mp4"
 
 
 def play_jobs(
@@ -120,7 +120,9 @@ def _episode(config: EvaluationConfig, outcome: Outcome) -> Episode:
         interventions=end.result.interventions,
         success_with_help=end.result.success if helped else None,
         executed=end.result.executed,
-        video=str(job.video.relative_to(config.output)) if filmed and job.video is not None else None,
+        video=str(job.video.relative_to(Path(config.output).absolute()))
+        if filmed and job.video is not None
+        else None,
         video_stride=end.result.video_stride if filmed else None,
         video_speed=end.result.video_speed if filmed else None,
     )

@@ -30,6 +30,7 @@ EXTENDABLE = {
         "execution",
         "workers",
         "ray",
+        "ray_gpus",
         "threads",
         "videos",
         "output",

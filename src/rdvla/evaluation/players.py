@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from rdvla.evaluation.timing import Sample, time_queries
 from rdvla.rollout import (
     Attendance,
+    Batching,
     Environment,
     EpisodeJob,
     MakeEnvironment,
@@ -28,7 +29,6 @@ class Staging:
     """Where episodes are played, and who is there."""
 
     make: MakeEnvironment[Environment]  # builds a simulator in a worker; has to pickle
-    folder: Path  # videos are written below it
     workers: int
     transport: Transport  # starts them
     spectator: Spectator | None = None  # sees every query
@@ -46,12 +46,43 @@ class Player(Protocol):
         """Measure milliseconds per query after the episodes, by stop rule; None if not at all."""
         ...
 
+    def placed(self) -> AbstractContextManager[None]:
+        """Be where queries are answered, from the first `play` to the last `time`."""
+        ...
+
 
 class PolicyPlayer:
-    """A policy in this process answers the workers, and is timed with some of their queries."""
+    """A policy answers the workers, and is timed with some of their queries.
 
-    def __init__(self, policy: Policy) -> None:
+    Args:
+        policy: in this process.
+        batching: whether queries are computed alone or together.
+        elsewhere: brings the policy to another machine while it is needed; None: it stays here.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        batching: Batching = "single",
+        elsewhere: Callable[[Policy], AbstractContextManager[Policy]] | None = None,
+    ) -> None:
         self._policy, self._sample = policy, Sample()
+        self._batching: Batching = batching
+        self._elsewhere = elsewhere
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """See `Player.placed`."""
+        if self._elsewhere is None:
+            yield
+            return
+        here = self._policy
+        with self._elsewhere(here) as self._policy:
+            try:
+                yield
+            finally:
+                self._policy = here
 
     def play(self, jobs: Sequence[EpisodeJob], staging: Staging) -> Generator[Outcome, None, None]:
         """See `Player.play`."""
@@ -59,12 +90,12 @@ class PolicyPlayer:
             self._policy,
             jobs,
             make=staging.make,
-            folder=staging.folder,
             workers=staging.workers,
             transport=staging.transport,
             watch=self._sample,
             spectator=staging.spectator,
             attendance=staging.attendance,
+            batching=self._batching,
         )
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:
@@ -87,10 +118,13 @@ class ServerPlayer:
             self._server,
             jobs,
             make=staging.make,
-            folder=staging.folder,
             workers=staging.workers,
             transport=staging.transport,
         )
+
+    def placed(self) -> AbstractContextManager[None]:
+        """See `Player.placed`."""
+        return nullcontext()
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:  # noqa: ARG002
         """See `Player.time`."""

@@ -21,6 +21,7 @@ from rdvla.evaluation.episodes import episode_jobs, play_jobs
 from rdvla.evaluation.fitness import Fits, check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.evaluation.journal import RECORD, Journal, same_run
 from rdvla.evaluation.live import LiveSpectator, live_page
+from rdvla.evaluation.placing import policy_place
 from rdvla.evaluation.players import Player, PolicyPlayer, ServerPlayer, Staging
 from rdvla.evaluation.protocol import Suite, make_environment, resolve_suites
 from rdvla.evaluation.provenance import command_line, describe_hardware, describe_policy
@@ -56,7 +57,9 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
     suites = resolve_suites(config)
     if config.server:
         return _evaluate_server(config, suites, console=console)
-    policy = RDVLAPolicy.from_pretrained(config.policy).to(choose_device(config.device))
+    # A policy that leaves for a GPU of the cluster is taken there from this machine's memory.
+    device = choose_device("cpu" if config.ray_gpus else config.device)
+    policy = RDVLAPolicy.from_pretrained(config.policy).to(device)
     config = dataclasses.replace(config, execution=config.execution or (policy.config.execution,))
     for rule in config.execution:
         check_fits(parse_execution(rule), chunk_size=policy.config.head.chunk_size)
@@ -134,7 +137,7 @@ def evaluate_policy(
     """
     torch.set_num_threads(config.threads)
     return evaluate_player(
-        PolicyPlayer(policy),
+        PolicyPlayer(policy, batching=config.batching, elsewhere=policy_place(config)),
         config,
         suites=suites,
         make=make,
@@ -188,6 +191,7 @@ def evaluate_player(
                 workers = 1
                 if missing:
                     transport, workers = stack.enter_context(config.worker_choice.transport())
+                    stack.enter_context(player.placed())
                     left = [suite for suite in suites if any(job.env == suite.env for job in missing)]
                     opened = open_environments(
                         left, make=make, seed=config.seed, workers=workers, transport=transport
@@ -195,18 +199,19 @@ def evaluate_player(
                     if fits is not None:
                         fits(opened, console=console)
                 write_json(output / RECORD, record)  # only now: a pair that is refused leaves the folder free
-                spectator, attendance = stack.enter_context(
-                    _attended(config, opened, desk, fingerprint=fingerprint, console=console)
-                )
-                staging = Staging(
-                    make, output, workers, transport, spectator=spectator, attendance=attendance
-                )
-                play_jobs(player, config, missing, staging=staging, journal=journal, console=console)
-        timing = earlier_timing(output / "results.json")
-        if missing and config.timing_seconds and not config.server:
-            console.print(f"measuring times per query, {config.timing_seconds:g} s ...", highlight=False)
-            stops = list(dict.fromkeys(setting.stop for setting in config.settings))
-            timing = player.time(stops, seconds=config.timing_seconds)
+                with _attended(config, opened, desk, fingerprint=fingerprint, console=console) as (
+                    spectator,
+                    attendance,
+                ):
+                    staging = Staging(make, workers, transport, spectator=spectator, attendance=attendance)
+                    play_jobs(player, config, missing, staging=staging, journal=journal, console=console)
+                timing = earlier_timing(output / "results.json")
+                if missing and config.timing_seconds and not config.server:
+                    console.print(
+                        f"measuring times per query, {config.timing_seconds:g} s ...", highlight=False
+                    )
+                    stops = list(dict.fromkeys(setting.stop for setting in config.settings))
+                    timing = player.time(stops, seconds=config.timing_seconds)
         # A label is for people: the episodes of an earlier call may have had another.
         label = config.policy_label
         episodes = [dataclasses.replace(journal.episodes[job.key], policy=label) for job in jobs]

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
         TimeStep,
         run_episode,
     )
-    from rdvla.rollout.jobs import EpisodeJob, Schedule, ServedQueries, Setting, starting_seed
+    from rdvla.rollout.jobs import Batching, EpisodeJob, Schedule, ServedQueries, Setting, starting_seed
     from rdvla.rollout.local import roll_out
     from rdvla.rollout.opening import Opened, OpeningJob, open_each
-    from rdvla.rollout.queries import Answered, Policy, Queries, Spectator
+    from rdvla.rollout.queries import Answered, AnswersCalls, Call, Policy, Queries, Spectator
     from rdvla.rollout.remote import RemotePolicy, roll_out_remote
     from rdvla.rollout.replies import PolicyServerError
     from rdvla.rollout.video import Frame, read_frames, write_video
@@ -45,7 +45,10 @@ else:
 __all__ = [
     "Actor",
     "Answered",
+    "AnswersCalls",
     "Attendance",
+    "Batching",
+    "Call",
     "Decision",
     "Environment",
     "EpisodeEnd",

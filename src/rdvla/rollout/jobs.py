@@ -8,12 +8,14 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from rdvla.control import ExecutionRule, Stop, WarmStart, as_execution, parse_stop, split_start, stop_text
 from rdvla.errors import ConfigError
 from rdvla.rollout.episode import TaskKey
 
 MILLISECONDS = "ms"  # behind the number of a deadline, which tells it from a start
+Batching = Literal["single", "together"]  # queries of several workers, see `rdvla.rollout.queries`
 SERVERS_OWN = "server"  # in place of a stop rule: whatever the policy server does by itself
 
 
@@ -110,7 +112,7 @@ class EpisodeJob:
     setting: Setting
     seed: int
     max_steps: int
-    video: Path | None = None
+    video: Path | None = None  # absolute, if the episode may be played on another machine
     video_fps: int = 20
 
     @property

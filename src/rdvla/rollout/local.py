@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from rdvla.control import DepthJudge
 from rdvla.rollout.attendance import Attendance, AttendedAnswers
 from rdvla.rollout.episode import Environment, MakeEnvironment
-from rdvla.rollout.jobs import EpisodeJob, Schedule
-from rdvla.rollout.queries import MakeJudge, Policy, Queries, Spectator, Watch, by_setting
+from rdvla.rollout.jobs import Batching, EpisodeJob, Schedule
+from rdvla.rollout.queries import MakeJudge, Policy, Queries, Spectator, Watch
 from rdvla.rollout.worker import (
     RETRIES,
     SILENCE_SECONDS,
@@ -19,10 +18,12 @@ from rdvla.rollout.worker import (
     Outcome,
     Reply,
 )
-from rdvla.workers.ends import Failed, Finished, Question
+from rdvla.workers.ends import Failed, Finished, Later, Question
 from rdvla.workers.pool import run_jobs
 from rdvla.workers.processes import LocalProcesses
 from rdvla.workers.transport import Transport
+
+AT_ONCE = Later(0.0)  # after those that have waited longer
 
 
 def roll_out(
@@ -31,12 +32,12 @@ def roll_out(
     *,
     make: MakeEnvironment[Environment],
     workers: int,
-    folder: Path = Path(),
     transport: Transport | None = None,
     watch: Watch | None = None,
     spectator: Spectator | None = None,
     attendance: Attendance | None = None,
     make_judge: MakeJudge = DepthJudge,
+    batching: Batching = "single",
 ) -> Generator[Outcome, None, None]:
     """Run all jobs, task by task (see `Schedule`), and yield each outcome as it comes.
 
@@ -48,14 +49,14 @@ def roll_out(
         jobs: the episodes.
         make: build a simulator in a worker.
         workers: how many.
-        folder: that all videos lie in; the present one if not given.
         transport: starts them; processes on this machine if not given.
         watch: sees every query.
         spectator: sees every query with its answer, and every end.
         attendance: lets a person step in; None: the policy alone acts.
         make_judge: makes what judges the queries of an episode.
+        batching: whether queries are computed alone or together, see `rdvla.rollout.queries`.
     """
-    queries = Queries(policy, watch=watch, spectator=spectator, make_judge=make_judge)
+    queries = Queries(policy, watch=watch, spectator=spectator, make_judge=make_judge, batching=batching)
     with ExitStack() as closing:
         answers: _Answers | AttendedAnswers = _Answers(queries)
         if attendance is not None:
@@ -65,7 +66,6 @@ def roll_out(
         ends = run_jobs(
             EpisodeRunner(
                 make,
-                root=folder,
                 attended=attendance is not None,
                 make_recorder=None if recording is None else recording.make_recorder,
             ),
@@ -81,23 +81,23 @@ def roll_out(
 
 
 class _Answers:
-    """Answers every worker that waits, at once."""
+    """Answers the workers that wait: all at once, or the first alone if nothing is gained by that."""
 
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
 
-    def __call__(self, questions: Sequence[Question[EpisodeJob]]) -> list[Reply]:
-        """Answer in a batch per setting."""
-        for question in questions:
+    def __call__(self, questions: Sequence[Question[EpisodeJob]]) -> list[Reply | Later]:
+        """Answer the questions that have waited longest, so their simulators go on."""
+        now = questions[:1] if self._queries.one_at_a_time else questions
+        for question in now:
             if question.number == 0:
                 self._queries.begin(question.job)
-        replies: dict[int, Reply] = {}
-        for group in by_setting([question.job for question in questions]):
-            asked = [self._queries.ask(questions[index].job, questions[index].content) for index in group]
-            for index, query, computed in zip(group, asked, self._queries.compute(asked), strict=True):
-                self._queries.note(query, computed)
-                replies[index] = self._queries.act(query.job)
-        return [replies[index] for index in range(len(questions))]
+        asked = [self._queries.ask(question.job, question.content) for question in now]
+        replies: list[Reply | Later] = []
+        for query, computed in zip(asked, self._queries.compute(asked), strict=True):
+            self._queries.note(query, computed)
+            replies.append(self._queries.act(query.job))
+        return replies + [AT_ONCE] * (len(questions) - len(now))
 
     def end(self, end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]) -> list[int]:
         """See `Queries.end`."""

@@ -1,22 +1,25 @@
-"""A policy's side of many episodes: each has a session and a judge; those that wait are answered in a batch.
+"""A policy's side of many episodes: each has a session and a judge.
 
-The starting state S_0 of a query is drawn from the episode's task, seed and query number. So an episode plays
-the same whoever shares its batch, and all settings see the same layouts and the same S_0.
+The starting state S_0 of a query is drawn from the episode's task, seed and query number. So all settings see
+the same layouts and the same S_0. With `single` batching every query is computed alone. Then an episode plays
+the same with any number of workers: to the bit, if its simulator repeats itself. With `together`, queries
+that wait share a batch. Batches of other sizes round differently, and time decides which episodes share one:
+steps and depths of a few episodes then differ between runs.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rdvla.control import DepthJudge, Judge, Judgement, Session, Stops, as_stop, parse_execution
-from rdvla.rollout.jobs import EpisodeJob, Setting, starting_seed
+from rdvla.rollout.jobs import Batching, EpisodeJob, Setting, starting_seed
 from rdvla.rollout.worker import EpisodeResult, Reply
 from rdvla.types import Observation, Prediction
 from rdvla.workers.ends import Failed, Finished
@@ -37,6 +40,24 @@ class Policy(Protocol):
         initial_state: Tensor | None = None,
     ) -> Prediction:
         """Return action chunks in the robot's units."""
+        ...
+
+
+@dataclass(frozen=True)
+class Call:
+    """What `Policy.predict` is called with."""
+
+    observation: Observation  # a batch, torch
+    stop: str
+    initial_state: Tensor  # S_0, (B, K, D)
+
+
+@runtime_checkable
+class AnswersCalls(Protocol):
+    """A policy on another machine: the fewer messages, the better."""
+
+    def predict_each(self, calls: Sequence[Call]) -> list[Prediction]:
+        """Return what `predict` says to each call."""
         ...
 
 
@@ -121,6 +142,10 @@ class Queries:
         watch: sees every query before it is computed.
         spectator: sees every query with its answer, and every end.
         make_judge: makes the judge of an episode.
+        batching: whether queries are computed alone, or with those that wait at the same time.
+
+    Attributes:
+        one_at_a_time: whether nothing is gained by computing several queries in one call of `compute`.
     """
 
     def __init__(
@@ -130,8 +155,11 @@ class Queries:
         watch: Watch | None = None,
         spectator: Spectator | None = None,
         make_judge: MakeJudge = DepthJudge,
+        batching: Batching = "single",
     ) -> None:
         self._policy, self._watch, self._spectator = policy, watch, spectator
+        self._batching = batching
+        self.one_at_a_time = batching == "single" and not isinstance(policy, AnswersCalls)
         self._make_judge = make_judge
         self._episodes: dict[EpisodeJob, _Episode] = {}
 
@@ -153,10 +181,16 @@ class Queries:
         return Asked(job, episode.queries - 1, observation, state, time.perf_counter())
 
     def compute(self, asked: Sequence[Asked]) -> list[Computed]:
-        """Ask the policy, with a predict call per setting; workers at different tasks may differ in it."""
+        """Ask the policy: once for each query, or `together` once for each setting among them."""
+        groups = by_setting([query.job for query in asked])
+        if self._batching == "single":
+            groups = [[index] for index in range(len(asked))]
+        calls = [_call([asked[index] for index in group]) for group in groups]
         computed: dict[int, Computed] = {}
-        for group in by_setting([query.job for query in asked]):
-            computed |= zip(group, self._compute([asked[index] for index in group]), strict=True)
+        for group, (prediction, begun, inference_ms) in zip(groups, self._predict(calls), strict=True):
+            for sample, index in enumerate(group):
+                waiting_ms = 1000 * (begun - asked[index].time)
+                computed[index] = Computed(prediction.select([sample]), waiting_ms, inference_ms, len(group))
         return [computed[index] for index in range(len(asked))]
 
     def note(self, asked: Asked, computed: Computed) -> Answered:
@@ -203,19 +237,32 @@ class Queries:
             self._spectator.ended(end)
         return [] if episode is None else episode.depths
 
-    def _compute(self, asked: Sequence[Asked]) -> list[Computed]:
+    def _predict(self, calls: Sequence[Call]) -> Iterator[tuple[Prediction, float, float]]:
+        """Yield the answer to each call, in numpy, when it began, and the milliseconds it took."""
         begun = time.perf_counter()
-        prediction = self._policy.predict(
-            Observation.collate([query.observation for query in asked]).torch(),
-            stop=asked[0].job.setting.rule,
-            initial_state=torch.cat([query.initial_state for query in asked]),
-        )
-        prediction = replace(prediction, actions=prediction.actions.float().cpu().numpy())
-        inference_ms = 1000 * (time.perf_counter() - begun)
-        return [
-            Computed(prediction.select([sample]), 1000 * (begun - query.time), inference_ms, len(asked))
-            for sample, query in enumerate(asked)
-        ]
+        if isinstance(self._policy, AnswersCalls):
+            predictions = self._policy.predict_each(calls)
+            inference_ms = 1000 * (time.perf_counter() - begun)
+            yield from ((_in_numpy(prediction), begun, inference_ms) for prediction in predictions)
+            return
+        for call in calls:
+            begun = time.perf_counter()
+            prediction = _in_numpy(
+                self._policy.predict(call.observation, stop=call.stop, initial_state=call.initial_state)
+            )
+            yield prediction, begun, 1000 * (time.perf_counter() - begun)
+
+
+def _call(asked: Sequence[Asked]) -> Call:
+    return Call(
+        Observation.collate([query.observation for query in asked]).torch(),
+        stop=asked[0].job.setting.rule,
+        initial_state=torch.cat([query.initial_state for query in asked]),
+    )
+
+
+def _in_numpy(prediction: Prediction) -> Prediction:
+    return replace(prediction, actions=prediction.actions.float().cpu().numpy())
 
 
 def by_setting(jobs: Sequence[EpisodeJob]) -> list[list[int]]:

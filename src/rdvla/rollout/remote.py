@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rdvla.control import parse_execution
@@ -152,10 +151,10 @@ class _Ended:
 class RemoteEpisodeRunner(WritesVideos):
     """Runs a worker's episodes with a policy server, and keeps the last simulator open."""
 
-    def __init__(self, make: MakeEnvironment[Environment], server: RemotePolicy, *, root: Path) -> None:
+    def __init__(self, make: MakeEnvironment[Environment], server: RemotePolicy) -> None:
         self._simulator = OpenEnvironment(make)
         self._server = server
-        super().__init__(root)
+        super().__init__()
 
     def run(self, job: EpisodeJob, ask: Ask) -> _Ended:
         """Run an episode over a connection of its own; `ask` at every query shows that it goes on.
@@ -197,7 +196,6 @@ def roll_out_remote(
     *,
     make: MakeEnvironment[Environment],
     workers: int,
-    folder: Path = Path(),
     transport: Transport | None = None,
 ) -> Generator[Outcome, None, None]:
     """Run all jobs with a policy server, task by task (see `Schedule`); yield each outcome as it comes.
@@ -209,14 +207,13 @@ def roll_out_remote(
         jobs: the episodes.
         make: build a simulator in a worker.
         workers: how many, each with a connection.
-        folder: that all videos lie in; the present one if not given.
         transport: starts them; processes on this machine if not given.
 
     Raises:
         PolicyServerError: the server does not answer a query.
     """
     ends: Iterator[Finished[EpisodeJob, _Ended] | Failed[EpisodeJob]] = run_jobs(
-        RemoteEpisodeRunner(make, server, root=folder),
+        RemoteEpisodeRunner(make, server),
         Schedule(jobs).next_job,
         transport=transport or LocalProcesses(),
         workers=max(1, min(workers, len(jobs))),

@@ -69,14 +69,14 @@ class Outcome:
 
 
 class WritesVideos:
-    """A runner that writes its episodes' videos below a folder, or elsewhere on another machine.
+    """A runner that writes its episodes' videos, or elsewhere on another machine.
 
     Attributes:
-        root: the folder.
+        root: folder below which they are.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self) -> None:
+        self.root = Path("/")
         self._elsewhere: Path | None = None
 
     def relocated(self, root: Path) -> Self:
@@ -97,7 +97,6 @@ class EpisodeRunner(WritesVideos):
 
     Args:
         make: build a simulator.
-        root: folder that all videos lie in.
         attended: ask before every step, so a person may step in.
         make_recorder: record attended episodes; None: they are not recorded.
     """
@@ -106,11 +105,10 @@ class EpisodeRunner(WritesVideos):
         self,
         make: MakeEnvironment[Environment],
         *,
-        root: Path = Path(),
         attended: bool = False,
         make_recorder: MakeRecorder | None = None,
     ) -> None:
-        super().__init__(root)
+        super().__init__()
         self._simulator = OpenEnvironment(make)
         self._attended, self._make_recorder = attended, make_recorder
 

@@ -42,10 +42,12 @@ MAY_CHANGE = {
     "device": "another machine has another accelerator; results may differ in their last bits",
     "data.cache_dir": "what is cached does not depend on its place",
     "data.cache_batch_size": "another machine has other memory; results may differ in their last bits",
+    "data.cache_gb": "what is kept here decides nothing about an update",
+    "data.stream_dir": "what is kept does not depend on its place",
     "data.memory_limit_gb": "another machine has other memory",
 }
 _READ = ("dataset", "init_from")
-_PATHS = (*_READ, "data.cache_dir")
+_PATHS = (*_READ, "data.cache_dir", "data.stream_dir")
 
 
 def may_change(option: str) -> bool:

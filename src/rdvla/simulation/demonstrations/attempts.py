@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from rdvla.data import DatasetWriter
 from rdvla.errors import DatasetError
@@ -16,6 +17,8 @@ from rdvla.simulation.environment import SimulatedTask
 from rdvla.simulation.registry import make, make_expert
 from rdvla.simulation.rendering import Rendering
 from rdvla.workers.transport import Ask
+
+PARCELS = "parcels"  # folder of episodes that other machines sent
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class AttemptRunner:
     """Runs attempts and keeps their outcome: an episode in the writer's staging folder, or a note of failure.
 
     Every worker has a copy, which opens a simulator of its own at its first attempt and keeps the last
-    simulator open.
+    simulator open. On another machine an episode becomes one file, which the pool's side brings here.
     """
 
     writer: DatasetWriter
@@ -60,6 +63,7 @@ class AttemptRunner:
     noise: NoiseConfig
     max_steps: int
     steps_after_success: int
+    is_elsewhere: bool = False  # on another machine, which sends its files
     _simulator: OpenEnvironment[SimulatedTask] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +94,8 @@ class AttemptRunner:
         except DatasetError:
             if not self.writer.holds(attempt.number):
                 raise
+        if self.is_elsewhere:
+            self.writer.pack(attempt.number, self.root / PARCELS / f"{attempt.number:06d}.zip")
         return True
 
     def _outcome(self, attempt: Attempt) -> bool | None:
@@ -97,16 +103,31 @@ class AttemptRunner:
             return True
         return False if self._failure(attempt).exists() else None
 
+    @property
+    def root(self) -> Path:
+        """The folder that all files are written below."""
+        return self.writer.staging
+
+    def relocated(self, root: Path) -> Self:
+        """Return a copy that writes below another folder; see `rdvla.workers.ray.WritesFiles`."""
+        return replace(self, writer=self.writer.relocated(root), is_elsewhere=True)
+
+    def unpack(self) -> None:
+        """Stage the episodes that came from other machines."""
+        for parcel in sorted((self.root / PARCELS).glob("[0-9]*.zip")):
+            self.writer.unpack(parcel, number=int(parcel.stem))
+
     def seeds(self, attempt: Attempt) -> AttemptSeeds:
         """Return the random numbers of an attempt."""
         return AttemptSeeds.derive(seed=self.seed, task=attempt.task, attempt=attempt.attempt)
 
     def outcomes(self) -> dict[int, bool]:
-        """Return the outcomes on disk: number of the attempt -> success.
+        """Return the outcomes on disk: number of the attempt -> success. What has arrived is unpacked.
 
         Raises:
             DatasetError: an episode is damaged (named).
         """
+        self.unpack()
         failed = {int(path.stem): False for path in self._failures.glob("[0-9]*.json")}
         return failed | dict.fromkeys(self.writer.finished(), True)
 

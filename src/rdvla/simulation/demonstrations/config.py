@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from rdvla.errors import ConfigError
 from rdvla.simulation.rendering import Rendering
+from rdvla.workers import WorkerChoice, parse_workers
 
 ATTEMPTS_PER_TASK = 10_000  # an attempt's number is task_index * this + attempt
 
@@ -30,7 +32,8 @@ class DemonstrationConfig:
     max_steps: int | None = None  # an attempt without success fails here; null: the simulator's default limit
     steps_after_success: int = 12  # control steps recorded after the first success
     max_attempts_per_episode: int = 10  # give up if a task needs more on average
-    workers: int | None = None  # processes; null: as many as cores, 1: no extra process
+    workers: int | str | None = None  # processes; null: one per core; ray, or ray:16: on a Ray cluster
+    ray: str = "auto"  # that cluster: auto, the one this machine belongs to; HOST:PORT; local: started here
 
     def __post_init__(self) -> None:
         counts = ("episodes_per_task", "image_size", "camera_stride", "max_attempts_per_episode")
@@ -41,8 +44,7 @@ class DemonstrationConfig:
         for name in ("seed", "steps_after_success"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"workers must be at least 1 (or none, for one each core), got {self.workers}")
+        parse_workers(1 if self.workers is None else self.workers, ray=self.ray)
         if not all(0 <= level < math.inf for level in self.noise_levels):
             raise ConfigError(f"noise_levels must be finite and 0 or more, got {list(self.noise_levels)}")
         if self.burst_probability is not None and not 0 <= self.burst_probability <= 1:
@@ -52,3 +54,12 @@ class DemonstrationConfig:
                 f"episodes_per_task x max_attempts_per_episode must be at most {ATTEMPTS_PER_TASK}, "
                 f"got {self.episodes_per_task} x {self.max_attempts_per_episode}"
             )
+
+    @property
+    def worker_choice(self) -> WorkerChoice:
+        """Where attempts run."""
+        return parse_workers(_available_cores() if self.workers is None else self.workers, ray=self.ray)
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

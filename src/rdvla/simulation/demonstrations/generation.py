@@ -7,7 +7,6 @@ n depends on nothing but the configuration. So an interrupted generation, run ag
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,9 +26,9 @@ from rdvla.simulation.demonstrations.config import DemonstrationConfig
 from rdvla.simulation.demonstrations.ledger import Ledger, TaskReport
 from rdvla.simulation.demonstrations.recording import NoiseConfig, frame_features
 from rdvla.simulation.registry import make, resolve_tasks, step_limit, task_suite
+from rdvla.workers.choice import WorkerChoice
 from rdvla.workers.ends import WORKER_DIED, Failed
 from rdvla.workers.pool import run_jobs
-from rdvla.workers.processes import LocalProcesses
 
 CONFIG_FILE = "demonstrations.json"
 
@@ -89,7 +88,7 @@ def _generate(config: DemonstrationConfig, *, show_progress: bool) -> Demonstrat
     )
     with _progress(total=len(tasks) * config.episodes_per_task, show=show_progress) as update:
         update(ledger.succeeded, ledger.failed)
-        for attempt, success in _run_attempts(runner, ledger, workers=config.workers):
+        for attempt, success in _run_attempts(runner, ledger, config.worker_choice):
             ledger.record(attempt, success=success)
             update(ledger.succeeded, ledger.failed)
     reports = ledger.reports()
@@ -99,21 +98,23 @@ def _generate(config: DemonstrationConfig, *, show_progress: bool) -> Demonstrat
 
 
 def _run_attempts(
-    runner: AttemptRunner, ledger: Ledger, *, workers: int | None
+    runner: AttemptRunner, ledger: Ledger, choice: WorkerChoice
 ) -> Iterator[tuple[Attempt, bool]]:
     """Run the attempts that the ledger asks for; yield each with its success."""
-    workers = _available_cores() if workers is None else workers
-    ends = run_jobs(
-        runner,
-        ledger.next_attempt,
-        transport=LocalProcesses() if workers > 1 else None,
-        workers=workers,
-        retries=1,  # an attempt does the same again: only its worker's death may have been bad luck
-    )
-    for end in ends:
-        if isinstance(end, Failed):
-            raise _failure(end, scene=runner.seeds(end.job).scene)
-        yield end.job, end.result
+    with choice.transport() as (transport, workers):
+        alone = workers == 1 and choice.ray is None
+        ends = run_jobs(
+            runner,
+            ledger.next_attempt,
+            transport=None if alone else transport,
+            workers=workers,
+            retries=1,  # an attempt does the same again: only its worker's death may have been bad luck
+        )
+        for end in ends:
+            if isinstance(end, Failed):
+                raise _failure(end, scene=runner.seeds(end.job).scene)
+            runner.unpack()
+            yield end.job, end.result
 
 
 def _failure(end: Failed[Attempt], *, scene: int) -> RDVLAError:
@@ -127,10 +128,6 @@ def _failure(end: Failed[Attempt], *, scene: int) -> RDVLAError:
     )
     error.add_note(end.traceback)
     return error
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _complete(config: DemonstrationConfig) -> DemonstrationConfig:
@@ -168,7 +165,7 @@ def _open_writer(config: DemonstrationConfig) -> DatasetWriter:
 def _settings(config: DemonstrationConfig) -> dict[str, Any]:
     """Return the options that episodes depend on, as JSON holds them: neither output nor workers."""
     values = dataclasses.asdict(config)
-    kept = {name: value for name, value in values.items() if name not in ("output", "workers")}
+    kept = {name: value for name, value in values.items() if name not in ("output", "workers", "ray")}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
 

@@ -208,6 +208,16 @@ class LeRobotReader:
         """Return the bytes of one of `image_files`."""
         return self.info.files.size(name)
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether files with images are fetched when they are needed."""
+        return self.info.files.remote is not None
+
+    def prefetch(self, name: str, *, spare: frozenset[str]) -> bool:
+        """Fetch one of `image_files` if there is room next to those in `spare`; return whether it is here."""
+        remote = self.info.files.remote
+        return remote is None or remote.prefetch(name, spare=spare)
+
     def clip(self, camera: str, episode: int) -> Clip | None:
         """Return where an episode's images of a camera lie, after `with_cameras`; None: not in a video.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from rdvla.data.features import Feature
 from rdvla.data.formats.lerobot.files import CHECKSUMS_PATH, checksum
 from rdvla.data.formats.lerobot_v3.assemble import assemble
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
+from rdvla.data.formats.lerobot_v3.parcels import pack, unpack
 from rdvla.data.formats.lerobot_v3.recorder import EpisodeRecorder
 from rdvla.data.formats.lerobot_v3.staging import StagedEpisode, write_staged_episode
 from rdvla.data.spec import DatasetSpec, ImageSize, camera_sizes
@@ -49,6 +50,7 @@ class DatasetWriter:
     spec: DatasetSpec
     base_episodes: int  # episodes that the dataset holds already: 0 unless appending
     made_from: str = ""
+    staging_folder: Path | None = None  # if not next to `root`
 
     @classmethod
     def create(
@@ -112,7 +114,11 @@ class DatasetWriter:
     @property
     def staging(self) -> Path:
         """Folder of the episodes that wait for `finalize`."""
-        return _staging(self.root)
+        return self.staging_folder or _staging(self.root)
+
+    def relocated(self, staging: Path) -> DatasetWriter:
+        """Return a copy that stages episodes in another folder, which `pack` sends here."""
+        return replace(self, staging_folder=staging)
 
     def add_episode(self, episode: Episode, *, number: int | None = None) -> int:
         """Check one episode and stage it for the dataset.
@@ -177,6 +183,23 @@ class DatasetWriter:
     def holds(self, number: int) -> bool:
         """Whether the episode with this number is staged."""
         return self._folder(number).is_dir()
+
+    def pack(self, number: int, parcel: Path) -> None:
+        """Turn a staged episode into one file, for another writer of the same dataset."""
+        pack(self._folder(number), parcel)
+        remove(self._folder(number))
+
+    def unpack(self, parcel: Path, *, number: int) -> None:
+        """Stage an episode that another writer packed, and remove its file; an episode that is there stays.
+
+        Raises:
+            DatasetError: the file is damaged (named).
+        """
+        if not self.holds(number):
+            with self._new_folder(number) as (temporary, target):
+                unpack(parcel, temporary)
+                _place(temporary, target)
+        parcel.unlink()
 
     def finalize(
         self, numbers: Sequence[int] | None = None, *, records: Mapping[str, Any] | None = None
