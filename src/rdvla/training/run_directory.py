@@ -8,6 +8,7 @@ tensorboard/      the same for TensorBoard
 checkpoints/      the run resumes from these
 cache/            frozen inputs, unless data.cache_dir names another folder
 statistics.json   the units that the weights are trained in; a run that goes on keeps them
+logs/             what each process but the first said, of a run in several
 policy/           the trained policy (averaged weights) with training.json, from the first validation on
 """
 
@@ -19,9 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rdvla.config import decode_config, encode_config
+from rdvla.config import decode_config, encode_config, read_yaml
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.files import check_writable, read_object, write_json
 from rdvla.policy.files import STATISTICS_FILE, read_statistics, write_statistics
@@ -30,6 +29,7 @@ from rdvla.processing import Statistics
 from rdvla.training.arithmetic import differing
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
+from rdvla.training.rank_process import LOGS
 from rdvla.training.resuming import (
     STARTED_IN,
     may_change,
@@ -170,13 +170,14 @@ class RunDirectory:
     def _is_taken(self, config: TrainConfig) -> bool:
         if self.resumes or not self.path.exists():
             return False
-        if all(entry == self.cache for entry in self.path.iterdir()):  # it may be filled ahead
+        # The cache may be filled ahead, and the other processes of this run write to their logs.
+        if set(self.path.iterdir()) <= {self.cache, self.path / LOGS}:
             return False
         # A run that was killed before it wrote its configuration leaves nothing to compare with or to lose.
         return not config.resume or self.checkpoints.exists() or self.policy.exists()
 
     def _check_same(self, config: TrainConfig, complete: Callable[[TrainConfig], TrainConfig] | None) -> None:
-        saved = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        saved = read_yaml(self.config_file)
         # Decoded, so an option that did not exist when the run began counts as its default.
         self.began_with = decode_config(TrainConfig, saved, source=str(self.config_file))
         if complete is not None:
