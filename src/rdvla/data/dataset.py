@@ -27,10 +27,12 @@ from rdvla.data.features import (
     dimension_names,
     dimension_units,
 )
+from rdvla.data.formats.base import ImagesInFiles
 from rdvla.data.frames import FrameNumbers, Frames
 from rdvla.data.image_shards import ImageShards
 from rdvla.data.locate import locate_all
 from rdvla.data.mixture import Mixture, MixtureImages
+from rdvla.data.remote.mirror import Streaming
 from rdvla.data.statistics import as_json, feature_statistics
 from rdvla.errors import ConfigError, DatasetError, nearest
 from rdvla.processing.fit import ImageFit
@@ -58,6 +60,7 @@ class EpisodeDataset:
         action: Sequence[str] = (),
         state: Sequence[str] = (),
         privileged: bool = True,
+        streaming: Streaming | None = None,
     ) -> None:
         """Read the metadata and the numbers that training needs.
 
@@ -78,6 +81,8 @@ class EpisodeDataset:
             state: names of the features that make up the proprioception; empty: `observation.state`, or
                 nothing if there is none.
             privileged: read the environment's state and keypoints, if there are any; they train perception.
+            streaming: where to keep the files of a dataset that lies elsewhere, which are fetched when they
+                are needed; None: the usual place for addresses, and hub datasets are downloaded whole.
 
         Both appear under the names `action` and `observation.state` here, whatever the dataset calls them.
 
@@ -94,7 +99,11 @@ class EpisodeDataset:
         self.only_new_images = only_new_images
         self.sample_every = sample_every
         self.mixture = Mixture.open(
-            locate_all(root), cameras=cameras, camera_names=camera_names or {}, action=action, state=state
+            locate_all(root, streaming=streaming),
+            cameras=cameras,
+            camera_names=camera_names or {},
+            action=action,
+            state=state,
         )
         chosen = self.recorded_cameras if cameras is None else cameras
         self.cameras = [camera_name(name) for name in chosen]
@@ -144,6 +153,12 @@ class EpisodeDataset:
     def shards(self) -> ImageShards:
         """Which episodes have the images of `cameras` in the same files."""
         return ImageShards.of(self.mixture, self.cameras)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether images are fetched from elsewhere when they are needed."""
+        readers = [member.reader for member in self.mixture.members]
+        return any(isinstance(reader, ImagesInFiles) and reader.is_streamed for reader in readers)
 
     @property
     def fps(self) -> float:

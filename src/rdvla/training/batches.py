@@ -21,7 +21,8 @@ from rdvla.policy.batch import Batch, Share
 from rdvla.processing.augmentation import Augmentation
 from rdvla.training.choices import FrameChoice, UniformChoice
 from rdvla.training.config import DepthConfig
-from rdvla.training.features import FrozenFeatures, is_image
+from rdvla.training.features import is_image
+from rdvla.training.streamed_features import FeatureSource
 
 CONSTANT = 1e-6  # a standard deviation below this means that the dimension never changed
 
@@ -141,7 +142,7 @@ class BatchSource:
     def __init__(
         self,
         dataset: EpisodeDataset,
-        features: FrozenFeatures,
+        features: FeatureSource,
         *,
         policy: RDVLAPolicy,
         image_shift: int = 0,

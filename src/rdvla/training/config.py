@@ -31,6 +31,8 @@ class DataConfig:
     weights: tuple[float, ...] = ()  # of several datasets in a batch; empty: by their numbers of samples
     sampling: Literal["auto", "uniform", "windowed"] = "auto"  # auto: windowed if data is streamed
     window: int = 0  # of windowed sampling: shards (video files) that are open at a time; 0: chosen
+    cache_gb: float | None = None  # GB of files with images kept here; null: hub whole, addresses 20 GB
+    stream_dir: str = ""  # folder of files of streamed data, which runs share; empty: in the user's cache
     sample_every: int = 1  # chunks start at every n-th new image: fewer samples, and a smaller cache
     cache_dir: str = ""  # folder of cached frozen inputs, which runs may share; empty: <output_dir>/cache
     cache_batch_size: int = 64  # observations per batch while the cache is filled
@@ -48,6 +50,7 @@ class DataConfig:
             )
         positive("data", cache_batch_size=self.cache_batch_size, sample_every=self.sample_every)
         not_negative("data", split_seed=self.split_seed, window=self.window)
+        positive("data", cache_gb=1 if self.cache_gb is None else self.cache_gb)
         one_of("data.sampling", self.sampling, ("auto", "uniform", "windowed"))
         not_negative("data", image_shift=self.image_shift, memory_limit_gb=self.memory_limit_gb)
         self._check_weights()
@@ -200,7 +203,7 @@ class TrainConfig:
     """
 
     dataset: (
-        str  # in LeRobot's formats: a folder or hub id (user/name, user/name@revision), or several: a,b,c
+        str  # in LeRobot's formats: a folder, hub id (user/name@revision), s3://... address, or several: a,b
     )
     output_dir: str = ""  # run directory; new or empty, unless the run resumes; empty: runs/<dataset's name>
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
@@ -18,9 +20,10 @@ from rdvla.data.missing_shards import MissingShards
 from rdvla.policy import RDVLAPolicy
 from rdvla.progress import Progress
 from rdvla.training.arithmetic import arithmetic, differing
+from rdvla.training.streamed_features import IMAGES, FeatureSource, StreamedFeatures, kept_images
 from rdvla.types import Observation
 
-IMAGES, FEATURES = "images", "features"  # kinds of caches
+FEATURES = "features"  # kind of a cache, next to IMAGES
 
 
 def is_image(value: Tensor) -> bool:
@@ -130,23 +133,36 @@ class FrozenInputs:
         return sum(value.numel() * _stored_bytes(value) for value in kept)
 
 
-def frozen_features(policy: RDVLAPolicy, dataset: EpisodeDataset, options: CacheOptions) -> FrozenFeatures:
+def frozen_features(
+    policy: RDVLAPolicy,
+    dataset: EpisodeDataset,
+    options: CacheOptions,
+    *,
+    validation: NDArray[np.int64] | None = None,
+) -> FeatureSource:
     """Open the caches of the policy's frozen inputs for all samples, computing what is missing.
 
     With a trainable image encoder the frozen inputs are the decoded images (uint8), so no update decodes
     video. With a frozen backbone they are its context features, computed from decoded images if an earlier
-    run left those in the same folder.
+    run left those in the same folder. Streamed images are decoded for every batch instead; only those of
+    validation are kept.
 
     Args:
         policy: frozen as it will be in training.
         dataset: with the samples of training and validation.
         options: folder and sizes.
+        validation: (V,) frames that are validated on again and again.
     """
     was_training = policy.training
     policy.eval()
     inputs = FrozenInputs.of(policy, dataset)
+    if dataset.is_streamed and inputs.image_names:
+        policy.train(was_training)
+        return _streamed(policy, dataset, options, inputs, validation)
     images = None
-    if inputs.image_names or ImageCache.exists(dataset, directory=options.folder):
+    if inputs.image_names or (
+        not dataset.is_streamed and ImageCache.exists(dataset, directory=options.folder)
+    ):
         images = _cached_images(dataset, options, inputs)
     cache = _cached_features(policy, dataset, options, inputs, images) if inputs.stored_as else None
     policy.train(was_training)
@@ -161,6 +177,36 @@ def computed_by(policy: RDVLAPolicy, *, batch_size: int) -> dict[str, Any]:
 def _encode(policy: RDVLAPolicy, images: dict[str, Tensor], instructions: list[str]) -> dict[str, Tensor]:
     state = torch.zeros(len(instructions), policy.config.state_dim)  # the frozen inputs do not depend on it
     return policy.frozen_inputs(Observation(images=images, state=state, instruction=instructions))
+
+
+def _streamed(
+    policy: RDVLAPolicy,
+    dataset: EpisodeDataset,
+    options: CacheOptions,
+    inputs: FrozenInputs,
+    validation: NDArray[np.int64] | None,
+) -> StreamedFeatures:
+    frames = np.zeros(0, dtype=np.int64) if validation is None else dataset.captured_at(validation)
+    kept = None
+    if len(frames):
+        with Progress(options.console, transient=True) as progress:
+            # Here alone: other processes fill the images of all frames.
+            local = replace(options, fill=None)
+            kept = kept_images(
+                dataset,
+                frames,
+                folder=options.folder,
+                filling=local.filling(IMAGES, "images of validation", total=len(frames), progress=progress),
+                in_memory=0 < inputs.image_bytes * len(frames) <= options.memory_limit,
+            )
+    return StreamedFeatures(
+        policy,
+        dataset,
+        encode=lambda images, instructions: _encode(policy, images, instructions),
+        kept=kept,
+        kept_frames=frames,
+        image_names=inputs.image_names,
+    )
 
 
 def _cached_images(dataset: EpisodeDataset, options: CacheOptions, inputs: FrozenInputs) -> ImageCache:

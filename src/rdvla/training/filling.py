@@ -26,10 +26,11 @@ from rdvla.data.missing_shards import MissingShards
 from rdvla.errors import ConfigError, DatasetError, RDVLAError
 from rdvla.policy import RDVLAPolicy
 from rdvla.training.config import TrainConfig
-from rdvla.training.features import IMAGES, CacheOptions, FrozenInputs, computed_by, frozen_features
+from rdvla.training.features import CacheOptions, FrozenInputs, computed_by, frozen_features
 from rdvla.training.inference import named
 from rdvla.training.run_directory import cache_folder
 from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset
+from rdvla.training.streamed_features import IMAGES
 from rdvla.workers import Failed, Question, WorkerChoice, run_jobs
 from rdvla.workers.ends import WORKER_DIED
 from rdvla.workers.transport import Ask, Transport

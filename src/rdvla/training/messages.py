@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rdvla.errors import DatasetError
 from rdvla.files import os_error_sentence, read_object
 from rdvla.policy import TRAINING
 from rdvla.progress import duration
@@ -87,6 +88,16 @@ def unwritable(trainer: Trainer, error: OSError) -> str:
     kept = f"its last whole checkpoint is {latest}" if latest else "it has no checkpoint yet"
     return (
         f"{os_error_sentence(error)}. The run stopped after step {trainer.state.step}; {kept}. "
+        f"Go on with: {trainer.run_directory.resume_command()}"
+    )
+
+
+def unreadable(trainer: Trainer, error: DatasetError) -> str:
+    """Say what of the dataset could not be read, and what is left to go on from."""
+    latest = trainer.store.named("latest")
+    kept = f"a checkpoint is in {latest}" if latest else "it has no checkpoint yet"
+    return (
+        f"{error}. The run stopped after step {trainer.state.step}; {kept}. "
         f"Go on with: {trainer.run_directory.resume_command()}"
     )
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rdvla.data import EpisodeDataset
+from rdvla.data.remote.mirror import GB, Streaming
 from rdvla.errors import ConfigError
 from rdvla.training.choices import (
     NO_FRAMES,
@@ -38,16 +39,37 @@ def complete_data(data: DataConfig, dataset: EpisodeDataset) -> DataConfig:
             f"data.weights has {len(data.weights)} numbers for {members} datasets; give one for each, in "
             "their order."
         )
-    sampling = "uniform" if data.sampling == "auto" else data.sampling
-    if sampling == "windowed" and data.window == 0:
-        data = replace(data, window=_usual_window(dataset))
-    return replace(data, sampling=sampling)
+    if data.sampling == "auto":
+        data = replace(data, sampling="windowed" if dataset.is_streamed else "uniform")
+    return replace(data, window=_window(data, dataset)) if data.sampling == "windowed" else data
 
 
-def _usual_window(dataset: EpisodeDataset) -> int:
-    shards = len(dataset.shards.files)
-    wanted = max(USUAL_WINDOW, -(-shards * USUAL_WINDOW_SAMPLES // max(1, len(dataset))))
-    return min(shards, wanted)
+def streaming_of(data: DataConfig) -> Streaming | None:
+    """Return where streamed files are kept; None: the usual place, and hub ids are downloaded whole."""
+    if data.cache_gb is None and not data.stream_dir:
+        return None
+    return Streaming.of(data.stream_dir, data.cache_gb)
+
+
+def _window(data: DataConfig, dataset: EpisodeDataset) -> int:
+    """Return how many shards are open at a time; of streamed data the next one must fit next to them."""
+    shards = dataset.shards
+    count = len(shards.files)
+    if not dataset.is_streamed:
+        wanted = max(USUAL_WINDOW, -(-count * USUAL_WINDOW_SAMPLES // max(1, len(dataset))))
+        return min(count, data.window or wanted)
+    limit = Streaming.of(data.stream_dir, data.cache_gb).limit
+    largest = max(shards.size(shard) for shard in range(count))
+    fitting = limit // max(1, largest)
+    fitting -= fitting > 1 and fitting < count  # room for the next one
+    if min(data.window or 1, count) > fitting:
+        least = largest * (min(data.window or 1, count) + 1) / GB
+        raise ConfigError(
+            f"data.cache_gb={limit / GB:g} holds {fitting} of the {count} shards of {dataset.name}, whose "
+            f"largest has {largest / GB:.3f} GB, and data.window={data.window or 1} are needed at a time: "
+            f"give data.cache_gb={least:.3f} or more, or a smaller data.window."
+        )
+    return min(count, data.window or fitting)
 
 
 def choose_frames(config: TrainConfig, dataset: EpisodeDataset, frames: Tensor) -> FrameChoice:
@@ -110,6 +132,16 @@ def describe_sampling(config: TrainConfig, dataset: EpisodeDataset) -> list[tupl
                     f"{counts[number]:,} samples; {share:.1%} of the batches, {epochs:,.2f} epochs",
                 )
             )
+    if dataset.is_streamed:
+        files = {file for own in dataset.shards.files for file in own}
+        limit = Streaming.of(data.stream_dir, data.cache_gb)
+        lines.append(
+            (
+                "streamed",
+                f"{sum(file.size for file in files) / GB:,.2f} GB in {len(files):,} files with images; at "
+                f"most {limit.limit / GB:g} GB of them are kept, in {limit.folder}",
+            )
+        )
     if data.sampling == "windowed":
         lines.append(
             (

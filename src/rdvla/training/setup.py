@@ -20,6 +20,7 @@ from rdvla.processing.normalization import bounds
 from rdvla.training.config import TrainConfig
 from rdvla.training.inference import complete
 from rdvla.training.run_directory import differences
+from rdvla.training.sampling import streaming_of
 
 KEPT_STATISTICS = (ACTION, STATE, ENVIRONMENT_STATE)
 
@@ -55,6 +56,7 @@ def open_dataset(config: TrainConfig, source: RDVLAPolicy | None) -> tuple[Episo
         action=config.data.action,
         state=config.data.state,
         privileged=config.trains_perception,
+        streaming=streaming_of(config.data),
     )
     _check_targets(dataset, config)
     config = complete(config, dataset, None if source is None else source.config)

@@ -15,7 +15,7 @@ from torch import Tensor
 from rdvla.config import encode_config
 from rdvla.data import split_episodes
 from rdvla.data.older_fingerprint import older_fingerprint
-from rdvla.errors import RDVLAError
+from rdvla.errors import DatasetError, RDVLAError
 from rdvla.files import sole_user
 from rdvla.heads import Loss
 from rdvla.policy.batch import Share
@@ -34,6 +34,7 @@ from rdvla.training.messages import (
     resume_lines,
     stop_lines,
     titled,
+    unreadable,
     unwritable,
 )
 from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
@@ -41,6 +42,7 @@ from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, total_of, validate
 from rdvla.training.optimization import TrainingState, fixed_weights
 from rdvla.training.policy_export import PolicyExport, provenance_of
+from rdvla.training.prefetch import Ahead, prefetching
 from rdvla.training.run_directory import RunDirectory, flatten
 from rdvla.training.sampling import choose_frames, within_window
 from rdvla.training.schedule import Length
@@ -114,8 +116,9 @@ class Trainer:
         )
         if not held_out and config.data.validation_fraction > 0:
             self._say(titled([("validation", "none: no task has two episodes, so none is held out")]))
+        self.choice = choose_frames(config, self.dataset, self._frames(training))
         self.sampler = Sampler(
-            choose_frames(config, self.dataset, self._frames(training)),
+            self.choice,
             batch_size=config.batch_size,
             seed=config.seed,
             depth=depth_distribution(config.depth, head_mean=config.policy.head.mean_training_depth),
@@ -133,6 +136,7 @@ class Trainer:
                 memory_limit=int(config.data.memory_limit_gb * 1e9),
                 console=self.console,
             ),
+            validation=self.validation_frames.numpy(),
         )
         self.source = BatchSource(
             self.dataset,
@@ -197,12 +201,24 @@ class Trainer:
         try:
             with StopRequest() as stop, progress:
                 self._loop(log, progress, stop)
+        except DatasetError as error:
+            # Every process takes part in a checkpoint of several, and the others still train.
+            if self.state.step not in self.store.steps() and self.accelerator.num_processes == 1:
+                self._save_checkpoint(log)
+            raise RDVLAError(unreadable(self, error)) from error
         finally:
             log.close()
 
     def _loop(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest) -> None:
+        with prefetching(self.dataset, self.choice, batch_size=self.config.batch_size) as ahead:
+            self._updates(log, progress, stop, ahead)
+        if stop.requested and self.state.step not in self.store.steps():
+            self._save_checkpoint(log)
+
+    def _updates(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest, ahead: Ahead) -> None:
         window: list[Update] = []
         while self.state.step < self.config.steps and not stop.requested:
+            ahead.before(self.state.step)
             window.append(self.update(self.sampler.draw(self.state.step)))
             self.state.step += 1
             self.state.seconds += window[-1].seconds
@@ -217,8 +233,6 @@ class Trainer:
                 self._save_checkpoint(log)
             if validated:
                 self.export.follow(self.state, loss=loss, improved=improved)
-        if stop.requested and self.state.step not in self.store.steps():
-            self._save_checkpoint(log)
 
     def update(self, draw: Draw) -> Update:
         """Run the update that `draw` describes.

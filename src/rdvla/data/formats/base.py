@@ -180,6 +180,15 @@ class ImagesInFiles(Protocol):
         """Return the bytes of one of these files."""
         ...
 
+    @property
+    def is_streamed(self) -> bool:
+        """Whether files are fetched when they are needed."""
+        ...
+
+    def prefetch(self, name: str, *, spare: frozenset[str]) -> bool:
+        """Fetch one of these files if there is room next to those in `spare`; return whether it is here."""
+        ...
+
 
 class CameraReader(Protocol):
     """Reads the images of one camera. It can be pickled; every process and thread needs its own."""
@@ -237,10 +246,18 @@ def check_values(
         )
 
 
-def fingerprint_files(root: Path, names: Iterable[str]) -> str:
-    """Hash the names and the content of files below `root`; links are followed."""
-    ordered = sorted(names)
+def fingerprint_files(root: Path, names: Iterable[str], *, elsewhere: Mapping[str, str] | None = None) -> str:
+    """Hash the names and the content of files below `root`; links are followed.
+
+    Args:
+        root: folder of the dataset.
+        names: of its files.
+        elsewhere: name -> what stands for the content of a file that is not below `root`.
+    """
+    ordered, known = sorted(names), dict(elsewhere or {})
+    here = [name for name in ordered if name not in known]
+    known |= dict(zip(here, hash_files([root / name for name in here]), strict=True))
     digest = hashlib.sha256()
-    for name, content in zip(ordered, hash_files([root / name for name in ordered]), strict=True):
-        digest.update(f"{name} {content} ".encode())
+    for name in ordered:
+        digest.update(f"{name} {known[name]} ".encode())
     return digest.hexdigest()[:16]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,9 +81,24 @@ class VideoCamera:
         images: dict[int, NDArray[np.uint8]] = {}
         for file, items in sorted(wanted.items()):
             items.sort()
-            found = self._decoder(file).read([number for number, _ in items])
+            with self._opened(file) as decoder:
+                found = decoder.read([number for number, _ in items])
             images.update(zip((index for _, index in items), found, strict=True))
         return _stacked([images[index] for index in range(len(images))], self._files)
+
+    @contextmanager
+    def _opened(self, file: str) -> Iterator[VideoDecoder]:
+        if not self._files.folder.is_remote(file):
+            yield self._decoder(file)
+            return
+        # It may leave the cache after every use: decoding takes far longer than opening it again.
+        with self._files.folder.leased(file) as path:
+            decoder = VideoDecoder(path, convert=self._convert, times=self._times.get(file))
+            self._times[file] = decoder.times
+            try:
+                yield decoder
+            finally:
+                decoder.close()
 
     def _decoder(self, file: str) -> VideoDecoder:
         if file not in self._decoders:

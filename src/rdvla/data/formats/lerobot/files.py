@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rdvla.data.formats.base import fingerprint_files
+from rdvla.data.formats.lerobot.declared import check_expansion, is_inside
+from rdvla.data.remote.mirror import RemoteDataset
 from rdvla.errors import DatasetError, nearest
 
 INFO_PATH = "meta/info.json"
@@ -50,6 +53,7 @@ class DatasetFiles:
             raise DatasetError(
                 f"{root} is not a folder: give the dataset's folder (the one that holds meta/)"
             )
+        self.remote = RemoteDataset.of(root)  # where files that are not here come from; None: all are here
         self._checked: set[str] = set()
         self._checksums: dict[str, int] = {}
         if (root / CHECKSUMS_PATH).exists():
@@ -64,6 +68,8 @@ class DatasetFiles:
         path = self.root / relative
         if relative in self._checked:
             return path
+        if not is_inside(relative):
+            raise DatasetError(f"{self.root} names a file outside of itself: {relative!r:.200}")
         if not path.is_file():
             raise DatasetError(f"{path} is missing: the dataset is incomplete, make or download it again")
         expected = self._checksums.get(relative)
@@ -77,7 +83,46 @@ class DatasetFiles:
 
     def size(self, relative: str) -> int:
         """Return the bytes of a file that is there."""
+        if self.remote is not None and relative in self.remote.files:
+            return self.remote.files[relative].size
         return (self.root / relative).stat().st_size
+
+    def is_remote(self, relative: str) -> bool:
+        """Return whether a file is fetched when it is needed."""
+        return self.remote is not None and relative in self.remote.files
+
+    def exists(self, relative: str) -> bool:
+        """Return whether a file is here, or can be fetched."""
+        return self.is_remote(relative) or (self.root / relative).is_file()
+
+    @contextmanager
+    def leased(self, relative: str) -> Iterator[Path]:
+        """Yield the path of a file as `path` does; one that was fetched stays while the body runs.
+
+        Raises:
+            DatasetError: as `path`, or the file cannot be fetched.
+        """
+        if self.remote is None or relative not in self.remote.files:
+            yield self.path(relative)
+            return
+        with self.remote.leased(relative) as path:
+            expected = self._checksums.get(relative)
+            if relative not in self._checked and expected is not None and checksum(path) != expected:
+                raise DatasetError(
+                    f"{self.remote.address}/{relative} is damaged (its checksum is not that in "
+                    f"{CHECKSUMS_PATH}): make the dataset again"
+                )
+            self._checked.add(relative)
+            yield path
+
+    @contextmanager
+    def opened(self, relative: str) -> Iterator[tuple[Any, int]]:
+        """Yield what PyAV opens, for a look into a file, and its bytes; nothing is fetched as a whole."""
+        if self.remote is None or relative not in self.remote.files:
+            yield str(self.root / relative), (self.root / relative).stat().st_size
+            return
+        with self.remote.opened(relative) as file:
+            yield file, self.size(relative)
 
     def json(self, relative: str) -> dict[str, Any]:
         """Read a JSON object in UTF-8, UTF-16 or UTF-32; raise DatasetError if the file holds another."""
@@ -110,6 +155,7 @@ class DatasetFiles:
             for column in columns or ():
                 if column not in names:
                     raise DatasetError(f"{path} has no column {column!r}.{nearest(column, names)}")
+            check_expansion(file, path, columns)
             return file.read(columns=list(columns) if columns is not None else None)
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
@@ -126,6 +172,7 @@ class DatasetFiles:
             raise DatasetError(f"{path} has no column {column!r}.{nearest(column, names)}")
         try:
             file = pq.ParquetFile(path)
+            check_expansion(file, path, [column])
             stops = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
             group = int(np.searchsorted(stops, row, side="right"))
             if group == len(stops):
@@ -147,10 +194,13 @@ class DatasetFiles:
         suffixes = (".json", ".jsonl", ".parquet", ".mp4", *PICTURES)
         names = {name for folder in FOLDERS for name in self.listing(folder) if name.endswith(suffixes)}
         names |= {name for name in self.listing("") if name.lower().endswith(PICTURES)}
-        return fingerprint_files(self.root, [name for name in names if name not in UNREAD])
+        elsewhere = {} if self.remote is None else {n: self.remote.content(n) for n in self.remote.files}
+        return fingerprint_files(self.root, [n for n in names if n not in UNREAD], elsewhere=elsewhere)
 
     def listing(self, folder: str) -> list[str]:
         """Return all files below a folder ("": the dataset's own), in order, relative to the dataset.
+
+        Those that are fetched when they are needed are listed too.
 
         Linked folders are followed; hidden files, such as macOS leaves behind, are left out.
         """
@@ -169,7 +219,9 @@ class DatasetFiles:
                 for name in names
                 if not name.startswith(".")
             ]
-        return sorted(found)
+        start = f"{folder}/" if folder else ""
+        far = [] if self.remote is None else [n for n in self.remote.files if n.startswith(start)]
+        return sorted({*found, *far})
 
     def column_names(self, relative: str) -> list[str]:
         """Return the columns of a parquet file; raise DatasetError if it is missing or damaged."""

@@ -121,7 +121,13 @@ class LeRobotReader:
                 left_out |= damaged.keys()
                 notes += [describe_left_out(name, damaged, len(self.records))] if damaged else []
             else:
-                placement = place(self.info.files, self.records, camera.key, fps=self.fps)
+                placement = place(
+                    self.info.files,
+                    self.records,
+                    camera.key,
+                    fps=self.fps,
+                    declared=(camera.height, camera.width),
+                )
                 reason = "" if placement.first else next(iter(placement.left_out.values()))
             if reason and names is not None:
                 raise DatasetError(f"{self.root}: no image of camera {name!r} can be read: {reason}")
@@ -207,6 +213,16 @@ class LeRobotReader:
     def file_size(self, name: str) -> int:
         """Return the bytes of one of `image_files`."""
         return self.info.files.size(name)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether files with images are fetched when they are needed."""
+        return self.info.files.remote is not None
+
+    def prefetch(self, name: str, *, spare: frozenset[str]) -> bool:
+        """Fetch one of `image_files` if there is room next to those in `spare`; return whether it is here."""
+        remote = self.info.files.remote
+        return remote is None or remote.prefetch(name, spare=spare)
 
     def clip(self, camera: str, episode: int) -> Clip | None:
         """Return where an episode's images of a camera lie, after `with_cameras`; None: not in a video.
