@@ -226,7 +226,8 @@ def test_a_policy_on_the_node_with_the_gpu_answers_as_it_does_here_also_after_it
                 check_answers(there, policy, queries(policy, ("fixed:3", "action_change:0.001", "fixed:1")))
 
 
-def test_an_evaluation_whose_policy_is_on_the_cluster_gives_the_local_results(cluster, tmp_path):
+@pytest.mark.parametrize("placed", [{"ray_gpus": 1.0}, {"ray_gpus": 0.0, "ray_policies": 3}])
+def test_an_evaluation_whose_policy_is_on_the_cluster_gives_the_local_results(cluster, tmp_path, placed):
     local = run(tmp_path / "local", BatchPolicy(), workers=2, episodes=2)
-    there = run(tmp_path / "ray", BatchPolicy(), workers="ray", ray=cluster.address, ray_gpus=1.0, episodes=2)
+    there = run(tmp_path / "ray", BatchPolicy(), workers="ray:2", ray=cluster.address, episodes=2, **placed)
     assert there.episodes == local.episodes

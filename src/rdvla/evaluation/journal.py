@@ -32,6 +32,7 @@ EXTENDABLE = {
         "workers",
         "ray",
         "ray_gpus",
+        "ray_policies",
         "threads",
         "videos",
         "output",
