@@ -128,22 +128,23 @@ def policy_times(
 
 
 class Answers:
-    """Answers without a policy, and measures this process's time from the `number`-th answer on."""
+    """Answers without a policy, and measures this process's time once every worker has been answered."""
 
-    def __init__(self, reply: Reply, number: int) -> None:
-        self._reply, self._number = reply, number
-        self._answered, self._begun = 0, 0.0
+    def __init__(self, reply: Reply, workers: int) -> None:
+        self._reply, self._workers = reply, workers
+        self._answered, self._measured, self._begun = 0, 0, 0.0
 
     def __call__(self, asked: Sequence[Any]) -> list[Reply]:
         """Answer all."""
-        if self._answered == self._number:
-            self._begun = time.process_time()
+        if self._answered >= self._workers:
+            self._begun = self._begun or time.process_time()
+            self._measured += len(asked)
         self._answered += len(asked)
         return [self._reply] * len(asked)
 
     def milliseconds(self) -> float:
         """Return the processor time per answer."""
-        return 1000 * (time.process_time() - self._begun) / (self._answered - self._number)
+        return 1000 * (time.process_time() - self._begun) / self._measured
 
 
 def messages(workers: str, observation: Observation, reply: Reply, *, questions: int) -> dict[str, float]:
