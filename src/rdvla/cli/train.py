@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rdvla.cli.failures import INTERRUPTED
@@ -18,11 +19,25 @@ def run(config: TrainConfig) -> int:
 
     `--backbone.x` is short for `--policy.backbone.x`, and `--backbone.name_or_path` chooses the backbone
     `huggingface` if neither a type nor a configuration file is given.
+
+    `--compute.processes N` trains in N processes of this machine, one per GPU if it has GPUs; `accelerate
+    launch -m rdvla.cli train ...` in those of several machines.
     """
     with optional("train"):
         from rdvla.training import train
+        from rdvla.training.launch import launch
+        from rdvla.training.rank_process import LOST, LostRankError, await_first, is_rank
 
-    return 0 if train(config).finished else INTERRUPTED
+    if config.compute.processes > 1 and not is_rank():
+        return launch(config)
+    try:
+        finished = train(config).finished
+    except LostRankError as error:
+        print(f"rdvla: error: {error}", file=sys.stderr)
+        return LOST
+    if not finished:
+        await_first()
+    return 0 if finished else INTERRUPTED
 
 
 def in_full(argv: Sequence[str]) -> list[str]:

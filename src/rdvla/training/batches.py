@@ -223,11 +223,9 @@ class BatchSource:
 
 
 def share_out(batch_size: int, *, parts: int) -> list[Share]:
-    """Cut a batch into `parts` shares of consecutive rows, as even as can be; empty ones are left out."""
+    """Cut a batch into `parts` even shares of consecutive rows; a small one leaves some empty."""
     ends = [batch_size * part // parts for part in range(parts + 1)]
-    return [
-        Share(first=first, size=end - first, whole=batch_size) for first, end in pairwise(ends) if end > first
-    ]
+    return [Share(first=first, size=end - first, whole=batch_size) for first, end in pairwise(ends)]
 
 
 def _part(counted: Tensor, share: Share) -> float:

@@ -103,6 +103,22 @@ class MetricsLog:
                 tracker.finish()
 
 
+class NoLog(MetricsLog):
+    """The log of a process that leaves the run's files to another one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, *, step: int, kind: str, scalars: Mapping[str, float]) -> None:
+        """Leave it out."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def drop_later_lines(path: Path, *, step: int) -> None:
     """Rewrite a metrics file without the lines after `step` and without a last line cut short by a kill."""
     if not path.exists():

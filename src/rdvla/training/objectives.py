@@ -12,11 +12,13 @@ from torch import Tensor
 from rdvla.data import EpisodeDataset
 from rdvla.heads import Loss, Score
 from rdvla.policy import RDVLAPolicy
-from rdvla.policy.batch import Batch
+from rdvla.policy.batch import Batch, Share
 from rdvla.policy.losses import LossWeights
 from rdvla.training.batches import BatchSource, Draw, step_generator
 from rdvla.training.config import TrainConfig
 from rdvla.training.non_finite import NonFiniteLossError
+from rdvla.training.ranks import Ranks
+from rdvla.training.sharding import is_sharded
 from rdvla.training.warm_starts import WarmStarts
 
 VALIDATION_STREAM = 2**63  # no run has that many steps, so validation shares no draws with training
@@ -152,8 +154,11 @@ def validate(
     frames: Tensor,
     batch_size: int,
     seed: int,
+    ranks: Ranks,
 ) -> dict[str, float]:
     """Return the objective's figures, averaged over `frames`; the same draws each time, so steps compare.
+
+    Every rank computes its shares, and all return the same.
 
     Args:
         policy: with the weights to validate.
@@ -162,6 +167,7 @@ def validate(
         frames: (N,) dataset frames of held-out episodes, N >= 1.
         batch_size: samples per batch.
         seed: of the run.
+        ranks: that validate together.
 
     Raises:
         NonFiniteLossError: a figure is NaN or infinite.
@@ -170,13 +176,17 @@ def validate(
     was_training = policy.training
     policy.eval()
     try:
-        scores = [
-            objective.scores(policy, source.batch(some), some, generator=generator)
-            for some in torch.split(frames, batch_size)
-        ]
+        scores = []
+        for some in torch.split(frames, batch_size):
+            shares = ranks.shares(len(some))
+            for share in shares or _idle(policy, len(some)):
+                score = objective.scores(policy, source.batch(some, share=share), some, generator=generator)
+                scores += [score] if shares else []
     finally:
         policy.train(was_training)
-    figures = {name: _mean([score[name] for score in scores]) for name in scores[0]}
+    sums = [{name: (float(at.total), float(at.count)) for name, at in score.items()} for score in scores]
+    everywhere = [score for own in ranks.gather(sums) for score in own]
+    figures = {name: _mean([score[name] for score in everywhere]) for name in everywhere[0]}
     for name, value in figures.items():
         if not math.isfinite(value):
             raise NonFiniteLossError(
@@ -185,11 +195,16 @@ def validate(
     return figures
 
 
+def _idle(policy: RDVLAPolicy, batch_size: int) -> list[Share]:
+    """Return what a rank computes that a small batch leaves out, and forgets."""
+    # The others wait for its share of the weights.
+    return [Share(first=0, size=1, whole=batch_size)] if is_sharded(policy) else []
+
+
 def _by_depth(name: str, errors: dict[int, Score]) -> dict[str, Score]:
     return {f"{name}_{depth}": score for depth, score in errors.items()}
 
 
-def _mean(scores: list[Score]) -> float:
-    total = sum(float(score.total) for score in scores)
-    count = sum(float(score.count) for score in scores)
+def _mean(sums: list[tuple[float, float]]) -> float:
+    total, count = sum(one for one, _ in sums), sum(one for _, one in sums)
     return total / max(count, 1.0)

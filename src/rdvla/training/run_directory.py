@@ -8,6 +8,7 @@ tensorboard/      the same for TensorBoard
 checkpoints/      the run resumes from these
 cache/            frozen inputs, unless data.cache_dir names another folder
 statistics.json   the units that the weights are trained in; a run that goes on keeps them
+logs/             what each process but the first said, of a run in several
 policy/           the trained policy (averaged weights) with training.json, from the first validation on
 """
 
@@ -28,6 +29,7 @@ from rdvla.processing import Statistics
 from rdvla.training.arithmetic import differing
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
+from rdvla.training.rank_process import LOGS
 from rdvla.training.resuming import (
     STARTED_IN,
     may_change,
@@ -168,7 +170,8 @@ class RunDirectory:
     def _is_taken(self, config: TrainConfig) -> bool:
         if self.resumes or not self.path.exists():
             return False
-        if all(entry == self.cache for entry in self.path.iterdir()):  # it may be filled ahead
+        # The cache may be filled ahead, and the other processes of this run write to their logs.
+        if set(self.path.iterdir()) <= {self.cache, self.path / LOGS}:
             return False
         # A run that was killed before it wrote its configuration leaves nothing to compare with or to lose.
         return not config.resume or self.checkpoints.exists() or self.policy.exists()

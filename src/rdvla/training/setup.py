@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped, unused-ignore]
 from accelerate.state import AcceleratorState  # type: ignore[import-untyped, unused-ignore]
+from accelerate.utils import (  # type: ignore[import-untyped, unused-ignore]
+    DistributedDataParallelKwargs,
+)
 
 from rdvla.config import encode_config
 from rdvla.data import EpisodeDataset
 from rdvla.data.features import ACTION, ENVIRONMENT_STATE, KEYPOINTS, STATE, current_name
 from rdvla.errors import ConfigError
+from rdvla.heads import Loss
 from rdvla.policy import PolicyConfig, RDVLAPolicy
 from rdvla.processing import Statistics
 from rdvla.processing.normalization import bounds
 from rdvla.training.config import TrainConfig
 from rdvla.training.inference import complete
+from rdvla.training.rank_process import check_started, is_rank
 from rdvla.training.run_directory import differences
 from rdvla.training.sampling import streaming_of
 
@@ -146,17 +151,33 @@ def policy_statistics(
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Return the accelerator of a run's `device` and `mixed_precision`.
+    """Return the accelerator of a run's `device` and `mixed_precision`, in touch with the run's processes.
 
     Raises:
-        ConfigError: the run was started in several processes.
+        ConfigError: the run is to have several processes, but was started in one.
     """
+    check_started(config)
     # Accelerate keeps its device and precision for the whole process; a second run may want others.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
-    if accelerator.num_processes > 1:
-        raise ConfigError("A run trains in one process; start it without a multi-process launcher.")
+    in_processors = config.device == "cpu" or (is_rank() and not torch.accelerator.is_available())
+    # At some depths a parameter has no gradient.
+    exchange = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        cpu=in_processors, mixed_precision=config.mixed_precision, kwargs_handlers=[exchange]
+    )
+    config.compute.check_batch_size(config.batch_size, processes=accelerator.num_processes)
     return accelerator
+
+
+def wrapped(policy: RDVLAPolicy, accelerator: Accelerator) -> Callable[..., Loss]:
+    """Return what computes the loss of a policy so that all processes get the sum of their gradients.
+
+    The weights of rank 0 become those of all.
+    """
+    if accelerator.num_processes == 1:
+        return policy
+    model: Callable[..., Loss] = accelerator.prepare_model(policy)
+    return model
 
 
 def _check_component(component: str, source: PolicyConfig, config: TrainConfig) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,13 +18,13 @@ from rdvla.config import encode_config
 from rdvla.data import split_episodes
 from rdvla.data.older_fingerprint import older_fingerprint
 from rdvla.errors import DatasetError, RDVLAError
-from rdvla.files import sole_user
 from rdvla.heads import Loss
+from rdvla.policy import RDVLAPolicy
 from rdvla.policy.batch import Share
 from rdvla.training.acceleration import accelerate_policy
 from rdvla.training.arithmetic import arithmetic
-from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread, share_out
-from rdvla.training.checkpoints import CheckpointStore
+from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
+from rdvla.training.checkpoints import Checkpoint, CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
 from rdvla.training.inference import complete, describe, describe_size, named
@@ -37,16 +39,18 @@ from rdvla.training.messages import (
     unreadable,
     unwritable,
 )
-from rdvla.training.metrics import MetricsLog, TrainingProgress, Update, averaged
+from rdvla.training.metrics import MetricsLog, NoLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, total_of, validate
-from rdvla.training.optimization import TrainingState, fixed_weights
+from rdvla.training.optimization import TrainingState, fixed_weights, sharded
 from rdvla.training.policy_export import PolicyExport, provenance_of
 from rdvla.training.prefetch import Ahead, prefetching
+from rdvla.training.rank_process import process_of
+from rdvla.training.ranks import Ranks
 from rdvla.training.run_directory import RunDirectory, flatten
 from rdvla.training.sampling import choose_frames, within_window
 from rdvla.training.schedule import Length
-from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset
+from rdvla.training.setup import build_policy, load_source, make_accelerator, open_dataset, wrapped
 from rdvla.training.throughput import measure_throughput
 from rdvla.training.trackers import check_installed, open_trackers
 
@@ -77,40 +81,29 @@ class Trainer:
     def __init__(self, config: TrainConfig, *, console: Console | None = None) -> None:
         self.console = console or Console()
         config = named(config)
-        self.run_directory = RunDirectory(config)
-        self.store = CheckpointStore(self.run_directory.checkpoints, keep=config.checkpoints.keep)
-        check_installed(config.trackers)
-        torch.set_num_threads(config.threads)
         self.accelerator = make_accelerator(config)
-        with self.run_directory.naming_what_moved(config):
+        torch.set_num_threads(config.threads)  # of each rank; Accelerate chooses others
+        self.ranks = Ranks(self.accelerator)
+        self.run_directory = self.ranks.from_first(lambda: RunDirectory(config))
+        self.store = CheckpointStore(self.run_directory.checkpoints, keep=config.checkpoints.keep)
+        with self.ranks.together(), self.run_directory.naming_what_moved(config):
+            check_installed(config.trackers)
             source = load_source(config)
             self.dataset, config = open_dataset(config, source)
+            fingerprint = self.dataset.fingerprint()
+        self.ranks.check_same("dataset", fingerprint)
         self.config = config
         self._say(titled([("note", note) for note in self.dataset.notes]))
         self._say(titled(describe(config, self.dataset)))
-        trained_in = self.run_directory.statistics()
+        trained_in = self.ranks.from_first(self.run_directory.statistics)
         if trained_in is None and self.run_directory.is_trained:
             self._say(titled([("note", UNITS_ANEW)]))
-        self.policy = build_policy(config, self.dataset.statistics, source, trained_in=trained_in)
-        self.policy.to(self.accelerator.device)
+        with self.ranks.together():
+            self.policy = build_policy(config, self.dataset.statistics, source, trained_in=trained_in)
+            self.policy.to(self.accelerator.device)
+            self.policy.backbone.check_instructions(self.dataset.tasks)
         self._say(titled([("policy", describe_size(self.policy))]))
-        self.policy.backbone.check_instructions(self.dataset.tasks)
-        self.run_directory.begin(
-            config,
-            {
-                "dataset": self.dataset.fingerprint(),
-                "fixed weights": fixed_weights(self.policy),
-                "published files": self.policy.published_files(),
-            },
-            statistics=self.policy.statistics,
-            older={
-                "dataset": older_fingerprint([member.root for member in self.dataset.mixture.members]),
-                "fixed weights": fixed_weights(self.policy, used=("",)),
-            },
-            complete=lambda saved: complete(saved, self.dataset, None if source is None else source.config),
-        )
-        if elsewhere := self.run_directory.compared(arithmetic(self.accelerator.device)):
-            self._say(titled([("note", COMPUTED_ELSEWHERE.format(elsewhere))]))
+        self.run_directory = self.ranks.from_first(lambda: self._begun(source, fingerprint))
         training, held_out = split_episodes(
             self.dataset, config.data.validation_fraction, config.data.split_seed
         )
@@ -127,17 +120,18 @@ class Trainer:
             within_window(config.data, self.dataset, self._frames(held_out)),
             at_most=config.validation.max_samples,
         )
-        features = frozen_features(
-            self.policy,
-            self.dataset,
-            CacheOptions(
-                folder=self.run_directory.cache,
-                batch_size=config.data.cache_batch_size,
-                memory_limit=int(config.data.memory_limit_gb * 1e9),
-                console=self.console,
-            ),
-            validation=self.validation_frames.numpy(),
-        )
+        with self.ranks.together():  # all fill the caches
+            features = frozen_features(
+                self.policy,
+                self.dataset,
+                CacheOptions(
+                    folder=self.run_directory.cache,
+                    batch_size=config.data.cache_batch_size,
+                    memory_limit=int(config.data.memory_limit_gb * 1e9),
+                    console=self.console,
+                ),
+                validation=self.validation_frames.numpy(),
+            )
         self.source = BatchSource(
             self.dataset,
             features,
@@ -154,6 +148,8 @@ class Trainer:
             processes=self.accelerator.num_processes,
         )
         accelerate_policy(self.policy, config.compute)
+        shares_weights = config.compute.shares_weights(processes=self.ranks.count)
+        self.model = self.policy if shares_weights else wrapped(self.policy, self.accelerator)
         self.state = TrainingState(self.policy, config)
         self.export = PolicyExport(
             self.policy,
@@ -162,6 +158,27 @@ class Trainer:
             provenance=provenance_of(config, self.dataset),
         )
         self._resume()
+        if shares_weights:
+            self.state = sharded(self.state, self.policy, config)
+
+    def _begun(self, source: RDVLAPolicy | None, fingerprint: Any) -> RunDirectory:
+        self.run_directory.begin(
+            self.config,
+            {
+                "dataset": fingerprint,
+                "fixed weights": fixed_weights(self.policy),
+                "published files": self.policy.published_files(),
+            },
+            statistics=self.policy.statistics,
+            older={
+                "dataset": older_fingerprint([member.root for member in self.dataset.mixture.members]),
+                "fixed weights": fixed_weights(self.policy, used=("",)),
+            },
+            complete=lambda saved: complete(saved, self.dataset, None if source is None else source.config),
+        )
+        if elsewhere := self.run_directory.compared(arithmetic(self.accelerator.device)):
+            self._say(titled([("note", COMPUTED_ELSEWHERE.format(elsewhere))]))
+        return self.run_directory
 
     # --- the loop ---
 
@@ -177,7 +194,8 @@ class Trainer:
         except OSError as error:
             raise RDVLAError(unwritable(self, error)) from error
         finished = self.state.step == self.config.steps
-        self._say(finish_lines(self) if finished else stop_lines(self))
+        if self.ranks.is_first:
+            self._say(finish_lines(self) if finished else stop_lines(self))
         return TrainResult(
             finished=finished,
             step=self.state.step,
@@ -186,16 +204,9 @@ class Trainer:
         )
 
     def _train(self) -> None:
-        if self.state.step < self.config.steps:
-            self.store.check_room(self.state.checkpoint())
-        trackers = open_trackers(
-            self.config.trackers,
-            folder=self.run_directory.path,
-            resumed_step=self.state.step,
-            run_id=self.run_directory.run_id(),
-            options=flatten(encode_config(self.config)),
-        )
-        log = MetricsLog(self.run_directory.path, resumed_step=self.state.step, trackers=trackers)
+        start = self.state.checkpoint()
+        with self.ranks.together():
+            log = self._open_log(start) if self.ranks.is_first else NoLog()
         progress = TrainingProgress(self.console, steps=self.config.steps, start=self.state.step)
         self.policy.train()
         try:
@@ -203,21 +214,35 @@ class Trainer:
                 self._loop(log, progress, stop)
         except DatasetError as error:
             # Every process takes part in a checkpoint of several, and the others still train.
-            if self.state.step not in self.store.steps() and self.accelerator.num_processes == 1:
+            if self.state.step not in self.store.steps() and self.ranks.count == 1:
                 self._save_checkpoint(log)
             raise RDVLAError(unreadable(self, error)) from error
         finally:
             log.close()
 
+    def _open_log(self, start: Checkpoint) -> MetricsLog:
+        if self.state.step < self.config.steps:
+            self.store.check_room(start)
+        trackers = open_trackers(
+            self.config.trackers,
+            folder=self.run_directory.path,
+            resumed_step=self.state.step,
+            run_id=self.run_directory.run_id(),
+            options=flatten(encode_config(self.config)),
+        )
+        return MetricsLog(self.run_directory.path, resumed_step=self.state.step, trackers=trackers)
+
     def _loop(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest) -> None:
         with prefetching(self.dataset, self.choice, batch_size=self.config.batch_size) as ahead:
-            self._updates(log, progress, stop, ahead)
-        if stop.requested and self.state.step not in self.store.steps():
+            stopping = self._updates(log, progress, stop, ahead)
+        if stopping and self.ranks.from_first(lambda: self.state.step not in self.store.steps()):
             self._save_checkpoint(log)
 
-    def _updates(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest, ahead: Ahead) -> None:
+    def _updates(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest, ahead: Ahead) -> bool:
+        """Train to the last step, or until a rank is asked to stop; return whether one was."""
         window: list[Update] = []
-        while self.state.step < self.config.steps and not stop.requested:
+        stopping = False
+        while self.state.step < self.config.steps and not (stopping := self.ranks.any(wish=stop.requested)):
             ahead.before(self.state.step)
             window.append(self.update(self.sampler.draw(self.state.step)))
             self.state.step += 1
@@ -232,7 +257,10 @@ class Trainer:
             if improved or self._due(self.config.checkpoints.every):
                 self._save_checkpoint(log)
             if validated:
-                self.export.follow(self.state, loss=loss, improved=improved)
+                with self.ranks.together():
+                    writes = self.ranks.is_first
+                    self.export.follow(self.state, loss=loss, improved=improved, writes=writes)
+        return stopping
 
     def update(self, draw: Draw) -> Update:
         """Run the update that `draw` describes.
@@ -242,9 +270,11 @@ class Trainer:
         """
         started = time.perf_counter()
         self.state.clear_gradient()
-        loss = total_of([self._add_gradient(draw, share) for share in self._shares(draw)])
+        with self.ranks.in_contact():
+            loss = self._add_gradients(draw)
         norm = self.state.clip_gradient()
-        total, grad_norm, *scalars = torch.stack([loss.total, norm, *loss.scalars.values()]).tolist()
+        figures = self.ranks.add_up(torch.stack([loss.total, *loss.scalars.values()]))
+        grad_norm, total, *scalars = torch.cat([norm.reshape(1), figures]).tolist()
         if not (math.isfinite(total) and math.isfinite(grad_norm)):
             batch, latest = self.source.batch(draw.frames), self.store.named("latest")
             raise NonFiniteLossError(
@@ -258,10 +288,12 @@ class Trainer:
             scalars=dict(zip(loss.scalars, scalars, strict=True)),
         )
 
-    def _shares(self, draw: Draw) -> list[Share | None]:
-        """Return what the update's accumulation steps compute; None is the whole batch."""
-        parts = self.config.compute.accumulation_steps
-        return [None] if parts == 1 else [*share_out(len(draw.frames), parts=parts)]
+    def _add_gradients(self, draw: Draw) -> Loss:
+        """Compute the gradient of an update, on all ranks; return the loss of what this rank computed."""
+        *before, last = self.ranks.shares(len(draw.frames), steps=self.config.compute.accumulation_steps)
+        with self.accelerator.no_sync(self.model) if before else nullcontext():
+            losses = [self._add_gradient(draw, share) for share in before]
+        return total_of([*losses, self._add_gradient(draw, last)])  # the last one exchanges what all added
 
     def _add_gradient(self, draw: Draw, share: Share | None) -> Loss:
         """Add the gradient of a share of an update's batch; return its loss, detached."""
@@ -269,8 +301,8 @@ class Trainer:
         draw = replace(draw, generator=draw.generator.clone_state())  # all shares draw the same
         batch = self.source.batch(draw.frames, generator=draw.generator, share=share)
         with self.accelerator.autocast():
-            loss = self.objective.loss(self.policy, batch, draw)
-        self.accelerator.backward(loss.total)
+            loss = self.objective.loss(self.policy, batch, draw, forward=self.model)
+        self.accelerator.backward(loss.total * self.ranks.count)  # of which the exchange takes the mean
         return Loss(loss.total.detach(), loss.scalars)
 
     # --- what happens between updates ---
@@ -280,7 +312,8 @@ class Trainer:
 
     def _log(self, log: MetricsLog, progress: TrainingProgress, window: list[Update]) -> None:
         figures = averaged(window) | self.throughput.figures(window)
-        log.write(step=self.state.step, kind="train", scalars=figures)
+        with self.ranks.together():
+            log.write(step=self.state.step, kind="train", scalars=figures)
         progress.update(step=self.state.step, depth=window[-1].depth, figures=figures)
 
     def _validate(self, log: MetricsLog, progress: TrainingProgress) -> float | None:
@@ -295,14 +328,19 @@ class Trainer:
                 frames=self.validation_frames,
                 batch_size=self.config.validation.batch_size,
                 seed=self.config.seed,
+                ranks=self.ranks,
             )
-        log.write(step=self.state.step, kind="validation", scalars=figures)
+        with self.ranks.together():
+            log.write(step=self.state.step, kind="validation", scalars=figures)
         progress.validation(step=self.state.step, figures=figures)
         return list(figures.values())[-1]
 
     def _save_checkpoint(self, log: MetricsLog) -> None:
-        log.flush()
-        self.store.save(self.state.checkpoint())
+        checkpoint = self.state.checkpoint()
+        with self.ranks.together():
+            log.flush()
+            if self.ranks.is_first:
+                self.store.save(checkpoint)
 
     # --- going on ---
 
@@ -313,16 +351,21 @@ class Trainer:
         if not self.run_directory.resumes:
             self._say([f"There is no run in {path} to go on with: a new one starts there."])
             return
-        checkpoint = self.store.load_latest(fall_back=self.config.resume_from_previous)
+        with self.ranks.together():
+            checkpoint = self.store.load_latest(fall_back=self.config.resume_from_previous)
+        self.ranks.check_same("checkpoint", None if checkpoint is None else checkpoint.step)
         if checkpoint is None:
             self._say([f"The run in {path} has no checkpoint yet: it starts again with its first update."])
             return
         if not checkpoint.lengths:  # of an older version
             began = Length(start=0, steps=self.run_directory.began_with.steps)
             checkpoint = replace(checkpoint, lengths=(began,))
-        self.state.restore(checkpoint)
+        with self.ranks.together():
+            self.state.restore(checkpoint)
         self._say(resume_lines(self, before=checkpoint.lengths[-1]))
-        self.export.settle(self.state, store=self.store, latest=checkpoint, steps=self.config.steps)
+        with self.ranks.together():
+            if self.ranks.is_first:
+                self.export.settle(self.state, store=self.store, latest=checkpoint, steps=self.config.steps)
 
     def _say(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -341,5 +384,5 @@ def train(config: TrainConfig, *, console: Console | None = None) -> TrainResult
         RDVLAError: another process trains there, or as `Trainer` and `Trainer.run`.
     """
     config = named(config)
-    with sole_user(Path(config.output_dir)):
+    with process_of(Path(config.output_dir)):
         return Trainer(config, console=console).run()
