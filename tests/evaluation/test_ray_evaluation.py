@@ -231,7 +231,9 @@ def test_an_evaluation_whose_policy_is_on_the_cluster_gives_the_local_results(cl
     options = {"workers": "ray:2", "ray": cluster.address, "episodes": 2}
     there = run(tmp_path / "ray", BatchPolicy(), ray_gpus=1.0, **options)
     assert there.episodes == local.episodes
-    with pytest.raises(ConfigError, match="ray_policies 90 take 90 processors .* leave some for the workers"):
+    with pytest.raises(
+        ConfigError, match=r"ray_policies 90 take 90 processors .* leave some for the workers"
+    ):
         run(tmp_path / "all", BatchPolicy(), ray_gpus=0.0, ray_policies=90, **options)
     cluster.add_node(num_cpus=3, object_store_memory=STORE)
     cluster.wait_for_nodes(timeout=LIMIT)
