@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -38,6 +39,7 @@ _SENTENCES = {
     errno.EIO: ": the disk failed to read or write: check it, or name a place on another disk",
 }
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+CHECKSUM = "crc32"  # entry of a JSON file with the checksum of its other entries
 _LONGEST_SHOWN = 200  # characters of a path in a sentence
 
 
@@ -260,6 +262,11 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RDVLAError(f"{path} must hold one JSON object")
     return content
+
+
+def json_checksum(content: Any) -> int:
+    """Return the CRC-32 of what JSON holds, however it is laid out in a file."""
+    return zlib.crc32(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
 
 def flush(path: Path) -> None:

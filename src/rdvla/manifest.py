@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rdvla.errors import RDVLAError
-from rdvla.files import read_object, write_json
+from rdvla.files import CHECKSUM, json_checksum, read_object, write_json
 from rdvla.hashing import hash_file
 
 
@@ -24,7 +25,8 @@ def write_manifest(
         files: whose digests it holds.
     """
     digests = {file.name: hash_file(file) for file in sorted(files)}
-    write_json(path, {"format": form, "schema": schema, "files": digests} | dict(content))
+    whole = json.loads(json.dumps({"format": form, "schema": schema, "files": digests} | dict(content)))
+    write_json(path, whole | {CHECKSUM: json_checksum(whole)})
 
 
 def read_manifest(
@@ -48,6 +50,9 @@ def read_manifest(
     if not path.exists():
         raise RDVLAError(f"{path.parent} holds no {path.name}: it is no {what} made by `{made_by}`")
     content = read_object(path)
+    recorded = content.pop(CHECKSUM, None)  # older ones have none
+    if recorded not in (None, json_checksum(content)):
+        raise RDVLAError(f"{path} is damaged or was changed: export the {what} again")
     if content.pop("format", None) != form:
         raise RDVLAError(f"{path} is not of a {what} made by `{made_by}`")
     known = sorted(schemas)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -129,6 +131,21 @@ def test_shards_of_large_features_hold_fewer_frames_and_old_ones_keep_theirs(
     for key, (frame_bytes, frames) in expected.items():
         assert shards(key, frame_bytes) == -(-len(dataset) // frames), key
     assert shards("unknown", 200) == -(-len(dataset) // 9)
+
+
+def test_what_killed_processes_left_is_removed(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    FeatureCache.open_or_build(dataset, dataset.sample_index, encode, key="k", directory=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    names = {path.name for path in folder.iterdir()}
+    maker = "from rdvla.leftovers import temporary_name; import pathlib, sys; "
+    maker += "temporary_name(pathlib.Path(sys.argv[1])).write_bytes(b'half')"
+    subprocess.run(
+        [sys.executable, "-c", maker, str(folder / "shard-00001.safetensors")], check=True, timeout=60
+    )
+    (folder / ".shard-00001.lock").write_bytes(b"")
+    assert len(list(folder.iterdir())) == len(names) + 2
+    FeatureCache.open_or_build(dataset, dataset.sample_index, encode, key="k", directory=tmp_path)
+    assert {path.name for path in folder.iterdir()} == names
 
 
 def test_shards_record_what_computed_them(dataset: EpisodeDataset, tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_a_run_directory_of_the_second_version_goes_on(tmp_path):
     (folder / "evaluation.json").write_text(json.dumps(content))
     lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
     for line in lines:
-        stop = line.pop("stop")
+        stop, _ = line.pop("stop"), line.pop("crc32")
         line["query_ms"] = 14.0  # was measured during the episode
         line |= {"rule": "fixed", "depth": 4} if stop == "fixed:4" else {"rule": stop, "depth": None}
     (folder / "episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -53,13 +53,20 @@ def test_a_description_is_read_back(tmp_path: Path) -> None:
     assert read_description(tmp_path) == DESCRIPTION
 
 
+def without_checksum(path: Path) -> dict:
+    """The content of a manifest as an older version wrote it."""
+    content = json.loads(path.read_text())
+    del content["crc32"]
+    return content
+
+
 def test_a_description_of_the_schema_before_is_read(tmp_path: Path) -> None:
     (tmp_path / "policy.onnx").write_bytes(b"graph")
     DESCRIPTION.write(tmp_path)
     path = tmp_path / "runtime.json"
     numbers = {"threshold": 1e-4, "coda_below": 0.1, "min_depth": 2, "max_depth": 16}
     older = {"schema": 2, "stop": {"kind": "cosine", **numbers}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | older))
+    path.write_text(json.dumps(without_checksum(path) | older))
     assert read_description(tmp_path) == replace(DESCRIPTION, stop_per_sample=False)
 
 
@@ -72,13 +79,20 @@ def test_a_description_of_the_schema_before_is_read(tmp_path: Path) -> None:
         ({"extra": 1}, "unknown entry 'extra'"),
         ({"stop": "fixed:0"}, "at least 1"),
         ({"stop": 3}, "is damaged"),
+        ({"chunk_size": 4.0}, "chunk_size must be a whole number"),
+        ({"hidden_dim": 10**30}, "hidden_dim must be a whole number from 0 to"),
+        ({"initial_state_std": None}, "initial_state_std must be a number above 0"),
+        ({"initial_state_std": -1.0}, "initial_state_std must be a number above 0"),
+        ({"cameras": "front"}, "cameras must be a list of texts"),
+        ({"execution": 3}, "execution must be a text"),
+        ({"resize": {"front": "bend"}}, "resize must say crop, pad, stretch"),
     ],
 )
 def test_a_damaged_description_is_named(tmp_path: Path, change: dict, message: str) -> None:
     (tmp_path / "policy.onnx").write_bytes(b"graph")
     DESCRIPTION.write(tmp_path)
     path = tmp_path / "runtime.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(without_checksum(path) | change))
     with pytest.raises(RDVLAError, match=message) as raised:
         read_description(tmp_path)
     assert "runtime.json" in str(raised.value)

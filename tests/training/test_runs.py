@@ -245,6 +245,7 @@ def test_a_checkpoint_of_an_older_version_knows_its_length_from_the_configuratio
     state = run / "checkpoints/step-00000012/state.json"
     content = json.loads(state.read_text())
     assert content.pop("lengths") == [{"start": 0, "steps": 12}]
+    del content["crc32"]
     state.write_text(json.dumps(content))
     trainer = Trainer(train_config(dataset, run, resume=True, steps=20), console=QUIET)
     assert [(length.start, length.steps) for length in trainer.state.lengths] == [(0, 12), (12, 20)]

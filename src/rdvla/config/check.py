@@ -17,10 +17,12 @@ from typing import Any, Literal, Union
 
 from draccus.utils import is_choice_type
 
+from rdvla.config.documents import shown
 from rdvla.errors import ConfigError, nearest
 
 CHOICE_KEY = "type"  # draccus' name of the key that selects one class of a registry
 GONE = "gone"  # class attribute of options that are no more -> the value that meant what is done now
+MOST_ITEMS = 10_000  # of an option that is a list
 WAS = "was"  # key of a field's metadata: the name that the option had before
 
 
@@ -120,11 +122,15 @@ def _check(kind: Any, value: Any, path: tuple[str, ...], root: type[Any]) -> Non
     fitting = [alternative for alternative in alternatives(kind) if _fits(alternative, value)]
     if not fitting:
         name = f"option '{'.'.join(path)}'" if path else "the configuration"
-        raise ConfigError(f"{name}: expected {describe_type(kind)}, got {value!r}")
+        raise ConfigError(f"{name}: expected {describe_type(kind)}, got {shown(value)}")
     for alternative in fitting:
         if _is_config(alternative):
             _check_options(alternative, value, path, root)
         elif isinstance(value, (list, tuple)):
+            if len(value) > MOST_ITEMS:
+                raise ConfigError(
+                    f"option '{'.'.join(path)}': a list has at most {MOST_ITEMS} entries, got {len(value)}"
+                )
             kinds = _item_types(alternative, len(value))
             for index, (item_kind, item) in enumerate(zip(kinds, value, strict=False)):
                 _check(item_kind, item, (*path, str(index)), root)

@@ -31,6 +31,7 @@ from rdvla.config.check import (
     type_at,
 )
 from rdvla.config.defaults import complete, shown_defaults
+from rdvla.config.documents import read_yaml, shown
 from rdvla.config.help import option_help
 from rdvla.errors import ConfigError, nearest
 from rdvla.files import write_atomically
@@ -84,7 +85,7 @@ def read_config(cls: type[Any], file: str) -> dict[str, Any]:
     Raises:
         ConfigError: there is no such file, it is no YAML, or an option is given twice.
     """
-    renamed: dict[str, Any] = rename_old(cls, _read_yaml(find_config(file)), source=f"{file}: ")
+    renamed: dict[str, Any] = rename_old(cls, read_yaml(find_config(file)), source=f"{file}: ")
     return renamed
 
 
@@ -183,25 +184,15 @@ def _parse_values(given: dict[str, str]) -> dict[str, Any]:
     """Read the command line's texts as YAML, and nest `{"a.b": 1}` as `{"a": {"b": 1}}`."""
     try:
         nested: dict[str, Any] = utils.deflatten({name: parse_string(text) for name, text in given.items()})
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"a value on the command line is not valid YAML: {error}") from error
+    except RecursionError:
+        raise ConfigError("a value on the command line is nested too deeply") from None
     except TypeError as error:
         raise ConfigError(
             "a group of options (such as 'head') cannot have a value next to its options"
         ) from error
     return nested
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"the configuration file {path} must hold options, one 'name: value' per line")
-    return values
 
 
 def _unknown_argument(token: str, cls: type[Any]) -> str:
@@ -231,4 +222,4 @@ def _explain(error: utils.ParsingError, cls: type[Any], values: dict[str, Any]) 
     kind = type_at(cls, path)
     if inspect.isclass(kind) and hasattr(kind, "__dataclass_fields__"):
         return f"option '{'.'.join(path)}': {error.message}" if path else error.message
-    return f"option '{'.'.join(path)}': expected {describe_type(kind)}, got {value!r}"
+    return f"option '{'.'.join(path)}': expected {describe_type(kind)}, got {shown(value)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+from PIL import Image
 
 from rdvla.errors import DatasetError
 from rdvla.processing.fit import ImageFit
@@ -21,6 +23,7 @@ from rdvla.processing.fit import ImageFit
 # PyAV reports damage by any of these, depending on where the damage lies.
 DECODE_ERRORS = (av.error.FFmpegError, OSError, ValueError, IndexError, EOFError, MemoryError)
 FRAMES_TO_DECODE = 40  # how far ahead to decode rather than seek: two keyframe intervals of our own videos
+MOST_PIXELS = 1 << 26  # of a picture in a data file: 8192 x 8192
 CODECS = {b"\x89PNG": "png", b"\xff\xd8\xff": "mjpeg"}  # by the first bytes of a file
 
 
@@ -61,6 +64,13 @@ def decode_picture(content: bytes) -> VideoFrame:
     names = [name for start, name in CODECS.items() if content.startswith(start)]
     if not names:
         raise ValueError("it is neither PNG nor JPEG")
+    try:
+        with Image.open(io.BytesIO(content)) as header:  # decodes nothing yet
+            is_too_large = header.width * header.height > MOST_PIXELS
+    except Image.DecompressionBombError:
+        is_too_large = True
+    if is_too_large:
+        raise ValueError(f"it has more than {MOST_PIXELS:,} pixels")
     codec = av.CodecContext.create(names[0], "r")
     assert isinstance(codec, VideoCodecContext)
     codec.thread_type = "NONE"

@@ -23,9 +23,10 @@ from torch import Tensor
 from rdvla.data.dataset import EpisodeDataset
 from rdvla.data.feature_plan import CachePlan, Shard
 from rdvla.data.frames import Frames
-from rdvla.data.missing_shards import MissingShards, Progress
+from rdvla.data.missing_shards import MissingShards, Progress, remove_locks
 from rdvla.data.shards import MappedShard, map_shard, write_shard
 from rdvla.errors import ConfigError, DatasetError
+from rdvla.leftovers import remove_dead
 
 Images = Callable[[NDArray[np.int64]], dict[str, Tensor]]  # (B,) frames -> {camera: (B, H, W, 3) uint8}
 Encode = Callable[[dict[str, Tensor], list[str]], dict[str, Tensor]]  # images, instructions -> features
@@ -115,6 +116,7 @@ class FeatureCache:
         encoder = Encoder(dataset, images or dataset.images, encode, batch_size, dtype, how.computed_by)
         with MissingShards(missing, total=len(plan.frames), progress=how.progress) as work:
             (how.fill or partial(encoder.fill, plan))(work)
+        _tidy(plan)
         shards = [found.get(shard.path) or _open(shard) for shard in plan.shards]
         _check_alike(plan, shards)
         held = [shard.tensors for shard in shards]
@@ -250,6 +252,13 @@ def _open_intact(plan: CachePlan, say: Say) -> dict[Path, MappedShard]:
                 say(f"{error}: its features are computed anew")
                 shard.path.unlink(missing_ok=True)
     return found
+
+
+def _tidy(plan: CachePlan) -> None:
+    """Remove what killed processes left next to the shards, which are all written."""
+    for folder in plan.folders:
+        remove_dead(folder.path)
+        remove_locks(folder.path)
 
 
 def _open(shard: Shard) -> MappedShard:

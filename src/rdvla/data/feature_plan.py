@@ -26,7 +26,7 @@ SHARD_FRAMES = 512  # at most
 SHARD_BYTES = (
     256 << 20
 )  # at most, as far as that leaves FEWEST_FRAMES; what a kill costs, and a worker's share
-FEWEST_FRAMES = 16
+FEWEST_FRAMES = 4
 INDEX_FILE = "index.json"
 
 

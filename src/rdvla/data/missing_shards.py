@@ -21,6 +21,7 @@ from rdvla.data.feature_plan import Shard
 
 Progress = Callable[[int, int], None]  # (frames done, frames in all)
 
+LOCK = ".lock"  # suffix of lock files
 POLL_SECONDS = 0.2  # between looks at shards that others compute
 PATIENCE_SECONDS = 600.0  # without a batch; then a shard is computed here as well
 
@@ -143,8 +144,15 @@ class MissingShards:
             self._progress(self._total - self._left + sum(self._partial.values()), self._total)
 
 
+def remove_locks(folder: Path) -> None:
+    """Remove the locks that killed processes left on shards, all of which are written by now."""
+    for path in folder.glob(f".*{LOCK}"):
+        with suppress(OSError):  # such as on a disk that cannot be written
+            path.unlink(missing_ok=True)
+
+
 def _lock_file(shard: Shard) -> Path:
-    return shard.path.with_name(f".{shard.path.stem}.lock")
+    return shard.path.with_name(f".{shard.path.stem}{LOCK}")
 
 
 def _free(shard: Shard, lock: FileLock) -> None:

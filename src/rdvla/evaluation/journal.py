@@ -13,10 +13,11 @@ from rdvla.errors import ConfigError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.records import Episode, ResultsError, build
 from rdvla.evaluation.upgrade import upgrade_entry
-from rdvla.files import errors_name, read_json
+from rdvla.files import CHECKSUM, errors_name, json_checksum, read_object
 from rdvla.rollout.jobs import Setting
 
 RECORD = "evaluation.json"  # what a run directory's episodes are of
+_PLAY_AGAIN = "remove the line to play that episode again"
 Key = tuple[str, str, Setting, int]  # environment, task, setting, seed
 
 # Options that may change when an evaluation continues: more of the same, and how fast it is done. Step limits
@@ -52,7 +53,7 @@ class Journal:
         self.episodes: dict[Key, Episode] = {}
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.decode().splitlines(), start=1):
+        for number, line in enumerate(whole.splitlines(), start=1):
             self._remember(_parse(line, f"{path} line {number}"))
         self._file = path.open("ab")
         self._file.truncate(len(whole))
@@ -60,7 +61,8 @@ class Journal:
     def add(self, episode: Episode) -> None:
         """Keep an episode, on disk before this returns."""
         self._remember(episode)
-        line = json.dumps(dataclasses.asdict(episode), allow_nan=False).encode() + b"\n"
+        entry = json.loads(json.dumps(dataclasses.asdict(episode), allow_nan=False))
+        line = json.dumps(entry | {CHECKSUM: json_checksum(entry)}).encode() + b"\n"
         with errors_name(self.path):
             self._file.write(line)
             self._file.flush()
@@ -112,7 +114,7 @@ def same_run(
         **(compared or {}),
     }
     if path.exists():
-        before = read_json(path)
+        before = read_object(path)
         _check_options(folder, before, now)
         for name, value in (compared or {}).items():
             _check_same(folder, name, before.get(name, value), value)
@@ -162,11 +164,12 @@ def _all_limits(folder: Path, before: Mapping[str, Any], limits: Mapping[str, in
     return {**known, **limits}
 
 
-def _parse(line: str, where: str) -> Episode:
+def _parse(line: bytes, where: str) -> Episode:
     try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ResultsError(
-            f"{where} is damaged ({error.msg}): remove the line to play that episode again"
-        ) from None
+        values = json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"{where} is damaged ({error}): {_PLAY_AGAIN}") from None
+    # Lines of older versions have no checksum.
+    if isinstance(values, dict) and values.pop(CHECKSUM, None) not in (None, json_checksum(values)):
+        raise ResultsError(f"{where} is damaged (its CRC-32 differs): {_PLAY_AGAIN}")
     return build(Episode, upgrade_entry(values), where)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import rdvla
+from rdvla.backbone import PrismaticConfig
 from rdvla.config import save_config
 from rdvla.errors import RDVLAError
 from rdvla.files import new_folder
@@ -24,6 +25,7 @@ from rdvla.interop.published_folder import MergedWeights, published_folder
 from rdvla.interop.published_head import head_names
 from rdvla.interop.published_statistics import STATISTICS_FILE
 from rdvla.policy import PolicyConfig, RDVLAPolicy
+from rdvla.policy.files import check_finite
 
 TRAINING_FILE = "train.yaml"  # for `rdvla train --config`, to train on from the policy
 
@@ -77,8 +79,9 @@ def read_published(
     folder = published_folder(source)
     with MergedWeights(folder) as merged:
         published = describe_published(folder, merged, options=options, encoders=encoders)
+        names = _check_weights(published, merged, folder)
         policy = _untrained(published, folder)
-        names = _take_weights(policy, merged, folder)
+        _take_weights(policy, merged, names, folder)
     policy.head.load_state_dict(published.head.state_dict())
     policy.proprio_projector.load_state_dict(published.projector.state_dict())
     backbone = published_layout(policy)
@@ -125,19 +128,29 @@ def _report(source: str | Path, conversion: Conversion) -> dict[str, Any]:
     }
 
 
-def _take_weights(policy: RDVLAPolicy, merged: MergedWeights, folder: Path) -> NameReport:
-    """Copy the backbone's weights, after a check of every shape."""
-    own = {f"backbone.{name}": value for name, value in policy.backbone.state_dict().items()}
-    config = published_layout(policy).config
+def _check_weights(published: Description, merged: MergedWeights, folder: Path) -> NameReport:
+    """Check every name and shape of the backbone's weights, before it takes any memory."""
+    with torch.device("meta"):
+        backbone = published.config.backbone.make()
+    own = {f"backbone.{name}": tuple(value.shape) for name, value in backbone.state_dict().items()}
+    config = published.config.backbone
+    assert isinstance(config, PrismaticConfig)  # the published family
     names = match_names(merged.names, wanted=own.keys(), config=config, tied=has_tied_embeddings(folder))
     names.check(str(folder))
     for ours, theirs in names.mapped.items():
-        if merged.shape(theirs) != tuple(own[ours].shape):
+        if merged.shape(theirs) != own[ours]:
             raise RDVLAError(
                 f"{folder}: {theirs} has the shape {merged.shape(theirs)}, but by config.json it should have "
-                f"{tuple(own[ours].shape)}"
+                f"{own[ours]}"
             )
+    return names
+
+
+def _take_weights(policy: RDVLAPolicy, merged: MergedWeights, names: NameReport, folder: Path) -> None:
+    """Copy the backbone's weights, one by one."""
+    own = {f"backbone.{name}": value for name, value in policy.backbone.state_dict().items()}
     with torch.no_grad():
         for ours, theirs in names.mapped.items():
-            own[ours].copy_(merged.tensor(theirs))
-    return names
+            value = merged.tensor(theirs)
+            check_finite({theirs: value}, folder)
+            own[ours].copy_(value)

@@ -8,6 +8,8 @@ Layout: ``action_head--<step>_checkpoint.pt``, ``action_head_config--<step>_chec
 from __future__ import annotations
 
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from torch import Tensor
 from rdvla.errors import ConfigError, RDVLAError, nearest
 from rdvla.files import read_object
 from rdvla.heads import ProprioProjector, RecurrentConfig, RecurrentDepthHead
+from rdvla.policy.files import check_finite
 
 # Published configurations of the same head have either name.
 HEAD_TYPES = ("ActionHeadRecurrent", "ActionHeadRecurrentPro")
@@ -77,10 +80,10 @@ def load_published_head(folder: str | Path) -> tuple[RecurrentDepthHead, Proprio
     """
     files = find_published_files(Path(folder))
     config = read_published_config(files.config)
-    head = RecurrentDepthHead(config)
     published = _read_weights(files.head, prefix="model.")
     key_map = head_names(config)
-    shapes = {name: value.shape for name, value in head.state_dict().items()}
+    with torch.device("meta"):  # has shapes and takes no memory, whatever the configuration asks for
+        shapes = {name: value.shape for name, value in RecurrentDepthHead(config).state_dict().items()}
     ours = {
         name: _concatenate(published, names, files.head, shape=shapes[name])
         for name, names in key_map.items()
@@ -88,6 +91,7 @@ def load_published_head(folder: str | Path) -> tuple[RecurrentDepthHead, Proprio
     unexpected = published.keys() - {name for names in key_map.values() for name in names}
     if unexpected:
         raise RDVLAError(f"{files.head} holds weights that no part of the head takes: {sorted(unexpected)}")
+    head = RecurrentDepthHead(config)
     _load(head, ours, files.head)
     projector = _load_projector(files.proprio_projector, width=config.hidden_dim)
     return head.eval(), projector.eval()
@@ -200,17 +204,34 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         RDVLAError: it is damaged, or holds something else than named tensors.
     """
+    _check_archive(path)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
+        # Not the error's own text: torch advises to let the file run its code.
         raise RDVLAError(
-            f"{path} cannot be read as weights (no code in it is ever run): {error!r}"
+            f"{path} cannot be read as weights: it is damaged, or holds something else than tensors, which "
+            "is never run. Get the file again from its publisher"
         ) from error
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
         raise RDVLAError(f"{path} must hold a dictionary of tensors by name")
+    check_finite(weights, path)
     return weights
+
+
+def _check_archive(path: Path) -> None:
+    """Check the CRC-32 of everything in a `.pt` file, which torch reads without a look at them."""
+    try:
+        if not zipfile.is_zipfile(path):  # also of torch before 1.6, which had no checksums
+            return
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError) as error:
+        raise RDVLAError(f"{path} is damaged: {error}. Get the file again") from error
+    if damaged is not None:
+        raise RDVLAError(f"{path} is damaged (the CRC-32 of {damaged} in it differs). Get the file again")
 
 
 def _read_weights(path: Path, *, prefix: str = "") -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from rdvla.errors import RDVLAError
 from rdvla.files import write_atomically
 from rdvla.rollout.episode import Decision, Environment, TimeStep
 
@@ -138,14 +139,21 @@ def write_video(
 
 
 def read_frames(path: Path, indices: Sequence[int]) -> list[Image.Image]:
-    """Decode the frames at `indices` (from 0) without the text strip; those past the end are left out."""
-    wanted = set(indices)
-    with av.open(str(path)) as container:
-        pictures = [
-            Image.fromarray(frame.to_ndarray(format="rgb24"))
-            for index, frame in enumerate(container.decode(video=0))
-            if index in wanted
-        ]
+    """Decode the frames at `indices` (from 0) without the text strip; those past the end are left out.
+
+    Raises:
+        RDVLAError: the video is damaged, or has none of these frames.
+    """
+    wanted, pictures = set(indices), []
+    try:
+        with av.open(str(path)) as container:
+            for index, frame in enumerate(container.decode(video=0)):
+                if index in wanted:
+                    pictures.append(Image.fromarray(frame.to_ndarray(format="rgb24")))
+    except (av.error.FFmpegError, OSError, ValueError, IndexError, MemoryError) as error:
+        raise RDVLAError(f"{path} cannot be decoded: it is truncated or damaged ({error})") from error
+    if wanted and not pictures:
+        raise RDVLAError(f"{path} has no frames: it is truncated or damaged")
     return [picture.crop((0, 0, picture.width, picture.height - BANNER)) for picture in pictures]
 
 

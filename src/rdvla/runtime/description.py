@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from rdvla.control import Stop, parse_stop
 from rdvla.errors import RDVLAError
@@ -18,6 +18,7 @@ SCHEMA = 3  # graphs take a stop rule per sample; in schema 2 they took one per 
 READABLE = (2, SCHEMA)
 GRAPH = "policy.onnx"  # observation or features -> actions
 INSTRUCTION_GRAPH = "instruction.onnx"  # tokens -> the input `text` of the other graph
+LARGEST = 2**31  # of a whole number
 TOKENIZER = "tokenizer.json"  # of a published instruction encoder
 
 
@@ -81,8 +82,8 @@ def _decode(content: dict[str, Any], path: Path) -> Description:
         schema = content.pop("schema")
         stop = content.pop("stop")
         stop = (_stop_of_schema_2(**stop) if schema == 2 else parse_stop(stop)).describe()
-        cameras = tuple(content.pop("cameras"))
-        instructions = tuple(content.pop("instructions", ()))
+        cameras = _texts(content.pop("cameras"), "cameras")
+        instructions = _texts(content.pop("instructions", []), "instructions")
         sizes = {
             camera: (int(height), int(width))
             for camera, (height, width) in content.pop("camera_sizes", {}).items()
@@ -90,6 +91,7 @@ def _decode(content: dict[str, Any], path: Path) -> Description:
         strays = sorted(content.keys() - known)
         if strays:
             raise TypeError(f"unknown entry {strays[0]!r}")
+        _check_values(content)
         return Description(
             stop=stop,
             cameras=cameras,
@@ -100,6 +102,30 @@ def _decode(content: dict[str, Any], path: Path) -> Description:
         )
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise RDVLAError(f"{path} is damaged: {error}. Export the policy again") from error
+
+
+def _check_values(content: Mapping[str, Any]) -> None:
+    """Check types and ranges of the entries that nothing else looks at."""
+    kinds = get_type_hints(Description)
+    for name, value in content.items():
+        kind = kinds[name]
+        if kind is int:
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST:
+                raise TypeError(f"{name} must be a whole number from 0 to {LARGEST}, got {value!r:.80}")
+        elif kind is float:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e6:
+                raise TypeError(f"{name} must be a number above 0, got {value!r:.80}")
+        elif kind is str and not isinstance(value, str):
+            raise TypeError(f"{name} must be a text, got {value!r:.80}")
+    resize = content.get("resize", {})
+    if not isinstance(resize, dict) or not set(resize.values()) <= set(get_args(Resize)):
+        raise TypeError(f"resize must say {', '.join(get_args(Resize))} for each camera, got {resize!r:.80}")
+
+
+def _texts(value: Any, name: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise TypeError(f"{name} must be a list of texts, got {value!r:.80}")
+    return tuple(value)
 
 
 def _stop_of_schema_2(

@@ -6,7 +6,7 @@ Layout of `<run>/checkpoints`:
                   ema.safetensors         averaged weights
                   optimizer.safetensors   AdamW's running values
                   state.json              step, seconds, best validation so far, lengths of the run,
-                                          size and CRC-32 of the files
+                                          size and CRC-32 of the files, CRC-32 of all this
     latest.json                           {"checkpoint": "step-00000500"}
     best.json                             the same, for the lowest validation loss
 
@@ -16,6 +16,7 @@ So a kill at any moment leaves `latest.json` naming a complete checkpoint (or ab
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -30,7 +31,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rdvla.errors import RDVLAError
-from rdvla.files import flush, read_json, write_atomically, write_json
+from rdvla.files import (
+    CHECKSUM,
+    flush,
+    json_checksum,
+    read_json,
+    read_object,
+    write_atomically,
+    write_json,
+)
 from rdvla.training.schedule import Length
 
 TENSOR_FILES = ("weights", "ema", "optimizer")
@@ -60,6 +69,17 @@ class Checkpoint:
     seconds: float = 0.0  # of training so far
     best: Best | None = None
     lengths: tuple[Length, ...] = ()  # of the run; a checkpoint of an older version does not say
+
+
+@dataclass(frozen=True)
+class _State:
+    """The content of `state.json`."""
+
+    step: int
+    seconds: float
+    best: Best | None
+    lengths: tuple[Length, ...]
+    files: Mapping[str, Any]  # name -> size and CRC-32
 
 
 class CheckpointStore:
@@ -156,16 +176,9 @@ class CheckpointStore:
             CheckpointError: a file is missing or its content is not what was written.
         """
         state = _read_state(folder)
-        tensors = {
-            name: _read_tensors(folder / f"{name}.safetensors", state["files"]) for name in TENSOR_FILES
-        }
-        best = state["best"]
+        tensors = {name: _read_tensors(folder / f"{name}.safetensors", state.files) for name in TENSOR_FILES}
         return Checkpoint(
-            step=state["step"],
-            seconds=state["seconds"],
-            best=None if best is None else Best(**best),
-            lengths=tuple(Length(**length) for length in state.get("lengths", [])),
-            **tensors,
+            step=state.step, seconds=state.seconds, best=state.best, lengths=state.lengths, **tensors
         )
 
     def load_latest(self, *, fall_back: bool = False) -> Checkpoint | None:
@@ -242,7 +255,7 @@ def _write_folder(folder: Path, checkpoint: Checkpoint) -> None:
     lengths = [asdict(length) for length in checkpoint.lengths]
     state = {"step": checkpoint.step, "seconds": checkpoint.seconds, "best": best, "lengths": lengths}
     state["files"] = files
-    write_json(folder / "state.json", state)
+    write_json(folder / "state.json", state | {CHECKSUM: json_checksum(state)})
 
 
 def _fingerprint(path: Path) -> dict[str, int]:
@@ -253,17 +266,42 @@ def _fingerprint(path: Path) -> dict[str, int]:
     return {"bytes": path.stat().st_size, "crc32": crc}
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
+def _read_state(folder: Path) -> _State:
+    damaged = f"checkpoint {folder} is damaged: state.json"
     try:
-        state = read_json(folder / "state.json")
-        if not (isinstance(state["step"], int) and isinstance(state["files"], dict)):
-            raise TypeError
-        _ = state["seconds"], state["best"]
+        content = read_object(folder / "state.json")
     except RDVLAError as error:
         raise CheckpointError(f"checkpoint {folder} is damaged: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {folder} is damaged: state.json lacks an entry") from error
-    return dict(state)
+    if content.pop(CHECKSUM, None) not in (None, json_checksum(content)):  # older versions wrote none
+        raise CheckpointError(f"{damaged} is not what was written (its CRC-32 differs)")
+    try:
+        best, lengths = content["best"], content.get("lengths", [])
+        state = _State(
+            step=content["step"],
+            seconds=float(content["seconds"]),
+            best=None if best is None else Best(**best),
+            lengths=tuple(Length(**length) for length in lengths),
+            files=dict(content["files"]),
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{damaged} lacks the entry {error}") from error
+    except (TypeError, ValueError, RDVLAError) as error:
+        raise CheckpointError(f"{damaged} has an entry of the wrong kind: {error}") from error
+    if not _is_sound(state):
+        raise CheckpointError(f"{damaged} has an entry that is no number, or out of range")
+    if folder.name != f"step-{state.step:08d}":
+        raise CheckpointError(f"{damaged} is of step {state.step}, which is not the folder's")
+    return state
+
+
+def _is_sound(state: _State) -> bool:
+    best = state.best
+    counts = [state.step, *(() if best is None else (best.step,))]
+    counts += [count for length in state.lengths for count in (length.start, length.steps)]
+    numbers = [state.seconds, *(() if best is None else (best.loss,))]
+    return all(type(count) is int and 0 <= count < 10**8 for count in counts) and all(
+        isinstance(number, int | float) and math.isfinite(number) for number in numbers
+    )
 
 
 def _read_tensors(path: Path, files: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from rdvla.config import encode_config
+from rdvla.config import encode_config, read_yaml
 from rdvla.errors import RDVLAError
-from rdvla.files import read_json, write_atomically
+from rdvla.files import read_object, write_atomically
 from rdvla.policy.run_folder import RUN_CONFIG, RUN_RECORD
 from rdvla.training.config import TrainConfig
 
@@ -102,10 +102,11 @@ def options_of_run(argv: Sequence[str]) -> list[str]:
 def _resolved(file: Path) -> dict[str, str]:
     """Return the paths in a run's config.yaml that lead elsewhere than they say, by option."""
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        start = read_json(file.parent / RUN_RECORD).get(STARTED_IN) or "."
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RDVLAError, AttributeError):
+        values = read_yaml(file)
+        start = read_object(file.parent / RUN_RECORD).get(STARTED_IN)
+    except RDVLAError:
         return {}  # whoever reads them next says what is wrong
+    start = start if isinstance(start, str) and start else "."
     found = {}
     for option in _PATHS:
         group, name = _owner(values, option)

@@ -20,9 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rdvla.config import decode_config, encode_config
+from rdvla.config import decode_config, encode_config, read_yaml
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.files import check_writable, read_object, write_json
 from rdvla.policy.files import STATISTICS_FILE, read_statistics, write_statistics
@@ -179,7 +177,7 @@ class RunDirectory:
         return not config.resume or self.checkpoints.exists() or self.policy.exists()
 
     def _check_same(self, config: TrainConfig, complete: Callable[[TrainConfig], TrainConfig] | None) -> None:
-        saved = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
+        saved = read_yaml(self.config_file)
         # Decoded, so an option that did not exist when the run began counts as its default.
         self.began_with = decode_config(TrainConfig, saved, source=str(self.config_file))
         if complete is not None:

@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rdvla.errors import RDVLAError
+from rdvla.config import read_yaml
 from rdvla.policy.run_folder import RUN_CONFIG, RUN_POLICY, RUN_RECORD, resume_command
 
 METRICS = "metrics.jsonl"
@@ -28,16 +26,12 @@ def describe_run(folder: Path) -> dict[str, Any]:
     Raises:
         RDVLAError: a file of it is damaged.
     """
-    try:
-        config = yaml.safe_load((folder / RUN_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RDVLAError(f"{folder / RUN_CONFIG} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise RDVLAError(f"{folder / RUN_CONFIG} does not hold the configuration of a run")
+    config = read_yaml(folder / RUN_CONFIG)
     lines = _metrics(folder / METRICS)
     facts: dict[str, Any] = {"folder": str(folder)}
     facts |= {name: config[name] for name in CHOSEN if name in config}
-    facts["steps done"] = max((int(line.get("step", 0)) for line in lines), default=0)
+    steps_done = [line.get("step") for line in lines]
+    facts["steps done"] = max((step for step in steps_done if isinstance(step, int)), default=0)
     for kind in ("train", "validation"):
         own = [line for line in lines if line.get("kind") == kind]
         if own:
@@ -60,7 +54,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             content = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # damaged: only numbers for people are lost
             continue
         if isinstance(content, dict):
             found.append(content)

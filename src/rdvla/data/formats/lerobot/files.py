@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rdvla.data.formats.base import fingerprint_files
+from rdvla.data.formats.lerobot.declared import check_expansion, is_inside
 from rdvla.data.remote.mirror import RemoteDataset
 from rdvla.errors import DatasetError, nearest
 
@@ -67,6 +68,8 @@ class DatasetFiles:
         path = self.root / relative
         if relative in self._checked:
             return path
+        if not is_inside(relative):
+            raise DatasetError(f"{self.root} names a file outside of itself: {relative!r:.200}")
         if not path.is_file():
             raise DatasetError(f"{path} is missing: the dataset is incomplete, make or download it again")
         expected = self._checksums.get(relative)
@@ -152,6 +155,7 @@ class DatasetFiles:
             for column in columns or ():
                 if column not in names:
                     raise DatasetError(f"{path} has no column {column!r}.{nearest(column, names)}")
+            check_expansion(file, path, columns)
             return file.read(columns=list(columns) if columns is not None else None)
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path} cannot be read as parquet: {error}") from error
@@ -168,6 +172,7 @@ class DatasetFiles:
             raise DatasetError(f"{path} has no column {column!r}.{nearest(column, names)}")
         try:
             file = pq.ParquetFile(path)
+            check_expansion(file, path, [column])
             stops = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
             group = int(np.searchsorted(stops, row, side="right"))
             if group == len(stops):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rdvla.data.features import Camera, Feature, camera_name, current_name, recorded_name
+from rdvla.data.formats.lerobot.declared import is_inside, is_plain_template
 from rdvla.data.formats.lerobot.files import INFO_PATH, DatasetFiles, plain_dtype
 from rdvla.errors import DatasetError
 
@@ -69,7 +70,7 @@ class LeRobotInfo:
         stored: set[str] = set()
         for name, feature in declared.items():
             dtype = feature.get("dtype") if isinstance(feature, dict) else None
-            if dtype in ("video", "image") and ".." not in name:
+            if dtype in ("video", "image") and is_inside(name):
                 if is_depth(feature):
                     unreadable[name] = "it holds depth maps, which rdvla does not read"
                 else:
@@ -98,8 +99,7 @@ class LeRobotInfo:
     def template(self, name: str, default: str) -> str:
         """Return a path template of info.json; the default if it is missing or leaves the dataset."""
         found = self.content.get(name)
-        is_safe = isinstance(found, str) and found[:1] != "/" and ".." not in found
-        return str(found) if is_safe else default
+        return str(found) if is_plain_template(found) else default
 
 
 def image_size(feature: Feature) -> tuple[int, int]:

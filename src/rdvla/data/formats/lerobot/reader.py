@@ -121,7 +121,13 @@ class LeRobotReader:
                 left_out |= damaged.keys()
                 notes += [describe_left_out(name, damaged, len(self.records))] if damaged else []
             else:
-                placement = place(self.info.files, self.records, camera.key, fps=self.fps)
+                placement = place(
+                    self.info.files,
+                    self.records,
+                    camera.key,
+                    fps=self.fps,
+                    declared=(camera.height, camera.width),
+                )
                 reason = "" if placement.first else next(iter(placement.left_out.values()))
             if reason and names is not None:
                 raise DatasetError(f"{self.root}: no image of camera {name!r} can be read: {reason}")

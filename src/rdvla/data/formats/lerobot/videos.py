@@ -17,6 +17,7 @@ from typing import Any
 import av
 
 from rdvla.data.decoding import DECODE_ERRORS, video_stream
+from rdvla.data.formats.lerobot.declared import is_inside, oversized
 from rdvla.data.formats.lerobot.episodes import EpisodeRecord, VideoPart
 from rdvla.data.formats.lerobot.files import DatasetFiles
 from rdvla.errors import DatasetError
@@ -85,7 +86,14 @@ class Placement:
     size: tuple[int, int]
 
 
-def place(files: DatasetFiles, records: Sequence[EpisodeRecord], key: str, *, fps: float) -> Placement:
+def place(
+    files: DatasetFiles,
+    records: Sequence[EpisodeRecord],
+    key: str,
+    *,
+    fps: float,
+    declared: tuple[int, int] = (0, 0),
+) -> Placement:
     """Find every episode's pictures of one camera; opens the header of each video.
 
     Args:
@@ -93,6 +101,7 @@ def place(files: DatasetFiles, records: Sequence[EpisodeRecord], key: str, *, fp
         records: the episodes.
         key: the camera's feature.
         fps: frames per second.
+        declared: (height, width) in info.json; (0, 0): it does not say. Far larger pictures are not decoded.
     """
     by_file: dict[str, list[EpisodeRecord]] = {}
     left_out: dict[int, str] = {}
@@ -104,7 +113,7 @@ def place(files: DatasetFiles, records: Sequence[EpisodeRecord], key: str, *, fp
             by_file.setdefault(part.file, []).append(record)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         known = {} if files.remote is None else files.remote.headers()
-        headers = list(pool.map(lambda name: _header(files, name, known), by_file))
+        headers = list(pool.map(lambda name: _header(files, name, known, declared), by_file))
     if files.remote is not None:
         read = {n: h for n, h in zip(by_file, headers, strict=True) if isinstance(h, VideoHeader)}
         files.remote.keep_headers(known | {name: list(astuple(header)) for name, header in read.items()})
@@ -162,16 +171,23 @@ def _usual_size(
     return counts.most_common(1)[0][0] if counts else (0, 0)
 
 
-def _header(files: DatasetFiles, name: str, known: Mapping[str, list[Any]]) -> VideoHeader | str:
-    if name in known:
-        return VideoHeader(*known[name])
-    if not files.exists(name):
+def _header(
+    files: DatasetFiles, name: str, known: Mapping[str, list[Any]], declared: tuple[int, int]
+) -> VideoHeader | str:
+    if not is_inside(name):
+        return f"{name!r:.200} would lie outside of the dataset"
+    if name not in known and not files.exists(name):
         return f"{files.root / name} is missing"
     try:
-        with files.opened(name) as (source, size):
-            return VideoHeader.read(source, size)
+        if name in known:
+            header = VideoHeader(*known[name])
+        else:
+            with files.opened(name) as (source, size):
+                header = VideoHeader.read(source, size)
     except (ValueError, DatasetError) as error:
         return f"{files.root / name} {error}"
+    reason = oversized(header.height, header.width, declared=declared)
+    return f"{files.root / name} {reason}" if reason else header
 
 
 def _starts(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rdvla.data.formats.lerobot.declared import is_plain_template
 from rdvla.errors import DatasetError
 
 CODEBASE_VERSION = "v3.0"
@@ -72,12 +73,8 @@ def check_info(info: dict[str, Any], path: Path) -> None:
 
 def _fills(template: Any) -> bool:
     try:
-        return (
-            bool(FilePosition().path(template, video_key="x"))
-            and ".." not in template
-            and template[:1] != "/"
-        )
-    except (AttributeError, KeyError, ValueError, IndexError):
+        return is_plain_template(template) and bool(FilePosition().path(template, video_key="x"))
+    except KeyError:  # names of other versions
         return False
 
 
