@@ -59,38 +59,43 @@ def write_atomically(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     temporary = temporary_name(path)
     try:
-        _require_regular(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _tidy(path.parent.absolute())
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        yield temporary
-        if temporary.stat().st_mode != mode:  # safetensors lets nobody else read
-            temporary.chmod(mode)
-        flush(temporary)
-        temporary.replace(path)
-        flush(path.parent)  # the rename itself must survive a power cut
-    except OSError as error:
-        _name(error, path, instead_of=temporary)
-        raise
-    except Exception as error:
-        found = _RUST_ERROR.search(str(error))  # of safetensors, whose error is no OSError
-        if found is None or isinstance(error, RDVLAError):
-            raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        with errors_name(path, instead_of=temporary):
+            _require_regular(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _tidy(path.parent.absolute())
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            yield temporary
+            if temporary.stat().st_mode != mode:  # safetensors lets nobody else read
+                temporary.chmod(mode)
+            flush(temporary)
+            temporary.replace(path)
+            flush(path.parent)  # the rename itself must survive a power cut
     finally:
         with suppress(OSError):  # such as a name that is too long
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def errors_name(path: Path) -> Iterator[None]:
-    """Name `path` in the body's errors of the system that name no file, such as that of a full disk."""
+def errors_name(path: Path, *, instead_of: Path | None = None) -> Iterator[None]:
+    """Name a file in the body's errors of the system, such as that of a full disk.
+
+    Errors of libraries in Rust, which are no `OSError`, become one.
+
+    Args:
+        path: named in errors that name no file.
+        instead_of: a temporary path; errors that name it, or a file below it, name `path` in its place.
+    """
     try:
         yield
     except OSError as error:
-        _name(error, path)
+        _name(error, path, instead_of=instead_of)
         raise
+    except Exception as error:
+        found = _RUST_ERROR.search(str(error))
+        if found is None or isinstance(error, RDVLAError):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def check_writable(path: Path | str, *, option: str, folder: bool = False) -> None:
@@ -189,14 +194,12 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         _require_new(path, replace=replace)
         temporary = temporary_name(path)
         try:
-            temporary.mkdir(parents=True)
-            yield temporary
-            flush_tree(temporary)
-            _require_new(path, replace=replace)
-            _take_place(temporary, path)
-        except OSError as error:
-            _name(error, path, instead_of=temporary)
-            raise
+            with errors_name(path, instead_of=temporary):
+                temporary.mkdir(parents=True)
+                yield temporary
+                flush_tree(temporary)
+                _require_new(path, replace=replace)
+                _take_place(temporary, path)
         finally:
             remove(temporary)
 

@@ -45,6 +45,19 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_without_a_pointer_the_newest_checkpoint_is_the_latest(tmp_path: Path) -> None:
+    """A kill can come between the first checkpoint and its pointer."""
+    store = CheckpointStore(tmp_path)
+    for step in (1, 2):
+        store.save(_checkpoint(step))
+    (tmp_path / "latest.json").unlink()
+    latest = store.load_latest()
+    assert latest is not None and latest.step == 2
+    (store.path(2) / "ema.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="step-00000002 is damaged"):
+        store.load_latest()
+
+
 @pytest.mark.parametrize(
     "file", ["weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"]
 )

@@ -209,8 +209,9 @@ def test_an_infinite_gradient_stops_before_the_weights_change(
     assert all(p.equal(before[name]) for name, p in trainer.policy.named_parameters())
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     reference = train(train_config(dataset, tmp_path / "reference"), console=QUIET).policy_dir
     console = Console(record=True, force_terminal=False, width=200)
@@ -219,7 +220,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
 
     def interrupt(step: int) -> Draw:
         if step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), getattr(signal, name))
         return draw(step)
 
     monkeypatch.setattr(trainer.sampler, "draw", interrupt)

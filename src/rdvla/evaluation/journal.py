@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from rdvla.errors import ConfigError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.records import Episode, ResultsError, build
 from rdvla.evaluation.upgrade import upgrade_entry
-from rdvla.files import CHECKSUM, errors_name, json_checksum, read_object
+from rdvla.files import CHECKSUM, errors_name, flush, json_checksum, read_object
 from rdvla.rollout.jobs import Setting
 
 RECORD = "evaluation.json"  # what a run directory's episodes are of
@@ -57,6 +58,7 @@ class Journal:
             self._remember(_parse(line, f"{path} line {number}"))
         self._file = path.open("ab")
         self._file.truncate(len(whole))
+        flush(path.parent)  # where a new file's name must survive a power cut
 
     def add(self, episode: Episode) -> None:
         """Keep an episode, on disk before this returns."""
@@ -66,6 +68,7 @@ class Journal:
         with errors_name(self.path):
             self._file.write(line)
             self._file.flush()
+            os.fsync(self._file.fileno())
 
     def finished(self, key: Key) -> bool:
         """Whether an episode has an outcome; an exception is none: the episode is played again."""

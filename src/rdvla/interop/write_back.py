@@ -6,6 +6,7 @@ files. They come from a template, any published checkpoint of the same sizes.
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -132,7 +133,10 @@ def _write_heads(policy: RDVLAPolicy, folder: Path, output: Path) -> None:
             key: ours[key.removeprefix("module.").removeprefix(prefix)].to(value.dtype)
             for key, value in theirs.items()
         }
-        torch.save(written, output / path.name)
+        content = io.BytesIO()  # torch's own writer says nothing of a full disk
+        torch.save(written, content)
+        with write_atomically(output / path.name) as temporary:
+            temporary.write_bytes(content.getbuffer())
     write_json(output / files.config.name, read_object(files.config) | training_entries(_recurrent(policy)))
 
 

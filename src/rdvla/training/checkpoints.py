@@ -184,6 +184,8 @@ class CheckpointStore:
     def load_latest(self, *, fall_back: bool = False) -> Checkpoint | None:
         """Return the checkpoint to resume from, or None if the run has none yet.
 
+        Without `latest.json`, which a kill at the first checkpoint can prevent, it is the newest.
+
         Args:
             fall_back: if the latest checkpoint is damaged, take the newest intact one instead.
 
@@ -192,6 +194,8 @@ class CheckpointStore:
         """
         try:
             latest = self.named("latest")
+            if latest is None and (steps := self.steps()):
+                latest = self.path(steps[-1])
             return None if latest is None else self.load(latest)
         except CheckpointError as error:
             if not fall_back:

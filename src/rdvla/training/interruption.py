@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two updates."""
+"""Ctrl-C, SIGTERM and a closed terminal end a run between two updates."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from typing import Any
 
 
 class StopRequest:
-    """While active, the first SIGINT or SIGTERM sets `requested`; a second SIGINT interrupts at once.
+    """While active, the first SIGINT, SIGTERM or SIGHUP sets `requested`; a second SIGINT interrupts at once.
 
     An exception raised inside an optimiser step would leave half-updated weights, so the loop asks instead.
-    Outside the main thread, where Python delivers no signals, nothing is changed.
+    Outside the main thread, where Python delivers no signals, nothing is changed. A SIGHUP that is ignored,
+    as under `nohup`, stays so.
+
+    Attributes:
+        signal: the first that came.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.signal: signal.Signals | None = None
         self._previous: dict[int, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether the run is to end."""
+        return self.signal is not None
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _signals():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -34,4 +43,13 @@ class StopRequest:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+
+
+def _signals() -> list[signal.Signals]:
+    found = [signal.SIGINT, signal.SIGTERM]
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        found.append(hangup)
+    return found

@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import connection as mpc
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -46,7 +47,8 @@ class ProcessLink:
         self.process = context.Process(
             target=_work, args=(theirs, runner), name=f"rdvla-worker-{number}", daemon=True
         )
-        self.process.start()
+        with _interrupts_blocked():
+            self.process.start()
         theirs.close()  # the pipe then ends with the process
 
     def send(self, content: Any) -> None:
@@ -75,6 +77,23 @@ class ProcessLink:
             self.process.kill()
             self.process.join()
         self.connection.close()  # last: another thread that reads from it learns of the end first
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Let a process that is started here not hear ctrl-c before it can ignore it.
+
+    It would end with a traceback while it imports.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # at its own start it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _PipeLine:
