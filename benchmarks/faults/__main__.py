@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from benchmarks.faults.cases import LOCAL, Case, demonstrations, training
+from benchmarks.faults.cases import CASES, demonstrations, training
+from benchmarks.faults.cluster import RayNodes
 from benchmarks.faults.host import Host
 from benchmarks.faults.runs import Benchmark
 from benchmarks.faults.tables import row, table
@@ -32,16 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--what", nargs="+", choices=list(LOCAL), default=list(LOCAL))
-    parser.add_argument("--where", nargs="+", choices=["local"], default=["local"])
+    whats, wheres = (list(dict.fromkeys(names)) for names in zip(*CASES, strict=True))
+    parser.add_argument("--what", nargs="+", choices=whats, default=whats)
+    parser.add_argument("--where", nargs="+", choices=wheres, default=wheres)
     parser.add_argument("--kills", type=int, default=100, help="of each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/bench/faults"))
     options = parser.parse_args(argv)
-    cases: list[Case] = [LOCAL[what]() for what in options.what]
+    cases = [case for (what, where), case in CASES.items() if what in options.what and where in options.where]
     needed = {name for case in cases for name in case.needs}
-    with Host() as host:
-        benchmark = Benchmark(options.output, seed=options.seed, host=host)
+    on_ray = any(case.where == "ray" for case in cases)
+    with Host() as host, RayNodes() if on_ray else nullcontext() as cluster:
+        benchmark = Benchmark(options.output, seed=options.seed, host=host, cluster=cluster)
         benchmark.prepare({name: make() for name, make in SETUPS.items() if name in needed})
         for case in cases:
             benchmark.disturb(case, benchmark.measure(case), kills=options.kills)

@@ -102,7 +102,15 @@ def evaluation(where: str = "local", workers: Sequence[str] = ("--workers", "2")
     )
 
 
-LOCAL = {"training": training, "demonstrations": demonstrations, "evaluation": evaluation}
+ON_RAY = ("--workers", "ray:2")
+# (what, where) -> case. Training has no workers; its counterpart of a cluster are its processes.
+CASES = {
+    ("training", "local"): training(),
+    ("demonstrations", "local"): demonstrations(),
+    ("evaluation", "local"): evaluation(),
+    ("demonstrations", "ray"): demonstrations("ray", ON_RAY),
+    ("evaluation", "ray"): evaluation("ray", ON_RAY),
+}
 
 
 def write_setup(folder: Path) -> None:

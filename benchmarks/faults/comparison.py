@@ -10,16 +10,8 @@ from pathlib import Path
 from typing import Any
 
 # Keys of JSON objects whose values are times, or are drawn anew for every run.
-VOLATILE = {
-    "seconds",
-    "samples_per_second",
-    "utilisation",
-    "training_seconds",
-    "finished",
-    "ms_per_step",
-    "id",
-    "training.json",
-}
+VOLATILE = {"seconds", "training_seconds", "finished", "ms_per_step", "id", "training.json"}
+VOLATILE |= {"samples_per_second", "tflops", "utilisation"}
 LOGS = {"tensorboard", "logs"}  # folders whose files are named by time or process
 UNORDERED = {"episodes.jsonl"}  # lines come as episodes end
 

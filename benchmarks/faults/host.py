@@ -38,8 +38,9 @@ class Host:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._process.kill()  # it has nothing to lose
         self._process.wait(timeout=60)
+        self._process.stdin.close()
 
     def start(self, words: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path) -> Child:
         """Start `rdvla WORDS` in a session of its own."""

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import psutil
 
+from benchmarks.faults.cluster import RayNodes
+from benchmarks.faults.processes import workers_of
+
 PHASES = {"start": 0.1, "work": 0.7, "ending": 0.2}  # -> share of the kills
 WAYS = {  # (signal, target) -> weight; everything: all processes of the run, main: only the first
     ("SIGKILL", "everything"): 40,
@@ -23,6 +26,16 @@ WAYS = {  # (signal, target) -> weight; everything: all processes of the run, ma
     ("SIGSTOP, SIGKILL", "worker"): 5,
     ("SIGSTOP, SIGKILL", "main"): 5,
 }
+RAY_WAYS = {
+    ("SIGKILL", "everything"): 20,
+    ("SIGTERM", "main"): 5,
+    ("SIGINT", "everything"): 5,
+    ("SIGHUP", "everything"): 5,
+    ("SIGKILL", "worker"): 35,
+    ("SIGSTOP, SIGKILL", "worker"): 5,
+    ("SIGKILL", "node"): 25,
+}
+LIVES_ON = {"worker", "node"}  # after their death the command goes on
 RANGE = 0.6  # of a phase's length, in which kills are drawn: so a run takes several
 
 
@@ -33,15 +46,16 @@ class Kill:
     phase: str  # start: nothing is written yet; work; ending: results are being put together
     share: float  # of the phase's length in an undisturbed run, 0..1
     signal: str
-    target: str  # everything, main or worker
-    choice: float  # which of the workers, 0..1
+    target: str  # everything, main, worker or node
+    choice: float  # which of the workers or nodes, 0..1
     pause: float  # seconds from SIGSTOP to SIGKILL
     at_once: bool  # the next start does not wait until all processes of this one have ended
 
 
-def draw(rng: random.Random) -> Kill:
+def draw(rng: random.Random, *, on_ray: bool = False) -> Kill:
     """Draw a kill."""
-    (name, target) = rng.choices(list(WAYS), weights=list(WAYS.values()))[0]
+    ways = RAY_WAYS if on_ray else WAYS
+    (name, target) = rng.choices(list(ways), weights=list(ways.values()))[0]
     return Kill(
         phase=rng.choices(list(PHASES), weights=list(PHASES.values()))[0],
         share=rng.uniform(0, RANGE),
@@ -53,8 +67,19 @@ def draw(rng: random.Random) -> Kill:
     )
 
 
-def deliver(kill: Kill, *, main: int, everything: Sequence[psutil.Process], workers: Sequence[int]) -> str:
-    """Send the signals; return whom they went to: a missing worker is replaced by everything."""
+def deliver(kill: Kill, *, main: int, everything: Sequence[psutil.Process], cluster: RayNodes | None) -> str:
+    """Send the signals; return whom they went to: a missing worker is replaced by everything.
+
+    Args:
+        kill: says what to send to whom.
+        main: the first process of the command.
+        everything: all its processes on this machine outside of a cluster.
+        cluster: where its workers are; None: they are among its processes.
+    """
+    if kill.target == "node" and cluster is not None:
+        cluster.kill_node(kill.choice)
+        return "node"
+    workers = workers_of(everything, main=main) if cluster is None else cluster.workers()
     target = "everything" if kill.target == "worker" and not workers else kill.target
     pids = {
         "everything": [process.pid for process in everything],

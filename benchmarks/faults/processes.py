@@ -25,15 +25,15 @@ def processes_of(token: str, *, session: int | None = None) -> list[psutil.Proce
     return found
 
 
-def workers_of(processes: Sequence[psutil.Process], *, main: int) -> list[psutil.Process]:
+def workers_of(processes: Sequence[psutil.Process], *, main: int) -> list[int]:
     """Return the processes that do a run's work, apart from its first: no helpers of multiprocessing."""
     workers = []
     for process in processes:
         with suppress(psutil.Error):
             words = " ".join(process.cmdline())
             if process.pid != main and "resource_tracker" not in words:
-                workers.append(process)
-    return sorted(workers, key=lambda process: process.pid)
+                workers.append(process.pid)
+    return sorted(workers)
 
 
 def wait_for_none(token: str, *, session: int, seconds: float) -> list[str]:
@@ -54,11 +54,22 @@ def shared_memory() -> set[str]:
     return {path.name for path in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()
 
 
-def unused(names: set[str]) -> list[str]:
-    """Return the names of shared memory that no living process has mapped or opened."""
+def left_in_shared_memory(names: set[str], *, seconds: float) -> list[str]:
+    """Wait until none of the names is shared memory that no living process has; return those that stay.
+
+    Resource trackers of multiprocessing, of other commands as well, remove theirs a little later.
+    """
+    deadline = time.monotonic() + seconds
+    while (left := names & shared_memory() - _used()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return [f"{SHARED_MEMORY / name} was left behind" for name in sorted(left)]
+
+
+def _used() -> set[str]:
+    """Return the names of the files that living processes have mapped or opened."""
     used = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             used |= {line.rsplit("/", 1)[-1] for line in (process / "maps").read_text().splitlines()}
             used |= {link.readlink().name for link in (process / "fd").iterdir()}
-    return sorted(names & shared_memory() - used)
+    return used

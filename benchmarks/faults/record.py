@@ -34,8 +34,8 @@ class Record:
         return [line for line in self.lines if line["case"] == case and line["kind"] == kind]
 
     def kills(self, case: str) -> int:
-        """Return how many signals runs of a case got."""
-        return sum(line["signal"] is not None for line in self.of(case, "start"))
+        """Return how many kills runs of a case got."""
+        return sum(len(line["kills"]) for line in self.of(case, "start"))
 
 
 def _read(path: Path) -> list[Line]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.cases import SETUP, Case, write_setup
+from benchmarks.faults.cluster import RayNodes
 from benchmarks.faults.comparison import contents, differences
 from benchmarks.faults.host import Host
-from benchmarks.faults.kills import draw
-from benchmarks.faults.processes import SHARED_MEMORY, shared_memory, unused
+from benchmarks.faults.kills import Kill, draw
+from benchmarks.faults.processes import left_in_shared_memory, shared_memory
 from benchmarks.faults.record import Record
-from benchmarks.faults.starts import Ended, Times, leave, start
+from benchmarks.faults.starts import LEAVING, Ended, Times, leave, start
 from rdvla.errors import RDVLAError
 
 MOST_STARTS = 60  # of a run
@@ -25,10 +28,11 @@ PATIENCE = 20.0  # times the length of an undisturbed run, and two minutes more
 class Benchmark:
     """Runs cases below a folder; what is in its log is not done again."""
 
-    def __init__(self, folder: Path, *, seed: int, host: Host) -> None:
+    def __init__(self, folder: Path, *, seed: int, host: Host, cluster: RayNodes | None = None) -> None:
         self.folder = folder.resolve()
         self.seed = seed
         self.host = host
+        self.cluster = cluster
         self.record = Record(self.folder / "log.jsonl")
 
     def prepare(self, cases: dict[str, Case]) -> None:
@@ -60,7 +64,8 @@ class Benchmark:
         """Kill runs of a case until there were `kills`."""
         expected = self._expected(case)
         while (done := self.record.kills(case.name)) < kills:
-            number = len(self.record.of(case.name, "run"))
+            known = {line["run"] for line in self.record.of(case.name, "run")}
+            number = next(number for number in itertools.count() if number not in known)
             found = self._run(case, times, number=number, left=kills - done, expected=expected)
             print(
                 f"{case.name}: {self.record.kills(case.name)} of {kills} kills, run {number}: "
@@ -78,26 +83,27 @@ class Benchmark:
         folder.mkdir(parents=True)
         memory = shared_memory()
         wrong: list[str] = []
+        cluster = self._cluster(case)
         failures, ended = 0, None
         for count in range(MOST_STARTS):
-            kill = draw(rng) if left > 0 else None
+            drawn: list[Kill] = []
+            kills = _draws(rng, drawn, at_most=left, on_ray=cluster is not None)
+            first = next(kills, None)
             ended = start(
                 case,
                 folder,
                 log=self._log(case, number, count),
-                host=None if kill is not None and kill.phase == "start" else self.host,
-                kill=kill,
-                times=times,
+                host=None if first is not None and first.phase == "start" else self.host,
                 patience=PATIENCE * times.total + 120,
+                times=times,
+                kills=itertools.chain([] if first is None else [first], kills),
+                cluster=cluster,
             )
-            killed = ended.killed_after is not None
-            left -= killed
-            if kill is None or not killed or not kill.at_once or ended.exit_code == 0:
-                wrong += leave(folder, ended)
-            self.record.add(
-                _line(case, number, count, ended, signal=kill.signal if kill and killed else None)
-            )
-            failures = failures + 1 if ended.exit_code != 0 and not killed else 0
+            left -= len(ended.kills)
+            if ended.exit_code == 0 or not ended.kills or not drawn[-1].at_once:
+                wrong += leave(folder, ended, cluster=cluster)
+            self.record.add(_line(case, number, count, ended))
+            failures = failures + 1 if ended.exit_code != 0 and not ended.kills else 0
             if ended.exit_code == 0 or failures == MOST_FAILURES:
                 break
             wrong += [] if ended.exit_code is not None else [f"start {count} hung"]
@@ -106,7 +112,7 @@ class Benchmark:
             wrong += differences(expected, contents(folder))
         else:
             wrong.append(f"cannot be finished: {ended.said}")
-        wrong += [f"{SHARED_MEMORY / name} was left behind" for name in unused(shared_memory() - memory)]
+        wrong += left_in_shared_memory(shared_memory() - memory, seconds=LEAVING)
         if not wrong:
             shutil.rmtree(folder)
         starts = [line for line in self.record.of(case.name, "start") if line["run"] == number]
@@ -115,7 +121,7 @@ class Benchmark:
                 "kind": "run",
                 "case": case.name,
                 "run": number,
-                "kills": sum(line["signal"] is not None for line in starts),
+                "kills": sum(len(line["kills"]) for line in starts),
                 "seconds": round(sum(line["seconds"] for line in starts), 3),
                 "work": round(sum(line["work"] for line in starts), 3),
                 "wrong": wrong,
@@ -127,11 +133,15 @@ class Benchmark:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         log = self.folder / "logs" / case.name / f"{folder.name}.txt"
-        ended = start(case, folder, log=log, host=host, kill=None, times=None, patience=1200)
-        left = leave(folder, ended)
+        cluster = self._cluster(case)
+        ended = start(case, folder, log=log, host=host, patience=1200, cluster=cluster)
+        left = leave(folder, ended, cluster=cluster)
         if ended.exit_code != 0 or left:
             raise RDVLAError(f"an undisturbed {case.name} failed ({log}): {ended.said} {' '.join(left)}")
         return ended
+
+    def _cluster(self, case: Case) -> RayNodes | None:
+        return self.cluster if case.where == "ray" else None
 
     def _expected(self, case: Case) -> dict[str, Any]:
         return contents(self.folder / case.name / "reference")
@@ -140,16 +150,20 @@ class Benchmark:
         return self.folder / "logs" / case.name / f"run-{number:03d}-start-{count:02d}.txt"
 
 
-def _line(case: Case, number: int, count: int, ended: Ended, *, signal: str | None) -> dict[str, Any]:
+def _draws(rng: random.Random, drawn: list[Kill], *, at_most: int, on_ray: bool) -> Iterator[Kill]:
+    """Draw kills, and append each to `drawn`."""
+    for _ in range(at_most):
+        drawn.append(draw(rng, on_ray=on_ray))
+        yield drawn[-1]
+
+
+def _line(case: Case, number: int, count: int, ended: Ended) -> dict[str, Any]:
     return {
         "kind": "start",
         "case": case.name,
         "run": number,
         "start": count,
-        "signal": signal,
-        "target": ended.target,
-        "second": None if ended.killed_after is None else round(ended.killed_after, 3),
-        "phase": ended.phase,
+        "kills": [dataclasses.asdict(kill) for kill in ended.kills],
         "exit_code": ended.exit_code,
         "seconds": round(ended.seconds, 3),
         "work": round(ended.seconds - (ended.seconds if ended.changed is None else ended.changed), 3),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.faults.cases import Case
-from benchmarks.faults.host import Host
-from benchmarks.faults.kills import Kill, deliver
-from benchmarks.faults.processes import MARK, processes_of, wait_for_none, workers_of
+from benchmarks.faults.cluster import RayNodes
+from benchmarks.faults.host import Child, Host
+from benchmarks.faults.kills import LIVES_ON, Kill, deliver
+from benchmarks.faults.processes import MARK, processes_of, wait_for_none
 
 ROOT = Path(__file__).parents[2]
 TEMPORARY = "tmp"  # in the folder of a run
@@ -43,6 +46,16 @@ class Times:
 
 
 @dataclass(frozen=True)
+class Delivered:
+    """A kill that happened."""
+
+    signal: str
+    target: str  # whom it really went to
+    second: float  # since the command was given
+    phase: str  # in which the command was
+
+
+@dataclass(frozen=True)
 class Ended:
     """How a start ended."""
 
@@ -50,9 +63,7 @@ class Ended:
     seconds: float
     changed: float | None  # seconds until the first file was written; None: none was
     finishing: float | None  # seconds until results were put together
-    killed_after: float | None  # seconds; None: it ended before its time came
-    phase: str | None  # in which it was killed
-    target: str | None
+    kills: tuple[Delivered, ...]  # in order; all but the last left the command alive
     session: int
     said: str  # its last lines
 
@@ -70,9 +81,10 @@ def start(
     *,
     log: Path,
     host: Host | None,
-    kill: Kill | None,
-    times: Times | None,
     patience: float,
+    times: Times | None = None,
+    kills: Iterator[Kill] | None = None,
+    cluster: RayNodes | None = None,
 ) -> Ended:
     """Run the command of a case once, in `folder`.
 
@@ -81,34 +93,37 @@ def start(
         folder: of the run; `tmp` in it holds temporary files.
         log: where its output goes.
         host: forks it; None: a fresh interpreter.
-        kill: what happens to it; None: nothing.
-        times: of an undisturbed run, which a kill needs.
         patience: seconds before it counts as hung.
+        times: of an undisturbed run, which kills need.
+        kills: what happens to it; another one is taken as long as it lives on. None: nothing.
+        cluster: where its workers are, if it has them on Ray.
     """
     (folder / TEMPORARY).mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    before = _files(folder)
     environment = {**os.environ, MARK: str(folder), "TMPDIR": str(folder / TEMPORARY), "OMP_NUM_THREADS": "1"}
-    process = (
-        _fresh(case, folder, environment, log=log)
-        if host is None
-        else host.start(case.words, cwd=folder, environment=environment, log=log)
-    )
+    environment |= {} if cluster is None else cluster.environment
+    before = _files(folder)
+    process: Child | subprocess.Popen[bytes]
+    if host is None:
+        process = _fresh(case, folder, environment, log=log)
+    else:
+        process = host.start(case.words, cwd=folder, environment=environment, log=log)
     begun = time.monotonic()
-    changed = finishing = killed_after = None
-    phase, killed_in, target = "start", None, None
+    since: dict[str, float] = {"start": 0.0}  # phase -> seconds until it began
+    last = 0.0  # seconds until the last kill
+    delivered: list[Delivered] = []
+    kill = next(kills, None) if kills is not None else None
     while process.poll() is None and (now := time.monotonic() - begun) < patience:
-        if changed is None and _files(folder) != before:
-            changed, phase = now, "work"
-        if changed is not None and finishing is None and _is_ending(case, folder):
-            finishing, phase = now, "ending"
-        if kill is not None and killed_after is None and times is not None:
-            since = {"start": 0.0, "work": changed, "ending": finishing}[kill.phase]
-            if since is not None and now >= since + kill.share * times.length(kill.phase):
-                ours = processes_of(str(folder), session=process.pid)
-                workers = [worker.pid for worker in workers_of(ours, main=process.pid)]
-                target = deliver(kill, main=process.pid, everything=ours, workers=workers)
-                killed_after, killed_in = now, phase
+        if "work" not in since and _files(folder) != before:
+            since["work"] = now
+        if "work" in since and "ending" not in since and _is_ending(case, folder):
+            since["ending"] = now
+        if kill is not None and times is not None and now >= _due(kill, since, times, last=last):
+            ours = processes_of(str(folder), session=process.pid)
+            target = deliver(kill, main=process.pid, everything=ours, cluster=cluster)
+            delivered.append(Delivered(kill.signal, target, round(now, 3), list(since)[-1]))
+            last = time.monotonic() - begun
+            kill = next(kills, None) if kills is not None and target in LIVES_ON else None
         time.sleep(POLL)
     hung = process.poll() is None
     if hung:
@@ -118,14 +133,19 @@ def start(
     return Ended(
         exit_code=None if hung else code,
         seconds=time.monotonic() - begun,
-        changed=changed,
-        finishing=finishing,
-        killed_after=killed_after,
-        phase=killed_in,
-        target=target,
+        changed=since.get("work"),
+        finishing=since.get("ending"),
+        kills=tuple(delivered),
         session=process.pid,
         said="\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]),
     )
+
+
+def _due(kill: Kill, since: Mapping[str, float], times: Times, *, last: float) -> float:
+    """Return after how many seconds to kill; infinity while the phase has not begun."""
+    if kill.phase not in since:
+        return math.inf
+    return max(last, since[kill.phase]) + kill.share * times.length(kill.phase)
 
 
 def _fresh(case: Case, folder: Path, environment: dict[str, str], *, log: Path) -> subprocess.Popen[bytes]:
@@ -141,9 +161,10 @@ def _fresh(case: Case, folder: Path, environment: dict[str, str], *, log: Path) 
         )
 
 
-def leave(folder: Path, ended: Ended) -> list[str]:
+def leave(folder: Path, ended: Ended, *, cluster: RayNodes | None) -> list[str]:
     """Wait until the processes of a start are gone; return a sentence for each that stayed."""
-    return wait_for_none(str(folder), session=ended.session, seconds=LEAVING)
+    left = wait_for_none(str(folder), session=ended.session, seconds=LEAVING)
+    return left + ([] if cluster is None else cluster.wait_until_idle(LEAVING))
 
 
 def _is_ending(case: Case, folder: Path) -> bool:

@@ -21,7 +21,7 @@ TITLES = (
 
 def row(record: Record, case: str) -> dict[str, Any]:
     """Sum up a case."""
-    kills = [line for line in record.of(case, "start") if line["signal"] is not None]
+    kills = [kill for line in record.of(case, "start") for kill in line["kills"]]
     runs = record.of(case, "run")
     times = record.of(case, "reference")[0]["times"]
     undisturbed = times["start"] + times["work"] + times["ending"]
@@ -29,8 +29,8 @@ def row(record: Record, case: str) -> dict[str, Any]:
     return {
         "case": case,
         "kills": len(kills),
-        "phases": dict(Counter(line["phase"] for line in kills)),
-        "signals": dict(Counter(f"{line['signal']} to {line['target']}" for line in kills)),
+        "phases": dict(Counter(kill["phase"] for kill in kills)),
+        "signals": dict(Counter(f"{kill['signal']} to {kill['target']}" for kill in kills)),
         "runs": len(runs),
         "wrong": [f"run {line['run']}: {said}" for line in runs for said in line["wrong"]],
         "wrong_runs": sum(bool(line["wrong"]) for line in runs),

@@ -92,9 +92,10 @@ def test_files_left_behind_and_missing_files_are_found(run: Path, tmp_path: Path
 
 
 def start_line(run: int, start: int, signal: str | None) -> dict[str, object]:
+    kill = {"signal": signal, "target": "main", "second": 2.0, "phase": "work"}
     return {
-        "kind": "start", "case": "training-local", "run": run, "start": start, "signal": signal,
-        "target": signal and "main", "phase": signal and "work", "exit_code": 0 if signal is None else -9,
+        "kind": "start", "case": "training-local", "run": run, "start": start,
+        "kills": [kill] if signal else [], "exit_code": -9 if signal else 0,
         "seconds": 4.0, "work": 3.0, "said": "",
     }  # fmt: skip
 
@@ -166,7 +167,17 @@ def test_a_process_that_stays_is_found_and_killed() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_few_real_kills_change_nothing(tmp_path: Path) -> None:
     pytest.importorskip("metaworld")
-    command = [sys.executable, "-m", "benchmarks.faults", "--kills", "3", "--output", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.faults",
+        "--where",
+        "local",
+        "--kills",
+        "3",
+        "--output",
+        str(tmp_path),
+    ]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -286,6 +286,11 @@ class TrainConfig:
             )
 
     def _check_warm_start(self) -> None:
+        if self.compute.strategy == "fsdp":
+            raise ConfigError(
+                "warm_start.share is above 0: processes run different numbers of earlier queries, so weights "
+                "cannot be shared out. Set compute.strategy=ddp."
+            )
         if self.objective != "actions":
             raise ConfigError(
                 f"warm_start.share is above 0, but objective={self.objective} iterates nothing; set it to 0."

@@ -49,7 +49,7 @@ def launch(config: TrainConfig) -> int:
         listener.listen()
         port = listener.getsockname()[1]
         # The ranks meet here, so that no port is chosen before it is used. The store closes the listener.
-        store = dist.TCPStore(  # type: ignore[attr-defined]  # it is documented
+        store = dist.TCPStore(  # type: ignore[attr-defined]  # torch lists it in no __all__
             HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
         )
         failure = _failure(_start(config, file, port=port))

@@ -12,12 +12,13 @@ from torch import Tensor
 from rdvla.data import EpisodeDataset
 from rdvla.heads import Loss, Score
 from rdvla.policy import RDVLAPolicy
-from rdvla.policy.batch import Batch
+from rdvla.policy.batch import Batch, Share
 from rdvla.policy.losses import LossWeights
 from rdvla.training.batches import BatchSource, Draw, step_generator
 from rdvla.training.config import TrainConfig
 from rdvla.training.non_finite import NonFiniteLossError
 from rdvla.training.ranks import Ranks
+from rdvla.training.sharding import is_sharded
 from rdvla.training.warm_starts import WarmStarts
 
 VALIDATION_STREAM = 2**63  # no run has that many steps, so validation shares no draws with training
@@ -175,11 +176,12 @@ def validate(
     was_training = policy.training
     policy.eval()
     try:
-        scores = [
-            objective.scores(policy, source.batch(some, share=share), some, generator=generator)
-            for some in torch.split(frames, batch_size)
-            for share in ranks.shares(len(some))
-        ]
+        scores = []
+        for some in torch.split(frames, batch_size):
+            shares = ranks.shares(len(some))
+            for share in shares or _idle(policy, len(some)):
+                score = objective.scores(policy, source.batch(some, share=share), some, generator=generator)
+                scores += [score] if shares else []
     finally:
         policy.train(was_training)
     sums = [{name: (float(at.total), float(at.count)) for name, at in score.items()} for score in scores]
@@ -191,6 +193,12 @@ def validate(
                 f"The validation figure {name} is {value}: the averaged weights have diverged."
             )
     return figures
+
+
+def _idle(policy: RDVLAPolicy, batch_size: int) -> list[Share]:
+    """Return what a rank computes that a small batch leaves out, and forgets."""
+    # The others wait for its share of the weights.
+    return [Share(first=0, size=1, whole=batch_size)] if is_sharded(policy) else []
 
 
 def _by_depth(name: str, errors: dict[int, Score]) -> dict[str, Score]:

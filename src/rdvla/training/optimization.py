@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from rdvla.errors import ConfigError
 from rdvla.hashing import hash_tensors
+from rdvla.policy import RDVLAPolicy
 from rdvla.training.checkpoints import Best, Checkpoint, CheckpointError
 from rdvla.training.config import OptimizerConfig, TrainConfig
 from rdvla.training.schedule import Length, Schedule, with_length
+from rdvla.training.sharding import like, shard, whole
 
 
 class TrainingState:
@@ -53,7 +55,8 @@ class TrainingState:
 
     def clip_gradient(self) -> Tensor:
         """Shorten the gradient to the largest norm that is allowed; return its norm before, ()."""
-        return torch.nn.utils.clip_grad_norm_(self.parameters.values(), self._config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self._config.clip_norm)
+        return whole({"norm": norm})["norm"]
 
     def follow_gradient(self, step: int) -> float:
         """Do update number `step` (from 0), also of the average; return its learning rate."""
@@ -72,15 +75,15 @@ class TrainingState:
         return True
 
     def checkpoint(self) -> Checkpoint:
-        """Return everything that a run needs to go on from here."""
+        """Return everything that a run needs to go on from here, whole; all ranks call this alike."""
         return Checkpoint(
             step=self.step,
             seconds=self.seconds,
             best=self.best,
             lengths=self.lengths,
-            weights=changing_tensors(self._policy),
-            ema=self.ema.state_dict(),
-            optimizer=optimizer_tensors(self._optimizer, self.parameters),
+            weights=whole(changing_tensors(self._policy)),
+            ema=whole(self.ema.state_dict()),
+            optimizer=whole(optimizer_tensors(self._optimizer, self.parameters)),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -95,7 +98,8 @@ class TrainingState:
             raise CheckpointError(
                 f"The checkpoint after step {checkpoint.step} does not fit the policy: {other[:4]}"
             )
-        self._policy.load_state_dict(dict(checkpoint.weights), strict=False)
+        weights = {name: like(value, own[name]) for name, value in checkpoint.weights.items()}
+        self._policy.load_state_dict(weights, strict=False)
         self.ema.load_state_dict(checkpoint.ema)
         load_optimizer_tensors(self._optimizer, self.parameters, checkpoint.optimizer)
         self.step, self.seconds, self.best = checkpoint.step, checkpoint.seconds, checkpoint.best
@@ -108,6 +112,21 @@ class TrainingState:
             warmup=self._config.warmup,
             final_fraction=self._config.final_fraction,
         )
+
+
+def sharded(state: TrainingState, policy: RDVLAPolicy, config: TrainConfig) -> TrainingState:
+    """Share out a policy's weights over all ranks, and what is kept of them; see `rdvla.training.sharding`.
+
+    Args:
+        state: of the policy, whole; it is of no use afterwards.
+        policy: changed in place.
+        config: of the run.
+    """
+    here = state.checkpoint()
+    shard(policy)
+    shared = TrainingState(policy, config)
+    shared.restore(here)
+    return shared
 
 
 # --- which tensors are trained ---
@@ -207,7 +226,7 @@ def load_optimizer_tensors(
         # Fused AdamW walks parameter and running means in step, so they must lie in memory alike (channels
         # last).
         own = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
-        optimizer.state[parameter][key] = own.copy_(value).to(parameter.device)
+        optimizer.state[parameter][key] = own.copy_(like(value, own)).to(parameter.device)
 
 
 # --- the average ---
@@ -268,4 +287,4 @@ class ExponentialMovingAverage:
             KeyError: a parameter has no average in `state`.
         """
         for name, average in self._average.items():
-            average.copy_(state[name])
+            average.copy_(like(state[name], average))

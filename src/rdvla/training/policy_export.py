@@ -20,6 +20,7 @@ from rdvla.policy.files import WEIGHTS_FILE
 from rdvla.training.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.optimization import TrainingState
+from rdvla.training.sharding import whole_weights
 
 
 class PolicyExport:
@@ -40,16 +41,17 @@ class PolicyExport:
         self._policy = policy
         self._provenance = provenance
 
-    def follow(self, state: TrainingState, *, loss: float | None, improved: bool) -> None:
-        """Export after a validation, if its weights are the ones to have.
+    def follow(self, state: TrainingState, *, loss: float | None, improved: bool, writes: bool) -> None:
+        """Export after a validation, if its weights are the ones to have; all ranks call this alike.
 
         Args:
             state: of the run.
             loss: of the validation, in normalised units; None without held-out episodes.
             improved: whether it is the lowest so far.
+            writes: whether this rank writes the files.
         """
         if improved or self.chosen == "last":
-            self._write(state, validation_loss=loss)
+            self._write(state, validation_loss=loss, writes=writes)
 
     def settle(self, state: TrainingState, *, store: CheckpointStore, latest: Checkpoint, steps: int) -> None:
         """Export what a kill, or another choice of weights, left undone.
@@ -92,7 +94,7 @@ class PolicyExport:
             return None
         return steps if isinstance(steps, int) and (self.folder / WEIGHTS_FILE).is_file() else None
 
-    def _write(self, state: TrainingState, *, validation_loss: float | None) -> None:
+    def _write(self, state: TrainingState, *, validation_loss: float | None, writes: bool = True) -> None:
         record = {
             "steps": state.step,
             "chosen": self.chosen,
@@ -106,8 +108,10 @@ class PolicyExport:
             },
         }
         self._policy.records = {TRAINING: record}
-        with state.ema.applied(), new_folder(self.folder, replace=True) as temporary:
-            self._policy.save_pretrained(temporary)
+        with state.ema.applied(), whole_weights(self._policy):
+            if writes:
+                with new_folder(self.folder, replace=True) as temporary:
+                    self._policy.save_pretrained(temporary)
 
 
 def provenance_of(config: TrainConfig, dataset: EpisodeDataset) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rdvla.policy.batch import Share
 from rdvla.training.acceleration import accelerate_policy
 from rdvla.training.arithmetic import arithmetic
 from rdvla.training.batches import BatchSource, Draw, Sampler, depth_distribution, evenly_spread
-from rdvla.training.checkpoints import CheckpointStore
+from rdvla.training.checkpoints import Checkpoint, CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.features import CacheOptions, frozen_features
 from rdvla.training.inference import complete, describe, describe_size, named
@@ -42,7 +42,7 @@ from rdvla.training.messages import (
 from rdvla.training.metrics import MetricsLog, NoLog, TrainingProgress, Update, averaged
 from rdvla.training.non_finite import NonFiniteLossError, describe_failure
 from rdvla.training.objectives import make_objective, total_of, validate
-from rdvla.training.optimization import TrainingState, fixed_weights
+from rdvla.training.optimization import TrainingState, fixed_weights, sharded
 from rdvla.training.policy_export import PolicyExport, provenance_of
 from rdvla.training.prefetch import Ahead, prefetching
 from rdvla.training.rank_process import process_of
@@ -148,7 +148,8 @@ class Trainer:
             processes=self.accelerator.num_processes,
         )
         accelerate_policy(self.policy, config.compute)
-        self.model = wrapped(self.policy, self.accelerator)
+        shares_weights = config.compute.shares_weights(processes=self.ranks.count)
+        self.model = self.policy if shares_weights else wrapped(self.policy, self.accelerator)
         self.state = TrainingState(self.policy, config)
         self.export = PolicyExport(
             self.policy,
@@ -157,6 +158,8 @@ class Trainer:
             provenance=provenance_of(config, self.dataset),
         )
         self._resume()
+        if shares_weights:
+            self.state = sharded(self.state, self.policy, config)
 
     def _begun(self, source: RDVLAPolicy | None, fingerprint: Any) -> RunDirectory:
         self.run_directory.begin(
@@ -201,8 +204,9 @@ class Trainer:
         )
 
     def _train(self) -> None:
+        start = self.state.checkpoint()
         with self.ranks.together():
-            log = self._open_log() if self.ranks.is_first else NoLog()
+            log = self._open_log(start) if self.ranks.is_first else NoLog()
         progress = TrainingProgress(self.console, steps=self.config.steps, start=self.state.step)
         self.policy.train()
         try:
@@ -216,9 +220,9 @@ class Trainer:
         finally:
             log.close()
 
-    def _open_log(self) -> MetricsLog:
+    def _open_log(self, start: Checkpoint) -> MetricsLog:
         if self.state.step < self.config.steps:
-            self.store.check_room(self.state.checkpoint())
+            self.store.check_room(start)
         trackers = open_trackers(
             self.config.trackers,
             folder=self.run_directory.path,
@@ -254,8 +258,8 @@ class Trainer:
                 self._save_checkpoint(log)
             if validated:
                 with self.ranks.together():
-                    if self.ranks.is_first:
-                        self.export.follow(self.state, loss=loss, improved=improved)
+                    writes = self.ranks.is_first
+                    self.export.follow(self.state, loss=loss, improved=improved, writes=writes)
         return stopping
 
     def update(self, draw: Draw) -> Update:
