@@ -188,6 +188,14 @@ def test_warm_starts_are_refused(dataset: Path, tmp_path: Path) -> None:
         )
 
 
+def test_a_launchers_own_sharding_is_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match=r"ACCELERATE_USE_FSDP is set.*compute\.strategy=fsdp"):
+        Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
+
+
 def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"compute\.strategy is 'fsdp2'"):
         ComputeConfig(strategy="fsdp2")  # type: ignore[arg-type]

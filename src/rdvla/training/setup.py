@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -157,6 +158,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         ConfigError: the run is to have several processes, but was started in one.
     """
     check_started(config)
+    _check_launcher()
     # Accelerate keeps its device and precision for the whole process; a second run may want others.
     AcceleratorState._reset_state(reset_partial_state=True)
     in_processors = config.device == "cpu" or (is_rank() and not torch.accelerator.is_available())
@@ -167,6 +169,15 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     )
     config.compute.check_batch_size(config.batch_size, processes=accelerator.num_processes)
     return accelerator
+
+
+def _check_launcher() -> None:
+    for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"):
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise ConfigError(
+                f"{variable} is set, by `accelerate launch` or its configuration file. Leave it out, and "
+                "share weights out with compute.strategy=fsdp."
+            )
 
 
 def wrapped(policy: RDVLAPolicy, accelerator: Accelerator) -> Callable[..., Loss]:
