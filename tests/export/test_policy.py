@@ -69,11 +69,16 @@ def test_it_acts_like_the_policy(policy: RDVLAPolicy, exported: Path, stop: Stop
     np.testing.assert_allclose(found.state, expected.state, atol=1e-4)
 
 
-def test_the_report_says_how_near_it_is(report: Report) -> None:
+def test_the_report_says_how_near_it_is(report: Report, policy: RDVLAPolicy) -> None:
     assert set(report.sizes) == {"policy.onnx", "instruction.onnx", "runtime.json"}
     assert [check.stop for check in report.checks] == ["fixed:8", "action_change:0.001:2:12"]
     assert all(check.difference < 1e-4 and check.depths == check.expected for check in report.checks)
-    assert report.bfloat16 is not None and 0 < report.bfloat16 < 0.1
+    assert report.bfloat16 and all(0 <= each.usual <= each.largest < 0.1 for each in report.bfloat16)
+    assert [each.stop for each in report.differences] == [
+        *(f"fixed:{n}" for n in (1, 4, 8, 16)),
+        policy.config.stop,
+    ]
+    assert all(each.largest < 1e-4 and each.samples == 32 for each in report.differences)
     shown = format_report(report)
     assert "policy.onnx" in shown
     assert "fixed:8" in shown

@@ -33,9 +33,12 @@ def run(thing: str, *, json: bool = False) -> None:
 
 def _policy(thing: str) -> dict[str, Any]:
     from rdvla.policy import TRAINING, RDVLAPolicy, describe
+    from rdvla.policy.checksums import describe_checksums
+    from rdvla.policy.files import find_policy_folder
 
     loaded = RDVLAPolicy.from_pretrained(thing)
-    return describe(loaded) | {"provenance": loaded.records.get(TRAINING, {})}
+    checksums = describe_checksums(find_policy_folder(thing))
+    return describe(loaded) | {"checksums": checksums, "provenance": loaded.records.get(TRAINING, {})}
 
 
 def _dataset(folder: Path, *, json: bool) -> None:
@@ -77,6 +80,7 @@ def format_facts(facts: dict[str, Any]) -> str:
     lines.append("statistics")
     for feature, entries in facts["statistics"].items():
         lines += [f"  {feature + ' ' + name:<36}{_text(values)}" for name, values in entries.items()]
+    lines.append(f"checksums                             {facts['checksums']}")
     lines.append("provenance")
     recorded = {name: value for name, value in facts["provenance"].items() if name != "config"}
     lines += [f"  {name:<36}{_text(value)}" for name, value in recorded.items()] or ["  not recorded"]

@@ -22,6 +22,7 @@ from rdvla.errors import ConfigError, nearest
 
 CHOICE_KEY = "type"  # draccus' name of the key that selects one class of a registry
 GONE = "gone"  # class attribute of options that are no more -> the value that meant what is done now
+MOST_BITS = 256  # of a whole number; larger ones cannot even be printed
 MOST_ITEMS = 10_000  # of an option that is a list
 WAS = "was"  # key of a field's metadata: the name that the option had before
 
@@ -119,6 +120,8 @@ def describe_type(kind: Any) -> str:
 
 
 def _check(kind: Any, value: Any, path: tuple[str, ...], root: type[Any]) -> None:
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise ConfigError(f"option '{'.'.join(path)}': a whole number has at most {MOST_BITS} bits")
     fitting = [alternative for alternative in alternatives(kind) if _fits(alternative, value)]
     if not fitting:
         name = f"option '{'.'.join(path)}'" if path else "the configuration"

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.files import new_folder, sole_user
+
+if TYPE_CHECKING:
+    from rdvla.export.differences import Difference
 
 TOLERANCE = 1e-4  # of a float32 export, normalised units
 
@@ -40,7 +44,9 @@ class Report:
     precision: str
     sizes: dict[str, int]  # file -> bytes
     checks: list[Check]
-    bfloat16: float | None = None  # change of an action by float32 instead of bfloat16, normalised units
+    compared_on: str = "random features"  # what `checks` and differences are of
+    differences: Sequence[Difference] = ()  # of the export from its policy in float32
+    bfloat16: Sequence[Difference] = ()  # of the policy in float32 from what it runs in; none: it does
 
 
 @contextmanager

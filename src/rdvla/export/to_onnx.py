@@ -12,13 +12,8 @@ import torch
 from rdvla.control import ExecutionRule, Stop, as_execution, as_stop, check_fits
 from rdvla.engine import recurrent
 from rdvla.export.assembly import assemble, single_model
-from rdvla.export.comparison import (
-    DEPTH,
-    compare_head,
-    compare_policy,
-    largest_difference,
-    random_observation,
-)
+from rdvla.export.comparison import compare_head, compare_policy
+from rdvla.export.differences import MADE_UP, made_up_observation, of_export, of_float32
 from rdvla.export.folder import Report, check_precision, file_sizes, new_export, require_checks
 from rdvla.export.interface import BATCH, head_interface, instruction_encoder, policy_interface
 from rdvla.export.loop_functions import make_loop_functions
@@ -29,6 +24,7 @@ from rdvla.policy import RDVLAPolicy
 from rdvla.policy.records import trained_instructions
 from rdvla.runtime import Description, OnnxHead, OnnxPolicy
 from rdvla.runtime.description import GRAPH, INSTRUCTION_GRAPH, NAME
+from rdvla.types import Observation
 
 if TYPE_CHECKING:
     import onnx
@@ -38,13 +34,22 @@ INT8_BLOCK = 32  # weights that share a scale, along the summed dimension
 INT8_ACCURACY_LEVEL = 4  # of onnxruntime: 8-bit products, activations quantised on the way
 
 
-def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "fp32") -> Report:
+def export_policy(
+    policy: RDVLAPolicy,
+    output: Path,
+    *,
+    precision: Precision = "fp32",
+    observation: Observation | None = None,
+    observed: str = "observations that were given",
+) -> Report:
     """Export a whole policy; what runs in bfloat16 is exported in float32.
 
     Args:
         policy: with a compact backbone.
         output: folder to make; an older export makes way.
         precision: fp32, or int8 for the weights of matrix products.
+        observation: a batch to compare the two on, best of frames of a dataset; made up if not given.
+        observed: what it shows, for the report.
 
     Raises:
         RDVLAError: the backbone cannot be exported, `output` holds something else, or a float32 export does
@@ -79,9 +84,20 @@ def export_policy(policy: RDVLAPolicy, output: Path, *, precision: Precision = "
             weights=fingerprint(policy),
         )
         description.write(folder)
-        checks = compare_policy(plain, OnnxPolicy.load(folder, threads=1))
+        exported = OnnxPolicy.load(folder, threads=1)
+        checks = compare_policy(plain, exported)
         require_checks(checks, precision=precision)
-    return Report(output, precision, file_sizes(output), checks, _change_by_float32(policy, plain))
+        shown = made_up_observation(plain) if observation is None else observation
+        differences = of_export(plain, exported, shown)
+    return Report(
+        output,
+        precision,
+        file_sizes(output),
+        checks,
+        compared_on=MADE_UP if observation is None else observed,
+        differences=differences,
+        bfloat16=of_float32(policy, plain, shown),
+    )
 
 
 def export_head(
@@ -164,16 +180,3 @@ def _describe_head(head: RecurrentDepthHead, stop: Stop, execution: str, precisi
 
 def _save(model: onnx.ModelProto, path: Path, precision: Precision) -> None:
     path.write_bytes((quantize(model) if precision == "int8" else model).SerializeToString())
-
-
-def _change_by_float32(policy: RDVLAPolicy, plain: RDVLAPolicy) -> float | None:
-    """Return the largest change of an action by the copy in float32, in normalised units; None if none."""
-    observation = random_observation(plain)
-    start = plain.initial_state(observation.batch_size, torch.Generator().manual_seed(0))
-    first, second = (
-        plain.action_normalizer.normalize(
-            each.predict(observation, stop=DEPTH, initial_state=start.to(each.device)).actions.cpu()
-        )
-        for each in (policy, plain)
-    )
-    return largest_difference(first, second) or None

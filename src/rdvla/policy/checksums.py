@@ -37,6 +37,8 @@ def check_checksums(folder: Path) -> None:
         raise RDVLAError(f"{path} is damaged: get the policy again, or delete this file")
     for name, value in expected.items():
         file = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise RDVLAError(f"{path} is damaged: it names {name!r:.200}, which is no file of the policy")
         if not file.is_file():
             raise RDVLAError(
                 f"{file} is missing: get the whole policy again, or delete its entry from {path} if you "
@@ -47,3 +49,10 @@ def check_checksums(folder: Path) -> None:
                 f"{file} is damaged or was changed (its checksum is not that in {CHECKSUMS_FILE}): get the "
                 f"policy again, or delete its entry from {path} if you changed it on purpose"
             )
+
+
+def describe_checksums(folder: Path) -> str:
+    """Say of a policy that was loaded whether its files were checked."""
+    if (folder / CHECKSUMS_FILE).is_file():
+        return "the files are those that were saved"
+    return "none, as in older policies: damage of its files may go unseen"

@@ -14,6 +14,7 @@ from rdvla.errors import DatasetError
 
 TEMPLATE_NAMES = {"chunk_index", "file_index", "episode_chunk", "episode_index", "video_key"}
 PLAIN_FORMAT = re.compile(r"(0?[1-9]d?|d)?")  # such as 03d; wider ones would make names of gigabytes
+LONGEST_NAME = 255  # bytes between two slashes
 LONGEST_TEMPLATE = 1000  # characters
 
 # What a parquet file may take in memory: a small one need not be believed when it says it is huge.
@@ -25,7 +26,10 @@ FAR_LARGER = 16  # times the declared area; a published info.json may be a littl
 
 
 def is_inside(name: str) -> bool:
-    """Return whether a file's name stays within the folder that it is relative to, on any system."""
+    """Return whether a file's name can be one, and stays within the folder that it is relative to."""
+    longest = max(len(part.encode(errors="replace")) for part in name.split("/"))
+    if longest > LONGEST_NAME or not name.isprintable():
+        return False
     return not any(
         kind(name).is_absolute() or ".." in kind(name).parts or kind(name).drive
         for kind in (PurePosixPath, PureWindowsPath)
