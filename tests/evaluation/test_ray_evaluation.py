@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from rdvla.errors import RDVLAError
+from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation import EvaluationConfig, Suite, evaluate_policy, load_results
 from rdvla.evaluation.placing import policy_place
 from rdvla.rollout import Call
@@ -226,8 +226,16 @@ def test_a_policy_on_the_node_with_the_gpu_answers_as_it_does_here_also_after_it
                 check_answers(there, policy, queries(policy, ("fixed:3", "action_change:0.001", "fixed:1")))
 
 
-@pytest.mark.parametrize("placed", [{"ray_gpus": 1.0}, {"ray_gpus": 0.0, "ray_policies": 3}])
-def test_an_evaluation_whose_policy_is_on_the_cluster_gives_the_local_results(cluster, tmp_path, placed):
+def test_an_evaluation_whose_policy_is_on_the_cluster_gives_the_local_results(cluster, tmp_path):
     local = run(tmp_path / "local", BatchPolicy(), workers=2, episodes=2)
-    there = run(tmp_path / "ray", BatchPolicy(), workers="ray:2", ray=cluster.address, episodes=2, **placed)
+    options = {"workers": "ray:2", "ray": cluster.address, "episodes": 2}
+    there = run(tmp_path / "ray", BatchPolicy(), ray_gpus=1.0, **options)
     assert there.episodes == local.episodes
+    with pytest.raises(
+        ConfigError, match=r"ray_policies 90 take 90 processors .* leave some for the workers"
+    ):
+        run(tmp_path / "all", BatchPolicy(), ray_gpus=0.0, ray_policies=90, **options)
+    cluster.add_node(num_cpus=3, object_store_memory=STORE)
+    cluster.wait_for_nodes(timeout=LIMIT)
+    copies = run(tmp_path / "copies", BatchPolicy(), ray_gpus=0.0, ray_policies=3, **options)
+    assert copies.episodes == local.episodes

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from rdvla.control import Stop, Stops, as_stop
-from rdvla.errors import RDVLAError
+from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.policy import choose_device
 from rdvla.policy.device import Device
 from rdvla.rollout import Call, Policy
 from rdvla.types import Observation, Prediction
-from rdvla.workers.cluster import gpus
+from rdvla.workers.cluster import gpus, processors
 from rdvla.workers.ray import RayWorkers
 from rdvla.workers.transport import Ask, Done, Link, Raised
 
@@ -46,6 +46,11 @@ def _placed(policy: Policy, *, config: EvaluationConfig) -> Iterator[Policy]:
     if each == 0 and config.ray_policies == 1:
         yield policy
         return
+    if not each and (taken := config.ray_policies * config.threads) >= processors():
+        raise ConfigError(
+            f"ray_policies {config.ray_policies} take {taken} processors and the cluster has {processors()}: "
+            "leave some for the workers"
+        )
     transport = RayWorkers(cpus=0.0 if each else float(config.threads), gpus=each)
     runner = PolicyRunner(policy, device=config.device, threads=config.threads)
     with PolicyOnRay(policy, runner, transport, copies=config.ray_policies) as there:
