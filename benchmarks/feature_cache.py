@@ -152,35 +152,41 @@ def time_filling(config: TrainConfig, folder: Path, *, processes: int) -> float:
     return (times[-1][1] - begun[1]) / (times[-1][0] - begun[0])
 
 
-def measure(
+def prepare(
     folder: Path, *, backbone: PrismaticConfig, head: RecurrentConfig, samples: int, batch_size: int,
-    rounds: int, depth: int, processes: Sequence[int],
-) -> dict[str, Any]:  # fmt: skip
-    """Measure steps and filling in a folder; return what the JSON file says."""
+    depth: int,
+) -> TrainConfig:  # fmt: skip
+    """Write dataset and policy into a folder; return the configuration of the run that is timed."""
     make_dataset(folder / "dataset", episodes=EPISODES, length=samples // EPISODES, size=(PIXELS, PIXELS))
     policy = save_policy(folder / "policy", backbone=backbone, head=head)
-    config = make_config(folder, policy, batch_size=batch_size, depth=depth)
+    return make_config(folder, policy, batch_size=batch_size, depth=depth)
+
+
+def measure(
+    config: TrainConfig, folder: Path, *, rounds: int, processes: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Measure steps, then filling; yield what the JSON file says after each."""
     load = [os.getloadavg()[0]]
     times = time_steps(config, rounds=rounds)
     load.append(os.getloadavg()[0])
-    ratio = paired_ratio(times[THROUGH], times[CACHED])
-    alone = replace(config, data=replace(config.data, cache_batch_size=1))
-    filling = []
-    for count in processes:
-        rate = time_filling(alone, folder / f"filled-by-{count}", processes=count)
-        filling.append({"processes": count, "samples": samples, "samples_per_second": rate})
-        load.append(os.getloadavg()[0])
-    return {
+    result = {
         "schema": 1,
         "hardware": hardware(),
         "load_averages": load,
-        "batch_size": batch_size,
-        "depth": depth,
+        "batch_size": config.batch_size,
+        "depth": config.depth.mean,
         "rounds": rounds,
         "steps": {name: vars(Spread.of(own)) for name, own in times.items()},
-        "ratio": vars(ratio),
-        "filling": filling,
+        "ratio": vars(paired_ratio(times[THROUGH], times[CACHED])),
+        "filling": [],
     }
+    yield result
+    alone = replace(config, data=replace(config.data, cache_batch_size=1))
+    for count in processes:
+        rate = time_filling(alone, folder / f"filled-by-{count}", processes=count)
+        result["filling"].append({"processes": count, "samples_per_second": rate})
+        load.append(os.getloadavg()[0])
+        yield result
 
 
 def tables(result: dict[str, Any]) -> Iterator[str]:
@@ -216,18 +222,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--depth", type=int, default=32, help="iterations of a step")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2])
     options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(
-            Path(folder), backbone=PrismaticConfig(), head=paper_head(PrismaticConfig()),
-            samples=options.samples, batch_size=options.batch_size, rounds=options.rounds,
-            depth=options.depth, processes=options.processes,
+    with tempfile.TemporaryDirectory() as name:
+        folder, backbone = Path(name), PrismaticConfig()
+        config = prepare(
+            folder, backbone=backbone, head=paper_head(backbone), samples=options.samples,
+            batch_size=options.batch_size, depth=options.depth,
         )  # fmt: skip
-    write_json(options.output, result)
-    text = "\n".join(tables(result))
-    options.output.with_suffix(".md").write_text(f"{text}\n", encoding="utf-8")
-    print(f"{text}\n\nwritten: {options.output}")
+        for result in measure(config, folder, rounds=options.rounds, processes=options.processes):
+            text = "\n".join(tables(result))  # after each measurement, as one takes minutes
+            write_json(options.output, result)
+            options.output.with_suffix(".md").write_text(f"{text}\n", encoding="utf-8")
+            print(f"{text}\n\nwritten: {options.output}", flush=True)
 
 
 if __name__ == "__main__":

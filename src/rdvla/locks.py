@@ -60,6 +60,8 @@ def _acquire(place: Path, folder: Path) -> tuple[BaseFileLock, bool]:
         try:
             lock.acquire(timeout=_RETRY_SECONDS)
         except Timeout:
+            if not path.exists():  # no file can be made there, as in /proc
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder)) from None
             raise RDVLAError(
                 f"another process is writing to {folder}: wait for it to end, or choose another folder"
             ) from None

@@ -20,6 +20,8 @@ VERBS = [
     (["calibrate", "nothing", "nothing", "--output", "{}"], FILE),
     (["openloop", "nothing", "nothing", "--output", "{}"], FOLDER),
     (["report", "nothing", "--output", "{}"], FILE),
+    (["data", "merge", "nothing", "nothing", "{}"], FOLDER),
+    (["data", "inspect", "nothing", "--output", "{}"], FILE),
     (["profile", "nothing", "--output", "{}"], FILE),
 ]
 

@@ -26,7 +26,18 @@ from rdvla.training.inference import named
 from tests.support.documents import ROOT
 
 # Not run, because they change the installation or are long by themselves; what they name is checked.
-CHECKED_ONLY = ("make", "pip", "git", "cd", "openssl", "ray", "docker", "vla-eval", "inspect-robots")
+CHECKED_ONLY = (
+    "make",
+    "pip",
+    "git",
+    "cd",
+    "openssl",
+    "ray",
+    "accelerate",
+    "docker",
+    "vla-eval",
+    "inspect-robots",
+)
 # Those of a Python with LeRobot; tests/lerobot_plugin runs them.
 LEROBOT = ("lerobot-train", "lerobot-eval", "rdvla-lerobot-robot")
 MADE = re.compile(r"^(datasets/(metaworld|libero_\w+)|runs/(reproduce|libero)/\w+)(/|$)")

@@ -101,7 +101,7 @@ def test_the_exit_status_says_whether_every_episode_has_an_outcome(
     [
         ({"workers": "rays"}, "workers must be a number from 1 on, ray, or ray:16"),
         ({"workers": 2, "ray": "head:6379"}, "give --workers ray too"),
-        ({"workers": 2, "ray_gpus": 1.0}, "ray_gpus is for a policy on a cluster"),
+        ({"workers": 2, "ray_gpus": 1.0}, "ray_gpus and ray_policies are for a policy on a cluster"),
         ({"workers": "ray", "ray_gpus": -1.0}, "ray_gpus must be a number from 0 on"),
         ({"workers": "ray", "record": "rollout_x", "live": True}, "record writes on this machine"),
     ],

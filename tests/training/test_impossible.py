@@ -205,4 +205,4 @@ def test_an_interrupted_command_has_an_exit_code_of_its_own(
         return draw(self, step)
 
     monkeypatch.setattr(Sampler, "draw", interrupting)
-    assert main(["train", "--config", str(tmp_path / "options.yaml")]) == 130
+    assert main(["train", "--config", str(tmp_path / "options.yaml")]) == 143

@@ -226,6 +226,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
     monkeypatch.setattr(trainer.sampler, "draw", interrupt)
     result = trainer.run()
     assert (result.finished, result.step, result.policy_dir) == (False, 5, None)
+    assert result.signal == getattr(signal, name)
     assert "rdvla train --config" in console.export_text()
     assert trainer.store.steps() == [3, 5]
     resumed = train(replace(trainer.config, resume=True), console=QUIET).policy_dir

@@ -13,7 +13,8 @@ from importlib import metadata
 from rdvla.errors import RDVLAError, checkout, missing_extra
 from rdvla.files import os_error_sentence
 
-INTERRUPTED = 130  # exit codes of a shell: 128 and the signal's number
+SIGNALLED = 128  # exit codes of a shell: this and the signal's number
+INTERRUPTED = 130
 READER_GONE = 141
 BAD_INPUT = 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rdvla.cli.failures import INTERRUPTED
+from rdvla.cli.failures import INTERRUPTED, SIGNALLED
 from rdvla.errors import optional
 from rdvla.training.config import TrainConfig
 from rdvla.training.resuming import options_of_run
@@ -31,13 +31,14 @@ def run(config: TrainConfig) -> int:
     if config.compute.processes > 1 and not is_rank():
         return launch(config)
     try:
-        finished = train(config).finished
+        result = train(config)
     except LostRankError as error:
         print(f"rdvla: error: {error}", file=sys.stderr)
         return LOST
-    if not finished:
-        await_first()
-    return 0 if finished else INTERRUPTED
+    if result.finished:
+        return 0
+    await_first()
+    return INTERRUPTED if result.signal is None else SIGNALLED + result.signal
 
 
 def in_full(argv: Sequence[str]) -> list[str]:

@@ -73,9 +73,8 @@ class EvaluationConfig:
     step_limits: str | None = None  # limits by name: published, lerobot, short; null: the environment's own
     workers: int | str = 2  # environment processes; ray, or ray:16: on a Ray cluster, one for each processor
     ray: str = "auto"  # that cluster: auto, the one this machine belongs to; HOST:PORT; local: started here
-    ray_gpus: float | None = (
-        None  # GPUs of that cluster for the policy; null: 1 if none is here; 0: stay here
-    )
+    ray_gpus: float | None = None  # GPUs of that cluster for the policy; each copy; null: 1 if none is here
+    ray_policies: int = 1  # copies of the policy on that cluster, which answer at the same time
     batching: Batching = "single"  # queries of several workers; together is faster and repeats less exactly
     device: Device = "auto"  # of the policy; auto: an accelerator if there is one
     threads: int = 1  # torch threads of the policy; the environments need the other cores
@@ -96,7 +95,7 @@ class EvaluationConfig:
         self._check_source()
         self._write_rules()
         self._check_workers()
-        for name in ("episodes", "threads", "video_fps"):
+        for name in ("episodes", "threads", "video_fps", "ray_policies"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.timing_seconds < math.inf:
@@ -141,8 +140,10 @@ class EvaluationConfig:
         on_cluster = self.worker_choice.ray is not None
         if self.ray_gpus is not None and not 0 <= self.ray_gpus < math.inf:
             raise ConfigError(f"ray_gpus must be a number from 0 on, got {self.ray_gpus}")
-        if self.ray_gpus and (not on_cluster or self.server):
-            raise ConfigError("ray_gpus is for a policy on a cluster: give --workers ray and --policy")
+        if (self.ray_gpus or self.ray_policies > 1) and (not on_cluster or self.server):
+            raise ConfigError(
+                "ray_gpus and ray_policies are for a policy on a cluster: give --workers ray and --policy"
+            )
         if self.record and on_cluster:
             raise ConfigError("record writes on this machine: give a number of --workers instead of ray")
 

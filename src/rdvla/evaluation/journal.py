@@ -33,6 +33,7 @@ EXTENDABLE = {
         "workers",
         "ray",
         "ray_gpus",
+        "ray_policies",
         "threads",
         "videos",
         "output",

@@ -1,4 +1,4 @@
-"""Where an evaluation's policy runs: in this process, or on a machine of the Ray cluster with a GPU."""
+"""Where an evaluation's policy runs: in this process, or on machines of the Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,66 +12,77 @@ import torch
 from torch import Tensor
 
 from rdvla.control import Stop, Stops, as_stop
-from rdvla.errors import RDVLAError
+from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.policy import choose_device
 from rdvla.policy.device import Device
 from rdvla.rollout import Call, Policy
 from rdvla.types import Observation, Prediction
-from rdvla.workers.cluster import gpus
+from rdvla.workers.cluster import gpus, processors
 from rdvla.workers.ray import RayWorkers
 from rdvla.workers.transport import Ask, Done, Link, Raised
 
-DEATHS = 5  # of the process with the policy, in a row, before the evaluation stops
+DEATHS = 5  # of processes per copy, in a row, before the evaluation stops
 
 Calls = Sequence[Call]
 
 
 def policy_place(config: EvaluationConfig) -> Callable[[Policy], AbstractContextManager[Policy]] | None:
-    """Return what brings a policy to the cluster as the configuration says; None if workers are all here.
+    """Return what brings a policy to the cluster as the configuration says; None if it stays here.
 
-    Without `ray_gpus` it goes if this machine has no accelerator and the cluster has one.
+    If `ray_gpus` is not given, it goes if this machine has no accelerator and the cluster has one.
     """
-    if config.worker_choice.ray is None or config.ray_gpus == 0:
+    if config.worker_choice.ray is None or (config.ray_gpus == 0 and config.ray_policies == 1):
         return None
-    return partial(_placed, wanted=config.ray_gpus, device=config.device, threads=config.threads)
+    return partial(_placed, config=config)
 
 
 @contextmanager
-def _placed(policy: Policy, *, wanted: float | None, device: Device, threads: int) -> Iterator[Policy]:
-    if wanted is None:
-        found = min(1.0, gpus()) if device == "auto" and choose_device("auto").type == "cpu" else 0.0
-        if found == 0:
-            yield policy
-            return
-        wanted = found
-    with PolicyOnRay(policy, RayWorkers(cpus=0.0, gpus=wanted), device=device, threads=threads) as there:
+def _placed(policy: Policy, *, config: EvaluationConfig) -> Iterator[Policy]:
+    each = config.ray_gpus
+    if each is None:
+        lacks = config.device == "auto" and choose_device("auto").type == "cpu"
+        each = min(1.0, gpus()) if lacks else 0.0
+    if each == 0 and config.ray_policies == 1:
+        yield policy
+        return
+    if not each and (taken := config.ray_policies * config.threads) >= processors():
+        raise ConfigError(
+            f"ray_policies {config.ray_policies} take {taken} processors and the cluster has {processors()}: "
+            "leave some for the workers"
+        )
+    transport = RayWorkers(cpus=0.0 if each else float(config.threads), gpus=each)
+    runner = PolicyRunner(policy, device=config.device, threads=config.threads)
+    with PolicyOnRay(policy, runner, transport, copies=config.ray_policies) as there:
         yield there
 
 
 class PolicyOnRay:
-    """A policy in a worker on the cluster: a `Policy` that `AnswersCalls`.
+    """Copies of a policy in workers on the cluster: a `Policy` that `AnswersCalls`.
 
-    It is sent there once. If its process or machine dies, it is sent to another and asked again.
+    If a copy's process or machine dies, the policy is sent to another, and asked again.
 
     Args:
         policy: in this process; it still draws S_0.
-        transport: starts the worker.
-        device: of the policy there.
-        threads: of torch there.
+        runner: answers there.
+        transport: starts workers.
+        copies: how many; those without room yet are not waited for.
     """
 
-    def __init__(self, policy: Policy, transport: RayWorkers, *, device: Device, threads: int) -> None:
-        self._policy, self._transport = policy, transport
-        self._runner = PolicyRunner(policy, device=device, threads=threads)
-        self._link: Link | None = None
+    def __init__(
+        self, policy: Policy, runner: PolicyRunner, transport: RayWorkers, *, copies: int = 1
+    ) -> None:
+        self._policy, self._runner, self._transport, self._copies = policy, runner, transport, copies
+        self._links: list[Link] = []
+        self._deaths = 0  # in a row
 
     def __enter__(self) -> PolicyOnRay:
+        self._links = [self._transport.start(number, self._runner) for number in range(self._copies)]
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._link is not None:
-            self._link.stop()
+        for link in self._links:
+            link.stop()
 
     def initial_state(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """See `Policy.initial_state`."""
@@ -87,30 +98,50 @@ class PolicyOnRay:
         return prediction
 
     def predict_each(self, calls: Calls) -> list[Prediction]:
-        """See `AnswersCalls.predict_each`: one message there, one back.
+        """See `AnswersCalls.predict_each`: a message to each copy, and one back.
 
         Raises:
-            RDVLAError: the policy refuses, its process keeps dying, or the cluster has no room for it.
+            RDVLAError: the policy refuses, its processes keep dying, or the cluster has no room for any.
         """
-        for _ in range(DEATHS):
-            if self._link is None:
-                self._link = self._transport.start(0, self._runner)
-            self._link.send(calls)
-            while not self._transport.wait([self._link]):
-                pass
-            message = self._link.receive()
-            if isinstance(message, Done):
-                return list(message.result)
-            if isinstance(message, Raised):
-                raise RDVLAError(f"the policy on the Ray cluster: {message.type}: {message.message}")
-            report = self._link.death()
-            self._link.stop()
-            self._link = None
-            logging.getLogger(__name__).warning("the policy's %s; it is sent to another", report)
-        raise RDVLAError(
-            f"the policy's {report}. {DEATHS} have died in a row, so this stops. What is finished is kept: "
-            "the same command goes on, with --ray_gpus 0 in this process"
-        )
+        copies = [number for number, link in enumerate(self._links) if link.begun] or [0]
+        shares = {
+            copy: list(range(place, len(calls), len(copies)))
+            for place, copy in enumerate(copies)
+            if place < len(calls)
+        }
+        for copy, share in shares.items():
+            self._links[copy].send([calls[index] for index in share])
+        answers: dict[int, Prediction] = {}
+        while shares:
+            ready = self._transport.wait([self._links[copy] for copy in shares])
+            for copy in [copy for copy in shares if any(self._links[copy] is link for link in ready)]:
+                predictions = self._answer(copy)
+                if predictions is None:
+                    self._links[copy].send([calls[index] for index in shares[copy]])
+                else:
+                    answers |= zip(shares.pop(copy), predictions, strict=True)
+        return [answers[index] for index in range(len(calls))]
+
+    def _answer(self, copy: int) -> list[Prediction] | None:
+        """Return a copy's answers; None if it has died and another is there in its place."""
+        link = self._links[copy]
+        message = link.receive()
+        if isinstance(message, Done):
+            self._deaths = 0
+            return list(message.result)
+        if isinstance(message, Raised):
+            raise RDVLAError(f"the policy on the Ray cluster: {message.type}: {message.message}")
+        report = link.death()
+        link.stop()
+        self._deaths += 1
+        if self._deaths > DEATHS * self._copies:
+            raise RDVLAError(
+                f"the policy's {report}. {self._deaths} have died in a row, so this stops. What is finished "
+                "is kept: the same command goes on, with --ray_gpus 0 in this process"
+            )
+        logging.getLogger(__name__).warning("the policy's %s; it is sent to another", report)
+        self._links[copy] = self._transport.start(copy, self._runner)
+        return None
 
 
 class PolicyRunner:

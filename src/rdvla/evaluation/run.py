@@ -58,7 +58,7 @@ def evaluate(config: EvaluationConfig, *, console: Console | None = None) -> Pat
     if config.server:
         return _evaluate_server(config, suites, console=console)
     # A policy that leaves for a GPU of the cluster is taken there from this machine's memory.
-    device = choose_device("cpu" if config.ray_gpus else config.device)
+    device = choose_device("cpu" if config.ray_gpus or config.ray_policies > 1 else config.device)
     policy = RDVLAPolicy.from_pretrained(config.policy).to(device)
     config = dataclasses.replace(config, execution=config.execution or (policy.config.execution,))
     for rule in config.execution:

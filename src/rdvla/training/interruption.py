@@ -12,8 +12,7 @@ class StopRequest:
     """While active, the first SIGINT, SIGTERM or SIGHUP sets `requested`; a second SIGINT interrupts at once.
 
     An exception raised inside an optimiser step would leave half-updated weights, so the loop asks instead.
-    Outside the main thread, where Python delivers no signals, nothing is changed. A SIGHUP that is ignored,
-    as under `nohup`, stays so.
+    Outside the main thread, where Python delivers no signals, nothing is changed.
 
     Attributes:
         signal: the first that came.
@@ -30,7 +29,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in _signals():
+            for number in stop_signals():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -47,7 +46,8 @@ class StopRequest:
             self.signal = signal.Signals(number)
 
 
-def _signals() -> list[signal.Signals]:
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask a run to end; a SIGHUP that is ignored, as under `nohup`, does not."""
     found = [signal.SIGINT, signal.SIGTERM]
     hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
     if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:

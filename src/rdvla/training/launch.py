@@ -22,6 +22,7 @@ from rdvla.errors import ConfigError, RDVLAError
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.inference import named
+from rdvla.training.interruption import stop_signals
 from rdvla.training.rank_process import LAUNCHER, LOST, RANK, rank_log
 from rdvla.training.run_directory import RunDirectory
 
@@ -32,7 +33,7 @@ POLL = 0.1  # seconds between two looks at the processes
 def launch(config: TrainConfig) -> int:
     """Train in `config.compute.processes` processes of this machine; return the exit code of rank 0.
 
-    Ctrl-C and SIGTERM are passed on once: all ranks stop after the same update.
+    Ctrl-C, SIGTERM and SIGHUP are passed on once: all ranks stop after the same update.
 
     Raises:
         ConfigError: this machine has fewer accelerators, or the run directory cannot be used.
@@ -100,10 +101,10 @@ def _failure(processes: PContext) -> ProcessFailure | None:
         nonlocal asked
         for process in processes.pids().values():
             # Torch starts each process in a session of its own, which Ctrl-C does not reach.
-            os.kill(process, signal.SIGKILL if asked and number == signal.SIGINT else signal.SIGTERM)
+            os.kill(process, signal.SIGKILL if asked and number == signal.SIGINT else number)
         asked = True
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in stop_signals()}
     try:
         ended = None
         while ended is None:

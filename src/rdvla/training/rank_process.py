@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.files import sole_user
+from rdvla.files import check_writable, sole_user
 from rdvla.training.config import TrainConfig
 
 
@@ -63,11 +63,13 @@ def process_of(run: Path) -> Iterator[None]:
     others leave after rank 0, as a launcher ends all that are left when the first one leaves.
 
     Raises:
+        ConfigError: nothing can be written there.
         RDVLAError: another run holds the folder.
     """
     number = rank_number()
     _follow_launcher()
     if number == 0:
+        check_writable(run, option="output_dir", folder=True)
         with sole_user(run):
             yield
         return

@@ -59,10 +59,11 @@ from rdvla.training.trackers import check_installed, open_trackers
 class TrainResult:
     """How a run ended."""
 
-    finished: bool  # False: stopped by Ctrl-C or SIGTERM, a checkpoint is there
+    finished: bool  # False: stopped by a signal, a checkpoint is there
     step: int  # updates done
     policy_dir: Path | None  # the trained policy; None: the run did not finish
     resume_command: str  # of a shell; goes on with a run that did not finish
+    signal: int | None = None  # that stopped it, if this process heard one
 
 
 class Trainer:
@@ -183,14 +184,14 @@ class Trainer:
     # --- the loop ---
 
     def run(self) -> TrainResult:
-        """Train to the last step, or until Ctrl-C or SIGTERM; `<run>/policy` follows the validations.
+        """Train to the last step, or until Ctrl-C, SIGTERM or SIGHUP; `<run>/policy` follows the validations.
 
         Raises:
             NonFiniteLossError: the loss or its gradient is NaN or infinite.
             RDVLAError: something cannot be written, such as on a full disk; the last whole checkpoint stays.
         """
         try:
-            self._train()
+            stopped_by = self._train()
         except OSError as error:
             raise RDVLAError(unwritable(self, error)) from error
         finished = self.state.step == self.config.steps
@@ -201,9 +202,10 @@ class Trainer:
             step=self.state.step,
             policy_dir=self.export.folder if finished else None,
             resume_command=self.run_directory.resume_command(),
+            signal=stopped_by,
         )
 
-    def _train(self) -> None:
+    def _train(self) -> int | None:
         start = self.state.checkpoint()
         with self.ranks.together():
             log = self._open_log(start) if self.ranks.is_first else NoLog()
@@ -212,6 +214,7 @@ class Trainer:
         try:
             with StopRequest() as stop, progress:
                 self._loop(log, progress, stop)
+            return stop.signal
         except DatasetError as error:
             # Every process takes part in a checkpoint of several, and the others still train.
             if self.state.step not in self.store.steps() and self.ranks.count == 1:
