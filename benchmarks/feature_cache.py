@@ -190,7 +190,7 @@ def measure(
 
 
 def tables(result: dict[str, Any]) -> Iterator[str]:
-    """Format a result as the tables of docs/scale.md."""
+    """Format a result as the tables of docs/train-faster.md."""
     yield f"| features | ms per step (quartiles), batch {result['batch_size']}, n = {result['rounds']} |"
     yield "|---|---|"
     for name, spread in result["steps"].items():
