@@ -28,6 +28,7 @@ from rdvla.training.checkpoints import Best, Checkpoint, CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.run_directory import RunDirectory
 from rdvla.training.run_facts import describe_run
+from rdvla.types import Observation
 from tests.support.datasets import make_episode, make_writer
 from tests.support.mutations import Read, json_mutations, random_mutations, tally
 from tests.support.published_checkpoint import make_published
@@ -62,7 +63,11 @@ def save_unchecked_policy(folder: Path) -> None:
 def read_policy(folder: Path) -> Any:
     policy = RDVLAPolicy.from_pretrained(folder)
     start = policy.initial_state(1, torch.Generator().manual_seed(0))
-    return policy.predict(OBSERVATION, stop=2, initial_state=start).actions.tolist()
+    images = dict(
+        zip(policy.config.cameras, OBSERVATION.images.values(), strict=False)
+    )  # whatever they are called
+    observation = Observation(images, OBSERVATION.state, OBSERVATION.instruction)
+    return policy.predict(observation, stop=2, initial_state=start).actions.tolist()
 
 
 def save_dataset(folder: Path) -> None:

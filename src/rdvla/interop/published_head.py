@@ -228,7 +228,7 @@ def _check_archive(path: Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, RuntimeError, zlib.error, EOFError) as error:
         raise RDVLAError(f"{path} is damaged: {error}. Get the file again") from error
     if damaged is not None:
         raise RDVLAError(f"{path} is damaged (the CRC-32 of {damaged} in it differs). Get the file again")

@@ -18,7 +18,7 @@ from rdvla.backbone.config import must_match
 from rdvla.errors import RDVLAError
 from rdvla.heads import ProprioProjector
 from rdvla.policy.config import PolicyConfig
-from rdvla.policy.files import CONFIG_FILE, WEIGHTS_FILE, names_differ
+from rdvla.policy.files import WEIGHTS_FILE, names_differ
 
 Made = TypeVar("Made", bound=nn.Module)
 Shapes = Mapping[str, tuple[int, ...]]
@@ -49,9 +49,7 @@ def check_declared(folder: Path, config: PolicyConfig) -> None:
     if own_config is not None:
         backbone = _on_meta(own_config.make)
         own = _shapes(backbone, "backbone.")
-        must_match(
-            f"{folder / CONFIG_FILE}: head.context_dim", width, "the backbone's width", backbone.context_width
-        )
+        must_match("head.context_dim", width, "the backbone's width", backbone.context_width)
     if own_config is config.backbone:
         _compare(path, held, {**wanted, **own})
         return

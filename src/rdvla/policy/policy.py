@@ -23,7 +23,7 @@ from rdvla.control import (
     parse_stop,
 )
 from rdvla.engine import Predictor, engine_for
-from rdvla.errors import RDVLAError
+from rdvla.errors import ConfigError, RDVLAError
 from rdvla.hashing import hash_tensors
 from rdvla.heads import Context, ProprioProjector
 from rdvla.heads.base import GENERATOR
@@ -373,9 +373,9 @@ class RDVLAPolicy(Trainable, HubPolicy):
         check_checksums(folder)
         try:
             config.check_complete()
-        except RDVLAError as error:
-            raise RDVLAError(f"{folder / CONFIG_FILE}: {error}") from error
-        check_declared(folder, config)
+            check_declared(folder, config)
+        except ConfigError as error:
+            raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from error
         try:
             policy = cls(config, statistics)
         except RDVLAError as error:

@@ -14,6 +14,7 @@ policy/           the trained policy (averaged weights) with training.json, from
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -117,7 +118,7 @@ class RunDirectory:
             self._check_same(config, complete)
             self._check_origin(origin, older or {})
         self.path.mkdir(parents=True, exist_ok=True)
-        began = read_object(self.record_file) if self.resumes and self.record_file.exists() else {}
+        began = self._record() if self.resumes and self.record_file.exists() else {}
         place = {STARTED_IN: started_in(self.path), RUN_ID: uuid.uuid4().hex[:8]}
         write_json(
             self.record_file, place | began | dict(origin)
@@ -152,7 +153,7 @@ class RunDirectory:
         Returns:
             As `differing`; empty for a new run.
         """
-        record = read_object(self.record_file)
+        record = self._record()
         earlier = record.get(COMPUTED_WITH)
         if not self.is_trained or not isinstance(earlier, dict):
             write_json(self.record_file, {**record, COMPUTED_WITH: dict(now)})
@@ -161,11 +162,19 @@ class RunDirectory:
 
     def run_id(self) -> str:
         """Return the run's id, from `begin` on."""
-        return str(read_object(self.record_file)[RUN_ID])
+        return str(self._record()[RUN_ID])
 
     def resume_command(self) -> str:
         """Return the command that goes on with this run."""
         return resume_command(self.path)
+
+    def _record(self) -> dict[str, Any]:
+        content = read_object(self.record_file)
+        try:
+            json.dumps(content, allow_nan=False)
+        except ValueError as error:
+            raise ConfigError(f"{self.record_file} is damaged: it holds NaN or infinity") from error
+        return content
 
     def _is_taken(self, config: TrainConfig) -> bool:
         if self.resumes or not self.path.exists():
@@ -193,7 +202,7 @@ class RunDirectory:
     def _check_origin(self, origin: Mapping[str, Any], older: Mapping[str, Any]) -> None:
         if not self.record_file.exists():
             return
-        began_with = read_object(self.record_file)
+        began_with = self._record()
         # An older run did not record everything; an entry that it lacks counts as empty.
         accepted = {name: (value, older.get(name, value)) for name, value in origin.items()}
         differing = [name for name, values in accepted.items() if began_with.get(name, {}) not in values]
