@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from rdvla.rollout import (
     starting_seed,
 )
 from rdvla.types import Observation
-from rdvla.workers import Finished, LocalProcesses, run_jobs
+from rdvla.workers import Finished, run_jobs
 from rdvla.workers.transport import Ask
 
 WAYS = ("in_process", "openpi_client", "rdvla_client")
@@ -93,7 +94,7 @@ class OpenPIPlayer:
         ends = run_jobs(
             OpenPIRunner(staging.make, self._server),
             Schedule(jobs).next_job,
-            transport=LocalProcesses(),
+            transport=staging.transport,
             workers=min(staging.workers, len(jobs)),
         )
         for end in ends:
@@ -106,6 +107,10 @@ class OpenPIPlayer:
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:  # noqa: ARG002
         """Measure nothing."""
         return None
+
+    def placed(self) -> AbstractContextManager[None]:
+        """Be where the server is."""
+        return nullcontext()
 
 
 def play(way: str, config: EvaluationConfig, address: str) -> Results:

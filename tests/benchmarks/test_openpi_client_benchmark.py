@@ -14,6 +14,7 @@ from rdvla.evaluation.players import Staging
 from rdvla.evaluation.run import evaluate_player
 from rdvla.evaluation.summaries import summarise
 from rdvla.rollout import EpisodeJob, RemotePolicy, Setting, starting_seed
+from rdvla.workers import LocalProcesses
 from tests.support.line_task import make_line
 from tests.support.policy_server import policy_server
 
@@ -32,7 +33,7 @@ def test_openpis_client_asks_once_per_chunk_with_the_seed_of_its_query():
     job = EpisodeJob(env="line", task="near", setting=setting, seed=7, max_steps=30)
     with policy_server(walk) as served:
         player = OpenPIPlayer(RemotePolicy(f"ws://{served.address}", write))
-        (outcome,) = player.play([job], Staging(make_line, workers=1))
+        (outcome,) = player.play([job], Staging(make_line, workers=1, transport=LocalProcesses()))
     executed = outcome.end.result.executed
     assert outcome.end.result.success and sum(executed) == outcome.end.result.steps
     assert outcome.depths == [3] * len(executed)

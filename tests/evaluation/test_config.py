@@ -9,6 +9,7 @@ from rdvla.errors import ConfigError
 from rdvla.evaluation import EvaluationConfig, Setting, find_setting, run
 from rdvla.hashing import fingerprint
 from rdvla.policy import choose_device
+from tests.support.results_sample import make_results
 from tests.support.tiny_models import CONFIG, make_policy
 
 
@@ -113,6 +114,7 @@ def test_the_policy_may_be_a_run_directory(tmp_path, monkeypatch):
 
 
 def test_the_command_says_what_it_wrote_and_what_comes_next(tmp_path, monkeypatch, capsys):
+    make_results(tmp_path / "a run", videos=0)
     monkeypatch.setattr("rdvla.evaluation.evaluate", lambda config: tmp_path / "a run" / "results.json")
     assert main(["eval", "--policy", "p", "--output", str(tmp_path / "a run")]) == 0
     assert capsys.readouterr().out.splitlines() == [

@@ -12,6 +12,7 @@ from rdvla.evaluation import EvaluationConfig, Suite, evaluate
 from rdvla.evaluation.fitness import check_cameras, check_policy, open_environments, recorded_sizes
 from rdvla.policy.config import RobotConfig
 from rdvla.rollout import Opened
+from rdvla.workers import LocalProcesses
 from tests.support.line_task import make_line
 from tests.support.tiny_models import CONFIG, make_policy
 from tests.support.toy_simulator import make_named, make_toy
@@ -40,13 +41,17 @@ def check(config=CONFIG, *, allow_other_robot=False, **changes):
     return out.getvalue()
 
 
+def opened(suites, **options):
+    return open_environments(suites, transport=LocalProcesses(), **options).values()
+
+
 def test_what_an_environment_shows_is_seen_in_a_worker():
-    (shown,) = open_environments([Suite("toy", ("left",), 12)], make=make_toy, seed=3, workers=1).values()
+    (shown,) = opened([Suite("toy", ("left",), 12)], make=make_toy, seed=3, workers=1)
     assert shown == Opened(
         images={"front": (32, 32)}, state_size=4, action_size=4, action_range=((-1.0,) * 4, (1.0,) * 4),
         control_hz=20.0, robot_type="point", environment_state_size=3, num_keypoints=1,
     )  # fmt: skip
-    (bare,) = open_environments([Suite("line", ("near",), 12)], make=make_line, seed=3, workers=2).values()
+    (bare,) = opened([Suite("line", ("near",), 12)], make=make_line, seed=3, workers=2)
     assert (bare.state_size, bare.action_size, bare.robot_type) == (1, None, None)
 
 
@@ -139,5 +144,5 @@ def test_another_control_frequency_is_warned_of():
 
 
 def test_the_simulators_say_what_they_are():
-    (shown,) = open_environments([Suite("toy", ("left",), 12)], make=make_named, seed=3, workers=1).values()
+    (shown,) = opened([Suite("toy", ("left",), 12)], make=make_named, seed=3, workers=1)
     assert shown.names == {"state": ("x", "y", "goal_x", "goal_y")}

@@ -116,6 +116,7 @@ def test_a_process_that_hangs_is_killed() -> None:
     children = list(set(multiprocessing.active_children()) - others)
     for child in children:
         os.kill(child.pid or 0, signal.SIGSTOP)
+        os.waitpid(child.pid or 0, os.WUNTRACED)  # stopped by now, so it will not hear SIGTERM
 
     async def scenario() -> list[object]:
         inference = Inference(replicas, grace_seconds=0.0)

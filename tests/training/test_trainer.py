@@ -58,7 +58,8 @@ def test_a_run_leaves_everything_behind(dataset: Path, tmp_path: Path) -> None:
     assert record["versions"]["torch"] == torch.__version__
     recorded = decode_config(TrainConfig, record["config"])
     robot = RobotConfig(fps=80.0)
-    assert recorded == replace(config, policy=replace(config.policy, unscaled_actions=(), robot=robot))
+    policy_config = replace(config.policy, unscaled_actions=(), robot=robot)
+    assert recorded == replace(config, policy=policy_config, data=replace(config.data, sampling="uniform"))
     assert record["instructions"] == list(TASKS)
     averaged = load_file(tmp_path / "run/checkpoints" / best["checkpoint"] / "ema.safetensors")
     saved = load_file(result.policy_dir / "model.safetensors")
