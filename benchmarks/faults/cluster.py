@@ -69,9 +69,13 @@ class RayNodes:
 
     def _add(self) -> Any:
         for attempt in range(STARTS):
+            before = set(psutil.Process().children(recursive=True))
             try:
                 return self._cluster.add_node(num_cpus=1, object_store_memory=STORE)
             except Exception as error:  # Ray's own kind, if a busy machine does not start it in time
+                for process in set(psutil.Process().children(recursive=True)) - before:
+                    with suppress(psutil.Error):
+                        process.kill()  # half a node
                 if attempt == STARTS - 1:
                     raise RDVLAError(f"no node of a Ray cluster starts here: {error}") from error
         raise AssertionError("unreachable")
