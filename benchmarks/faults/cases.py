@@ -103,9 +103,10 @@ def evaluation(where: str = "local", workers: Sequence[str] = ("--workers", "2")
 
 
 ON_RAY = ("--workers", "ray:2")
-# (what, where) -> case. Training has no workers; its counterpart of a cluster are its processes.
+# (what, where) -> case. Ranks are a training's processes, which may be on machines of their own.
 CASES = {
     ("training", "local"): training(),
+    ("ranks", "local"): training("ranks", ("--compute.processes", "2")),
     ("demonstrations", "local"): demonstrations(),
     ("evaluation", "local"): evaluation(),
     ("demonstrations", "ray"): demonstrations("ray", ON_RAY),

@@ -9,9 +9,12 @@ from typing import Any
 
 import psutil
 
+from rdvla.errors import RDVLAError
+
 STORE = 80 * 2**20  # bytes of each node's object store
 NODES = 2  # that have a processor each, next to the head, which has none
 START_SECONDS = 120.0
+STARTS = 5  # of a node, before that is an error
 ACTOR = "ray::WorkerActor"  # begins the title of a worker of `rdvla.workers.ray`
 
 
@@ -65,7 +68,17 @@ class RayNodes:
         return [f"worker {pid} was left behind on the cluster" for pid in left]
 
     def _add(self) -> Any:
-        return self._cluster.add_node(num_cpus=1, object_store_memory=STORE)
+        for attempt in range(STARTS):
+            before = set(psutil.Process().children(recursive=True))
+            try:
+                return self._cluster.add_node(num_cpus=1, object_store_memory=STORE)
+            except Exception as error:  # Ray's own kind, if a busy machine does not start it in time
+                for process in set(psutil.Process().children(recursive=True)) - before:
+                    with suppress(psutil.Error):
+                        process.kill()  # half a node
+                if attempt == STARTS - 1:
+                    raise RDVLAError(f"no node of a Ray cluster starts here: {error}") from error
+        raise AssertionError("unreachable")
 
 
 def _is_busy(process: psutil.Process) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 # Keys of JSON objects whose values are times, or are drawn anew for every run.
 VOLATILE = {"seconds", "training_seconds", "finished", "ms_per_step", "id", "training.json"}
 VOLATILE |= {"samples_per_second", "tflops", "utilisation"}
+VOLATILE |= {"crc32"}  # of such values; the files themselves are compared
 LOGS = {"tensorboard", "logs"}  # folders whose files are named by time or process
 UNORDERED = {"episodes.jsonl"}  # lines come as episodes end
 

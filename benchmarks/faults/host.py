@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,12 @@ class Child:
         return self._code
 
 
+def usual_signals() -> None:
+    """Let signals do what they do in a terminal: `nohup` and `&` make the benchmark itself ignore some."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def main() -> None:
     """Obey until the input ends; in a child, return into the interpreter's own end."""
     import importlib
@@ -93,6 +100,8 @@ def _command(order: dict[str, Any]) -> int:
     from rdvla.cli import __file__ as package
     from rdvla.cli import main as rdvla
 
+    usual_signals()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python does when it starts
     os.setsid()
     os.chdir(order["cwd"])
     os.environ.clear()

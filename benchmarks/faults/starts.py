@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.faults.cases import Case
 from benchmarks.faults.cluster import RayNodes
-from benchmarks.faults.host import Child, Host
+from benchmarks.faults.host import Child, Host, usual_signals
 from benchmarks.faults.kills import LIVES_ON, Kill, deliver
 from benchmarks.faults.processes import MARK, processes_of, wait_for_none
 
@@ -158,6 +158,7 @@ def _fresh(case: Case, folder: Path, environment: dict[str, str], *, log: Path) 
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=usual_signals,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -23,9 +24,7 @@ def row(record: Record, case: str) -> dict[str, Any]:
     """Sum up a case."""
     kills = [kill for line in record.of(case, "start") for kill in line["kills"]]
     runs = record.of(case, "run")
-    times = record.of(case, "reference")[0]["times"]
-    undisturbed = times["start"] + times["work"] + times["ending"]
-    count = max(len(kills), 1)
+    undisturbed = statistics.mean(line["seconds"] for line in record.of(case, "undisturbed"))
     return {
         "case": case,
         "kills": len(kills),
@@ -35,8 +34,7 @@ def row(record: Record, case: str) -> dict[str, Any]:
         "wrong": [f"run {line['run']}: {said}" for line in runs for said in line["wrong"]],
         "wrong_runs": sum(bool(line["wrong"]) for line in runs),
         # What all starts took beyond an undisturbed run for each result, for each kill.
-        "cost_seconds": sum(line["seconds"] - undisturbed for line in runs) / count,
-        "repeated_seconds": sum(line["work"] - times["work"] - times["ending"] for line in runs) / count,
+        "cost_seconds": sum(line["seconds"] - undisturbed for line in runs) / max(len(kills), 1),
         "undisturbed_seconds": undisturbed,
     }
 
@@ -47,6 +45,12 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "|" + "---|" * len(TITLES)
     for each in rows:
         phases = ", ".join(str(each["phases"].get(name, 0)) for name in ("start", "work", "ending"))
-        cost = f"{each['cost_seconds']:.1f} ({each['repeated_seconds']:.1f} of them work)"
-        cells = [each["case"], each["kills"], phases, each["runs"], each["wrong_runs"], cost]
+        cells = [
+            each["case"],
+            each["kills"],
+            phases,
+            each["runs"],
+            each["wrong_runs"],
+            f"{each['cost_seconds']:.1f}",
+        ]
         yield f"| {' | '.join(map(str, cells))} | {each['undisturbed_seconds']:.1f} |"
