@@ -77,7 +77,7 @@ class Benchmark:
             )
 
     def _measure_again(self, case: Case) -> Times:
-        """Return the times of an undisturbed run, under whatever load the machine has by now, and check its result too."""
+        """Return the times of an undisturbed run under the load of by now, after checking its result."""
         folder = self.folder / case.name / "again"
         ended = self._undisturbed(case, folder, host=self.host)
         found = differences(self._expected(case), contents(folder))
