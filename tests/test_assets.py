@@ -113,7 +113,7 @@ def test_the_wheel_asks_for_the_core_only(wheel: zipfile.ZipFile):
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     packages = {line.split(">")[0].split("<")[0].lower() for line in required}
     assert packages == {
-        "draccus", "filelock", "huggingface-hub", "mergedeep", "numpy", "pillow", "pyyaml", "rich",
+        "draccus", "filelock", "fsspec", "huggingface-hub", "mergedeep", "numpy", "pillow", "pyyaml", "rich",
         "safetensors", "torch",
     }  # fmt: skip
     assert {"train", "data", "report", "runtime", "all"} <= set(metadata.get_all("Provides-Extra"))

@@ -133,7 +133,7 @@ def make_message(*, state: Sequence[float] = (1.0, 2.0), **changes: Any) -> dict
     }
 
 
-def wait_until(condition: Any, *, seconds: float = 20.0) -> bool:
+def wait_until(condition: Any, *, seconds: float = 60.0) -> bool:
     """Wait until a condition holds; return whether it does."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
