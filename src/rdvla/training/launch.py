@@ -66,7 +66,7 @@ def launch(config: TrainConfig) -> int:
 
 @contextmanager
 def _folder_for_ranks(run: Path) -> Iterator[Path]:
-    """Make a folder of files for the ranks alone; if this process is killed, the run's next start removes it."""
+    """Make a folder for files of the ranks; if this process is killed, the run's next start removes it."""
     folder = temporary_name(run / LOGS / "ranks")
     folder.mkdir(parents=True)
     try:
