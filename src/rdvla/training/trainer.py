@@ -323,7 +323,7 @@ class Trainer:
         """Validate the averaged weights; return the figure that decides, None without held-out episodes."""
         if len(self.validation_frames) == 0:
             return None
-        with self.state.ema.applied():
+        with self.state.averaged():
             figures = validate(
                 self.policy,
                 self.objective,
