@@ -143,8 +143,11 @@ def test_low_rank_pairs_train_next_to_weights_of_another_dtype(runs: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_bfloat16_works_with_accumulation_in_two_processes(runs: Path, tmp_path: Path, strategy: str) -> None:
-    in_two(runs / "data", tmp_path / "run", strategy, "bf16", "accumulation")
+def test_bfloat16_accumulation_checkpointing_and_compiled_blocks_work_in_two_processes(
+    runs: Path, tmp_path: Path, strategy: str
+) -> None:
+    options = ("bf16", "accumulation", "checkpointing", "compile")
+    in_two(runs / "data", tmp_path / "run", strategy, *options)
     # bfloat16 has 8 bits: errors of 0.4% per product, in a dozen layers.
     assert_same_losses(tmp_path / "run", runs / "one", relative=0.1)
 

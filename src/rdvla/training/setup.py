@@ -31,7 +31,7 @@ from rdvla.training.sampling import streaming_of
 PRECISION = "ACCELERATE_MIXED_PRECISION"
 OFF = ("no", "false", "0")
 SHARE_OUT = "share weights out with compute.strategy=fsdp"
-# What `accelerate launch` may ask for, and Accelerate would do next to the run's options or instead of them ->
+# What `accelerate launch` may ask for, and Accelerate would do next to the run's options, or leave out ->
 # values that ask for nothing, and the run's own way.
 LAUNCHER_OPTIONS = {
     "ACCELERATE_USE_FSDP": (OFF, SHARE_OUT),
