@@ -109,7 +109,10 @@ def test_whatever_ends_one_process_ends_all_alike(dataset: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_run_goes_on_in_other_numbers_of_processes(dataset: Path, tmp_path: Path) -> None:
-    """Two, of which one is killed; then one, which is interrupted; then three. Losses are those of one."""
+    """Two, of which one is killed; then one, which is interrupted; then three, whose launcher is killed.
+
+    Losses are those of one, and nothing is left of what was killed.
+    """
     keep = CheckpointConfig(every=3, keep=100)
     config = train_config(dataset, tmp_path / "run", steps=40, log_every=1, checkpoints=keep)
     train(replace(config, output_dir=str(tmp_path / "alone")), console=QUIET)
@@ -129,11 +132,20 @@ def test_a_run_goes_on_in_other_numbers_of_processes(dataset: Path, tmp_path: Pa
     assert latest.step < 30, "the run was too far: make it longer"
 
     alone = Trainer(replace(config, resume=True), console=QUIET)
-    stop_before(alone, latest.step + 5)
+    stop_before(alone, latest.step + 3)
     alone.run()
+    steps = CheckpointStore(tmp_path / "run/checkpoints").steps
+    with Started(replace(config, resume=True), processes=3) as launcher:
+        until(lambda: max(steps()) > latest.step + 3, launcher)
+        orphans = psutil.Process(launcher.pid).children()
+        launcher.kill()
+    assert len(orphans) == 3
+    _, stay = psutil.wait_procs(orphans, timeout=WAIT)
+    assert not stay
     with Started(replace(config, resume=True), processes=3) as launcher:
         _, said = launcher.communicate(timeout=WAIT)
     assert launcher.returncode == 0, said
+    assert {path.name for path in (tmp_path / "run/logs").iterdir()} == {"rank-1.log", "rank-2.log"}
     lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("run", "alone")]
     for found, expected in zip(*lines, strict=True):
         assert (found["step"], found["kind"]) == (expected["step"], expected["kind"])
