@@ -39,7 +39,8 @@ ALLOWED = {
     "backbone": {"errors", "files", "heads", "processing"},
     "policy": CORE | {"heads", "engine", "backbone", "processing"},
     "data": FOUNDATIONS | {"leftovers", "processing"},
-    "training": CORE | {"heads", "engine", "backbone", "processing", "policy", "data", "progress", "workers"},
+    "training": CORE
+    | {"leftovers", "heads", "engine", "backbone", "processing", "policy", "data", "progress", "workers"},
     "workers": {"errors", "files"},
     "rollout": CORE | {"workers"},
     "live": CORE,

@@ -68,7 +68,7 @@ class Benchmark:
             known = {line["run"] for line in self.record.of(case.name, "run")}
             number = next(number for number in itertools.count() if number not in known)
             if number % BASELINE == 0:
-                self._measure_again(case)
+                times = dataclasses.replace(self._measure_again(case), imports=times.imports)
             found = self._run(case, times, number=number, left=kills - done, expected=expected)
             print(
                 f"{case.name}: {self.record.kills(case.name)} of {kills} kills, run {number}: "
@@ -76,8 +76,8 @@ class Benchmark:
                 flush=True,
             )
 
-    def _measure_again(self, case: Case) -> None:
-        """Time an undisturbed run, under whatever load the machine has by now, and check its result too."""
+    def _measure_again(self, case: Case) -> Times:
+        """Return the times of an undisturbed run under the load of by now, after checking its result."""
         folder = self.folder / case.name / "again"
         ended = self._undisturbed(case, folder, host=self.host)
         found = differences(self._expected(case), contents(folder))
@@ -85,6 +85,7 @@ class Benchmark:
             raise RDVLAError(f"undisturbed runs of {case.name} differ: {'; '.join(found)}")
         shutil.rmtree(folder)
         self.record.add({"kind": "undisturbed", "case": case.name, "seconds": round(ended.seconds, 3)})
+        return ended.times
 
     def _run(
         self, case: Case, times: Times, *, number: int, left: int, expected: dict[str, Any]

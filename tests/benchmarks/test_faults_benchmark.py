@@ -169,10 +169,6 @@ def test_a_few_real_kills_change_nothing(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "benchmarks.faults",
-        "--what",  # no ranks: a killed launcher leaves the options of its processes in the temporary folder
-        "training",
-        "demonstrations",
-        "evaluation",
         "--where",
         "local",
         "--kills",
@@ -184,7 +180,7 @@ def test_a_few_real_kills_change_nothing(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "faults.json").read_text())
-    assert len(found["rows"]) == 3
+    assert len(found["rows"]) == 4
     assert all(each["kills"] >= 3 and each["wrong"] == [] for each in found["rows"])
     # Given again, everything is in the log already.
     assert main_is_quick(command, root) == found["rows"]

@@ -109,7 +109,10 @@ def test_whatever_ends_one_process_ends_all_alike(dataset: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_run_goes_on_in_other_numbers_of_processes(dataset: Path, tmp_path: Path) -> None:
-    """Two, of which one is killed; then one, which is interrupted; then three. Losses are those of one."""
+    """Two, of which one is killed; then one, which is interrupted; then three, whose launcher is killed.
+
+    Losses are those of one, and nothing is left of what was killed.
+    """
     keep = CheckpointConfig(every=3, keep=100)
     config = train_config(dataset, tmp_path / "run", steps=40, log_every=1, checkpoints=keep)
     train(replace(config, output_dir=str(tmp_path / "alone")), console=QUIET)
@@ -129,11 +132,20 @@ def test_a_run_goes_on_in_other_numbers_of_processes(dataset: Path, tmp_path: Pa
     assert latest.step < 30, "the run was too far: make it longer"
 
     alone = Trainer(replace(config, resume=True), console=QUIET)
-    stop_before(alone, latest.step + 5)
+    stop_before(alone, latest.step + 3)
     alone.run()
+    steps = CheckpointStore(tmp_path / "run/checkpoints").steps
+    with Started(replace(config, resume=True), processes=3) as launcher:
+        until(lambda: max(steps()) > latest.step + 3, launcher)
+        orphans = psutil.Process(launcher.pid).children()
+        launcher.kill()
+    assert len(orphans) == 3
+    _, stay = psutil.wait_procs(orphans, timeout=WAIT)
+    assert not stay
     with Started(replace(config, resume=True), processes=3) as launcher:
         _, said = launcher.communicate(timeout=WAIT)
     assert launcher.returncode == 0, said
+    assert {path.name for path in (tmp_path / "run/logs").iterdir()} == {"rank-1.log", "rank-2.log"}
     lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("run", "alone")]
     for found, expected in zip(*lines, strict=True):
         assert (found["step"], found["kind"]) == (expected["step"], expected["kind"])
@@ -186,3 +198,32 @@ def test_several_processes_are_not_trained_in_one(dataset: Path, tmp_path: Path)
     config = train_config(dataset, tmp_path / "run", compute=ComputeConfig(processes=2))
     with pytest.raises(ConfigError, match=r"compute.processes is 2, but this is one process"):
         Trainer(config, console=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "instead"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", r"compute\.strategy=fsdp"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", r"compute\.strategy=fsdp"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"set compute\.accumulation_steps"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", r"set compute\.compile=true"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", r"set mixed_precision"),
+    ],
+)
+def test_what_a_launcher_would_do_in_its_own_way_is_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, instead: str
+) -> None:
+    """Accelerate would divide gradients by its steps, for example, or leave its precision out in silence."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"{variable}={value.lower()} is set.*{instead}"):
+        Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
+
+
+def test_a_launcher_that_asks_for_what_the_run_does_is_welcome(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    Trainer(train_config(dataset, tmp_path / "run", mixed_precision="bf16"), console=QUIET)

@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import sys
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from rdvla.config import encode_config
 from rdvla.errors import ConfigError, RDVLAError
+from rdvla.leftovers import remove, temporary_name
 from rdvla.training.checkpoints import CheckpointStore
 from rdvla.training.config import TrainConfig
 from rdvla.training.inference import named
 from rdvla.training.interruption import stop_signals
-from rdvla.training.rank_process import LAUNCHER, LOST, RANK, rank_log
+from rdvla.training.rank_process import LAUNCHER, LOGS, LOST, RANK, rank_log
 from rdvla.training.run_directory import RunDirectory
 
 HOST = "127.0.0.1"
@@ -43,8 +45,8 @@ def launch(config: TrainConfig) -> int:
     _check_accelerators(config)
     run = RunDirectory(config)
     logging.getLogger("torch.distributed.elastic.multiprocessing").setLevel(logging.CRITICAL)  # we say it
-    with tempfile.TemporaryDirectory(prefix="rdvla-") as folder, socket.socket() as listener:
-        file = Path(folder) / "train.yaml"
+    with _folder_for_ranks(run.path) as folder, socket.socket() as listener:
+        file = folder / "train.yaml"
         file.write_text(yaml.safe_dump(encode_config(config), sort_keys=False), encoding="utf-8")
         listener.bind((HOST, 0))
         listener.listen()
@@ -60,6 +62,17 @@ def launch(config: TrainConfig) -> int:
     if failure.local_rank == 0 and failure.exitcode > 0:
         return failure.exitcode  # rank 0 has said why
     raise RDVLAError(_sentence(failure, run, count=config.compute.processes))
+
+
+@contextmanager
+def _folder_for_ranks(run: Path) -> Iterator[Path]:
+    """Make a folder for files of the ranks; if this process is killed, the run's next start removes it."""
+    folder = temporary_name(run / LOGS / "ranks")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def _check_accelerators(config: TrainConfig) -> None:
