@@ -91,7 +91,6 @@ class Planner(nn.Module):
         """Weights of the head, without the embedding."""
         return sum(weight.numel() for weight in self.head.parameters())
 
-    @torch.no_grad()
     def operations(self, tokens: int, *, depth: int) -> int:
         """Count multiply-accumulates of the head per query: all matrix products, attention's too.
 
@@ -103,7 +102,8 @@ class Planner(nn.Module):
             latents={LEVEL: self.latent},
             proprio=self.proprio,
         )
-        # Attention as plain products, which the counter knows on every processor.
+        # Attention as plain products, which the counter knows on every processor. It counts the forward pass,
+        # but with gradient: without, its hooks fail on views of parameters.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self.head(context, depth=depth)
         return counter.get_total_flops() // 2

@@ -11,11 +11,19 @@ from benchmarks.harness import hardware
 from benchmarks.log import Line, Log
 from benchmarks.planning.planner import Shape
 from benchmarks.planning.tasks import Chains, Maze
-from benchmarks.planning.training import TEST_SEED, Recipe, fixed_problems, success, train
+from benchmarks.planning.training import (
+    TEST_SEED,
+    VALIDATION_PROBLEMS,
+    Recipe,
+    fixed_problems,
+    success,
+    train,
+)
 
 ITERATED = (1, 2, 3, 4, 6, 8, 16, 32)  # depths of the test
 ONCE = (1,)
 TEST_PROBLEMS = 512  # per length
+ENOUGH = 0.99  # share of the validation problems at which no other learning rate is tried
 
 
 @dataclass(frozen=True)
@@ -36,13 +44,18 @@ class Suite:
     learning_rates: tuple[float, ...]
 
     def run(self, log: Log, *, seeds: Sequence[int]) -> None:
-        """Train every group at every rate with the first seed, and with the other seeds at its best rate."""
+        """Tune every group with the first seed, and train it with the other seeds at its best rate.
+
+        Tuning tries rates in their order until one solves almost all validation problems.
+        """
         machine = hardware()
         if machine not in [line["hardware"] for line in log.of("", "machine")]:
             log.add({"kind": "machine", "case": "", "hardware": machine})
-        for rate in self.learning_rates:
+        for tried, rate in enumerate(self.learning_rates):
             for name in self.groups:
-                self._train(log, name, rate, seeds[0])
+                before = [log_line(log, name, rate, seeds[0]) for rate in self.learning_rates[:tried]]
+                if all(line is None or validated(line) < ENOUGH for line in before):
+                    self._train(log, name, rate, seeds[0])
         for seed in seeds[1:]:
             for name in self.groups:
                 self._train(log, name, best_rate(log.of(name, "training")), seed)
@@ -56,11 +69,10 @@ class Suite:
             "recipe": asdict(recipe),
             "seed": seed,
         }
-        for line in log.of(name, "training"):
-            if (line["settings"]["recipe"]["learning_rate"], line["settings"]["seed"]) == (rate, seed):
-                if line["settings"] != settings:
-                    raise ValueError(f"{log.path} holds {name} with other settings; choose another --output")
-                return
+        if known := log_line(log, name, rate, seed):
+            if known["settings"] != settings:
+                raise ValueError(f"{log.path} holds {name} with other settings; choose another --output")
+            return
         before = time.process_time()
         found = run_training(group, recipe, seed=seed)
         seconds = round(time.process_time() - before, 1)
@@ -85,9 +97,18 @@ def run_training(group: Group, recipe: Recipe, *, seed: int, problems: int = TES
     }
 
 
-def validated(line: Line) -> int:
-    """Return how many validation problems a training solved at its end, over the trained lengths."""
-    return sum(line["curve"][-1]["validation"].values())
+def log_line(log: Log, case: str, rate: float, seed: int) -> Line | None:
+    """Return the line of a training, if it has ended."""
+    for line in log.of(case, "training"):
+        if (line["settings"]["recipe"]["learning_rate"], line["settings"]["seed"]) == (rate, seed):
+            return line
+    return None
+
+
+def validated(line: Line) -> float:
+    """Return the share of validation problems that a training solved at its end, over the trained lengths."""
+    solved = line["curve"][-1]["validation"].values()
+    return float(sum(solved) / (len(solved) * VALIDATION_PROBLEMS))
 
 
 def best_rate(lines: Sequence[Line]) -> float:
@@ -104,17 +125,20 @@ THIN = Shape(core=1)
 
 SHAPES = {
     "thin recurrent": Group(CHAINS, THIN, ITERATE),
-    "core of two": Group(CHAINS, Shape(core=2, width=36), ITERATE),
-    "paper's shape": Group(CHAINS, Shape(prelude=1, core=2, coda=1, width=24), ITERATE),
     "single pass": Group(CHAINS, THIN, PASS, ONCE),
     "untied narrow": Group(CHAINS, Shape(core=5, width=20), PASS, ONCE),
     "untied wide, 3 blocks": Group(CHAINS, Shape(core=3), PASS, ONCE),
     "untied wide, 6 blocks": Group(CHAINS, Shape(core=6), PASS, ONCE),
+    "core of two": Group(CHAINS, Shape(core=2, width=36), ITERATE),
+    "paper's shape": Group(CHAINS, Shape(prelude=1, core=2, coda=1, width=24), ITERATE),
 }
 RECIPES = {
     "all lengths from the start": Group(CHAINS, THIN, replace(ITERATE, curriculum=0.0)),
     "curriculum from length 1": Group(CHAINS, THIN, replace(ITERATE, first_longest=1)),
     "random depth": Group(CHAINS, THIN, replace(ITERATE, random_depth=True)),
+    "random depth, at least 3": Group(
+        CHAINS, THIN, replace(ITERATE, random_depth=True, depth=4, least_depth=3)
+    ),
     "gradient through the last iteration": Group(CHAINS, THIN, replace(ITERATE, gradient_depth=1)),
     "loss after every iteration": Group(CHAINS, THIN, replace(ITERATE, supervise="every")),
     "the same, states detached": Group(CHAINS, THIN, replace(ITERATE, supervise="detached")),
@@ -123,7 +147,16 @@ RECIPES = {
     "outputs divided for depth 32": Group(CHAINS, replace(THIN, mean_depth=32), ITERATE),
     "3 scratch tokens": Group(CHAINS, replace(THIN, scratch=3), ITERATE),
 }
+MAZE = Maze(side=4)
+WALK = Recipe(longest=4, depth=4, updates=1200)
+CELLS = 15  # scratch tokens: with the one that answers, as many as cells
+MAZES = {
+    "thin recurrent": Group(MAZE, Shape(core=1, scratch=CELLS), WALK),
+    "untied wide, 4 blocks": Group(MAZE, Shape(core=4, scratch=CELLS), replace(WALK, depth=1), ONCE),
+    "single pass": Group(MAZE, Shape(core=1, scratch=CELLS), replace(WALK, depth=1), ONCE),
+}
 SUITES = {
     "shapes": Suite(SHAPES, learning_rates=(3e-3, 6e-3)),
-    "recipes": Suite(RECIPES, learning_rates=(3e-3, 6e-3)),
+    "recipes": Suite(RECIPES, learning_rates=(3e-3,)),
+    "maze": Suite(MAZES, learning_rates=(3e-3,)),
 }

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.log import Line
 from benchmarks.planning.suites import best_rate, validated
-from benchmarks.planning.training import VALIDATION_PROBLEMS
 from rdvla.evaluation import wilson_interval
 
 
@@ -56,7 +55,7 @@ def success_table(chosen: dict[str, list[Line]]) -> Iterator[str]:
                 f"{found[0]['parameters'] / 1e3:.0f}k",
                 f"{found[0]['operations'][str(depth)] / 1e3:.0f}k",
                 f"{recipe['learning_rate']:g}",
-                *(_pooled(found, depth, length) for length in chance),
+                *(_with_interval(found, str(depth), length) for length in chance),
                 str(len(found)),
             )
     yield _line("chance", "", "", "", "", *(f"{100 * value:.0f}" for value in chance.values()), "")
@@ -67,10 +66,7 @@ def depth_table(found: Sequence[Line]) -> Iterator[str]:
     yield _line("depth", "multiply-accumulates", *(f"length {length}" for length in found[0]["chance"]))
     yield "|" + "---|" * (2 + len(found[0]["chance"]))
     for depth in found[0]["success"]:
-        cells = (
-            " / ".join(f"{100 * line['success'][depth][length] / line['problems']:.0f}" for line in found)
-            for length in found[0]["chance"]
-        )
+        cells = (_by_seed(found, depth, length) for length in found[0]["chance"])
         yield _line(depth, f"{found[0]['operations'][depth] / 1e3:.0f}k", *cells)
 
 
@@ -81,23 +77,26 @@ def rate_table(trainings: Sequence[Line]) -> Iterator[str]:
     for line in trainings:
         recipe = line["settings"]["recipe"]
         last = line["curve"][-1]
-        share = validated(line) / (len(last["validation"]) * VALIDATION_PROBLEMS)
         yield _line(
             line["case"],
             f"{recipe['learning_rate']:g}",
             str(line["settings"]["seed"]),
-            f"{100 * share:.0f}",
+            f"{100 * validated(line):.0f}",
             str(last["update"]),
             f"{line['cpu_seconds']:.0f}",
         )
 
 
-def _pooled(found: Sequence[Line], depth: int, length: str) -> str:
-    """Success over all seeds in percent, with Wilson's 95% interval over the problems."""
-    correct = sum(line["success"][str(depth)][length] for line in found)
-    problems = sum(line["problems"] for line in found)
-    interval = wilson_interval(correct, problems)
-    return f"{100 * correct / problems:.0f} ({100 * interval.low:.0f}-{100 * interval.high:.0f})"
+def _by_seed(found: Sequence[Line], depth: str, length: str) -> str:
+    """Success of every seed in percent."""
+    return " / ".join(f"{100 * line['success'][depth][length] / line['problems']:.0f}" for line in found)
+
+
+def _with_interval(found: Sequence[Line], depth: str, length: str) -> str:
+    """Success of every seed, and Wilson's 95% interval over the problems of all."""
+    correct = sum(line["success"][depth][length] for line in found)
+    interval = wilson_interval(correct, sum(line["problems"] for line in found))
+    return f"{_by_seed(found, depth, length)} ({100 * interval.low:.0f}-{100 * interval.high:.0f})"
 
 
 def _line(*cells: str) -> str:

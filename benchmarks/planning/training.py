@@ -27,6 +27,7 @@ class Recipe:
     longest: int = 4  # plans of 1 to this many steps are trained
     depth: int = 4  # iterations of an update, or their mean
     random_depth: bool = False  # as in the paper: log-normal Poisson, up to four times the mean
+    least_depth: int = 1  # of random ones
     gradient_depth: int = 8  # iterations that gradient flows through, the last ones
     supervise: str = "last"  # every: loss after each of them; detached: and no gradient from one to the next
     curriculum: float = 0.0  # share of the updates in which the longest plan grows to `longest`,
@@ -43,7 +44,7 @@ class Recipe:
     def depths(self) -> DepthDistribution:
         """Where the depth of an update is drawn from."""
         if self.random_depth:
-            return LogNormalPoisson(mean=self.depth, maximum=4 * self.depth)
+            return LogNormalPoisson(mean=self.depth, minimum=self.least_depth, maximum=4 * self.depth)
         return ConstantDepth(self.depth)
 
     def longest_at(self, update: int) -> int:

@@ -97,15 +97,17 @@ def test_problems_follow_from_their_seed_and_lengths_out_of_range_are_refused(ta
         draw(task, max(task.lengths) + 1)
 
 
-def test_operations_are_those_of_the_formulas() -> None:
+@pytest.mark.parametrize(("prelude", "coda"), [(0, 0), (1, 1)])
+def test_operations_are_those_of_the_formulas(prelude: int, coda: int) -> None:
     """Every matrix product by hand, for one answer token: no product is forgotten or counted twice."""
     task, D, N, depth = Chains(9, 3), 12, 9, 5
-    planner = Planner(task, Shape(core=2, width=D), context_width=D)
+    planner = Planner(task, Shape(prelude=prelude, core=2, coda=coda, width=D), context_width=D)
     context = (N * 2 + 2 * 2) * D * D  # keys and values: of the items, and of latent and proprioception
     token = 3 * D * D + D * D + 2 * D * D + 12 * D * D  # self-attention, cross-attention, SwiGLU
     attention = 2 * D + 2 * (N + 2) * D  # scores and mixtures: of one token, and of the context
     adapter, output = D * D, D * task.answers
-    expected = 2 * context + adapter + depth * (adapter + 2 * (token + attention)) + output
+    blocks = prelude + coda + 2 * depth
+    expected = (prelude + 2 + coda) * context + blocks * (token + attention) + (1 + depth) * adapter + output
     assert planner.operations(N, depth=depth) == expected
 
 
@@ -179,6 +181,19 @@ def test_a_suite_tunes_with_the_first_seed_and_goes_on_from_its_log(tmp_path: Pa
         other.run(again, seeds=[0])
 
 
+def test_no_other_rate_is_tried_after_one_that_solves_almost_all(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    group = Group(Chains(9, 3), Shape(width=12), TINY, depths=(1,))
+    Suite({"solved": group, "missed": group}, learning_rates=(1e-2,)).run(Log(path), seeds=[0])
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    for each, solved in zip(lines[1:], (127, 126), strict=True):  # of 128
+        each["curve"][-1]["validation"] = {"1": solved}
+    path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    log = Log(path)
+    Suite({"solved": group, "missed": group}, learning_rates=(1e-2, 1e-3)).run(log, seeds=[0])
+    assert [each["case"] for each in log.lines[3:]] == ["missed"]
+
+
 def line(rate: float, seed: int, solved: int, correct: tuple[int, int]) -> Line:
     shape = {"1": {"1": correct[0], "2": correct[1]}}
     return {
@@ -193,7 +208,7 @@ def test_the_table_has_the_best_rate_and_pools_its_seeds() -> None:
     lines = [line(1e-2, 0, 10, (1, 1)), line(1e-3, 0, 64, (100, 30)), line(1e-3, 1, 9, (90, 20))]
     found = list(tables(lines))
     # Wilson's interval of 190 in 200 is 91.0 to 97.3%, of 50 in 200 it is 19.5 to 31.4%.
-    assert found[2] == "| single | 1 | 1k | 2k | 0.001 | 95 (91-97) | 25 (20-31) | 2 |"
+    assert found[2] == "| single | 1 | 1k | 2k | 0.001 | 100 / 90 (91-97) | 30 / 20 (20-31) | 2 |"
     assert found[3] == "| chance |  |  |  |  | 50 | 25 |  |"
     assert "| single | 0.01 | 0 | 8 | 10 | 3 |" in found
 
