@@ -5,7 +5,9 @@ import torch
 
 from rdvla.errors import RDVLAError
 from rdvla.evaluation.placing import PolicyOnRay, PolicyRunner
-from rdvla.rollout import Call
+from rdvla.evaluation.players import PolicyPlayer, Staging
+from rdvla.rollout import Call, EpisodeJob, Setting
+from tests.support.line_task import make_line
 from tests.support.rollout_doubles import BatchPolicy
 from tests.support.thread_workers import Death, ThreadWorkers
 from tests.support.tiny_models import make_observation
@@ -80,3 +82,17 @@ def test_copies_that_keep_dying_end_the_run_with_a_sentence():
         pytest.raises(RDVLAError, match=r"11 have died in a row.*--ray_gpus 0"),
     ):
         check_answers(policy, place)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_times_per_query_say_whether_they_are_of_this_machine(elsewhere):
+    policy = BatchPolicy()
+    player = PolicyPlayer(
+        policy, elsewhere=(lambda here: there(here, ThreadWorkers(), copies=1)) if elsewhere else None
+    )
+    jobs = [EpisodeJob("line", "near", Setting("fixed:4", "fixed:8"), seed=0, max_steps=30)]
+    with player.placed():
+        (outcome,) = player.play(jobs, Staging(make_line, 1, ThreadWorkers()))
+        timing = player.time(["fixed:4"], seconds=0.01)
+    assert outcome.end.result.success
+    assert timing["elsewhere"] is elsewhere and timing["query_ms"]["fixed:4"] > 0

@@ -215,8 +215,8 @@ def test_a_policy_on_the_node_with_the_gpu_answers_as_it_does_here_also_after_it
 
 
 def test_an_evaluation_whose_policy_is_on_the_cluster_gives_the_local_results(cluster, tmp_path):
-    local = run(tmp_path / "local", BatchPolicy(), workers=2, episodes=2)
-    options = {"workers": "ray:2", "ray": cluster.address, "episodes": 2}
+    local = run(tmp_path / "local", BatchPolicy(), workers=2, episodes=2, tasks=("near",))
+    options = {"workers": "ray:2", "ray": cluster.address, "episodes": 2, "tasks": ("near",)}
     there = run(tmp_path / "ray", BatchPolicy(), ray_gpus=1.0, **options)
     assert there.episodes == local.episodes
     with pytest.raises(

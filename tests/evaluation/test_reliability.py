@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -61,6 +62,19 @@ def test_queries_share_batches_only_if_asked_to(tmp_path):
         run(tmp_path / "single", StepPolicy(), workers=3, batching="together")  # no mixture in one folder
 
 
+def test_how_older_episodes_were_batched_is_not_known_and_not_made_up(tmp_path):
+    known = run(tmp_path / "run", StepPolicy(), stops=("4",), episodes=1)
+    assert known.meta["config"]["batching"] == "single"
+    record = tmp_path / "run" / "evaluation.json"
+    entries = json.loads(record.read_text())
+    del entries["batching"]  # as versions without the option wrote it
+    record.write_text(json.dumps(entries))
+    for episodes, batching in ((1, "single"), (2, "single"), (3, "together")):
+        more = run(tmp_path / "run", StepPolicy(), stops=("4",), episodes=episodes, batching=batching)
+        assert more.meta["config"]["batching"] is None
+        assert json.loads(record.read_text())["batching"] is None
+
+
 def test_a_dead_workers_episode_is_played_again_to_the_same_end(tmp_path):
     calm = run(tmp_path / "calm", StepPolicy(), tasks=("near",))
     make = functools.partial(make_once_dying, folder=tmp_path)
@@ -104,8 +118,9 @@ def test_the_exit_status_says_whether_every_episode_has_an_outcome(
         ({"workers": 2, "ray_gpus": 1.0}, "ray_gpus and ray_policies are for a policy on a cluster"),
         ({"workers": "ray", "ray_gpus": -1.0}, "ray_gpus must be a number from 0 on"),
         ({"workers": "ray", "record": "rollout_x", "live": True}, "record writes on this machine"),
+        ({"policy": "", "server": "ws://h:1", "batching": "together"}, "a server has batches of its own"),
     ],
 )
 def test_options_of_workers_that_make_no_sense_together_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):
-        EvaluationConfig(policy="p", output="o", **options)
+        EvaluationConfig(**{"policy": "p", "output": "o", **options})

@@ -43,6 +43,9 @@ EXTENDABLE = {
     *("record", "record_autonomous"),
 }
 KEPT = frozenset({"server_rules"})  # entries of older calls that a call without them leaves
+# Entries that are null, and in older folders missing, if nobody knows: that is no difference. Episodes of
+# before `batching` was an option may have been played in batches together, and a server has batches of its own.
+UNKNOWN = frozenset({"policy_preparation", "batching"})
 
 
 class Journal:
@@ -117,12 +120,15 @@ def same_run(
         "limits": dict(limits),
         **(compared or {}),
     }
+    if config.server:
+        now["batching"] = None
     if path.exists():
         before = read_object(path)
         _check_options(folder, before, now)
         for name, value in (compared or {}).items():
             _check_same(folder, name, before.get(name, value), value)
         now = {name: before[name] for name in KEPT & before.keys()} | now
+        now["batching"] = now["batching"] if before.get("batching") else None  # what is added has company
         now["limits"] = _all_limits(folder, before, limits)
     return now
 
@@ -135,9 +141,9 @@ def _check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
         )
     defaults = {option.name: option.default for option in dataclasses.fields(EvaluationConfig)}
     for name in now.keys() - EXTENDABLE - KEPT - {"limits"}:
-        was = before.get(name, defaults.get(name))  # an option may be younger than the folder
-        if name == "policy_preparation" and None in (was, now[name]):
+        if name in UNKNOWN and None in (before.get(name), now[name]):
             continue
+        was = before.get(name, defaults.get(name))  # an option may be younger than the folder
         _check_same(folder, name, was, now[name])
 
 

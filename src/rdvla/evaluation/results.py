@@ -49,6 +49,11 @@ class Results:
         return dict((self.meta.get("timing") or {}).get("query_ms", {}))
 
     @property
+    def timed_elsewhere(self) -> bool:
+        """Whether queries were timed through a cluster, on a machine that `hardware` does not describe."""
+        return bool((self.meta.get("timing") or {}).get("elsewhere"))
+
+    @property
     def step_limits(self) -> dict[str, int]:
         """Steps after which an episode ended, by environment; empty if the file does not say."""
         protocol = self.meta.get("protocol", {})

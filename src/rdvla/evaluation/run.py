@@ -216,7 +216,7 @@ def evaluate_player(
         label = config.policy_label
         episodes = [dataclasses.replace(journal.episodes[job.key], policy=label) for job in jobs]
     meta = {
-        "config": {**dataclasses.asdict(config), "output": output.name},
+        "config": {**dataclasses.asdict(config), "output": output.name, "batching": record["batching"]},
         "protocol": {
             suite.env: {"tasks": list(suite.tasks), "max_steps": suite.max_steps} for suite in suites
         },
