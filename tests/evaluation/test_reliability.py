@@ -69,7 +69,7 @@ def test_how_older_episodes_were_batched_is_not_known_and_not_made_up(tmp_path):
     entries = json.loads(record.read_text())
     del entries["batching"]  # as versions without the option wrote it
     record.write_text(json.dumps(entries))
-    for episodes, batching in ((1, "single"), (2, "single"), (3, "together")):
+    for episodes, batching in ((1, "single"), (2, "together")):
         more = run(tmp_path / "run", StepPolicy(), stops=("4",), episodes=episodes, batching=batching)
         assert more.meta["config"]["batching"] is None
         assert json.loads(record.read_text())["batching"] is None
