@@ -8,8 +8,10 @@ import pytest
 from rich.console import Console
 
 from rdvla.cli import eval as verb
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation import EvaluationConfig, Suite, evaluate_policy, load_results
+from rdvla.files import os_error_sentence
+from tests.support.full_disk import full_disk
 from tests.support.line_task import TASKS, make_line, make_once_dying, make_raising
 from tests.support.rollout_doubles import BatchPolicy, StepPolicy
 
@@ -80,6 +82,34 @@ def test_a_video_that_cannot_be_written_costs_no_episode(tmp_path):
         (None, None, None)
     }
     assert outcomes(results) == outcomes(run(tmp_path / "calm", StepPolicy(), tasks=("near",)))
+
+
+@pytest.mark.parametrize("file", ["episodes.jsonl", "results.json"])
+def test_a_full_disk_is_named_and_costs_nothing(tmp_path, file):
+    calm = run(tmp_path / "calm", StepPolicy(), tasks=("near",), episodes=6)
+    folder = tmp_path / "run"
+    run(folder, StepPolicy(), tasks=("near",))
+    before = (folder / "results.json").read_bytes()
+    sizes = {name: (tmp_path / "calm" / name).stat().st_size for name in ("episodes.jsonl", "results.json")}
+    assert sizes["episodes.jsonl"] < sizes["results.json"]
+    with full_disk(sizes[file] - 100), pytest.raises(OSError) as caught:
+        run(folder, StepPolicy(), tasks=("near",), episodes=6)
+    assert os_error_sentence(caught.value).startswith(f"{folder / file}: the file would be larger than")
+    assert (folder / "results.json").read_bytes() == before
+    assert not [path for path in folder.rglob("*") if ".tmp" in path.name]
+    assert outcomes(run(folder, StepPolicy(), tasks=("near",), episodes=6)) == outcomes(calm)
+
+
+def test_damaged_results_are_named_before_anything_is_played(tmp_path):
+    results = run(tmp_path, StepPolicy(), tasks=("near",))
+    path = results.folder / "results.json"
+    path.write_text(path.read_text().replace('"success": true', '"success": false', 1))
+    policy = StepPolicy()
+    with pytest.raises(RDVLAError, match=r"results\.json is damaged or was changed.* delete it"):
+        run(tmp_path, policy, tasks=("near",), episodes=6)
+    assert policy.queries == []
+    path.unlink()
+    assert len(run(tmp_path, policy, tasks=("near",), episodes=6).episodes) == 12
 
 
 @pytest.mark.parametrize(("make", "status"), [(make_line, 0), (make_raising, 1)])
