@@ -26,7 +26,7 @@ from rdvla.training.rank_process import LostRankError
 from rdvla.training.run_directory import differences
 
 T = TypeVar("T")
-# Options that each machine may choose for itself. Not data.cache_gb: the window of samples may follow from it.
+# Options that each machine may choose for itself; the window of samples may follow from `data.cache_gb`.
 OWN_OPTIONS = (
     "device",
     "threads",
