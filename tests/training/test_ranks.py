@@ -198,3 +198,32 @@ def test_several_processes_are_not_trained_in_one(dataset: Path, tmp_path: Path)
     config = train_config(dataset, tmp_path / "run", compute=ComputeConfig(processes=2))
     with pytest.raises(ConfigError, match=r"compute.processes is 2, but this is one process"):
         Trainer(config, console=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "instead"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", r"compute\.strategy=fsdp"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", r"compute\.strategy=fsdp"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"set compute\.accumulation_steps"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", r"set compute\.compile=true"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", r"set mixed_precision"),
+    ],
+)
+def test_what_a_launcher_would_do_in_its_own_way_is_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, instead: str
+) -> None:
+    """Accelerate would divide gradients by its steps, for example, or leave its precision out in silence."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"{variable}={value.lower()} is set.*{instead}"):
+        Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
+
+
+def test_a_launcher_that_asks_for_what_the_run_does_is_welcome(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    Trainer(train_config(dataset, tmp_path / "run", mixed_precision="bf16"), console=QUIET)

@@ -238,8 +238,9 @@ class Trainer:
     def _loop(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest) -> None:
         with prefetching(self.dataset, self.choice, batch_size=self.config.batch_size) as ahead:
             stopping = self._updates(log, progress, stop, ahead)
-        if stopping and self.ranks.from_first(lambda: self.state.step not in self.store.steps()):
-            self._save_checkpoint(log)
+            # First of all, as whoever asked for the end may not wait for long.
+            if stopping and self.ranks.from_first(lambda: self.state.step not in self.store.steps()):
+                self._save_checkpoint(log)
 
     def _updates(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest, ahead: Ahead) -> bool:
         """Train to the last step, or until a rank is asked to stop; return whether one was."""
@@ -323,7 +324,7 @@ class Trainer:
         """Validate the averaged weights; return the figure that decides, None without held-out episodes."""
         if len(self.validation_frames) == 0:
             return None
-        with self.state.ema.applied():
+        with self.state.averaged():
             figures = validate(
                 self.policy,
                 self.objective,
