@@ -6,6 +6,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +172,40 @@ def test_several_processes_share_a_bounded_folder(tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert max(held) <= 300
     assert len(log.read_text()) < 60, "what another process fetched is used"
+
+
+def test_a_file_that_another_fetches_is_waited_for_however_long_that_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest wait for room is over many times meanwhile."""
+    monkeypatch.setattr(shard_cache, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(shard_cache, "POLL", 0.01)
+    cache, shard = ShardCache(tmp_path), Shard("one.mp4", 100, "far")
+    cache.set_limit(100)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        path.write_bytes(b"x" * 100)
+
+    def never(_path: Path) -> None:
+        raise AssertionError("it is fetched twice")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.prefetch, shard, slowly, spare=())
+        assert begun.wait(60)
+        assert not cache.prefetch(shard, never, spare=()), "what is only fetched ahead waits for nobody"
+        second = pool.submit(_content, cache, shard, never)
+        with pytest.raises(FutureTimeout):
+            second.result(timeout=0.3)
+        go_on.set()
+        assert first.result(60) and second.result(60) == b"x" * 100
+
+
+def _content(cache: ShardCache, shard: Shard, fetch: Any) -> bytes:
+    with cache.lease(shard, fetch) as path:
+        return path.read_bytes()
 
 
 def test_one_dataset_that_changes_is_noticed(sharded: Path, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from rich.console import Console
 
-from rdvla.training import TrainConfig, Trainer
+from rdvla.training import TrainConfig, Trainer, acceleration
 from rdvla.training.compute import ComputeConfig
 from rdvla.training.config import LossConfig
 from rdvla.training.sharding import is_sharded
@@ -57,7 +59,10 @@ def main(dataset: str, folder: str, strategy: str, steps: str, *options: str) ->
     )
     for model in (option.removeprefix("model=") for option in options if option.startswith("model=")):
         config = with_lora(config, model)
-    trainer = Trainer(config, console=Console(quiet=True))
+    # Blocks are traced and differentiated as for any compiler; waiting for one would take a minute.
+    traced = partial(acceleration.compile_blocks, backend="aot_eager")
+    with mock.patch.object(acceleration, "compile_blocks", traced):
+        trainer = Trainer(config, console=Console(quiet=True))
     trainer.run()
     kept = sum(value.numel() for value in _local(trainer))
     facts = {

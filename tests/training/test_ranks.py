@@ -92,7 +92,7 @@ def assert_equal_sums(found: dict[str, torch.Tensor], expected: dict[str, torch.
 
 @pytest.mark.slow
 def test_whatever_ends_one_process_ends_all_alike(dataset: Path, tmp_path: Path) -> None:
-    """The last process gets SIGTERM, or meets a NaN; the first finds its disk full."""
+    """The last process gets SIGTERM, or meets a NaN, or other options; the first finds its disk full."""
     first, second = by_torchrun("ends", 2, dataset, tmp_path / "ends", "")
     assert first["SIGTERM"] == second["SIGTERM"] == "finished False at step 5"
     assert CheckpointStore(tmp_path / "ends/SIGTERM/checkpoints").steps() == [3, 5]
@@ -102,6 +102,11 @@ def test_whatever_ends_one_process_ends_all_alike(dataset: Path, tmp_path: Path)
     assert "RDVLAError after step 6: checkpoint: no space is left" in first["disk"]
     assert "process 0 of the run failed: checkpoint: no space is left" in second["disk"]
     assert CheckpointStore(tmp_path / "ends/disk/checkpoints").steps() == [3]
+    assert first["options"] == second["options"]
+    assert (
+        "ConfigError: process 1 of the run has other options than process 0: seed is 1, there 0. "
+        in (first["options"])
+    )
 
 
 # --- `rdvla train` ---
@@ -198,3 +203,32 @@ def test_several_processes_are_not_trained_in_one(dataset: Path, tmp_path: Path)
     config = train_config(dataset, tmp_path / "run", compute=ComputeConfig(processes=2))
     with pytest.raises(ConfigError, match=r"compute.processes is 2, but this is one process"):
         Trainer(config, console=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "instead"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", r"compute\.strategy=fsdp"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", r"compute\.strategy=fsdp"),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", r"set compute\.accumulation_steps"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", r"set compute\.compile=true"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", r"set mixed_precision"),
+    ],
+)
+def test_what_a_launcher_would_do_in_its_own_way_is_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, instead: str
+) -> None:
+    """Accelerate would divide gradients by its steps, for example, or leave its precision out in silence."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"{variable}={value.lower()} is set.*{instead}"):
+        Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
+
+
+def test_a_launcher_that_asks_for_what_the_run_does_is_welcome(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    Trainer(train_config(dataset, tmp_path / "run", mixed_precision="bf16"), console=QUIET)

@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -20,10 +22,12 @@ from rdvla.errors import ConfigError
 from rdvla.policy import RDVLAPolicy
 from rdvla.training import Trainer, train
 from rdvla.training.compute import ComputeConfig
-from rdvla.training.config import WarmStartConfig
+from rdvla.training.config import EMAConfig, WarmStartConfig
 from rdvla.training.metrics import read_metrics
+from rdvla.training.optimization import TrainingState, sharded
+from rdvla.training.sharding import is_sharded
 from tests.support.sharded_host import sharded_config, with_lora
-from tests.support.tiny_training import train_config, write_dataset
+from tests.support.tiny_training import tiny_batch, tiny_policy, train_config, write_dataset
 from tests.support.tiny_vlms import save_tiny_vlm
 
 QUIET = Console(quiet=True)
@@ -139,8 +143,11 @@ def test_low_rank_pairs_train_next_to_weights_of_another_dtype(runs: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_bfloat16_works_with_accumulation_in_two_processes(runs: Path, tmp_path: Path, strategy: str) -> None:
-    in_two(runs / "data", tmp_path / "run", strategy, "bf16", "accumulation")
+def test_bfloat16_accumulation_checkpointing_and_compiled_blocks_work_in_two_processes(
+    runs: Path, tmp_path: Path, strategy: str
+) -> None:
+    options = ("bf16", "accumulation", "checkpointing", "compile")
+    in_two(runs / "data", tmp_path / "run", strategy, *options)
     # bfloat16 has 8 bits: errors of 0.4% per product, in a dozen layers.
     assert_same_losses(tmp_path / "run", runs / "one", relative=0.1)
 
@@ -171,6 +178,43 @@ def test_bfloat16_and_accumulation_on_a_processor(dataset: Path, tmp_path: Path)
     assert first["loss"] != other["loss"]  # it did compute in bfloat16
 
 
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """A group of this process alone, whose weights are gathered and freed as those of many are."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_after_a_validation_the_weights_compute_again_and_not_their_average(
+    dataset: Path, tmp_path: Path
+) -> None:
+    policy = tiny_policy().train()
+    ema = EMAConfig(decay=0.99, warmup=1)
+    config = train_config(dataset, tmp_path / "run", ema=ema)
+    state = sharded(TrainingState(policy, config), policy, config)
+    assert is_sharded(policy)
+    torch.manual_seed(1)
+    batch = tiny_batch(policy)
+
+    def loss() -> torch.Tensor:
+        return policy(batch, generator=torch.Generator().manual_seed(2), depth=3).total
+
+    first = loss()
+    before = first.item()
+    first.backward()
+    state.follow_gradient(step=100)
+    with torch.no_grad():
+        after = float(loss())
+        with state.averaged():
+            averaged = float(loss())
+        again = float(loss())
+    assert again == after
+    # The average has taken in a hundredth of the update.
+    assert abs(averaged - before) < 0.1 * abs(after - before)
+
+
 def test_one_process_has_nothing_to_share_out(dataset: Path, tmp_path: Path) -> None:
     config = train_config(dataset, tmp_path / "run", compute=ComputeConfig(strategy="fsdp"), steps=4)
     trainer = Trainer(config, console=QUIET)
@@ -186,14 +230,6 @@ def test_warm_starts_are_refused(dataset: Path, tmp_path: Path) -> None:
             compute=ComputeConfig(strategy="fsdp"),
             warm_start=WarmStartConfig(share=0.5, executed=3),
         )
-
-
-def test_a_launchers_own_sharding_is_refused(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ConfigError, match=r"ACCELERATE_USE_FSDP is set.*compute\.strategy=fsdp"):
-        Trainer(train_config(dataset, tmp_path / "run"), console=QUIET)
 
 
 def test_an_unknown_strategy_is_refused() -> None:

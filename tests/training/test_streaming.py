@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from rdvla.data import EpisodeDataset
 from rdvla.data.remote import source
-from rdvla.data.remote.mirror import GB
+from rdvla.data.remote.mirror import GB, Streaming
 from rdvla.errors import ConfigError, RDVLAError
-from rdvla.training import TrainConfig, Trainer, train
+from rdvla.training import TrainConfig, Trainer, prefetch, train
 from rdvla.training.batches import Draw
 from rdvla.training.checkpoints import CheckpointStore
+from rdvla.training.choices import WindowedChoice, WindowedMember
 from rdvla.training.config import DataConfig
+from rdvla.training.prefetch import prefetching
 from tests.support.far_datasets import (
     FILES,
     Fetched,
@@ -114,6 +118,56 @@ def test_a_bound_that_is_too_small_says_how_much_it_takes(sharded: Path, tmp_pat
     with pytest.raises(ConfigError, match=r"data\.window=2 are needed at a time: give data\.cache_gb"):
         Trainer(config_of(in_memory(sharded), tmp_path / "run", data=data), console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mixture_keeps_the_open_files_of_every_dataset_while_it_fetches_ahead(
+    sharded: Path, tmp_path: Path, fetched: Fetched
+) -> None:
+    """One file of each is open and one of each follows: nearly two epochs of each dataset's four files."""
+    data = data_of(
+        tmp_path / "far", cache_gb=bound(sharded, 4.2), weights=(0.5, 0.5), validation_fraction=0.0
+    )
+    trainer = Trainer(
+        config_of(f"{in_memory(sharded)},{in_memory(sharded)}", tmp_path / "run", data=data, steps=22),
+        console=QUIET,
+    )
+    before = len(fetched.videos())
+    assert trainer.run().finished
+    # Each once, but for those that were there already or that an epoch's end brings back.
+    assert len(fetched.videos()) - before <= 2 * FILES + 4
+
+
+def test_a_mixture_needs_room_for_a_file_of_each_dataset(sharded: Path, tmp_path: Path) -> None:
+    data = data_of(tmp_path / "far", cache_gb=bound(sharded, 1.5), window=1, weights=(0.5, 0.5))
+    config = config_of(f"{in_memory(sharded)},{in_memory(sharded)}", tmp_path / "run", data=data)
+    with pytest.raises(ConfigError, match=r"and 2, one for each dataset with a weight, are needed"):
+        Trainer(config, console=QUIET)
+
+
+def test_a_run_does_not_wait_for_a_file_that_is_fetched_ahead(
+    sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks a run to end may not wait for gigabytes."""
+    monkeypatch.setattr(prefetch, "LAST_WAIT", 0.1)
+    dataset = EpisodeDataset(in_memory(sharded), chunk_size=4, streaming=Streaming(tmp_path, 10**9))
+    frames = dataset.sample_index
+    shards = dataset.shards.of_episode[dataset.episode_of(frames)]
+    choice = WindowedChoice([WindowedMember(frames, shards, WINDOW)], seed=0)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def blocked(_self: Any, _path: str, to: str, **_options: Any) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        raise FileNotFoundError(to)
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "get_file", blocked)
+    try:
+        with prefetching(dataset, choice, batch_size=8) as ahead:
+            ahead.before(0)
+            assert begun.wait(60)
+        assert not go_on.is_set(), "the body was left while a file was on its way"
+    finally:
+        go_on.set()
 
 
 class Stopping(Trainer):

@@ -15,7 +15,7 @@ from rdvla.policy import RDVLAPolicy
 from rdvla.training.checkpoints import Best, Checkpoint, CheckpointError
 from rdvla.training.config import OptimizerConfig, TrainConfig
 from rdvla.training.schedule import Length, Schedule, with_length
-from rdvla.training.sharding import like, shard, whole
+from rdvla.training.sharding import forget_gathered, like, shard, whole
 
 
 class TrainingState:
@@ -73,6 +73,16 @@ class TrainingState:
             return False
         self.best = Best(step=self.step, loss=loss)
         return True
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the policy compute with the averaged weights for a `with` block; all ranks call this alike."""
+        try:
+            with self.ema.applied():
+                forget_gathered(self._policy)
+                yield
+        finally:
+            forget_gathered(self._policy)
 
     def checkpoint(self) -> Checkpoint:
         """Return everything that a run needs to go on from here, whole; all ranks call this alike."""

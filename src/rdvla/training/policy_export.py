@@ -108,7 +108,7 @@ class PolicyExport:
             },
         }
         self._policy.records = {TRAINING: record}
-        with state.ema.applied(), whole_weights(self._policy):
+        with state.averaged(), whole_weights(self._policy):
             if writes:
                 with new_folder(self.folder, replace=True) as temporary:
                     self._policy.save_pretrained(temporary)

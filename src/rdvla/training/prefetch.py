@@ -14,6 +14,8 @@ from rdvla.data.image_shards import ShardFile
 from rdvla.errors import RDVLAError
 from rdvla.training.choices import FrameChoice, WindowedChoice
 
+LAST_WAIT = 2.0  # seconds for the file that is being fetched when a run ends
+
 
 @dataclass(frozen=True)
 class _Wanted:
@@ -73,11 +75,11 @@ class Prefetcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; a file that is being fetched is waited for."""
+        """End the thread, without waiting for a file that takes long to fetch."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout=LAST_WAIT)
 
     def _run(self) -> None:
         seen: _Wanted | None = None
@@ -97,10 +99,16 @@ class Prefetcher:
             return None if self._stopped else self._wanted
 
     def _fetch(self, file: ShardFile, opened: frozenset[ShardFile]) -> None:
-        reader = self._dataset.mixture.members[file.member].reader
-        if isinstance(reader, ImagesInFiles):
-            spare = frozenset(other.name for other in opened if other.member == file.member)
+        reader = self._reader(file)
+        if reader is not None:
+            # Datasets share the folder, so the open files of all of them stay.
+            keepers = [(self._reader(other), other.name) for other in opened]
+            spare = frozenset(keeper.kept_as(name) for keeper, name in keepers if keeper is not None)
             reader.prefetch(file.name, spare=spare)
+
+    def _reader(self, file: ShardFile) -> ImagesInFiles | None:
+        reader = self._dataset.mixture.members[file.member].reader
+        return reader if isinstance(reader, ImagesInFiles) and reader.is_streamed else None
 
 
 @contextmanager

@@ -52,24 +52,32 @@ def streaming_of(data: DataConfig) -> Streaming | None:
 
 
 def _window(data: DataConfig, dataset: EpisodeDataset) -> int:
-    """Return how many shards are open at a time; of streamed data the next one must fit next to them."""
+    """Return how many shards are open at a time; of streamed data the next ones should fit next to them."""
     shards = dataset.shards
     count = len(shards.files)
+    orders = max(1, sum(weight > 0 for weight in data.weights))  # each has at least one open, and a next one
     if not dataset.is_streamed:
         wanted = max(USUAL_WINDOW, -(-count * USUAL_WINDOW_SAMPLES // max(1, len(dataset))))
         return min(count, data.window or wanted)
     limit = Streaming.of(data.stream_dir, data.cache_gb).limit
     largest = max(shards.size(shard) for shard in range(count))
     fitting = limit // max(1, largest)
-    fitting -= fitting > 1 and fitting < count  # room for the next one
-    if min(data.window or 1, count) > fitting:
-        least = largest * (min(data.window or 1, count) + 1) / GB
+    if fitting < count:
+        fitting -= min(orders, max(0, fitting - orders))  # room for the next ones
+    wanted = min(max(data.window or 1, orders), count)
+    if wanted > fitting:
+        least = largest * min(wanted + orders, count) / GB
         raise ConfigError(
             f"data.cache_gb={limit / GB:g} holds {fitting} of the {count} shards of {dataset.name}, whose "
-            f"largest has {largest / GB:.3f} GB, and data.window={data.window or 1} are needed at a time: "
-            f"give data.cache_gb={least:.3f} or more, or a smaller data.window."
+            f"largest has {largest / GB:.3f} GB, and {_needed(data, orders)} are needed at a time: "
+            f"give data.cache_gb={least:.3f} or more{', or a smaller data.window' * (wanted > orders)}."
         )
     return min(count, data.window or fitting)
+
+
+def _needed(data: DataConfig, orders: int) -> str:
+    window = data.window or 1
+    return f"data.window={window}" if window >= orders else f"{orders}, one for each dataset with a weight,"
 
 
 def choose_frames(config: TrainConfig, dataset: EpisodeDataset, frames: Tensor) -> FrameChoice:

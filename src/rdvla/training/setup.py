@@ -28,6 +28,21 @@ from rdvla.training.rank_process import check_started, is_rank
 from rdvla.training.run_directory import differences
 from rdvla.training.sampling import streaming_of
 
+PRECISION = "ACCELERATE_MIXED_PRECISION"
+OFF = ("no", "false", "0")
+SHARE_OUT = "share weights out with compute.strategy=fsdp"
+# What `accelerate launch` may ask for, and Accelerate would do next to the run's options, or leave out ->
+# values that ask for nothing, and the run's own way.
+LAUNCHER_OPTIONS = {
+    "ACCELERATE_USE_FSDP": (OFF, SHARE_OUT),
+    "ACCELERATE_USE_DEEPSPEED": (OFF, SHARE_OUT),
+    "ACCELERATE_USE_MEGATRON_LM": (OFF, SHARE_OUT),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": (OFF, SHARE_OUT),
+    # Every gradient would be divided by it.
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (("1",), "set compute.accumulation_steps"),
+    "ACCELERATE_DYNAMO_BACKEND": (OFF, "set compute.compile=true"),
+    PRECISION: (OFF, "set mixed_precision, which is bf16 or no"),
+}
 KEPT_STATISTICS = (ACTION, STATE, ENVIRONMENT_STATE)
 
 
@@ -155,10 +170,11 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Return the accelerator of a run's `device` and `mixed_precision`, in touch with the run's processes.
 
     Raises:
-        ConfigError: the run is to have several processes, but was started in one.
+        ConfigError: the run is to have several processes, but was started in one; or a launcher asks for
+            something that a run does in its own way.
     """
     check_started(config)
-    _check_launcher()
+    _check_launcher(config)
     # Accelerate keeps its device and precision for the whole process; a second run may want others.
     AcceleratorState._reset_state(reset_partial_state=True)
     in_processors = config.device == "cpu" or (is_rank() and not torch.accelerator.is_available())
@@ -171,13 +187,15 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _check_launcher() -> None:
-    for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"):
-        if os.environ.get(variable, "false").lower() in ("true", "1"):
-            raise ConfigError(
-                f"{variable} is set, by `accelerate launch` or its configuration file. Leave it out, and "
-                "share weights out with compute.strategy=fsdp."
-            )
+def _check_launcher(config: TrainConfig) -> None:
+    for variable, (harmless, instead) in LAUNCHER_OPTIONS.items():
+        value = os.environ.get(variable, "").lower()
+        if value in ("", *harmless) or (variable == PRECISION and value == config.mixed_precision):
+            continue
+        raise ConfigError(
+            f"{variable}={value} is set, by `accelerate launch` or its configuration file. Leave it out, and "
+            f"{instead}."
+        )
 
 
 def wrapped(policy: RDVLAPolicy, accelerator: Accelerator) -> Callable[..., Loss]:

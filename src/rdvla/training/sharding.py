@@ -103,6 +103,19 @@ def whole_weights(policy: RDVLAPolicy) -> Iterator[None]:
             hook.remove()
 
 
+def forget_gathered(module: nn.Module) -> None:
+    """Free what ranks gathered of a module's weights, because their own shares have changed.
+
+    Gradient-free calls, such as those of a validation, keep what they gathered for the next call. Nothing
+    happens if the weights are not shared out.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Return whether a module's weights are shared out."""
     return any(isinstance(parameter, DTensor) for parameter in module.parameters())

@@ -85,6 +85,7 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         torch.set_num_threads(config.threads)  # of each rank; Accelerate chooses others
         self.ranks = Ranks(self.accelerator)
+        self.ranks.check_options(config)
         self.run_directory = self.ranks.from_first(lambda: RunDirectory(config))
         self.store = CheckpointStore(self.run_directory.checkpoints, keep=config.checkpoints.keep)
         with self.ranks.together(), self.run_directory.naming_what_moved(config):
@@ -212,7 +213,8 @@ class Trainer:
         progress = TrainingProgress(self.console, steps=self.config.steps, start=self.state.step)
         self.policy.train()
         try:
-            with StopRequest() as stop, progress:
+            # Shared-out weights are exchanged in checkpoints and validations too.
+            with StopRequest() as stop, progress, self.ranks.in_contact():
                 self._loop(log, progress, stop)
             return stop.signal
         except DatasetError as error:
@@ -238,8 +240,9 @@ class Trainer:
     def _loop(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest) -> None:
         with prefetching(self.dataset, self.choice, batch_size=self.config.batch_size) as ahead:
             stopping = self._updates(log, progress, stop, ahead)
-        if stopping and self.ranks.from_first(lambda: self.state.step not in self.store.steps()):
-            self._save_checkpoint(log)
+            # First of all, as whoever asked for the end may not wait for long.
+            if stopping and self.ranks.from_first(lambda: self.state.step not in self.store.steps()):
+                self._save_checkpoint(log)
 
     def _updates(self, log: MetricsLog, progress: TrainingProgress, stop: StopRequest, ahead: Ahead) -> bool:
         """Train to the last step, or until a rank is asked to stop; return whether one was."""
@@ -273,8 +276,7 @@ class Trainer:
         """
         started = time.perf_counter()
         self.state.clear_gradient()
-        with self.ranks.in_contact():
-            loss = self._add_gradients(draw)
+        loss = self._add_gradients(draw)
         norm = self.state.clip_gradient()
         figures = self.ranks.add_up(torch.stack([loss.total, *loss.scalars.values()]))
         grad_norm, total, *scalars = torch.cat([norm.reshape(1), figures]).tolist()
@@ -323,7 +325,7 @@ class Trainer:
         """Validate the averaged weights; return the figure that decides, None without held-out episodes."""
         if len(self.validation_frames) == 0:
             return None
-        with self.state.ema.applied():
+        with self.state.averaged():
             figures = validate(
                 self.policy,
                 self.objective,

@@ -185,8 +185,17 @@ class ImagesInFiles(Protocol):
         """Whether files are fetched when they are needed."""
         ...
 
+    def kept_as(self, name: str) -> str:
+        """Return the name of one of these files in the folder that keeps fetched files of all datasets."""
+        ...
+
     def prefetch(self, name: str, *, spare: frozenset[str]) -> bool:
-        """Fetch one of these files if there is room next to those in `spare`; return whether it is here."""
+        """Fetch one of these files if there is room, and return whether it is here.
+
+        Args:
+            name: of the file.
+            spare: files of any dataset that stay for it, each as `kept_as` names it.
+        """
         ...
 
 

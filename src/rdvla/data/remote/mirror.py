@@ -100,9 +100,8 @@ class RemoteDataset:
             yield path
 
     def prefetch(self, name: str, *, spare: frozenset[str]) -> bool:
-        """Fetch a file if there is room next to the files named in `spare`; return whether it is there."""
-        keys = {self.shard(other).key for other in spare if other in self.files}
-        return self.cache.prefetch(self.shard(name), lambda path: self._fetch(name, path), spare=keys)
+        """Fetch a file if there is room next to shards with keys in `spare`; return whether it is there."""
+        return self.cache.prefetch(self.shard(name), lambda path: self._fetch(name, path), spare=spare)
 
     def shard(self, name: str) -> Shard:
         """Return how the cache knows a file."""

@@ -112,7 +112,9 @@ class ShardCache:
                 if found is not None:
                     return found
                 part = None
-                if not self._is_fetched_now(shard.key):
+                if self._is_fetched_now(shard.key):
+                    until = time.monotonic() + patience  # which is for room, not for what is on its way
+                else:
                     limit = self.limit
                     if shard.size > limit:
                         raise DatasetError(

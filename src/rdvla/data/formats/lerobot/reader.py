@@ -219,8 +219,18 @@ class LeRobotReader:
         """Whether files with images are fetched when they are needed."""
         return self.info.files.remote is not None
 
+    def kept_as(self, name: str) -> str:
+        """Return the name of one of `image_files` in the folder that keeps fetched files."""
+        remote = self.info.files.remote
+        return name if remote is None else remote.shard(name).key
+
     def prefetch(self, name: str, *, spare: frozenset[str]) -> bool:
-        """Fetch one of `image_files` if there is room next to those in `spare`; return whether it is here."""
+        """Fetch one of `image_files` if there is room, and return whether it is here.
+
+        Args:
+            name: of the file.
+            spare: files that stay for it, each as `kept_as` names it.
+        """
         remote = self.info.files.remote
         return remote is None or remote.prefetch(name, spare=spare)
 
