@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -71,6 +72,19 @@ def test_a_dead_workers_episode_is_played_again_to_the_same_end(tmp_path):
     assert outcomes(shaken) == outcomes(calm)
     lines = (tmp_path / "shaken" / "episodes.jsonl").read_text().splitlines()
     assert len(lines) == len(calm.episodes)  # none twice
+
+
+def test_an_episode_without_an_outcome_leaves_no_line_beside_its_outcome(tmp_path):
+    calm = run(tmp_path / "calm", StepPolicy(), tasks=("near",))
+    first = run(tmp_path / "shaken", StepPolicy(), make=make_raising, tasks=("near",))
+    journal = tmp_path / "shaken" / "episodes.jsonl"
+    assert sum(row.errors for row in first.rows) > 0
+    assert len(journal.read_text().splitlines()) == len(calm.episodes)  # people may look why
+    again = run(tmp_path / "shaken", StepPolicy(), tasks=("near",))
+    assert outcomes(again) == outcomes(calm)
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert len(lines) == len(calm.episodes)
+    assert all(line["error"] is None for line in lines)
 
 
 def test_a_video_that_cannot_be_written_costs_no_episode(tmp_path):
