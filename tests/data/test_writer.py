@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from rdvla.data import DatasetWriter, Episode, EpisodeDataset
 from rdvla.data import encoding as encoding_module
 from rdvla.data.formats.lerobot_v3 import assemble as assemble_module
-from rdvla.errors import DatasetError
+from rdvla.errors import DatasetError, RDVLAError
+from rdvla.files import sole_user
 from tests.support.datasets import FEATURES, FPS, LENGTHS, STRIDE, make_episode, make_writer, psnr
 
 
@@ -53,6 +55,49 @@ def test_an_interrupted_append_leaves_the_dataset_and_can_be_done_again(
     assert EpisodeDataset(root, chunk_size=2).num_episodes == 4
     DatasetWriter.append(root).finalize()
     assert EpisodeDataset(root, chunk_size=2).num_episodes == 5
+
+
+def test_only_one_process_adds_episodes_at_a_time(dataset_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "demos"
+    shutil.copytree(dataset_root, root)
+    writer = DatasetWriter.append(root)
+    writer.add_episode(make_episode(5))
+    with ThreadPoolExecutor(1) as another, sole_user(root):
+        for work in (writer.finalize, lambda: DatasetWriter.append(root)):
+            with pytest.raises(RDVLAError, match="another process is writing to"):
+                another.submit(work).result()
+    writer.finalize()
+    with pytest.raises(DatasetError, match="there is no episode to write"):
+        writer.finalize()
+    assert EpisodeDataset(root, chunk_size=2).num_episodes == 5
+
+
+def test_episodes_that_were_added_before_a_kill_are_not_added_twice_and_others_are_not_lost(
+    dataset_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, kept = tmp_path / "demos", tmp_path / "kept"
+    shutil.copytree(dataset_root, root)
+    writer = DatasetWriter.append(root)
+    writer.add_episode(make_episode(5))
+    staging = tmp_path / ".demos.staging"
+    shutil.copytree(staging, kept)  # as another machine would have kept them
+
+    def killed(_writer: DatasetWriter) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DatasetWriter, "discard", killed)
+        writer.finalize()
+    assert DatasetWriter.append(root).finished() == {}
+    assert EpisodeDataset(root, chunk_size=2).num_episodes == 5
+    shutil.rmtree(staging)
+    kept.rename(staging)
+    with pytest.raises(DatasetError, match=r"were to follow 4 others.*has 5 by now.*set base_episodes to 5"):
+        DatasetWriter.append(root)
+    specification = staging / "spec.json"
+    specification.write_text(json.dumps(json.loads(specification.read_text()) | {"base_episodes": 5}))
+    DatasetWriter.append(root).finalize()
+    assert EpisodeDataset(root, chunk_size=2).num_episodes == 6
 
 
 def test_an_interrupted_generation_resumes(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import pytest
 from rich.console import Console
 
 from rdvla.cli import eval as verb
-from rdvla.errors import ConfigError
+from rdvla.errors import ConfigError, RDVLAError
 from rdvla.evaluation import EvaluationConfig, Suite, evaluate_policy, load_results
+from rdvla.files import os_error_sentence
+from tests.support.full_disk import full_disk
 from tests.support.line_task import TASKS, make_line, make_once_dying, make_raising
 from tests.support.rollout_doubles import BatchPolicy, StepPolicy
 
@@ -85,6 +87,19 @@ def test_a_dead_workers_episode_is_played_again_to_the_same_end(tmp_path):
     assert len(lines) == len(calm.episodes)  # none twice
 
 
+def test_an_episode_without_an_outcome_leaves_no_line_beside_its_outcome(tmp_path):
+    calm = run(tmp_path / "calm", StepPolicy(), tasks=("near",))
+    first = run(tmp_path / "shaken", StepPolicy(), make=make_raising, tasks=("near",))
+    journal = tmp_path / "shaken" / "episodes.jsonl"
+    assert sum(row.errors for row in first.rows) > 0
+    assert len(journal.read_text().splitlines()) == len(calm.episodes)  # people may look why
+    again = run(tmp_path / "shaken", StepPolicy(), tasks=("near",))
+    assert outcomes(again) == outcomes(calm)
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert len(lines) == len(calm.episodes)
+    assert all(line["error"] is None for line in lines)
+
+
 def test_a_video_that_cannot_be_written_costs_no_episode(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "videos").write_text("in the way")
@@ -94,6 +109,34 @@ def test_a_video_that_cannot_be_written_costs_no_episode(tmp_path):
         (None, None, None)
     }
     assert outcomes(results) == outcomes(run(tmp_path / "calm", StepPolicy(), tasks=("near",)))
+
+
+@pytest.mark.parametrize("file", ["episodes.jsonl", "results.json"])
+def test_a_full_disk_is_named_and_costs_nothing(tmp_path, file):
+    calm = run(tmp_path / "calm", StepPolicy(), tasks=("near",), episodes=6)
+    folder = tmp_path / "run"
+    run(folder, StepPolicy(), tasks=("near",))
+    before = (folder / "results.json").read_bytes()
+    sizes = {name: (tmp_path / "calm" / name).stat().st_size for name in ("episodes.jsonl", "results.json")}
+    assert sizes["episodes.jsonl"] < sizes["results.json"]
+    with full_disk(sizes[file] - 100), pytest.raises(OSError) as caught:
+        run(folder, StepPolicy(), tasks=("near",), episodes=6)
+    assert os_error_sentence(caught.value).startswith(f"{folder / file}: the file would be larger than")
+    assert (folder / "results.json").read_bytes() == before
+    assert not [path for path in folder.rglob("*") if ".tmp" in path.name]
+    assert outcomes(run(folder, StepPolicy(), tasks=("near",), episodes=6)) == outcomes(calm)
+
+
+def test_damaged_results_are_named_before_anything_is_played(tmp_path):
+    results = run(tmp_path, StepPolicy(), tasks=("near",))
+    path = results.folder / "results.json"
+    path.write_text(path.read_text().replace('"success": true', '"success": false', 1))
+    policy = StepPolicy()
+    with pytest.raises(RDVLAError, match=r"results\.json is damaged or was changed.* delete it"):
+        run(tmp_path, policy, tasks=("near",), episodes=6)
+    assert policy.queries == []
+    path.unlink()
+    assert len(run(tmp_path, policy, tasks=("near",), episodes=6).episodes) == 12
 
 
 @pytest.mark.parametrize(("make", "status"), [(make_line, 0), (make_raising, 1)])

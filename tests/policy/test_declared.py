@@ -87,7 +87,7 @@ def test_sizes_that_the_weights_do_not_have_are_refused_before_memory_is_taken(
         ("head.initial_state_std", -1.0, "head.initial_state_std must be above 0"),
         ("head.initial_state_std", 1e300, "head.initial_state_std"),
         ("head.core", ["late"] * 300, "number of blocks must be at most 256"),
-        ("head.core", ["late"] * 10**6, "a list has at most 10000 entries"),
+        ("head.core", ["late"] * 10**6, "option .head.core.: a list has at most 10000 entries"),
         ("backbone.layers", 10**30, r"backbone.layers must be at least 0 and at most 256"),
         ("backbone.conv_blocks", 10**9, "backbone.conv_blocks"),
         ("backbone.conv_blocks", -1, "backbone.conv_blocks"),

@@ -130,11 +130,7 @@ def _check(kind: Any, value: Any, path: tuple[str, ...], root: type[Any]) -> Non
         if _is_config(alternative):
             _check_options(alternative, value, path, root)
         elif isinstance(value, (list, tuple)):
-            if len(value) > MOST_ITEMS:
-                raise ConfigError(
-                    f"option '{'.'.join(path)}': a list has at most {MOST_ITEMS} entries, got {len(value)}"
-                )
-            kinds = _item_types(alternative, len(value))
+            kinds = _kinds_of_items(alternative, value, path)
             for index, (item_kind, item) in enumerate(zip(kinds, value, strict=False)):
                 _check(item_kind, item, (*path, str(index)), root)
 
@@ -161,11 +157,19 @@ def _rename(kind: Any, value: Any, path: tuple[str, ...]) -> Any:
     for alternative in alternatives(kind):
         if _is_config(alternative) and isinstance(value, Mapping):
             return _rename_options(alternative, value, path)
-        if isinstance(value, (list, tuple)) and (kinds := _item_types(alternative, len(value))):
+        if isinstance(value, (list, tuple)) and (kinds := _kinds_of_items(alternative, value, path)):
             paired = zip(kinds, value, strict=False)
             items = [_rename(item_kind, item, (*path, str(i))) for i, (item_kind, item) in enumerate(paired)]
             return [*items, *value[len(items) :]]
     return value
+
+
+def _kinds_of_items(kind: Any, value: list[Any] | tuple[Any, ...], path: tuple[str, ...]) -> tuple[Any, ...]:
+    if len(value) > MOST_ITEMS:  # before anything looks at each of them
+        raise ConfigError(
+            f"option '{'.'.join(path)}': a list has at most {MOST_ITEMS} entries, got {len(value)}"
+        )
+    return _item_types(kind, len(value))
 
 
 def _rename_options(cls: Any, values: Mapping[Any, Any], path: tuple[str, ...]) -> dict[Any, Any]:

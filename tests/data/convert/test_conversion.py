@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rdvla import cli
-from rdvla.data import EpisodeDataset
+from rdvla.data import DatasetWriter, EpisodeDataset
 from rdvla.data.convert.choose import Choices
 from rdvla.data.convert.conversion import convert
 from rdvla.data.convert.sources import open_source
@@ -191,7 +191,7 @@ def test_the_command_says_what_was_written_and_what_comes_next(tmp_path: Path, c
     shown = capsys.readouterr().out
     assert "3 episodes, 13 frames at 5 Hz, 2 tasks" in shown
     assert f"Next: rdvla train --dataset {out}" in shown
-    assert cli.main(["data", "convert", str(tmp_path / "in"), str(out), "--fps", "5"]) == 2
+    assert cli.main(["data", "convert", str(tmp_path / "in"), str(out), "--fps", "6"]) == 2
     assert "exists already" in capsys.readouterr().err
 
 
@@ -206,6 +206,30 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch, capsys, 
     shown = capsys.readouterr().err
     assert package in shown
     assert "[convert]" in shown
+
+
+def test_a_finished_conversion_is_known_by_its_command_and_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_rlds(tmp_path / "in")
+    damage(folder / "toy-train.tfrecord-00000-of-00002", at=200)
+    out = tmp_path / "out"
+
+    def killed(_writer: DatasetWriter) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DatasetWriter, "discard", killed)
+        convert(open_source(folder), out, choices=SPLIT_ACTION, skip_damaged=True)
+    again = convert(open_source(folder), out, choices=SPLIT_ACTION, skip_damaged=True)
+    assert not again.is_new and again.episodes == 2 and len(again.left_out) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    with pytest.raises(DatasetError, match="exists already"):
+        convert(open_source(folder), out, choices=SPLIT_ACTION)
+    changed = folder / "features.json"
+    changed.write_text(changed.read_text() + " ")
+    with pytest.raises(DatasetError, match="exists already"):
+        convert(open_source(folder), out, choices=SPLIT_ACTION, skip_damaged=True)
 
 
 def test_an_interrupted_conversion_does_not_go_on_with_other_options(tmp_path: Path) -> None:

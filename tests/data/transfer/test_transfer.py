@@ -227,6 +227,42 @@ def test_an_interrupted_merge_goes_on_but_not_with_other_datasets(tmp_path: Path
     assert transfer([(roots[0], None), (roots[1], None)], out).episodes == 2
 
 
+def test_a_merge_that_was_killed_after_its_last_step_is_known_as_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    roots = [demos(tmp_path / name, (number,)) for number, name in enumerate("ab")]
+    out = tmp_path / "out"
+    command = ["data", "merge", *map(str, roots), str(out)]
+
+    def killed(_writer: DatasetWriter) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DatasetWriter, "discard", killed)
+        transfer([(root, None) for root in roots], out)
+    assert (tmp_path / ".out.staging").exists()
+    for _ in range(2):
+        assert cli.main(command) == 0
+        assert "out holds this already, so nothing was written: 2 episodes" in capsys.readouterr().out
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
+    assert cli.main(["data", "merge", str(roots[0]), str(out)]) == 2
+    assert cli.main([*command, "--robot", "another"]) == 2
+    writer = DatasetWriter.append(roots[1])
+    writer.add_episode(make_episode(2))
+    writer.finalize()
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err.count("out exists already") == 3
+
+
+def test_a_split_goes_on_with_its_second_part(tmp_path: Path, capsys) -> None:
+    root = demos(tmp_path / "in", (0, 1, 2))
+    command = ["data", "split", str(root), str(tmp_path / "x"), str(tmp_path / "y"), "--episodes", "0"]
+    transfer([(root, [0])], tmp_path / "x")
+    assert cli.main(command) == 0
+    shown = capsys.readouterr().out
+    assert "x holds this already" in shown and "y is written: 2 episodes" in shown
+
+
 def test_the_real_gr1_dataset_becomes_v30_without_encoding(tmp_path: Path) -> None:
     root = shared_data("gr1_v20") / "robot_sim.PickNPlace"
     done = transfer([(root, [1, 4])], tmp_path / "out")

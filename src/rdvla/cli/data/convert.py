@@ -32,7 +32,7 @@ def run(
     Args:
         source: folder with features.json and TFRecord files, or an HDF5 file, or a folder of those; or a
             LeRobot dataset (v2.0, v2.1 or v3.0), whose features and names stay and whose videos are copied.
-        output: folder of the new dataset; it must not exist.
+        output: folder of the new dataset; it must not exist, unless the same command wrote it.
         fps: control frequency in Hz; needed if the source does not hold it.
         action: features that make up the action, in this order (default: what the format calls so).
         state: features that make up the proprioception; `none` for none (default: what the format calls so).
@@ -93,4 +93,5 @@ def _text(done: Conversion, kind: str) -> str:
     lines += [f"  note     {note}" for note in done.notes]
     reasons = dict.fromkeys(done.left_out)
     lines += [f"  left out {done.left_out.count(reason)} episodes: {reason}" for reason in reasons]
-    return "\n".join([*lines, f"{done.root} is written. Next: rdvla train --dataset {done.root}"])
+    state = "is written" if done.is_new else "holds this already, so nothing was written"
+    return "\n".join([*lines, f"{done.root} {state}. Next: rdvla train --dataset {done.root}"])

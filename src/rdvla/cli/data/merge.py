@@ -13,7 +13,7 @@ def run(datasets: list[Path], output: Path, *, robot: str | None = None) -> None
 
     Args:
         datasets: folders of LeRobot datasets (v2.0, v2.1 or v3.0), in their order.
-        output: folder of the new dataset; it must not exist.
+        output: folder of the new dataset; it must not exist, unless the same command wrote it.
         robot: type of the robot for the record, if the datasets differ in it.
     """
     from rdvla.cli.data.transferring import text, write

@@ -35,7 +35,8 @@ def write(
 def text(done: Transfer) -> str:
     """Say what was written and what was left out."""
     lines = [f"note: {note}" for note in done.notes]
-    lines.append(f"{done.root} is written: {done.episodes} episodes, {done.frames} frames")
+    state = "is written" if done.is_new else "holds this already, so nothing was written"
+    lines.append(f"{done.root} {state}: {done.episodes} episodes, {done.frames} frames")
     if done.copied or done.encoded:
         why = "they do not begin with a keyframe, hide pictures, or are single pictures"
         again = f", {done.encoded} encoded again ({why})"

@@ -15,9 +15,15 @@ from rdvla.data.convert.choose import Choices, Plan, decide
 from rdvla.data.convert.source import Flip, Source, SourceEpisode
 from rdvla.data.episode import Episode
 from rdvla.data.features import ACTION, STATE
+from rdvla.data.file_hashes import hash_files
 from rdvla.data.formats.lerobot_v3.writer import DatasetWriter
+from rdvla.data.made_from import finish, finished_facts
 from rdvla.errors import DatasetError
 from rdvla.files import sole_user
+
+# What a finished conversion says of itself.
+SKIP_DAMAGED = "skip_damaged"
+LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Conversion:
         tasks: its instructions.
         left_out: reasons why episodes were left out, one for each.
         notes: what the source says, or does not say, of itself.
+        is_new: False if an earlier call had written it already.
     """
 
     root: Path
@@ -41,6 +48,7 @@ class Conversion:
     tasks: tuple[str, ...]
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
+    is_new: bool = True
 
 
 def convert(
@@ -53,6 +61,8 @@ def convert(
 ) -> Conversion:
     """Convert all episodes; a conversion that was interrupted goes on where it stopped.
 
+    If the output holds this conversion of the unchanged source already, nothing is written.
+
     Args:
         source: the demonstrations.
         output: folder of the new dataset; it appears at the end, whole.
@@ -62,19 +72,25 @@ def convert(
 
     Raises:
         ConfigError: the choices do not fit the source.
-        DatasetError: naming the file and episode that is damaged, or the output exists.
+        DatasetError: naming the file and episode that is damaged, or the output holds something else.
     """
     plan = decide(source.facts, choices)
+    content = dict(zip(map(str, source.inputs), hash_files(source.inputs), strict=True))
+    made_from = json.dumps([str(source.path.resolve()), content, source.split, asdict(plan)])
     with sole_user(output):
-        work = _Work(source, output, plan)
-        left_out = work.write(skip_damaged=skip_damaged, progress=progress)
-        return work.finish(left_out)
+        facts = finished_facts(output, made_from)
+        if facts is not None and facts.get(SKIP_DAMAGED) == skip_damaged:
+            left_out = tuple(map(str, facts.get(LEFT_OUT, ())))
+            return Conversion(output, plan, *_count(output), left_out, source.facts.notes, is_new=False)
+        work = _Work(source, output, plan, made_from)
+        left = work.write(skip_damaged=skip_damaged, progress=progress)
+        return work.finish(left, skip_damaged=skip_damaged)
 
 
 class _Work:
     """One conversion while it runs; the writer starts with the first episode, which has the sizes."""
 
-    def __init__(self, source: Source, output: Path, plan: Plan) -> None:
+    def __init__(self, source: Source, output: Path, plan: Plan, made_from: str) -> None:
         self._source = source
         self._output = output
         self._plan = plan
@@ -86,7 +102,7 @@ class _Work:
             cameras=tuple(plan.cameras.values()),
             image_size=sizes,
             robot_type=plan.robot_type,
-            made_from=json.dumps([str(source.path.resolve()), source.split, asdict(plan)]),
+            made_from=made_from,
         )
 
     def write(self, *, skip_damaged: bool, progress: Callable[[int, int], None]) -> list[str]:
@@ -105,12 +121,12 @@ class _Work:
             progress(count, total)
         return left_out
 
-    def finish(self, left_out: list[str]) -> Conversion:
+    def finish(self, left_out: list[str], *, skip_damaged: bool) -> Conversion:
         if not self._writer.finished():
             self._writer.discard()
             reasons = "; ".join(dict.fromkeys(left_out)) or "the source holds none"
             raise DatasetError(f"no episode is left to write: {reasons}")
-        self._writer.finalize()
+        finish(self._writer, {SKIP_DAMAGED: skip_damaged, LEFT_OUT: left_out})
         written = _count(self._output)
         return Conversion(self._output, self._plan, *written, tuple(left_out), self._source.facts.notes)
 

@@ -101,6 +101,11 @@ class RLDSSource:
         """The split whose files are taken; None: all."""
         return self._split
 
+    @property
+    def inputs(self) -> list[Path]:
+        """`features.json` and the TFRecord files."""
+        return [self._folder / FEATURES_FILE, *self.files]
+
     @cached_property
     def facts(self) -> SourceFacts:
         """What features.json and the first episodes say."""

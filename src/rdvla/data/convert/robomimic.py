@@ -101,6 +101,11 @@ class RobomimicSource:
         """The mask whose demonstrations are taken; None: all."""
         return self._split
 
+    @property
+    def inputs(self) -> list[Path]:
+        """The HDF5 files."""
+        return self.files
+
     @cached_property
     def facts(self) -> SourceFacts:
         """What the attributes of the first file and its first demonstration say."""

@@ -117,6 +117,11 @@ class Source(Protocol):
         ...
 
     @property
+    def inputs(self) -> Sequence[Path]:
+        """The files that are read."""
+        ...
+
+    @property
     def facts(self) -> SourceFacts:
         """What is fixed for all episodes."""
         ...

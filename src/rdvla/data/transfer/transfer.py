@@ -19,6 +19,7 @@ from rdvla.data.formats.base import CameraReader
 from rdvla.data.formats.lerobot.reader import LeRobotReader
 from rdvla.data.formats.lerobot_v3.writer import DatasetWriter
 from rdvla.data.formats.registry import open_reader
+from rdvla.data.made_from import finish, finished_facts
 from rdvla.data.spec import DatasetSpec
 from rdvla.data.transfer.plan import Member, agree, positions
 from rdvla.errors import DatasetError
@@ -38,6 +39,7 @@ class Transfer:
         copied: videos whose stream was copied, one per episode and camera; not those before an interruption.
         encoded: videos that had to be encoded again, counted likewise.
         notes: what was left out, and why.
+        is_new: False if an earlier call had written it already.
     """
 
     root: Path
@@ -46,6 +48,7 @@ class Transfer:
     copied: int
     encoded: int
     notes: tuple[str, ...]
+    is_new: bool = True
 
 
 def transfer(
@@ -57,6 +60,8 @@ def transfer(
 ) -> Transfer:
     """Write episodes of one or several datasets as a new dataset; one that was interrupted goes on.
 
+    If the output holds these episodes of the unchanged datasets already, nothing is written.
+
     Args:
         sources: each dataset's folder and the episodes to take, by their number; None: all.
         output: folder of the new dataset; it appears at the end, whole.
@@ -64,8 +69,8 @@ def transfer(
         progress: called with the number of episodes done and their total.
 
     Raises:
-        DatasetError: a dataset cannot be read, they contradict each other, or the instruction changes within
-            an episode.
+        DatasetError: a dataset cannot be read, they contradict each other, the instruction changes within
+            an episode, or the output holds something else.
         ConfigError: an episode does not exist, or was left out as it cannot be read.
     """
     members = [Member.read(open_reader(root).with_cameras(None)) for root, _ in sources]
@@ -79,7 +84,11 @@ def transfer(
     takers = {id(member): _Taker(member, spec) for member in members}
     for member, episode in wanted:
         takers[id(member)].check_task(episode)
+    made_from = _made_from(members, wanted, spec)
+    frames = sum(int(member.reader.lengths[episode]) for member, episode in wanted)
     with sole_user(output):
+        if finished_facts(output, made_from) is not None:
+            return Transfer(output, len(wanted), frames, 0, 0, tuple(notes), is_new=False)
         writer = DatasetWriter.create(
             output,
             fps=spec.fps,
@@ -87,9 +96,9 @@ def transfer(
             cameras=tuple(spec.cameras),
             image_size=spec.cameras,
             robot_type=spec.robot_type,
-            made_from=json.dumps([(str(m.reader.root.resolve()), m.number(place)) for m, place in wanted]),
+            made_from=made_from,
         )
-        copied = encoded = frames = 0
+        copied = encoded = 0
         done = writer.finished()
         for number, (member, episode) in enumerate(wanted):
             if number not in done:
@@ -98,10 +107,16 @@ def transfer(
                 writer.add_episode(taker.episode(episode, images), number=number)
                 copied += sum(isinstance(each, Clip) for each in images.values())
                 encoded += sum(not isinstance(each, Clip) for each in images.values())
-            frames += int(member.reader.lengths[episode])
             progress(number + 1, len(wanted))
-        writer.finalize()
+        finish(writer, {})
     return Transfer(output, len(wanted), frames, copied, encoded, tuple(notes))
+
+
+def _made_from(members: Sequence[Member], wanted: Sequence[tuple[Member, int]], spec: DatasetSpec) -> str:
+    """Return what the episodes are, the content of their datasets included."""
+    roots = {str(member.reader.root.resolve()): member.reader.fingerprint() for member in members}
+    episodes = [(str(member.reader.root.resolve()), member.number(place)) for member, place in wanted]
+    return json.dumps([roots, episodes, spec.robot_type])
 
 
 class _Taker:

@@ -15,19 +15,26 @@ from typing import Any
 
 from rdvla.data.episode import Episode, check_episode
 from rdvla.data.features import Feature
-from rdvla.data.formats.lerobot.files import CHECKSUMS_PATH, checksum
 from rdvla.data.formats.lerobot_v3.assemble import assemble
+from rdvla.data.formats.lerobot_v3.finished import (
+    are_added,
+    is_finished,
+    mark_added,
+    mark_finished,
+    place,
+    remove_staging,
+    staging_of,
+)
 from rdvla.data.formats.lerobot_v3.metadata import DatasetMetadata
 from rdvla.data.formats.lerobot_v3.parcels import pack, unpack
 from rdvla.data.formats.lerobot_v3.recorder import EpisodeRecorder
 from rdvla.data.formats.lerobot_v3.staging import StagedEpisode, write_staged_episode
 from rdvla.data.spec import DatasetSpec, ImageSize, camera_sizes
-from rdvla.errors import ConfigError, DatasetError, RDVLAError
-from rdvla.files import flush_tree, new_folder, read_json, write_json
+from rdvla.errors import ConfigError, DatasetError
+from rdvla.files import new_folder, read_json, sole_user, write_json
 from rdvla.leftovers import remove, remove_dead, temporary_name
 
 SPEC_FILE = "spec.json"
-FINISHED_FILE = "finished.json"  # of the staging folder: the dataset that its episodes are in by now
 EPISODES_FOLDER = "episodes"
 
 
@@ -104,17 +111,23 @@ class DatasetWriter:
         """Add episodes to a finished dataset that was written by this class (same features and cameras).
 
         Raises:
-            DatasetError: the dataset is missing, damaged, or has features that cannot be written here.
+            DatasetError: the dataset is missing, damaged, or has features that cannot be written here; or
+                episodes are staged that were meant to follow others.
+            RDVLAError: another process is adding its episodes at this moment.
         """
-        existing = DatasetMetadata.read(Path(root))
-        writer = cls(Path(root), existing.spec(), existing.total_episodes)
-        writer._open_staging()
+        root = Path(root)
+        if not root.is_dir():
+            raise DatasetError(f"{root} does not exist: start a dataset with DatasetWriter.create")
+        with sole_user(root):
+            existing = DatasetMetadata.read(root)
+            writer = cls(root, existing.spec(), existing.total_episodes)
+            writer._open_staging()
         return writer
 
     @property
     def staging(self) -> Path:
         """Folder of the episodes that wait for `finalize`."""
-        return self.staging_folder or _staging(self.root)
+        return self.staging_folder or staging_of(self.root)
 
     def relocated(self, staging: Path) -> DatasetWriter:
         """Return a copy that stages episodes in another folder, which `pack` sends here."""
@@ -137,7 +150,7 @@ class DatasetWriter:
         checked = check_episode(episode, self.spec)
         with self._new_folder(number) as (temporary, target):
             write_staged_episode(temporary, checked, self.spec)
-            _place(temporary, target)
+            place(temporary, target)
         return int(target.name)
 
     @contextmanager
@@ -170,7 +183,7 @@ class DatasetWriter:
             finally:
                 recorder.close()
             if is_kept:
-                _place(temporary, target)
+                place(temporary, target)
 
     def finished(self) -> dict[int, dict[str, Any]]:
         """Return the staged episodes, number -> `source`.
@@ -198,7 +211,7 @@ class DatasetWriter:
         if not self.holds(number):
             with self._new_folder(number) as (temporary, target):
                 unpack(parcel, temporary)
-                _place(temporary, target)
+                place(temporary, target)
         parcel.unlink()
 
     def finalize(
@@ -218,38 +231,30 @@ class DatasetWriter:
                 named; delete it and continue).
             RDVLAError: another process finishes it.
         """
-        staged = self._numbers()
-        chosen = sorted(set(numbers)) if numbers is not None else staged
-        unknown = sorted(set(chosen) - set(staged))
-        if unknown or not chosen:
-            what = f"no episode has the number {unknown[0]}" if unknown else "there is no episode to write"
-            raise DatasetError(f"{self.root}: {what} ({len(staged)} are staged in {self.staging})")
-        folders = [self._folder(number) for number in chosen]
-        if self.base_episodes:
-            assemble(self.root, folders, self.spec, existing=DatasetMetadata.read(self.root))
-        else:
-            with new_folder(self.root) as building:
-                assemble(building, folders, self.spec, existing=None)
-                for name, content in (records or {}).items():
-                    write_json(building / name, content)
-                write_json(self.staging / FINISHED_FILE, _identity(building))
-        self.discard()
+        with sole_user(self.root):
+            folders = self._chosen(numbers)
+            if self.base_episodes:
+                existing = DatasetMetadata.read(self.root)
+                mark_added(self.staging, total=existing.total_episodes + len(folders))
+                assemble(self.root, folders, self.spec, existing=existing)
+            else:
+                with new_folder(self.root) as building:
+                    assemble(building, folders, self.spec, existing=None)
+                    for name, content in (records or {}).items():
+                        write_json(building / name, content)
+                    mark_finished(self.staging, building)
+            self.discard()
         return self.root
 
     def discard(self) -> None:
         """Delete the staged episodes."""
-        _remove_staging(self.staging)
+        remove_staging(self.staging)
 
     @staticmethod
     def clear_finished(root: Path) -> None:
         """Delete the staged episodes of a dataset if they are in it: a kill kept `finalize` from that."""
-        staging = _staging(root)
-        try:
-            is_finished = read_json(staging / FINISHED_FILE) == _identity(root)
-        except (RDVLAError, OSError):
-            return
-        if is_finished:
-            _remove_staging(staging)
+        if is_finished(staging_of(root), root):
+            remove_staging(staging_of(root))
 
     @contextmanager
     def _new_folder(self, number: int | None) -> Iterator[tuple[Path, Path]]:
@@ -265,11 +270,22 @@ class DatasetWriter:
         finally:
             remove(temporary)
 
+    def _chosen(self, numbers: Sequence[int] | None) -> list[Path]:
+        """Return the folders of staged episodes."""
+        staged = self._numbers()
+        chosen = sorted(set(numbers)) if numbers is not None else staged
+        unknown = sorted(set(chosen) - set(staged))
+        if unknown or not chosen:
+            what = f"no episode has the number {unknown[0]}" if unknown else "there is no episode to write"
+            raise DatasetError(f"{self.root}: {what} ({len(staged)} are staged in {self.staging})")
+        return [self._folder(number) for number in chosen]
+
     def _folder(self, number: int) -> Path:
         return self.staging / EPISODES_FOLDER / f"{number:06d}"
 
     def _numbers(self) -> list[int]:
-        return sorted(int(f.name) for f in (self.staging / EPISODES_FOLDER).iterdir() if f.name.isdigit())
+        folder = self.staging / EPISODES_FOLDER  # is missing once another process has finished
+        return sorted(int(f.name) for f in folder.iterdir() if f.name.isdigit()) if folder.is_dir() else []
 
     def _open_staging(self) -> None:
         record = self.spec.as_json() | {"base_episodes": self.base_episodes, "made_from": self.made_from}
@@ -279,13 +295,17 @@ class DatasetWriter:
             if not different and base_episodes == self.base_episodes:
                 remove_dead(self.staging / EPISODES_FOLDER, older=True)
                 return
-            # A finalize that was killed between its last two steps left these episodes behind. They are in
-            # the dataset already.
             if base_episodes >= self.base_episodes:
                 different += ["number of episodes"] if base_episodes > self.base_episodes else []
                 raise DatasetError(
                     f"{self.staging} holds an interrupted dataset with another {', '.join(different)}: "
                     "use the same settings to go on, or delete that folder to start again"
+                )
+            if not are_added(self.staging, total=self.base_episodes):
+                raise DatasetError(
+                    f"{self.staging} holds episodes that were to follow {base_episodes} others, and "
+                    f"{self.root} has {self.base_episodes} by now: if they are among them, delete that "
+                    f"folder; if not, set base_episodes to {self.base_episodes} in {path} to add them"
                 )
             self.discard()
         (self.staging / EPISODES_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -302,31 +322,3 @@ class DatasetWriter:
             raise DatasetError(
                 f"{path} is damaged: delete {self.staging} to start again ({error})"
             ) from error
-
-
-def _staging(root: Path) -> Path:
-    return root.parent / f".{root.name}.staging"
-
-
-def _place(temporary: Path, target: Path) -> None:
-    """Give an episode its name once all of it is on the disk."""
-    flush_tree(temporary)
-    try:
-        temporary.rename(target)
-    except OSError as error:
-        if not target.exists():
-            raise
-        raise DatasetError(f"episode number {int(target.name)} is already there") from error
-
-
-def _remove_staging(staging: Path) -> None:
-    """Remove a staging folder; a kill leaves all of it, or something that `sole_user` removes."""
-    if staging.is_dir():
-        gone = temporary_name(staging.with_name(staging.name[1:].removesuffix(".staging")))
-        staging.rename(gone)
-        remove(gone)
-
-
-def _identity(root: Path) -> dict[str, int]:
-    """Return what tells a dataset from others: a checksum of its files' checksums."""
-    return {"checksums": checksum(root / CHECKSUMS_PATH)}
