@@ -163,8 +163,8 @@ def is_done(trial: Trial, commands: Sequence[Command]) -> bool:
         if changed:
             name, (was, wanted) = next(iter(changed.items()))
             raise ConfigError(
-                f"trial {trial.name} was started with other options of rdvla {verb}: {name} was {_given(was)}, "
-                f"and now it is {_given(wanted)} ({record}). Take it back, or choose another output"
+                f"trial {trial.name} was started with other options of rdvla {verb}: {name} was {_given(was)} "
+                f"and is now {_given(wanted)} ({record}). Take it back, or choose another output"
             )
     return (trial.folder / DONE).exists() and before.keys() >= now.keys()
 
