@@ -142,7 +142,7 @@ class Launcher:
         devices = chosen.split(",") if chosen else [str(number) for number in range(count)]
         each = max(command.options.get("compute", {}).get("processes", 1) for command in commands)
         slots = len(devices) // each
-        if self._workers == 1 or slots < 1 or len(devices) < 2:  # noqa: PLR2004
+        if self._workers == 1 or slots < 1 or len(devices) < 2:
             return dict(os.environ)
         first = slot % slots * each
         return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(devices[first : first + each])}
@@ -163,8 +163,9 @@ def is_done(trial: Trial, commands: Sequence[Command]) -> bool:
         if changed:
             name, (was, wanted) = next(iter(changed.items()))
             raise ConfigError(
-                f"trial {trial.name} was started with other options of rdvla {verb}: {name} was {_given(was)} "
-                f"and is now {_given(wanted)} ({record}). Take it back, or choose another output"
+                f"trial {trial.name} was started with other options of rdvla {verb}: {name} was "
+                f"{_given(was)}, and now it is {_given(wanted)} ({record}). Take it back, or choose another "
+                "output"
             )
     return (trial.folder / DONE).exists() and before.keys() >= now.keys()
 
