@@ -43,8 +43,9 @@ EXTENDABLE = {
     *("record", "record_autonomous"),
 }
 KEPT = frozenset({"server_rules"})  # entries of older calls that a call without them leaves
-# Entries that are null, and in older folders missing, if nobody knows: that is no difference. Before `batching`
-# was an option, episodes may have been played in batches together, and a server has batches of its own.
+# Entries that are null, and in older folders missing, if nobody knows: that is no difference. Before
+# `batching` was an option, episodes may have been played in batches together, and a server has batches of its
+# own.
 UNKNOWN = frozenset({"policy_preparation", "batching"})
 
 
