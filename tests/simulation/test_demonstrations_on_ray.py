@@ -24,15 +24,15 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without room for workers and three nodes with room for one each."""
-    with local_cluster(*[{"num_cpus": 1}] * 3) as found:
+    """A head without room for workers and two nodes with room for one each."""
+    with local_cluster({"num_cpus": 1}, {"num_cpus": 1}) as found:
         yield found
 
 
 def config(output: Any, **changes: Any) -> DemonstrationConfig:
     options: dict[str, Any] = {
         "tasks": ("reach-v3", "drawer-close-v3"),
-        "episodes_per_task": 4,
+        "episodes_per_task": 3,
         "cameras": ("side",),
         "image_size": 32,
         "camera_stride": 20,
@@ -63,7 +63,7 @@ def test_a_killed_node_and_other_workers_change_no_byte_of_the_dataset(cluster, 
     killer = threading.Thread(target=kill_one)
     killer.start()
     try:
-        report = generate(config(output, workers="ray:3", ray=cluster.address), show_progress=False)
+        report = generate(config(output, workers="ray:2", ray=cluster.address), show_progress=False)
     finally:
         whole.set()
         killer.join(LIMIT)
