@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 
