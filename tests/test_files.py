@@ -200,3 +200,19 @@ def test_a_folder_is_tried_within_itself(tmp_path: Path, monkeypatch: pytest.Mon
     check_writable(name, option="--output", folder=True)
     expected = {"..": tmp_path, "run": tmp_path / "here" / "run"}.get(name, tmp_path / "here")
     assert [path.parent.resolve() for path in tried] == [expected]
+
+
+def test_a_folder_behind_a_link_is_replaced_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "export").mkdir()
+    (tmp_path / "disk" / "export" / "old").touch()
+    link = tmp_path / "export"
+    link.symlink_to("disk/export")
+    for name in ("new", "newer"):
+        with new_folder(link, replace=True) as folder:
+            assert folder.parent == tmp_path / "disk"  # on which there is room
+            (folder / name).touch()
+        assert link.is_symlink() and [path.name for path in link.iterdir()] == [name]
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["export"]
+    with pytest.raises(RDVLAError, match="export exists"), new_folder(link):
+        pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ from rdvla.errors import RDVLAError
 STORE = 80 * 2**20  # bytes of each node's object store
 NODES = 2  # that have a processor each, next to the head, which has none
 START_SECONDS = 120.0
-STARTS = 5  # of a node, before that is an error
+STARTS = 5  # of a node, before that is an error: a busy machine does not start each in Ray's time
 ACTOR = "ray::WorkerActor"  # begins the title of a worker of `rdvla.workers.ray`
 
 
@@ -22,12 +23,9 @@ class RayNodes:
     """The cluster; use as a context manager. Commands find it by the variable RAY_ADDRESS."""
 
     def __enter__(self) -> RayNodes:
-        from ray.cluster_utils import Cluster
-
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
-        self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
-        self._nodes = [self._add() for _ in range(NODES)]
+        self._cluster = start_cluster()
+        self._nodes = [start_node(self._cluster, num_cpus=1) for _ in range(NODES)]
         self._cluster.wait_for_nodes(timeout=START_SECONDS)
         return self
 
@@ -57,7 +55,7 @@ class RayNodes:
         """
         number = int(choice * len(self._nodes))
         self._cluster.remove_node(self._nodes[number], allow_graceful=False)
-        self._nodes[number] = self._add()
+        self._nodes[number] = start_node(self._cluster, num_cpus=1)
         return number
 
     def wait_until_idle(self, seconds: float) -> list[str]:
@@ -67,18 +65,32 @@ class RayNodes:
             time.sleep(0.1)
         return [f"worker {pid} was left behind on the cluster" for pid in left]
 
-    def _add(self) -> Any:
-        for attempt in range(STARTS):
-            before = set(psutil.Process().children(recursive=True))
-            try:
-                return self._cluster.add_node(num_cpus=1, object_store_memory=STORE)
-            except Exception as error:  # Ray's own kind, if a busy machine does not start it in time
-                for process in set(psutil.Process().children(recursive=True)) - before:
-                    with suppress(psutil.Error):
-                        process.kill()  # half a node
-                if attempt == STARTS - 1:
-                    raise RDVLAError(f"no node of a Ray cluster starts here: {error}") from error
-        raise AssertionError("unreachable")
+
+def start_cluster() -> Any:
+    """Return a cluster of a head alone, which has no room for workers."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+    return _started(lambda: Cluster(initialize_head=True, head_node_args=head))
+
+
+def start_node(cluster: Any, **options: Any) -> Any:
+    """Add a node to a cluster, with Ray's options of it; return it."""
+    return _started(lambda: cluster.add_node(object_store_memory=STORE, **options))
+
+
+def _started(start: Callable[[], Any]) -> Any:
+    for attempt in range(STARTS):
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            return start()
+        except Exception as error:  # Ray's own kind
+            for process in set(psutil.Process().children(recursive=True)) - before:
+                with suppress(psutil.Error):
+                    process.kill()  # half a node
+            if attempt == STARTS - 1:
+                raise RDVLAError(f"no node of a Ray cluster starts here: {error}") from error
+    raise AssertionError("unreachable")
 
 
 def _is_busy(process: psutil.Process) -> bool:

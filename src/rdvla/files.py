@@ -183,23 +183,24 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     kill the same call does that first.
 
     Args:
-        path: the folder to make.
+        path: the folder to make; a link stays, and the folder that it leads to is replaced.
         replace: put it in the place of an older folder of this name at the end; until then that one stays.
 
     Raises:
         RDVLAError: `path` exists, and `replace` is False; or another process makes it.
     """
     _require_new(path, replace=replace)
+    place = path.resolve()
     with sole_user(path):
         _require_new(path, replace=replace)
-        temporary = temporary_name(path)
+        temporary = temporary_name(place)
         try:
             with errors_name(path, instead_of=temporary):
                 temporary.mkdir(parents=True)
                 yield temporary
                 flush_tree(temporary)
                 _require_new(path, replace=replace)
-                _take_place(temporary, path)
+                _take_place(temporary, place)
         finally:
             remove(temporary)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,12 +9,9 @@ import pytest
 from rdvla import cli
 from rdvla.config import save_config
 from tests.support import toy_simulator  # noqa: F401  registers it
+from tests.support.full_disk import full_disk
 from tests.support.results_sample import make_results
 from tests.support.tiny_training import tiny_policy, train_config, write_dataset
-
-resource = pytest.importorskip("resource", reason="the system has no limits for files")
-
-ROOM = 4500  # bytes that a file may have: enough for the trial before any work, too few for a result
 
 VERBS = [
     "train --config={inputs}/train.yaml --output_dir={out}",
@@ -41,17 +36,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Let this process write files of `ROOM` bytes at most."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("words", VERBS)
 def test_a_full_disk_is_one_sentence(inputs: Path, tmp_path: Path, capsys, words: str) -> None:
     output = tmp_path / "output"
@@ -64,3 +48,15 @@ def test_a_full_disk_is_one_sentence(inputs: Path, tmp_path: Path, capsys, words
     assert said.startswith("rdvla: error: ") and "Traceback" not in shown
     assert "the file would be larger than this system allows" in said or "File too large" in said
     assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
+
+
+def test_a_calibration_on_a_full_disk_leaves_the_older_one(inputs: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "rules.json"
+    output.write_text("older")
+    words = [str(inputs / "policy"), str(inputs / "data"), "--samples", "4", "--max-depth", "4"]
+    with full_disk(room=4000):  # the rules are a small file
+        assert cli.main(["calibrate", *words, "--output", str(output)]) == 2
+    shown = capsys.readouterr().err
+    assert "error: --output: " in shown and "rules.json: the file would be larger than" in shown
+    assert "Traceback" not in shown
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("rules.json", "older")]

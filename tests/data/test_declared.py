@@ -104,6 +104,23 @@ def test_a_small_file_that_says_it_holds_millions_of_rows_is_refused_before_it_i
         read(root)
 
 
+def test_a_data_file_with_far_more_rows_than_the_metadata_lists_is_not_read(root: Path, monkeypatch):
+    path = root / DATA
+    names, rows = pq.read_schema(path).names, 1_000_000
+    zeros = pa.array(np.zeros(rows, dtype=np.int8))  # below what a small file may hold in memory
+    pq.write_table(pa.table(dict.fromkeys(names, zeros)), path)
+
+    read_file = pq.ParquetFile.read
+
+    def read_small(file: pq.ParquetFile, columns: list[str] | None = None) -> pa.Table:
+        assert file.metadata.num_rows < rows, "the file was read"
+        return read_file(file, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read", read_small)
+    with pytest.raises(DatasetError, match=r"file-000\.parquet says .* 1,000,000 rows.* lists 12 frames"):
+        read(root)
+
+
 def write_square_video(path: Path, size: int, frames: int) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rdvla.data.feature_plan import Shard
-from rdvla.data.missing_shards import MissingShards
+from rdvla.data.missing_shards import MissingShards, remove_if_damaged
 
 TIMEOUT = 60
 
@@ -98,3 +98,22 @@ def test_progress_counts_what_others_wrote(tmp_path: Path) -> None:
         first.path.write_bytes(b"")
         missing.finish(first)
     assert told == [(8, 20), (11, 20), (15, 20), (16, 20)]
+
+
+def test_a_damaged_shard_is_removed_unless_somebody_has_it_in_hand(tmp_path: Path) -> None:
+    (shard,) = shards(tmp_path, 1)
+    shard.path.write_bytes(b"damaged")
+
+    def is_damaged() -> bool:
+        return shard.path.read_bytes() == b"damaged"
+
+    remove_if_damaged(shard, is_damaged)
+    assert not any(tmp_path.iterdir())
+    with MissingShards([shard]) as missing:
+        assert missing.claim() is not None
+        shard.path.write_bytes(b"damaged")  # whoever claimed it writes it anew
+        remove_if_damaged(shard, is_damaged)
+        assert shard.path.exists()
+    shard.path.write_bytes(b"written anew")
+    remove_if_damaged(shard, is_damaged)
+    assert shard.path.exists()

@@ -19,31 +19,20 @@ from rdvla.rollout import Call
 from rdvla.workers import parse_workers, run_jobs
 from rdvla.workers.ray import RayWorkers
 from tests.support.line_task import TASKS, make_line, make_once_dying
+from tests.support.ray_cluster import LIMIT, local_cluster
 from tests.support.rollout_doubles import BatchPolicy, StepPolicy
 from tests.support.tiny_models import make_observation, make_policy
 
-ray = pytest.importorskip("ray")
+pytest.importorskip("ray")
 
 pytestmark = pytest.mark.slow
-
-STORE = 80 * 2**20  # bytes of each node's object store
-LIMIT = 300.0  # seconds after which a test gives up
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """A head without room for workers, and a node for two that is said to have a GPU."""
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
-    )
-    found.add_node(num_cpus=2, num_gpus=1, object_store_memory=STORE)
-    found.wait_for_nodes(timeout=LIMIT)
-    yield found
-    ray.shutdown()
-    found.shutdown()
+    with local_cluster({"num_cpus": 2, "num_gpus": 1}) as found:
+        yield found
 
 
 def run(folder, policy, *, make=make_line, **changes):
@@ -86,9 +75,9 @@ class Watched(BatchPolicy):
 
 def test_a_node_killed_in_the_middle_leaves_the_results_of_an_undisturbed_local_run(cluster, tmp_path):
     local = run(tmp_path / "local", BatchPolicy(), workers=1)
-    second = cluster.add_node(num_cpus=2, object_store_memory=STORE)
-    cluster.wait_for_nodes(timeout=LIMIT)
-    kill = functools.partial(cluster.remove_node, second, allow_graceful=False)
+    second = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    kill = functools.partial(cluster.kill_node, second)
     policy = Watched(100, kill)
     on_ray = run(tmp_path / "ray", policy, workers="ray", ray=cluster.address, ray_gpus=0.0, max_steps=60)
     assert policy.queries > 100
@@ -151,7 +140,7 @@ def do_jobs(runner, transport, *, count, workers, silence_seconds=None):
 
 def test_a_stopped_worker_is_killed_and_its_room_is_used_again(cluster, tmp_path):
     with parse_workers("ray", ray=cluster.address).transport() as (transport, _):
-        done = do_jobs(StopsOnce(tmp_path / "mark"), transport, count=4, workers=2, silence_seconds=45)
+        done = do_jobs(StopsOnce(tmp_path / "mark"), transport, count=4, workers=2, silence_seconds=15)
     assert sorted(done) == [0, 1, 2, 3]
 
 
@@ -179,7 +168,7 @@ def test_a_cluster_without_room_ends_the_run_with_a_sentence_and_a_node_that_joi
         with ThreadPoolExecutor(1) as pool:
             patient = RayWorkers(cpus=5.0, room_seconds=LIMIT)
             doing = pool.submit(do_jobs, Adds(), patient, count=2, workers=2)
-            cluster.add_node(num_cpus=5, object_store_memory=STORE)
+            cluster.add_node(num_cpus=5)
             done = doing.result(timeout=LIMIT)
     assert done == {0: 3, 1: 6}
 
@@ -226,15 +215,15 @@ def test_a_policy_on_the_node_with_the_gpu_answers_as_it_does_here_also_after_it
 
 
 def test_an_evaluation_whose_policy_is_on_the_cluster_gives_the_local_results(cluster, tmp_path):
-    local = run(tmp_path / "local", BatchPolicy(), workers=2, episodes=2)
-    options = {"workers": "ray:2", "ray": cluster.address, "episodes": 2}
+    local = run(tmp_path / "local", BatchPolicy(), workers=2, episodes=2, tasks=("near",))
+    options = {"workers": "ray:2", "ray": cluster.address, "episodes": 2, "tasks": ("near",)}
     there = run(tmp_path / "ray", BatchPolicy(), ray_gpus=1.0, **options)
     assert there.episodes == local.episodes
     with pytest.raises(
         ConfigError, match=r"ray_policies 90 take 90 processors .* leave some for the workers"
     ):
         run(tmp_path / "all", BatchPolicy(), ray_gpus=0.0, ray_policies=90, **options)
-    cluster.add_node(num_cpus=3, object_store_memory=STORE)
-    cluster.wait_for_nodes(timeout=LIMIT)
+    cluster.add_node(num_cpus=3)
+    cluster.wait_for_nodes()
     copies = run(tmp_path / "copies", BatchPolicy(), ray_gpus=0.0, ray_policies=3, **options)
     assert copies.episodes == local.episodes

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 
@@ -235,7 +236,9 @@ def test_videos_outside_the_run_directory_are_not_embedded(tmp_path):
     outside = tmp_path / "outside.mp4"
     (tmp_path / "run" / results.episodes[0].video).rename(outside)
     path = tmp_path / "run" / "results.json"
-    path.write_text(path.read_text().replace(results.episodes[0].video, "../outside.mp4"))
+    content = json.loads(path.read_text().replace(results.episodes[0].video, "../outside.mp4"))
+    del content["crc32"]  # as in files of older versions, and in a stranger's
+    path.write_text(json.dumps(content))
     assert "data:video" not in write_report([path], tmp_path / "report.html").read_text()
 
 

@@ -11,6 +11,7 @@ from rdvla.evaluation import ResultsError, Row, Setting, load_results, print_tab
 from rdvla.evaluation.statistics import wilson_interval
 from rdvla.evaluation.summaries import sort_rows, suite_summaries, summaries, summarise
 from rdvla.evaluation.upgrade import upgrade_entry
+from rdvla.policy.records import read_results
 from tests.support.results_sample import make_results
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
@@ -24,6 +25,7 @@ def results(tmp_path_factory):
 
 def damaged(results, tmp_path, change):
     content = json.loads((results.folder / "results.json").read_text())
+    del content["crc32"]
     change(content)
     path = tmp_path / "results.json"
     path.write_text(json.dumps(content))
@@ -62,6 +64,19 @@ def set_in(place, name, value):
 def test_a_broken_schema_is_named(results, tmp_path, change, message):
     with pytest.raises(ResultsError, match=message):
         load_results(damaged(results, tmp_path, change))
+
+
+@pytest.mark.parametrize(("before", "after"), [('"seed": 1', '"seed": 2'), ('"errors": 0', '"errors": 1')])
+def test_a_file_that_fits_the_schema_and_is_not_what_was_written_is_named(results, tmp_path, before, after):
+    path = tmp_path / "results.json"
+    text = (results.folder / "results.json").read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    for read in (load_results, read_results):
+        with pytest.raises(RDVLAError, match=r"results\.json is damaged or was changed"):
+            read(path)
+    path.write_text(json.dumps(json.loads(text)))  # laid out in another way
+    assert load_results(path) == results
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):

@@ -20,6 +20,7 @@ from rdvla.interop.published_backbone import PUBLISHED_ENCODERS
 from rdvla.policy import RDVLAPolicy
 from tests.support import prismatic_reference as reference
 from tests.support.converting import MERGED, contents, convert, edit_merged, observe
+from tests.support.full_disk import full_disk
 from tests.support.published_checkpoint import (
     DINOV2,
     DINOV2_SCALE,
@@ -248,6 +249,21 @@ def test_weights_of_other_parts_are_refused(copy: Path, tmp_path: Path) -> None:
     torch.save({}, copy / "vision_backbone--7_checkpoint.pt")
     with pytest.raises(RDVLAError, match=r"vision_backbone--7_checkpoint\.pt"):
         convert(copy, tmp_path)
+
+
+def test_writing_back_on_a_full_disk_is_one_sentence_and_leaves_nothing(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, sizes in ENCODERS.items():
+        monkeypatch.setitem(PUBLISHED_ENCODERS, name, sizes)  # type: ignore[arg-type]
+    policy, back = tmp_path / "policy", tmp_path / "back"
+    assert cli.main(["convert", str(published.folder), str(policy), "--image-size", "40"]) == 0
+    command = ["convert", str(policy), str(back), "--back", str(published.folder)]
+    with full_disk():
+        assert cli.main(command) == 2
+    shown = capsys.readouterr().err
+    assert "the file would be larger than this system allows" in shown and f"error: {back}" in shown
+    assert "Traceback" not in shown and [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 
 def test_command_line(

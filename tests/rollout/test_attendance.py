@@ -9,9 +9,9 @@ from rdvla.rollout import Attendance, EpisodeJob, Setting, roll_out, starting_se
 from rdvla.rollout.attended import hold_still
 from rdvla.workers import Failed, LocalProcesses
 from tests.support.line_task import make_line
-from tests.support.rollout_doubles import StepPolicy
+from tests.support.rollout_doubles import BatchPolicy, StepPolicy
 from tests.support.scripted_person import EchoPolicy, Stage
-from tests.support.thread_workers import ThreadWorkers
+from tests.support.thread_workers import Death, ThreadWorkers
 
 
 def job(*, task="far", seed=0, stop="fixed:1", execution="fixed:8", max_steps=30):
@@ -47,6 +47,25 @@ def test_attended_episodes_run_in_processes_too():
     attendance = Attendance(Desk())
     assert results(roll_out(StepPolicy(), jobs, make=make_line, workers=2, attendance=attendance)) == expected
     assert attendance.desk.robots() == ()
+
+
+@pytest.mark.parametrize("autonomous", [False, True])
+def test_an_attended_episode_begins_anew_on_a_fresh_worker_and_nothing_counts_twice(autonomous):
+    jobs = [job(seed=seed, stop="fixed:4", execution="fixed:3", max_steps=60) for seed in range(2)]
+    calm, shaken, deaths = Stage(), Stage(), []
+
+    def die_once(robot):
+        if robot == jobs[0].robot and len(deaths) < 2:
+            deaths.append(robot)
+            raise Death
+
+    shaken.script = {7: die_once, 10: die_once}
+    expected = calm.play(BatchPolicy(), jobs, autonomous=autonomous)
+    found = shaken.play(BatchPolicy(), jobs, autonomous=autonomous)
+    assert len(deaths) == 2
+    assert results(found.values()) == results(expected.values())
+    recorded = {frame.origin.recorded_as for frame in shaken.frames if frame.seed == 0}
+    assert len(recorded) == (3 if autonomous else 1)  # no episode of a dataset holds frames of two attempts
 
 
 def test_pausing_an_episode_changes_nothing_and_holds_up_no_other():

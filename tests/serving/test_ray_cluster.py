@@ -24,11 +24,12 @@ from rdvla.serving.loading import load_policy
 from rdvla.serving.ray import RayOptions, RayReplica, RayReplicas, start_replicas
 from rdvla.types import Observation
 from rdvla_client import Patience, PolicyClient
+from tests.support.ray_cluster import LocalCluster, local_cluster
 from tests.support.served_double import LIMIT, DoublePolicy, answers_of, check_answers, make_query
 from tests.support.serving import open_server
 from tests.support.tiny_models import make_observation, make_policy
 
-ray = pytest.importorskip("ray")
+pytest.importorskip("ray")
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,26 +37,14 @@ pytestmark = [
 ]
 
 
-STORE = 80 * 2**20  # bytes of each node's object store
-
-
 @pytest.fixture(scope="module")
 def cluster():
     """A head without room for replicas and two nodes with room for one each."""
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
-    )
-    nodes = [found.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(2)]
-    found.wait_for_nodes(timeout=LIMIT)
-    yield found, nodes
-    ray.shutdown()
-    found.shutdown()
+    with local_cluster({"num_cpus": 1}, {"num_cpus": 1}) as found:
+        yield found
 
 
-def options(cluster: Any, *, replicas: int, start_seconds: float = LIMIT) -> RayOptions:
+def options(cluster: LocalCluster, *, replicas: int, start_seconds: float = LIMIT) -> RayOptions:
     return RayOptions(replicas=replicas, address=cluster.address, start_seconds=start_seconds)
 
 
@@ -64,11 +53,10 @@ def broken_load() -> DoublePolicy:
 
 
 def test_a_policy_that_cannot_be_loaded_and_a_cluster_too_small_are_said_in_a_sentence(cluster):
-    found, _ = cluster
     with pytest.raises(ConfigError, match="there is no policy in /nowhere"):
-        start_replicas(broken_load, options(found, replicas=1))
+        start_replicas(broken_load, options(cluster, replicas=1))
     with pytest.raises(ConfigError, match=r"not all of 3 replicas started .* the cluster has 2 CPUs"):
-        start_replicas(DoublePolicy, options(found, replicas=3, start_seconds=5.0))
+        start_replicas(DoublePolicy, options(cluster, replicas=3, start_seconds=5.0))
 
 
 def single_observation(seed: int) -> Observation:
@@ -82,7 +70,7 @@ def test_a_real_policy_answers_on_ray_as_it_does_here(cluster, tmp_path):
     here = load_policy(tmp_path, name="tiny")
     single = single_observation(0)
     queries = [Query(single, here.initial_state(seed), stop="action_change:1e-3") for seed in range(4)]
-    started = start_replicas(partial(load_policy, tmp_path, name="tiny"), options(cluster[0], replicas=1))
+    started = start_replicas(partial(load_policy, tmp_path, name="tiny"), options(cluster, replicas=1))
     try:
         assert started.front.facts == here.facts
         np.testing.assert_array_equal(started.front.initial_state(3), here.initial_state(3))
@@ -132,11 +120,10 @@ async def kill_a_node_under_load(started: RayReplicas, kill: Callable[[], None],
 
 
 def test_every_request_is_answered_right_while_a_node_is_killed(cluster):
-    found, nodes = cluster
-    started = start_replicas(partial(DoublePolicy, seconds=0.005), options(found, replicas=2))
+    started = start_replicas(partial(DoublePolicy, seconds=0.005), options(cluster, replicas=2))
     try:
         assert started.front.facts.name == "double"
-        kill = partial(found.remove_node, nodes[0], allow_graceful=False)
+        kill = partial(cluster.kill_node, cluster.nodes[0])
         load = asyncio.run(asyncio.wait_for(kill_a_node_under_load(started, kill, clients=6), LIMIT))
         assert len(load.processes) > 200
         assert len(set(load.processes[-100:])) == 1  # the node that lived answers alone
@@ -191,17 +178,16 @@ class Robots:
 
 
 def test_robots_of_a_server_do_not_notice_that_a_node_is_killed(cluster, tmp_path):
-    found, _ = cluster
-    node = found.add_node(num_cpus=1, object_store_memory=STORE)  # in place of the one killed above
-    found.wait_for_nodes(timeout=LIMIT)
+    node = cluster.add_node(num_cpus=1)  # in place of the one killed above
+    cluster.wait_for_nodes()
     make_policy().save_pretrained(tmp_path)
-    with open_server(tmp_path, ray=found.address, replicas=2, max_batch=4) as server:
+    with open_server(tmp_path, ray=cluster.address, replicas=2, max_batch=4) as server:
         robots = Robots(server.address, tmp_path)
         with ThreadPoolExecutor(robots.clients) as pool:
             asking = [pool.submit(robots.ask, number) for number in range(robots.clients)]
             try:
                 robots.wait_for_answers(asking, 10)
-                found.remove_node(node, allow_graceful=False)
+                cluster.kill_node(node)
                 robots.wait_for_answers(asking, 20)
             finally:
                 robots.done.set()
@@ -219,6 +205,7 @@ FRONT = """
 import sys, time
 from pathlib import Path
 from rdvla.serving.ray import RayOptions, start_replicas
+from tests.support.ray_cluster import LocalCluster, local_cluster
 from tests.support.served_double import LIMIT, DoublePolicy
 started = start_replicas(DoublePolicy, RayOptions(1, address=sys.argv[1]))
 Path(sys.argv[2]).touch()
@@ -227,10 +214,9 @@ time.sleep(LIMIT)
 
 
 def test_what_a_killed_server_left_on_the_cluster_the_next_one_removes(cluster, tmp_path):
-    found, _ = cluster
     serves = tmp_path / "serves"
     front = subprocess.Popen(
-        [sys.executable, "-c", FRONT, found.address, serves],
+        [sys.executable, "-c", FRONT, cluster.address, serves],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
@@ -243,7 +229,7 @@ def test_what_a_killed_server_left_on_the_cluster_the_next_one_removes(cluster, 
         front.kill()
         front.wait(timeout=LIMIT)
     # Only one processor is left: there is room for two policies that take half of it, and nothing else.
-    half = replace(options(found, replicas=1), cpus=0.5)
+    half = replace(options(cluster, replicas=1), cpus=0.5)
     first, second = start_replicas(DoublePolicy, half), start_replicas(DoublePolicy, half)
     try:
         assert len(applications()) == 2

@@ -11,6 +11,7 @@ import pytest
 from rdvla.simulation.demonstrations import DemonstrationConfig, generate
 from rdvla.simulation.demonstrations.ledger import Ledger
 from tests.support.kill_events import content
+from tests.support.ray_cluster import LIMIT, local_cluster
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("metaworld")
@@ -20,30 +21,18 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning"),  # inside Ray
 ]
 
-STORE = 80 * 2**20  # bytes of each node's object store
-LIMIT = 300  # seconds
-
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without room for workers and three nodes with room for one each."""
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
-    )
-    nodes = [found.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(3)]
-    found.wait_for_nodes(timeout=LIMIT)
-    yield found, nodes
-    ray.shutdown()
-    found.shutdown()
+    """A head without room for workers and two nodes with room for one each."""
+    with local_cluster({"num_cpus": 1}, {"num_cpus": 1}) as found:
+        yield found
 
 
 def config(output: Any, **changes: Any) -> DemonstrationConfig:
     options: dict[str, Any] = {
         "tasks": ("reach-v3", "drawer-close-v3"),
-        "episodes_per_task": 4,
+        "episodes_per_task": 3,
         "cameras": ("side",),
         "image_size": 32,
         "camera_stride": 20,
@@ -56,7 +45,6 @@ def config(output: Any, **changes: Any) -> DemonstrationConfig:
 
 def test_a_killed_node_and_other_workers_change_no_byte_of_the_dataset(cluster, tmp_path):
     """It dies once the first episode is here."""
-    found, nodes = cluster
     expected = generate(config(tmp_path / "here", workers=1), show_progress=False)
 
     output, staged = tmp_path / "there", tmp_path / ".there.staging" / "episodes"
@@ -67,15 +55,15 @@ def test_a_killed_node_and_other_workers_change_no_byte_of_the_dataset(cluster, 
         while not whole.is_set() and time.monotonic() < deadline:
             if staged.is_dir() and any(path.name.isdigit() for path in staged.iterdir()):
                 mine = ray.get_runtime_context().get_node_id()  # this process belongs to one of them
-                dead.append(next(node for node in nodes if node.node_id != mine))
-                found.remove_node(dead[0], allow_graceful=False)
+                dead.append(next(node for node in cluster.nodes if node.node_id != mine))
+                cluster.kill_node(dead[0])
                 return
             time.sleep(0.02)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
     try:
-        report = generate(config(output, workers="ray:3", ray=found.address), show_progress=False)
+        report = generate(config(output, workers="ray:2", ray=cluster.address), show_progress=False)
     finally:
         whole.set()
         killer.join(LIMIT)
@@ -86,7 +74,6 @@ def test_a_killed_node_and_other_workers_change_no_byte_of_the_dataset(cluster, 
 
 
 def test_an_interrupted_generation_goes_on_with_workers_of_another_kind(cluster, tmp_path, monkeypatch):
-    found, _ = cluster
     expected = generate(config(tmp_path / "here", workers=1, episodes_per_task=1), show_progress=False)
     output = tmp_path / "there"
 
@@ -95,7 +82,9 @@ def test_an_interrupted_generation_goes_on_with_workers_of_another_kind(cluster,
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Ledger, "record", interrupted)
-        generate(config(output, workers="ray:1", ray=found.address, episodes_per_task=1), show_progress=False)
+        generate(
+            config(output, workers="ray:1", ray=cluster.address, episodes_per_task=1), show_progress=False
+        )
     assert list((tmp_path / ".there.staging").rglob("episode.json"))
     generate(config(output, workers=1, episodes_per_task=1), show_progress=False)
     assert content(output) == content(expected.root)

@@ -102,7 +102,20 @@ def _ends(dataset: Path, folder: Path, _model: str) -> dict[str, Any]:
         "SIGTERM": _outcome(train_config(dataset, folder / "SIGTERM"), _ask_to_stop),
         "not finite": _outcome(train_config(dataset, folder / "not finite"), _poison),
         "disk": _outcome(train_config(dataset, folder / "disk"), _fill_disk),
+        "options": _begin(train_config(dataset, folder / "options", seed=_number(), threads=1 + _number())),
     }
+
+
+def _number() -> int:
+    return int(os.environ["RANK"])
+
+
+def _begin(config: TrainConfig) -> str:
+    try:
+        Trainer(config, console=QUIET)
+    except RDVLAError as error:
+        return f"{type(error).__name__}: {error}"
+    return "it begins"
 
 
 def _outcome(config: TrainConfig, disturb: Callable[[Trainer], None]) -> str:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -22,7 +23,9 @@ from rdvla.evaluation.records import Episode
 from rdvla.evaluation.results import Results
 from rdvla.files import sole_user
 from rdvla.sweep import SweepConfig, plan
+from rdvla.sweep.launch import Command, Launcher
 from rdvla.sweep.outcomes import Outcome, by_setting, compare, sign_flip_test
+from rdvla.sweep.page import write_report
 from rdvla.sweep.trials import Trial, evaluation_options, training_options
 from tests.support.tiny_training import train_config, write_dataset
 
@@ -116,7 +119,7 @@ def outcome(setting, seed, best, *, successes=()):
         for seed, success in enumerate(successes)
     ]
     results = Results(rows=[], episodes=episodes, meta={}) if successes else None
-    trial = Trial(setting, seed, None, {})
+    trial = Trial(setting, seed, Path(f"{setting}-seed={seed}"), {})
     return Outcome(trial, [(1, 1.0)], [(1, best + 1), (2, best), (3, best + 2)], "l1", results)
 
 
@@ -250,3 +253,147 @@ def test_a_stopped_sweep_ends_its_trials_and_goes_on(options):
     assert "rdvla train --config" in (folder / "train.log").read_text(encoding="utf-8")
     with sole_user(folder / "run"):  # nobody trains there any more
         pass
+
+
+# --- what a sweep makes of commands that end in some way ---
+
+STUB = """#!/bin/sh
+# In place of Python: -m rdvla.cli VERB --config TRIAL/VERB.yaml
+trial=$(dirname "$5"); sweep="$trial/../.."
+echo "$3 $CUDA_VISIBLE_DEVICES" >> "$trial/ran"
+if [ "$3" = train ]; then
+  mkdir -p "$trial/run"
+  [ -e "$sweep/without-metrics" ] && rm "$sweep/without-metrics" && exit 0
+  echo '{"step": 1, "kind": "train", "loss": 1.0}' > "$trial/run/metrics.jsonl"
+else
+  mkdir -p "$trial/evaluation"
+fi
+[ ! -e "$sweep/fail-$3" ]
+"""
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """Commands of trials run a few lines of shell; returns the folder of the sweep."""
+    file = tmp_path / "stub"
+    file.write_text(STUB, encoding="utf-8")
+    file.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(file))
+    (tmp_path / "sweep").mkdir()
+    return tmp_path / "sweep"
+
+
+def ran(stub):
+    """What ran in each trial, with the GPUs that it saw."""
+    return {path.parent.name: path.read_text().splitlines() for path in stub.glob("trials/*/ran")}
+
+
+EVALUATION = {"tasks": ["reach-v3"]}
+
+
+def test_trainings_that_were_done_wait_for_an_evaluation_that_was_added_until_it_ends_well(stub, tmp_path):
+    assert run(config(tmp_path)) == 0
+    (stub / "fail-eval").touch()
+    for _ in range(2):
+        assert run(config(tmp_path, evaluation=EVALUATION)) == 2
+    assert [line.split()[0] for line in ran(stub)["seed=0"]] == ["train", "train", "eval", "train", "eval"]
+
+
+def test_without_its_evaluation_a_sweep_reports_the_training_of_trials_whose_evaluation_failed(
+    stub, tmp_path
+):
+    (stub / "fail-eval").touch()
+    assert run(config(tmp_path, evaluation=EVALUATION)) == 2
+    assert run(config(tmp_path)) == 0
+    assert (stub / "report.html").exists()
+
+
+def test_a_trial_that_left_nothing_to_read_is_named_and_the_others_run_and_are_reported(
+    stub, tmp_path, capsys
+):
+    (stub / "without-metrics").touch()
+    assert run(config(tmp_path, variants={"a": {}, "b": {"batch_size": 4}})) == 2
+    said = capsys.readouterr()
+    assert "1 of 2 trials did not finish (a-seed=0)" in said.err
+    assert "metrics.jsonl cannot be read" in said.out
+    (setting,) = json.loads((stub / "sweep.json").read_text(encoding="utf-8"))["settings"]
+    assert setting["setting"] == "b"
+
+
+def test_options_of_a_program_may_be_tuples_numbers_and_paths(stub, tmp_path):
+    given = config(
+        tmp_path,
+        train={"dataset": tmp_path / "data", "validation": {"depths": (1, 2)}},
+        variants={1: {}, 2: {"batch_size": 4}},
+    )
+    assert run(given) == run(given) == 0
+    assert {name: len(lines) for name, lines in ran(stub).items()} == {"1-seed=0": 1, "2-seed=0": 1}
+
+
+def test_a_changed_option_is_named_with_both_values(stub, tmp_path):
+    def values(rate):
+        return config(tmp_path, train={"dataset": "d", "optimizer": {"learning_rate": rate}})
+
+    assert run(values(0.5)) == 0
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate was 0\.5, and now it is 0\.25"):
+        run(values(0.25))
+
+
+def test_a_trial_that_another_process_has_run_meanwhile_is_not_run_again(stub, tmp_path):
+    given, ends = config(tmp_path), []
+    trials = plan(given)
+
+    def commands(trial):
+        return [Command("train", training_options(trial), trial.folder)]
+
+    for _ in range(2):
+        Launcher(commands, workers=1).run(trials, ends.append)
+    assert [end.problem for end in ends] == ["", ""]
+    assert len(ran(stub)["seed=0"]) == 1
+
+
+def test_what_goes_wrong_in_telling_of_a_trial_is_not_lost_with_its_thread(stub, tmp_path):
+    def ended(end):
+        raise ArithmeticError(end.trial.name)
+
+    launcher = Launcher(lambda trial: [Command("train", training_options(trial), trial.folder)], workers=1)
+    with pytest.raises(ArithmeticError, match="seed=0"):
+        launcher.run(plan(config(tmp_path)), ended)
+
+
+@pytest.mark.parametrize(
+    ("processes", "workers", "expected"),
+    [
+        (1, 1, {"0,1,2,3"}),
+        (1, 2, {"0", "1"}),
+        (2, 2, {"0,1", "2,3"}),
+        (4, 2, {"0,1,2,3"}),
+        (8, 2, {"0,1,2,3"}),
+    ],
+)
+def test_trials_at_the_same_time_share_the_gpus_out_as_many_as_each_trains_with(
+    stub, tmp_path, monkeypatch, processes, workers, expected
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    train = {"dataset": "d", "batch_size": 64, "compute": {"processes": processes}}
+    assert run(config(tmp_path, train=train, seeds=(0, 1, 2, 3), workers=workers)) == 0
+    seen = {line.split()[1] for lines in ran(stub).values() for line in lines}
+    assert seen <= expected
+    assert workers == 2 or seen == expected
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(stub, tmp_path, capsys):
+    assert run(config(tmp_path, over={"dataset": ["x[/red]", "<b>y"]})) == 0
+    assert "dataset x[/red]" in capsys.readouterr().out
+    page = (stub / "report.html").read_text(encoding="utf-8")
+    assert "dataset x[/red]" in page and "&lt;b&gt;y" in page and "<b>" not in page
+
+
+def test_settings_that_decide_by_different_figures_are_shown_with_each_its_own(tmp_path):
+    deep, shallow = by_setting([outcome("deep", 0, 1.0), outcome("shallow", 0, 1.5)])
+    one = replace(shallow, outcomes=[replace(shallow.outcomes[0], figure="l1_depth_1")])
+    for settings, expected in (([deep, shallow], False), ([deep, one], True)):
+        pairs = [compare(settings[0], settings[1])]
+        page = write_report(tmp_path, config(tmp_path), settings, pairs, trials=2)
+        text = page.read_text(encoding="utf-8")
+        assert ("l1_depth_1" in text, "Settings decide by different figures" in text) == (expected,) * 2

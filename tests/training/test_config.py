@@ -19,9 +19,11 @@ from rdvla.training.config import (
     ValidationConfig,
     WarmStartConfig,
 )
-from tests.support.tiny_training import train_config
+from tests.support.regression_head import RegressionConfig
+from tests.support.tiny_training import policy_config, train_config
 
 ALL = WarmStartConfig(share=1.0, executed=3, depth=2)
+OTHER_HEAD = replace(policy_config(), head=RegressionConfig(chunk_size=4, action_dim=4))
 
 
 def test_configuration_survives_its_file(dataset: Path, tmp_path: Path) -> None:
@@ -40,6 +42,7 @@ def test_configuration_survives_its_file(dataset: Path, tmp_path: Path) -> None:
         ({"optimizer": OptimizerConfig(warmup_steps=12)}, "shorten the warm-up"),
         ({"init_parts": ("eyes",)}, "init_parts is 'eyes'"),
         ({"init_from": "x", "init_parts": ()}, "init_parts is empty"),
+        ({"policy": OTHER_HEAD, "loss": LossConfig(candidates=2)}, "loss.candidates is 2, but .* recurrent"),
     ],
 )
 def test_contradictions_are_named(changes: dict[str, Any], message: str) -> None:

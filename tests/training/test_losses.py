@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from rdvla.control import WarmStart
@@ -14,7 +16,9 @@ from rdvla.errors import ConfigError
 from rdvla.heads import absolute_error
 from rdvla.policy.batch import EarlierQueries
 from rdvla.policy.losses import LossWeights
-from tests.support.tiny_training import tiny_batch, tiny_policy
+from rdvla.training import Trainer
+from rdvla.training.config import LossConfig
+from tests.support.tiny_training import tiny_batch, tiny_policy, train_config
 
 PERCEPTION = LossWeights(actions=0.0, perception=1.0)
 
@@ -138,3 +142,33 @@ def test_samples_that_go_on_from_an_earlier_query_train_through_forward_alone() 
     gradients = [torch.autograd.grad(one, policy.head.gamma_init)[0] for one in (loss, by_hand)]
     assert loss.equal(by_hand) and gradients[0] != 0
     torch.testing.assert_close(*gradients)
+
+
+def test_the_nearest_of_several_initial_states_is_trained_and_validated(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """One candidate is the paper's; with more, the nearest ones are no worse in any sample."""
+    one, four = (
+        Trainer(
+            train_config(dataset, tmp_path / str(count), loss=LossConfig(candidates=count)),
+            console=Console(quiet=True),
+        )
+        for count in (1, 4)
+    )
+    losses = [
+        trainer.update(replace(trainer.sampler.draw(0), depth=2)).scalars["loss"] for trainer in (one, four)
+    ]
+    assert losses[1] < losses[0]
+    frames = four.validation_frames
+    figures = four.objective.scores(
+        four.policy.eval(), four.source.batch(frames), frames, generator=torch.Generator().manual_seed(0)
+    )
+    last = four.config.validation.depths[-1]
+    assert list(figures)[-1] == f"nearest_l1_depth_{last}"
+    assert float(figures[f"nearest_l1_depth_{last}"].mean) < float(figures[f"l1_depth_{last}"].mean)
+    assert not any(
+        name.startswith("nearest")
+        for name in one.objective.scores(
+            one.policy.eval(), one.source.batch(frames), frames, generator=torch.Generator().manual_seed(0)
+        )
+    )

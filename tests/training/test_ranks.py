@@ -92,7 +92,7 @@ def assert_equal_sums(found: dict[str, torch.Tensor], expected: dict[str, torch.
 
 @pytest.mark.slow
 def test_whatever_ends_one_process_ends_all_alike(dataset: Path, tmp_path: Path) -> None:
-    """The last process gets SIGTERM, or meets a NaN; the first finds its disk full."""
+    """The last process gets SIGTERM, or meets a NaN, or other options; the first finds its disk full."""
     first, second = by_torchrun("ends", 2, dataset, tmp_path / "ends", "")
     assert first["SIGTERM"] == second["SIGTERM"] == "finished False at step 5"
     assert CheckpointStore(tmp_path / "ends/SIGTERM/checkpoints").steps() == [3, 5]
@@ -102,6 +102,11 @@ def test_whatever_ends_one_process_ends_all_alike(dataset: Path, tmp_path: Path)
     assert "RDVLAError after step 6: checkpoint: no space is left" in first["disk"]
     assert "process 0 of the run failed: checkpoint: no space is left" in second["disk"]
     assert CheckpointStore(tmp_path / "ends/disk/checkpoints").steps() == [3]
+    assert first["options"] == second["options"]
+    assert (
+        "ConfigError: process 1 of the run has other options than process 0: seed is 1, there 0. "
+        in (first["options"])
+    )
 
 
 # --- `rdvla train` ---

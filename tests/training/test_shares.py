@@ -51,6 +51,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "augmented images": {
         "data": DataConfig(validation_fraction=0.34, augmentation=Augmentation(0.9, 0.2, 0.2, 0.2, 0.05))
     },
+    "several candidates": {"loss": LossConfig(candidates=3)},
     "perception alone": {"objective": "perception"},
 }
 

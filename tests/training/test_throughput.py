@@ -41,6 +41,9 @@ def test_an_iteration_costs_the_products_of_its_matrices() -> None:
     without_gradient = 2 * products
     assert found.deep[1] == without_gradient
     assert found.shallow[1] == 3 * without_gradient  # the gradient of a product is two products
+    several = update_operations(policy, tiny_batch(policy, 1), losses=CLONING, candidates=4)
+    assert several.deep[1] == 5 * without_gradient  # each is run first, and the nearest once more
+    assert several.shallow[1] == 7 * without_gradient
 
 
 def test_a_count_at_few_depths_gives_the_count_at_each() -> None:

@@ -21,7 +21,9 @@ def test_ray_is_a_cluster_with_or_without_a_number():
     assert (choice.count, choice.ray) == (16, "head:6379")
 
 
-@pytest.mark.parametrize("value", [0, "0", "-1", "ray:0", "ray:", "ray:x", "rays", "", "1.5"])
+@pytest.mark.parametrize(
+    "value", [0, "0", "-1", "²", "ray:0", "ray:00", "ray:٣", "ray:", "ray:x", "rays", "", "1.5"]
+)
 def test_anything_else_is_refused_with_the_forms_that_there_are(value):
     with pytest.raises(ConfigError, match="workers must be"):
         parse_workers(value)

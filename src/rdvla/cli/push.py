@@ -22,10 +22,10 @@ def run(
         private: visible to its owner only.
         branch: branch of the repository (default: main).
     """
-    from rdvla.files import read_json
     from rdvla.policy import RESULTS, RDVLAPolicy
+    from rdvla.policy.records import read_results
 
-    measured = None if results is None else read_json(results)
+    measured = None if results is None else read_results(results)
     loaded = RDVLAPolicy.from_pretrained(policy)
     if measured is not None:
         loaded.records[RESULTS] = measured

@@ -23,7 +23,7 @@ from torch import Tensor
 from rdvla.data.dataset import EpisodeDataset
 from rdvla.data.feature_plan import CachePlan, Shard
 from rdvla.data.frames import Frames
-from rdvla.data.missing_shards import MissingShards, Progress, remove_locks
+from rdvla.data.missing_shards import MissingShards, Progress, remove_if_damaged, remove_locks
 from rdvla.data.shards import MappedShard, map_shard, write_shard
 from rdvla.errors import ConfigError, DatasetError
 from rdvla.leftovers import remove_dead
@@ -250,8 +250,16 @@ def _open_intact(plan: CachePlan, say: Say) -> dict[Path, MappedShard]:
                 found[shard.path] = _open(shard)
             except DatasetError as error:
                 say(f"{error}: its features are computed anew")
-                shard.path.unlink(missing_ok=True)
+                remove_if_damaged(shard, partial(_is_damaged, shard))
     return found
+
+
+def _is_damaged(shard: Shard) -> bool:
+    try:
+        _open(shard)
+    except DatasetError:
+        return True
+    return False
 
 
 def _tidy(plan: CachePlan) -> None:

@@ -144,6 +144,27 @@ class MissingShards:
             self._progress(self._total - self._left + sum(self._partial.values()), self._total)
 
 
+def remove_if_damaged(shard: Shard, is_damaged: Callable[[], bool]) -> None:
+    """Remove a damaged shard, unless another process has just written it anew, or is about to.
+
+    Args:
+        shard: whose file was damaged a moment ago.
+        is_damaged: look again.
+    """
+    lock = FileLock(_lock_file(shard))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return
+    except (OSError, NotImplementedError):  # no locks on this disk
+        pass
+    try:
+        if is_damaged():
+            shard.path.unlink(missing_ok=True)
+    finally:
+        _free(shard, lock)
+
+
 def remove_locks(folder: Path) -> None:
     """Remove the locks that killed processes left on shards, all of which are written by now."""
     for path in folder.glob(f".*{LOCK}"):

@@ -144,6 +144,8 @@ class EvaluationConfig:
             raise ConfigError(
                 "ray_gpus and ray_policies are for a policy on a cluster: give --workers ray and --policy"
             )
+        if self.server and self.batching != "single":
+            raise ConfigError("batching is for a policy: a server has batches of its own, so leave it out")
         if self.record and on_cluster:
             raise ConfigError("record writes on this machine: give a number of --workers instead of ray")
 

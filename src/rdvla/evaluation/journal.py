@@ -14,7 +14,7 @@ from rdvla.errors import ConfigError
 from rdvla.evaluation.config import EvaluationConfig
 from rdvla.evaluation.records import Episode, ResultsError, build
 from rdvla.evaluation.upgrade import upgrade_entry
-from rdvla.files import CHECKSUM, errors_name, flush, json_checksum, read_object
+from rdvla.files import CHECKSUM, errors_name, flush, json_checksum, read_object, write_atomically
 from rdvla.rollout.jobs import Setting
 
 RECORD = "evaluation.json"  # what a run directory's episodes are of
@@ -43,22 +43,33 @@ EXTENDABLE = {
     *("record", "record_autonomous"),
 }
 KEPT = frozenset({"server_rules"})  # entries of older calls that a call without them leaves
+# Entries that are null, and in older folders missing, if nobody knows: that is no difference. Before
+# `batching` was an option, episodes may have been played in batches together, and a server has batches of its
+# own.
+UNKNOWN = frozenset({"policy_preparation", "batching"})
 
 
 class Journal:
     """The finished episodes of a run directory."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create; a last line that a kill cut off is dropped."""
+        """Open or create; drop a last line that a kill cut off, and episodes that are played again."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.episodes: dict[Key, Episode] = {}
         content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), start=1):
-            self._remember(_parse(line, f"{path} line {number}"))
+        whole = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+        ended: dict[Key, bytes] = {}
+        for number, line in enumerate(whole, start=1):
+            episode = _parse(line, f"{path} line {number}")
+            if episode.error is None:
+                self._remember(episode)
+                ended[_key(episode)] = line
+        kept = b"".join(ended.values())
+        if kept != content:
+            with write_atomically(path) as temporary:
+                temporary.write_bytes(kept)
         self._file = path.open("ab")
-        self._file.truncate(len(whole))
         flush(path.parent)  # where a new file's name must survive a power cut
 
     def add(self, episode: Episode) -> None:
@@ -81,7 +92,11 @@ class Journal:
             self._file.close()
 
     def _remember(self, episode: Episode) -> None:
-        self.episodes[episode.env, episode.task, episode.setting, episode.seed] = episode
+        self.episodes[_key(episode)] = episode
+
+
+def _key(episode: Episode) -> Key:
+    return episode.env, episode.task, episode.setting, episode.seed
 
 
 def same_run(
@@ -117,12 +132,15 @@ def same_run(
         "limits": dict(limits),
         **(compared or {}),
     }
+    if config.server:
+        now["batching"] = None
     if path.exists():
         before = read_object(path)
         _check_options(folder, before, now)
         for name, value in (compared or {}).items():
             _check_same(folder, name, before.get(name, value), value)
         now = {name: before[name] for name in KEPT & before.keys()} | now
+        now["batching"] = now["batching"] if before.get("batching") else None  # what is added has company
         now["limits"] = _all_limits(folder, before, limits)
     return now
 
@@ -135,9 +153,9 @@ def _check_options(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
         )
     defaults = {option.name: option.default for option in dataclasses.fields(EvaluationConfig)}
     for name in now.keys() - EXTENDABLE - KEPT - {"limits"}:
-        was = before.get(name, defaults.get(name))  # an option may be younger than the folder
-        if name == "policy_preparation" and None in (was, now[name]):
+        if name in UNKNOWN and None in (before.get(name), now[name]):
             continue
+        was = before.get(name, defaults.get(name))  # an option may be younger than the folder
         _check_same(folder, name, was, now[name])
 
 

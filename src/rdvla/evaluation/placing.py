@@ -19,7 +19,7 @@ from rdvla.policy.device import Device
 from rdvla.rollout import Call, Policy
 from rdvla.types import Observation, Prediction
 from rdvla.workers.cluster import gpus, processors
-from rdvla.workers.ray import RayWorkers
+from rdvla.workers.ray import GLANCE_SECONDS, RayWorkers
 from rdvla.workers.transport import Ask, Done, Link, Raised
 
 DEATHS = 5  # of processes per copy, in a row, before the evaluation stops
@@ -60,7 +60,8 @@ def _placed(policy: Policy, *, config: EvaluationConfig) -> Iterator[Policy]:
 class PolicyOnRay:
     """Copies of a policy in workers on the cluster: a `Policy` that `AnswersCalls`.
 
-    If a copy's process or machine dies, the policy is sent to another, and asked again.
+    If a copy's process or machine dies, another copy is asked in its place, and the policy is sent to another
+    process or machine once there is room.
 
     Args:
         policy: in this process; it still draws S_0.
@@ -103,24 +104,36 @@ class PolicyOnRay:
         Raises:
             RDVLAError: the policy refuses, its processes keep dying, or the cluster has no room for any.
         """
-        copies = [number for number, link in enumerate(self._links) if link.begun] or [0]
-        shares = {
-            copy: list(range(place, len(calls), len(copies)))
-            for place, copy in enumerate(copies)
-            if place < len(calls)
-        }
-        for copy, share in shares.items():
-            self._links[copy].send([calls[index] for index in share])
+        copies = max(1, len(self._begun()))
+        waiting = [list(range(first, len(calls), copies)) for first in range(min(copies, len(calls)))]
+        asked: dict[int, list[int]] = {}  # copy -> indices of calls
         answers: dict[int, Prediction] = {}
-        while shares:
-            ready = self._transport.wait([self._links[copy] for copy in shares])
-            for copy in [copy for copy in shares if any(self._links[copy] is link for link in ready)]:
-                predictions = self._answer(copy)
+        while waiting or asked:
+            self._ask(calls, waiting, asked)
+            ready = self._transport.wait([self._links[copy] for copy in asked], GLANCE_SECONDS)
+            for copy in [copy for copy in asked if any(self._links[copy] is link for link in ready)]:
+                share, predictions = asked.pop(copy), self._answer(copy)
                 if predictions is None:
-                    self._links[copy].send([calls[index] for index in shares[copy]])
+                    waiting.append(share)
                 else:
-                    answers |= zip(shares.pop(copy), predictions, strict=True)
+                    answers |= zip(share, predictions, strict=True)
         return [answers[index] for index in range(len(calls))]
+
+    def _begun(self) -> list[int]:
+        return [number for number, link in enumerate(self._links) if link.begun]
+
+    def _ask(self, calls: Calls, waiting: list[list[int]], asked: dict[int, list[int]]) -> None:
+        """Give shares that wait to copies that are free; one without room keeps none from those with room."""
+        begun = self._begun()
+        for copy in [copy for copy in asked if begun and copy not in begun]:
+            waiting.append(asked.pop(copy))
+            self._links[copy].stop()
+            self._links[copy] = self._transport.start(copy, self._runner)
+        # Somebody has to be asked even if nobody has room: what is wrong with a start shows in an answer.
+        for copy in begun or [0]:
+            if waiting and copy not in asked:
+                asked[copy] = waiting.pop(0)
+                self._links[copy].send([calls[index] for index in asked[copy]])
 
     def _answer(self, copy: int) -> list[Prediction] | None:
         """Return a copy's answers; None if it has died and another is there in its place."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from rdvla.evaluation.timing import Sample, time_queries
 from rdvla.rollout import (
+    AnswersCalls,
     Attendance,
     Batching,
     Environment,
@@ -100,7 +101,9 @@ class PolicyPlayer:
 
     def time(self, stops: Sequence[str], *, seconds: float) -> dict[str, Any] | None:
         """See `Player.time`."""
-        return time_queries(self._policy, self._sample, stops=stops, seconds=seconds)
+        timing = time_queries(self._policy, self._sample, stops=stops, seconds=seconds)
+        # Then the hardware that the results name is not the policy's, and a query travels there and back.
+        return timing and {**timing, "elsewhere": isinstance(self._policy, AnswersCalls)}
 
 
 class ServerPlayer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 from rdvla.evaluation.records import Episode, ResultsError, Row, build
 from rdvla.evaluation.summaries import Summary, suite_summaries, summaries
 from rdvla.evaluation.upgrade import READABLE_VERSIONS, SCHEMA_VERSION, upgrade_results
-from rdvla.files import read_json, write_json
+from rdvla.files import CHECKSUM, json_checksum, write_json
+from rdvla.policy.records import read_results
 from rdvla.rollout.jobs import Setting
 
 OLD_RENDERING = "fast"  # of files that do not name it
@@ -49,6 +51,11 @@ class Results:
         return dict((self.meta.get("timing") or {}).get("query_ms", {}))
 
     @property
+    def timed_elsewhere(self) -> bool:
+        """Whether queries were timed through a cluster, on a machine that `hardware` does not describe."""
+        return bool((self.meta.get("timing") or {}).get("elsewhere"))
+
+    @property
     def step_limits(self) -> dict[str, int]:
         """Steps after which an episode ended, by environment; empty if the file does not say."""
         protocol = self.meta.get("protocol", {})
@@ -77,7 +84,8 @@ class Results:
             "episodes": [dataclasses.asdict(episode) for episode in self.episodes],
             "meta": self.meta,
         }
-        write_json(path, content)
+        content = json.loads(json.dumps(content, allow_nan=False))
+        write_json(path, content | {CHECKSUM: json_checksum(content)})
 
 
 def load_results(path: Path | str) -> Results:
@@ -85,11 +93,11 @@ def load_results(path: Path | str) -> Results:
 
     Raises:
         ResultsError: the content does not follow the schema.
-        RDVLAError: the file is missing or is no JSON.
+        RDVLAError: the file is missing, is no JSON, or is not what was written.
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
-    content = read_json(path)
+    content = read_results(path)
     if not isinstance(content, dict) or "schema_version" not in content:
         raise ResultsError(f"{path} is not a results file of rdvla: it names no schema_version")
     if content["schema_version"] not in READABLE_VERSIONS:

@@ -183,6 +183,7 @@ def evaluate_player(
             compared=compared,
         )
         jobs = episode_jobs(config, suites)
+        timing = earlier_timing(output / "results.json")  # before any work, as the file may be damaged
         with closing(Journal(output / "episodes.jsonl")) as journal:
             missing = [job for job in jobs if not journal.finished(job.key)]
             opened: dict[str, Opened] = {}
@@ -205,7 +206,6 @@ def evaluate_player(
                 ):
                     staging = Staging(make, workers, transport, spectator=spectator, attendance=attendance)
                     play_jobs(player, config, missing, staging=staging, journal=journal, console=console)
-                timing = earlier_timing(output / "results.json")
                 if missing and config.timing_seconds and not config.server:
                     console.print(
                         f"measuring times per query, {config.timing_seconds:g} s ...", highlight=False
@@ -216,7 +216,7 @@ def evaluate_player(
         label = config.policy_label
         episodes = [dataclasses.replace(journal.episodes[job.key], policy=label) for job in jobs]
     meta = {
-        "config": {**dataclasses.asdict(config), "output": output.name},
+        "config": {**dataclasses.asdict(config), "output": output.name, "batching": record["batching"]},
         "protocol": {
             suite.env: {"tasks": list(suite.tasks), "max_steps": suite.max_steps} for suite in suites
         },

@@ -37,7 +37,10 @@ def print_table(results: Results, *, console: Console) -> None:
     table.add_row("actions executed", *(number(column.mean_executed, 1) for column in columns))
     times = results.query_ms
     if times:
-        table.add_row("ms per query", *(number(times.get(column.setting.stop), 1) for column in columns))
+        where = " through Ray" if results.timed_elsewhere else ""
+        table.add_row(
+            f"ms per query{where}", *(number(times.get(column.setting.stop), 1) for column in columns)
+        )
     _add_served(table, results, columns)
     if any(column.errors for column in columns):
         table.add_row("exceptions", *(str(column.errors) for column in columns), style="red")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rdvla.errors import RDVLAError
-from rdvla.files import read_json, write_json
+from rdvla.files import CHECKSUM, json_checksum, read_json, write_json
 
 TRAINING = "training.json"  # written by `rdvla train`
 RESULTS = "results.json"  # from `rdvla eval`, if someone has put it there; docs/results-schema.md
@@ -20,8 +20,29 @@ Records = dict[str, Any]  # file name -> content
 
 
 def read_records(folder: Path) -> Records:
-    """Read the records in a policy's folder; none has to be there."""
-    return {name: read_json(folder / name) for name in (TRAINING, RESULTS) if (folder / name).is_file()}
+    """Read the records in a policy's folder; none has to be there.
+
+    Raises:
+        RDVLAError: one is damaged; the message names it.
+    """
+    read = {TRAINING: read_json, RESULTS: read_results}
+    return {name: read[name](folder / name) for name in read if (folder / name).is_file()}
+
+
+def read_results(path: Path) -> Any:
+    """Read the content of a results file, without the checksum that it is compared with.
+
+    Raises:
+        RDVLAError: the file is missing or damaged; the message names it.
+    """
+    content = read_json(path)
+    # Files of older versions have no checksum.
+    if isinstance(content, dict) and content.pop(CHECKSUM, None) not in (None, json_checksum(content)):
+        raise RDVLAError(
+            f"{path} is damaged or was changed (its CRC-32 differs): delete it and give the same rdvla eval "
+            f"again, which plays no episode twice; if you changed it, delete its entry {CHECKSUM!r}"
+        )
+    return content
 
 
 def trained_instructions(records: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from rdvla.backbone import Backbone, Features, is_lora
 from rdvla.control import Stops
 from rdvla.engine import Predictor
-from rdvla.heads import ActionHead, Context, Loss, ProprioProjector, Score
+from rdvla.errors import ConfigError
+from rdvla.heads import ActionHead, Context, Loss, ProprioProjector, RecurrentDepthHead, Score
+from rdvla.heads.recurrent.modes import nearest_initial_state
 from rdvla.policy.batch import Batch
 from rdvla.policy.losses import LossWeights, environment_state_error, perception_loss
 from rdvla.types import Prediction
@@ -39,6 +41,7 @@ class Trainable(nn.Module):
         generator: torch.Generator | None = None,
         depth: int | None = None,
         initial_state: Tensor | None = None,
+        candidates: int = 1,
     ) -> Loss:
         """Return the weighted sum of the losses; the backbone runs once for all of them.
 
@@ -48,22 +51,25 @@ class Trainable(nn.Module):
             generator: for the draws of the head.
             depth: iterations of a head that iterates, the same in all processes; drawn if not given.
             initial_state: S_0, (B, K, D); continued from `batch.earlier`, or drawn, if not given.
+            candidates: how many are drawn if it is not given; each sample trains the one that ends nearest.
 
         Returns:
             The sum. Its scalars hold the head's figures and `perception_loss`; with actions of weight 0,
             the perception loss alone is called `loss`.
 
         Raises:
-            ConfigError: a loss needs a target that the batch lacks.
+            ConfigError: a loss needs a target that the batch lacks; or the head is not recurrent, and has
+                several candidates.
         """
         features = self.backbone.features(batch.features)
         if losses.actions == 0:
             seen = perception_loss(self.backbone, features, batch, keypoint_weight=losses.keypoints)
             return Loss(total=losses.perception * seen, scalars={"loss": seen.detach()})
+        context = self._context(features, batch.state)
         if initial_state is None:
-            initial_state = self._continued(batch, generator)
+            initial_state = self._start(context, batch, generator, depth=depth, candidates=candidates)
         loss = self.head.loss(
-            self._context(features, batch.state),
+            context,
             batch.actions,
             is_pad=batch.action_is_pad,
             generator=generator,
@@ -113,7 +119,12 @@ class Trainable(nn.Module):
 
     @torch.no_grad()
     def errors(
-        self, batch: Batch, *, depths: Sequence[int], generator: torch.Generator | None = None
+        self,
+        batch: Batch,
+        *,
+        depths: Sequence[int],
+        generator: torch.Generator | None = None,
+        candidates: int = 1,
     ) -> dict[int, Score]:
         """Return the L1 of normalised actions after each of `depths` iterations, all of one run of the core.
 
@@ -121,14 +132,17 @@ class Trainable(nn.Module):
             batch: B samples.
             depths: iterations; a head that does not iterate gives the same error for all.
             generator: for the draws of the head.
+            candidates: how many initial states are drawn for each sample; the one that ends nearest after
+                the last of `depths` counts.
         """
+        context = self._context(self.backbone.features(batch.features), batch.state)
         return self.head.errors(
-            self._context(self.backbone.features(batch.features), batch.state),
+            context,
             batch.actions,
             is_pad=batch.action_is_pad,
             depths=depths,
             generator=generator,
-            initial_state=self._continued(batch, generator),
+            initial_state=self._start(context, batch, generator, depth=depths[-1], candidates=candidates),
         )
 
     @torch.no_grad()
@@ -162,14 +176,40 @@ class Trainable(nn.Module):
         context = self._context(self.backbone.features(batch.features), batch.state)
         return self.engine.predict(context, stop=stop, initial_state=initial_state, generator=generator)
 
-    def _continued(self, batch: Batch, generator: torch.Generator | None) -> Tensor | None:
-        """S_0 of samples that go on from an earlier query, or of a share; None: the head draws it."""
-        if batch.share is not None:
-            noise = batch.share.of(self.head.initial_state(batch.share.whole, generator))
-        elif batch.earlier is not None:
+    def _start(
+        self,
+        context: Context,
+        batch: Batch,
+        generator: torch.Generator | None,
+        *,
+        depth: int | None,
+        candidates: int,
+    ) -> Tensor | None:
+        """S_0, of several candidates the nearest; None: the head draws it."""
+        if candidates == 1:
+            is_plain = batch.share is None and batch.earlier is None
+            return None if is_plain else self._continued(batch, generator)
+        if not isinstance(self.head, RecurrentDepthHead):
+            raise ConfigError(
+                "several candidates are initial states of a recurrent head: set loss.candidates=1"
+            )
+        if depth is None:
+            raise ValueError("several candidates need a depth: after how many iterations they are compared")
+        return nearest_initial_state(
+            self.head,
+            context,
+            batch.actions,
+            is_pad=batch.action_is_pad,
+            depth=depth,
+            candidates=[self._continued(batch, generator) for _ in range(candidates)],
+        )
+
+    def _continued(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        """S_0 of a batch or of a share, some of whose samples may go on from an earlier query."""
+        if batch.share is None:
             noise = self.head.initial_state(batch.size, generator)
         else:
-            return None
+            noise = batch.share.of(self.head.initial_state(batch.share.whole, generator))
         return noise if batch.earlier is None else batch.earlier.initial_state(noise)
 
     def _context(self, features: Features, state: Tensor) -> Context:

@@ -50,9 +50,10 @@ class Attendance:
 class _Attended:
     """An episode in progress."""
 
+    first: Question[EpisodeJob]  # that it asked
     wish: Answered | None = None  # the policy's newest answer
     step: int = 0  # environment steps before the observation that it answers
-    is_computing: bool = False  # a newer one is on its way
+    asked: Asked | None = None  # a newer query, whose answer is on its way
     is_driven: bool = False  # a person acted last
     recorded_as: int | None = None
 
@@ -86,10 +87,8 @@ class AttendedAnswers:
 
     def end(self, end: Finished[EpisodeJob, EpisodeResult] | Failed[EpisodeJob]) -> list[int]:
         """See `Queries.end`."""
-        self._episodes.pop(end.job, None)
-        self._waiting = [(asked, step) for asked, step in self._waiting if asked.job != end.job]
         depths = self._queries.end(end)
-        self._desk.remove(end.job.robot)
+        self._forget(end.job)
         return depths
 
     def close(self) -> None:
@@ -99,7 +98,7 @@ class AttendedAnswers:
     def _answer(self, question: Question[EpisodeJob]) -> Reply | Later | bool:
         job, present = question.job, question.content
         if question.number == 0:
-            self._begin(job)
+            self._begin(question)
         place = self._desk.look(job.robot)
         if place.phase == "paused":
             return WHILE_PAUSED
@@ -110,11 +109,21 @@ class AttendedAnswers:
             return self._drive(job, episode, present, place)
         return self._let_go(job, episode, present)
 
-    def _begin(self, job: EpisodeJob) -> None:
-        if job not in self._episodes:  # a first question that was answered with `Later` comes again
-            self._queries.begin(job)
-            whole = self._recording is not None and self._recording.autonomous
-            self._episodes[job] = _Attended(recorded_as=self._new_number() if whole else None)
+    def _begin(self, question: Question[EpisodeJob]) -> None:
+        job = question.job
+        if (known := self._episodes.get(job)) is not None:
+            if known.first is question:  # it was answered with `Later`, and comes again
+                return
+            self._forget(job)  # it begins anew after its worker's death
+        self._queries.begin(job)
+        whole = self._recording is not None and self._recording.autonomous
+        self._episodes[job] = _Attended(question, recorded_as=self._new_number() if whole else None)
+
+    def _forget(self, job: EpisodeJob) -> None:
+        """An answer that is still on its way finds nobody."""
+        self._episodes.pop(job, None)
+        self._waiting = [(asked, step) for asked, step in self._waiting if asked.job != job]
+        self._desk.remove(job.robot)
 
     def _let_go(self, job: EpisodeJob, episode: _Attended, present: Present) -> Reply | Later:
         """The policy acts, by an answer to the present observation."""
@@ -123,7 +132,7 @@ class AttendedAnswers:
             self._queries.interrupt(job)
             if self._recording is not None and not self._recording.autonomous:
                 episode.recorded_as = None
-        if episode.wish is None or episode.step != present.step or episode.is_computing:
+        if episode.wish is None or episode.step != present.step or episode.asked is not None:
             self._want(job, episode, present)
             return WHILE_COMPUTING
         reply = self._queries.act(job)
@@ -168,9 +177,9 @@ class AttendedAnswers:
 
     def _want(self, job: EpisodeJob, episode: _Attended, present: Present) -> None:
         """Ask the policy about the present, unless an answer is on its way."""
-        if not episode.is_computing and present.observation is not None:
-            episode.is_computing = True
-            self._waiting.append((self._queries.ask(job, present.observation), present.step))
+        if episode.asked is None and present.observation is not None:
+            episode.asked = self._queries.ask(job, present.observation)
+            self._waiting.append((episode.asked, present.step))
 
     def _collect(self) -> None:
         """Take the answers that are there."""
@@ -178,12 +187,12 @@ class AttendedAnswers:
             return
         for (asked, step), computed in zip(self._batch, self._computing.result(), strict=True):
             episode = self._episodes.get(asked.job)
-            if episode is None:  # it has ended
+            if episode is None or episode.asked is not asked:  # it has ended, or begun anew
                 continue
             if asked.number == 0:
                 self._desk.add(asked.job.robot, action_dim=computed.prediction.actions.shape[-1])
             episode.wish, episode.step = self._queries.note(asked, computed), step
-            episode.is_computing = False
+            episode.asked = None
         self._computing = None
 
     def _new_number(self) -> int:

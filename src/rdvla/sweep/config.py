@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,9 @@ class SweepConfig:
     workers: int = 1  # trials at the same time; with several GPUs they take turns
 
     def __post_init__(self) -> None:
+        for name in ("train", "variants", "over", "evaluation"):
+            # As files hold them: what a program gives may have tuples and paths.
+            object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name), default=str)))
         if not self.output:
             raise ConfigError("output is empty: name a folder, such as runs/sweep")
         if self.workers < 1:
@@ -41,7 +45,7 @@ class SweepConfig:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"seeds must be different numbers from 0 on, got {list(self.seeds)}")
         for name, options in self.variants.items():
-            if not NAME.fullmatch(str(name)):
+            if not NAME.fullmatch(name):
                 raise ConfigError(f"variants: {name!r} names no folder: take letters, digits and -_.+")
             self._check_free(f"variants.{name}", options, OURS["train"])
         for name, values in self.over.items():

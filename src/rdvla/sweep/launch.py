@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import yaml
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.files import read_object, sole_user, write_atomically, write_json
 from rdvla.sweep.trials import Trial
+from rdvla.training.run_directory import differences
 
 OPTIONS = "options.json"  # in a trial's folder: what it was started with
 DONE = "done.json"  # in a trial's folder, once every command has ended with 0
@@ -68,18 +70,15 @@ class Launcher:
     def run(self, trials: Sequence[Trial], ended: Callable[[Ended], None]) -> None:
         """Run all trials that are not done; tell of each as it ends, from the thread that ran it.
 
-        After `stop`, return once those that run have ended.
+        After `stop`, return once those that run have ended. What `ended` raises is raised here, then.
         """
         waiting: queue.SimpleQueue[Trial] = queue.SimpleQueue()
         for trial in trials:
             waiting.put(trial)
-        slots = [
-            threading.Thread(target=self._work, args=(waiting, slot, ended)) for slot in range(self._workers)
-        ]
+        with ThreadPoolExecutor(self._workers) as pool:
+            slots = [pool.submit(self._work, waiting, slot, ended) for slot in range(self._workers)]
         for slot in slots:
-            slot.start()
-        for slot in slots:
-            slot.join()
+            slot.result()
 
     def stop(self) -> None:
         """Let what runs save its state and end; start nothing more."""
@@ -96,16 +95,19 @@ class Launcher:
                 return
             try:
                 with sole_user(trial.folder):
-                    problem = self._run_trial(trial, slot)
+                    commands = self._make_commands(trial)
+                    # Another process may have run it since it was found unfinished.
+                    problem = "" if is_done(trial, commands) else self._run_trial(trial, commands, slot)
             except (RDVLAError, OSError) as error:
                 problem = str(error)
             ended(Ended(trial, problem))
 
-    def _run_trial(self, trial: Trial, slot: int) -> str:
-        commands, started = self._make_commands(trial), time.monotonic()
+    def _run_trial(self, trial: Trial, commands: Sequence[Command], slot: int) -> str:
+        started = time.monotonic()
+        (trial.folder / DONE).unlink(missing_ok=True)  # of fewer commands
         write_json(trial.folder / OPTIONS, {command.verb: command.options for command in commands})
         for command in commands:
-            code = self._run_command(command, slot)
+            code = self._run_command(command, self._environment(slot, commands))
             if self._stopped.is_set():
                 return "it was stopped; the same command goes on with it"
             if code != 0:
@@ -114,7 +116,7 @@ class Launcher:
         write_json(trial.folder / DONE, {"seconds": round(time.monotonic() - started, 1)})
         return ""
 
-    def _run_command(self, command: Command, slot: int) -> int:
+    def _run_command(self, command: Command, environment: dict[str, str]) -> int:
         options = command.folder / f"{command.verb}.yaml"
         with write_atomically(options) as temporary:
             temporary.write_text(yaml.safe_dump(command.options, sort_keys=False), encoding="utf-8")
@@ -124,7 +126,7 @@ class Launcher:
                 if self._stopped.is_set():
                     return 0
                 process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(slot)
+                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
                 )
                 self._running.add(process)
             try:
@@ -132,6 +134,18 @@ class Launcher:
             finally:
                 with self._lock:
                     self._running.discard(process)
+
+    def _environment(self, slot: int, commands: Sequence[Command]) -> dict[str, str]:
+        """Give each of several slots GPUs of its own, as many as a trial trains with, as far as they go."""
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        count = torch.cuda.device_count()
+        devices = chosen.split(",") if chosen else [str(number) for number in range(count)]
+        each = max(command.options.get("compute", {}).get("processes", 1) for command in commands)
+        slots = len(devices) // each
+        if self._workers == 1 or slots < 1 or len(devices) < 2:
+            return dict(os.environ)
+        first = slot % slots * each
+        return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(devices[first : first + each])}
 
 
 def is_done(trial: Trial, commands: Sequence[Command]) -> bool:
@@ -145,21 +159,19 @@ def is_done(trial: Trial, commands: Sequence[Command]) -> bool:
         return False
     before, now = read_object(record), {command.verb: command.options for command in commands}
     for verb, options in before.items():
-        if verb in now and options != now[verb]:
+        changed = differences(options, now.get(verb, options))
+        if changed:
+            name, (was, wanted) = next(iter(changed.items()))
             raise ConfigError(
-                f"trial {trial.name} was started with other options of rdvla {verb} ({record}): take them "
-                "back, or choose another output"
+                f"trial {trial.name} was started with other options of rdvla {verb}: {name} was "
+                f"{_given(was)}, and now it is {_given(wanted)} ({record}). Take it back, or choose another "
+                "output"
             )
     return (trial.folder / DONE).exists() and before.keys() >= now.keys()
 
 
-def _environment(slot: int) -> dict[str, str]:
-    """Give the trials of several slots GPUs in turn."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = chosen.split(",") if chosen else [str(number) for number in range(torch.cuda.device_count())]
-    if len(devices) < 2:
-        return dict(os.environ)
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]}
+def _given(value: Any) -> str:
+    return "not given" if value is None else str(value)
 
 
 def _named(code: int) -> str:

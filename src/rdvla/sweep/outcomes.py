@@ -57,6 +57,11 @@ class SettingOutcome:
     deviation: float | None  # their sample standard deviation; None with fewer than two trials
     success: list[Success]  # by rule; empty without evaluation
 
+    @property
+    def figure(self) -> str:
+        """Name of the validation figure that decided; empty without validation."""
+        return ", ".join(dict.fromkeys(each.figure for each in self.outcomes if each.figure))
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -64,15 +69,20 @@ class Paired:
 
     setting: str
     seeds: int
-    difference: float | None  # of the mean validation figures, this minus the first; None without validation
+    # Of the mean validation figures, each the one that decided there: this minus the first.
+    difference: float | None  # None without validation
     lowest: float | None  # of the seeds' differences
     highest: float | None
     p_value: float | None  # exact sign-flip test, two-sided; None with more than `MOST_SEEDS` seeds
     success: dict[str, PairedTest]  # by rule: this against the first, paired by training seed and episode
 
 
-def read_outcome(trial: Trial) -> Outcome:
+def read_outcome(trial: Trial, *, evaluated: bool) -> Outcome:
     """Read what a finished trial left.
+
+    Args:
+        trial: that is done.
+        evaluated: whether its evaluation belongs to the sweep; a folder may hold one that never ended.
 
     Raises:
         RDVLAError: a file is missing or damaged; it is named.
@@ -86,7 +96,7 @@ def read_outcome(trial: Trial) -> Outcome:
         validation = [(line["step"], line[figure]) for line in validations]
     except (OSError, ValueError, KeyError) as error:
         raise RDVLAError(f"{path} cannot be read ({error}): delete {trial.folder} to run it anew") from error
-    results = load_results(trial.evaluation) if trial.evaluation.exists() else None
+    results = load_results(trial.evaluation) if evaluated else None
     return Outcome(trial, training, validation, figure, results)
 
 

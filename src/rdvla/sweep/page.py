@@ -12,6 +12,7 @@ import jinja2
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rdvla.config import encode_config
@@ -30,7 +31,8 @@ def print_table(settings: Sequence[SettingOutcome], pairs: Sequence[Paired], *, 
     rules = [success.rule for success in settings[0].success]
     table = Table(title="Sweep", title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("setting", overflow="fold")
-    for heading in ("trials", settings[0].outcomes[0].figure or "validation", "against first"):
+    figure, differ = _figure(settings)
+    for heading in ("trials", figure or "validation", "against first"):
         table.add_column(heading, justify="right")
     for rule in rules:
         table.add_column(f"success, {rule.describe()}", justify="right")
@@ -40,9 +42,9 @@ def print_table(settings: Sequence[SettingOutcome], pairs: Sequence[Paired], *, 
         cells = [success_text(shares[rule]) if rule in shares else "-" for rule in rules]
         pair = found.get(setting.setting)
         table.add_row(
-            setting.setting,
+            escape(setting.setting),
             str(len(setting.outcomes)),
-            mean_text(setting),
+            mean_text(setting) + (f", {setting.figure}" if differ and setting.figure else ""),
             "" if pair is None else difference_text(pair),
             *cells,
         )
@@ -87,16 +89,17 @@ def write_report(
         "success_text": success_text,
         "difference_text": difference_text,
     }
-    validated = any(outcome.validation for setting in settings for outcome in setting.outcomes)
+    figure, differ = _figure(settings)
     text = environment.from_string((package / "template.html").read_text("utf-8")).render(
         name=folder.name,
         settings=settings,
         pairs=pairs,
         finished=sum(len(setting.outcomes) for setting in settings),
         trials=trials,
-        figure=settings[0].outcomes[0].figure,
+        figure=figure,
+        figures_differ=differ,
         rules=[success.rule for success in settings[0].success],
-        validation=curves(settings, _validation, label=settings[0].outcomes[0].figure) if validated else "",
+        validation=curves(settings, _validation, label=figure) if figure else "",
         loss=curves(settings, _loss, label="training loss"),
         hardware=", ".join(str(value) for value in hardware.values()),
         config=yaml.safe_dump(encode_config(config), sort_keys=False),
@@ -126,6 +129,12 @@ def difference_text(pair: Paired) -> str:
     if pair.difference is None:
         return "-"
     return f"{pair.difference:+.4f}" + ("" if pair.p_value is None else f" (p {pair.p_value:.2g})")
+
+
+def _figure(settings: Sequence[SettingOutcome]) -> tuple[str, bool]:
+    """Return what to call the figure that decided, empty without validation, and whether settings differ."""
+    names = list(dict.fromkeys(setting.figure for setting in settings if setting.figure))
+    return ("validation", True) if len(names) > 1 else ("".join(names), False)
 
 
 def _validation(outcome: Outcome) -> Sequence[tuple[int, float]]:

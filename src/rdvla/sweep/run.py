@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from rdvla.errors import RDVLAError
 from rdvla.progress import Progress
 from rdvla.sweep.config import SweepConfig
 from rdvla.sweep.launch import Command, Ended, Launcher, is_done
@@ -53,7 +54,7 @@ def sweep(config: SweepConfig, *, console: Console | None = None) -> SweepResult
     problems, stopped = _run(config, left, console)
     failed = {problem.trial for problem in problems}
     outcomes = [
-        read_outcome(trial)
+        read_outcome(trial, evaluated=bool(config.evaluation))
         for trial in trials
         if trial not in failed and is_done(trial, _commands(config, trial))
     ]
@@ -77,31 +78,34 @@ def _run(config: SweepConfig, trials: Sequence[Trial], console: Console) -> tupl
     task = progress.add_task("trials", total=len(trials))
 
     def ended(end: Ended) -> None:
+        said = end.problem
+        if not said:
+            try:
+                said = _figures(read_outcome(end.trial, evaluated=bool(config.evaluation)))
+            except RDVLAError as error:  # the others go on
+                said = str(error)
+                end = Ended(end.trial, said)
         if end.problem:
             problems.append(end)
-        progress.console.print(_line(end), highlight=False, markup=False, soft_wrap=True)
+        progress.console.print(f"{end.trial.name}: {said}", highlight=False, markup=False, soft_wrap=True)
         progress.advance(task)
 
-    with StopRequest() as stop, progress:
-        runs = threading.Thread(target=launcher.run, args=(trials, ended))
-        runs.start()
-        while runs.is_alive():
-            runs.join(POLL)
+    with StopRequest() as stop, progress, ThreadPoolExecutor(1) as pool:
+        runs = pool.submit(launcher.run, trials, ended)
+        while not wait([runs], POLL).done:
             if stop.requested:
                 launcher.stop()
-                runs.join()
+                wait([runs])
+        runs.result()
     return problems, stop.requested
 
 
-def _line(end: Ended) -> str:
-    if end.problem:
-        return f"{end.trial.name}: {end.problem}"
-    outcome = read_outcome(end.trial)
+def _figures(outcome: Outcome) -> str:
     shown = "no validation" if outcome.best is None else f"best {outcome.figure} {outcome.best:.4f}"
     if outcome.results is not None:
         rows = outcome.results.rows
         shown += f", {sum(row.successes for row in rows)} of {sum(row.episodes for row in rows)} episodes"
-    return f"{end.trial.name}: {shown}"
+    return shown
 
 
 def _report(config: SweepConfig, outcomes: Sequence[Outcome], *, trials: int, console: Console) -> Path:

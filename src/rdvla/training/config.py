@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from rdvla.control.start import KINDS
 from rdvla.errors import ConfigError
+from rdvla.heads.recurrent.config import RecurrentConfig
 from rdvla.policy.config import PolicyConfig
 from rdvla.policy.device import Device
 from rdvla.processing.augmentation import Augmentation
@@ -124,8 +125,10 @@ class LossConfig:
     proprio_noise: float = 0.0  # standard deviation in normalised units (-1..1), in training only
     perception_weight: float = 0.0  # of the perception loss in the sum; takes a trainable backbone
     keypoint_weight: float = 0.0  # of the attention's cross-entropy with keypoints in the perception loss
+    candidates: int = 1  # initial states per sample, of which the one that ends nearest is trained; 1: paper
 
     def __post_init__(self) -> None:
+        positive("loss", candidates=self.candidates)
         not_negative(
             "loss",
             proprio_noise=self.proprio_noise,
@@ -278,6 +281,11 @@ class TrainConfig:
             raise ConfigError(
                 "loss.keypoint_weight acts within the perception loss, which this run does not have; "
                 "set it to 0, or train with objective=perception or loss.perception_weight above 0."
+            )
+        if self.loss.candidates > 1 and not isinstance(self.policy.head, RecurrentConfig):
+            raise ConfigError(
+                f"loss.candidates is {self.loss.candidates}, but the initial states that it chooses from are "
+                "a recurrent head's: set it to 1, or policy.head.type=recurrent."
             )
         if (self.optimizer.warmup_steps or 0) >= self.steps:
             raise ConfigError(

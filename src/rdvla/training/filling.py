@@ -204,13 +204,14 @@ def fill_cache(config: TrainConfig, choice: WorkerChoice, *, console: Console) -
 
 def _with_whole_paths(config: TrainConfig) -> TrainConfig:
     """Let paths lead to the same places from whatever folder a worker starts in."""
-    backbone = config.policy.backbone
+    backbone, stream = config.policy.backbone, config.data.stream_dir
     named = {name: _whole(getattr(backbone, name)) for name in backbone.naming_fields}
     return replace(
         config,
         dataset=",".join(_whole(path.strip()) or "" for path in config.dataset.split(",")),
         init_from=_whole(config.init_from) or "",
         policy=replace(config.policy, backbone=replace(backbone, **named)),
+        data=replace(config.data, stream_dir=stream and str(Path(stream).absolute())),
     )
 
 

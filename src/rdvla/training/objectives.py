@@ -36,6 +36,7 @@ class Objective:
     depths: Sequence[int] = (1, 2, 4, 8, 12, 32)  # iterations that validation measures the chunk after
     proprio_noise: float = 0.0  # standard deviation added to the normalised proprioception in training
     warm_starts: WarmStarts | None = None  # of some samples; None: all start from noise
+    candidates: int = 1  # initial states per sample, of which the one that ends nearest is trained
 
     def loss(
         self, policy: RDVLAPolicy, batch: Batch, draw: Draw, *, forward: Callable[..., Loss] | None = None
@@ -54,7 +55,7 @@ class Objective:
         generator, share = draw.generator.clone_state(), batch.share  # `forward` draws S_0 from here
         if self.proprio_noise > 0 or self.warm_starts is not None:
             # Later draws follow S_0's, so they do not depend on when `forward` runs.
-            with torch.no_grad():
+            for _ in range(self.candidates):
                 policy.initial_state(len(draw.frames), draw.generator)
         if self.proprio_noise > 0:
             shape = (len(draw.frames), *batch.state.shape[1:])
@@ -73,7 +74,8 @@ class Objective:
 
         With actions: `l1_depth_<r>` for every depth, all of one run of the core. With warm starts also
         `warm_l1_depth_<r>`, of a second run in which every sample that has an earlier query starts from it.
-        Without actions: `l1` of the environment state.
+        With several candidates `nearest_l1_depth_<r>` comes last, of the one that ends nearest after the
+        last depth, as training has it. Without actions: `l1` of the environment state.
 
         Args:
             policy: in evaluation mode.
@@ -84,15 +86,20 @@ class Objective:
         if self.losses.actions == 0:
             return {"l1": policy.perception_error(batch)}
         again = generator.clone_state()
-        from_noise = _by_depth("l1_depth", policy.errors(batch, depths=self.depths, generator=generator))
+        figures = _by_depth("l1_depth", policy.errors(batch, depths=self.depths, generator=generator))
+        if self.candidates > 1:
+            errors = policy.errors(
+                batch, depths=self.depths, generator=again.clone_state(), candidates=self.candidates
+            )
+            figures |= _by_depth("nearest_l1_depth", errors)
         if self.warm_starts is None:
-            return from_noise
+            return figures
         # A copy, so the figures from noise are the same as in a run without warm starts.
         apart = generator.clone_state()
         earlier = self.warm_starts.for_all(policy, frames, generator=apart, share=batch.share)
         warm = replace(batch, earlier=earlier)
         errors = policy.errors(warm, depths=self.depths, generator=again)
-        return _by_depth("warm_l1_depth", errors) | from_noise
+        return _by_depth("warm_l1_depth", errors) | figures
 
     def _forward(
         self,
@@ -103,7 +110,9 @@ class Objective:
         generator: torch.Generator | None,
     ) -> Loss:
         losses = self.losses.of(batch.share)
-        loss = forward(batch, losses=losses, generator=generator, depth=draw.depth)
+        loss = forward(
+            batch, losses=losses, generator=generator, depth=draw.depth, candidates=self.candidates
+        )
         if batch.share is None:
             return loss
         # What trains perception alone is a mean over samples, what the head logs over action steps.
@@ -133,6 +142,7 @@ def make_objective(config: TrainConfig, dataset: EpisodeDataset, source: BatchSo
         depths=config.validation.depths,
         proprio_noise=config.loss.proprio_noise,
         warm_starts=WarmStarts(warm, dataset, source) if warm.share > 0 else None,
+        candidates=config.loss.candidates,
     )
 
 

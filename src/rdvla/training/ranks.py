@@ -16,13 +16,24 @@ import torch.distributed as dist
 from accelerate import Accelerator  # type: ignore[import-untyped, unused-ignore]
 from torch import Tensor
 
+from rdvla.config import encode_config
 from rdvla.errors import ConfigError, RDVLAError
 from rdvla.files import os_error_sentence
 from rdvla.policy.batch import Share
 from rdvla.training.batches import share_out
+from rdvla.training.config import TrainConfig
 from rdvla.training.rank_process import LostRankError
+from rdvla.training.run_directory import differences
 
 T = TypeVar("T")
+# Options that each machine may choose for itself; the window of samples may follow from `data.cache_gb`.
+OWN_OPTIONS = (
+    "device",
+    "threads",
+    "data.cache_dir",
+    "data.memory_limit_gb",
+    "data.stream_dir",
+)
 PATIENCE = timedelta(days=7)  # of ranks that wait for one that fills a cache or writes a checkpoint
 
 
@@ -121,6 +132,25 @@ class Ranks:
                 raise ConfigError(
                     f"process {number} of the run has another {name} ({other}) than process 0 ({values[0]}): "
                     "all machines must see the same run directory and the same data."
+                )
+
+    def check_options(self, config: TrainConfig) -> None:
+        """Check that all ranks were given the same options, but for `OWN_OPTIONS`.
+
+        Others would train on other samples, or wait for each other for ever.
+
+        Raises:
+            ConfigError: they were not; the message names the options of the first rank that differs.
+        """
+        first, *others = self.gather(encode_config(config))
+        for number, other in enumerate(others, start=1):
+            if differing := differences(first, other, except_for=OWN_OPTIONS.__contains__):
+                shown = "; ".join(
+                    f"{name} is {own!r}, there {old!r}" for name, (old, own) in differing.items()
+                )
+                raise ConfigError(
+                    f"process {number} of the run has other options than process 0: {shown}. Start all "
+                    "with the same command."
                 )
 
     def any(self, *, wish: bool) -> bool:

@@ -106,25 +106,33 @@ def measure_throughput(
     )
     return Throughput(
         batch_size=config.batch_size,
-        operations=update_operations(policy, batch, losses=losses),
+        operations=update_operations(policy, batch, losses=losses, candidates=config.loss.candidates),
         peak=None if peak is None else peak * processes,
     )
 
 
-def update_operations(policy: RDVLAPolicy, batch: Batch, *, losses: LossWeights) -> Operations:
+def update_operations(
+    policy: RDVLAPolicy, batch: Batch, *, losses: LossWeights, candidates: int = 1
+) -> Operations:
     """Count the operations of an update's sample.
 
     Args:
         policy: frozen and adapted as it is in training, not yet wrapped or compiled.
         batch: one sample.
         losses: that are trained.
+        candidates: initial states, of which the one that ends nearest is trained.
     """
 
     def count(depth: int) -> int:
         generator = torch.Generator().manual_seed(0)  # the run's draws stay as they are
-        return operations_of(
+        trained = operations_of(
             lambda: policy(batch, losses=losses, generator=generator, depth=depth).total, policy
         )
+        return trained if candidates == 1 else trained + candidates * searched(depth)
+
+    def searched(depth: int) -> int:
+        context = policy.context_from(batch.features, batch.state)
+        return operations_of(lambda: policy.head(context, depth=depth), policy.head, backward=False)
 
     return count_operations(count, gradient_depth=policy.config.head.gradient_depth)
 
@@ -145,12 +153,13 @@ def count_operations(count: Callable[[int], int], *, gradient_depth: int) -> Ope
     )
 
 
-def operations_of(loss: Callable[[], Tensor], module: nn.Module) -> int:
+def operations_of(loss: Callable[[], Tensor], module: nn.Module, *, backward: bool = True) -> int:
     """Count the operations of a loss and of its gradient; weights, gradients and modes stay as they are.
 
     Args:
         loss: computes the loss, ().
         module: its trained parameters get a gradient. It runs in evaluation mode, without checkpointing.
+        backward: whether the gradient counts too.
     """
     was_training = module.training
     module.eval()
@@ -158,7 +167,9 @@ def operations_of(loss: Callable[[], Tensor], module: nn.Module) -> int:
     try:
         # Attention as plain products: the counter does not know every fused kernel.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            torch.autograd.grad(loss(), trained, allow_unused=True)
+            value = loss()
+            if backward:
+                torch.autograd.grad(value, trained, allow_unused=True)
     finally:
         module.train(was_training)
     total: int = counter.get_total_flops()

@@ -85,6 +85,7 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         torch.set_num_threads(config.threads)  # of each rank; Accelerate chooses others
         self.ranks = Ranks(self.accelerator)
+        self.ranks.check_options(config)
         self.run_directory = self.ranks.from_first(lambda: RunDirectory(config))
         self.store = CheckpointStore(self.run_directory.checkpoints, keep=config.checkpoints.keep)
         with self.ranks.together(), self.run_directory.naming_what_moved(config):
@@ -212,7 +213,8 @@ class Trainer:
         progress = TrainingProgress(self.console, steps=self.config.steps, start=self.state.step)
         self.policy.train()
         try:
-            with StopRequest() as stop, progress:
+            # Shared-out weights are exchanged in checkpoints and validations too.
+            with StopRequest() as stop, progress, self.ranks.in_contact():
                 self._loop(log, progress, stop)
             return stop.signal
         except DatasetError as error:
@@ -274,8 +276,7 @@ class Trainer:
         """
         started = time.perf_counter()
         self.state.clear_gradient()
-        with self.ranks.in_contact():
-            loss = self._add_gradients(draw)
+        loss = self._add_gradients(draw)
         norm = self.state.clip_gradient()
         figures = self.ranks.add_up(torch.stack([loss.total, *loss.scalars.values()]))
         grad_norm, total, *scalars = torch.cat([norm.reshape(1), figures]).tolist()

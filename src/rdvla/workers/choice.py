@@ -12,7 +12,7 @@ from rdvla.workers.processes import LocalProcesses
 from rdvla.workers.transport import Transport
 
 AUTO = "auto"  # the cluster that this machine belongs to
-_FORM = re.compile(r"ray(:(?P<count>\d+))?")
+_FORM = re.compile(r"ray(:(?P<count>0*[1-9][0-9]*))?")
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ def parse_workers(value: int | str, *, ray: str = AUTO) -> WorkerChoice:
         ConfigError: it is none of these, or less than 1, or `ray` is given without need.
     """
     text = str(value).strip()
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         if int(text) < 1:
             raise ConfigError(f"workers must be at least 1, got {value}")
         if ray != AUTO:
             raise ConfigError(f"ray names a cluster ({ray}): give --workers ray too, or leave it out")
         return WorkerChoice(int(text))
     found = _FORM.fullmatch(text)
-    if found is None or found["count"] == "0":
+    if found is None:
         raise ConfigError(
             f"workers must be a number from 1 on, ray, or ray:16 for as many on a Ray cluster, got {value!r}"
         )

@@ -90,7 +90,9 @@ def _episodes(info: LeRobotInfo) -> tuple[list[EpisodeRecord], list[str]]:
     }
     records = []
     for number in sorted(lengths):
-        rows = next(rows_by_episode(info.files, data[number], fps=info.fps, number=number))
+        rows = next(
+            rows_by_episode(info.files, data[number], fps=info.fps, number=number, frames=lengths[number])
+        )
         if not len(rows):
             raise DatasetError(f"{root / data[number]} holds no frames")
         if lengths[number] not in (None, len(rows)):

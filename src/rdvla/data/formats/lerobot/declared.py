@@ -22,7 +22,8 @@ SPARE_BYTES = 256 << 20
 EXPANSION = 100  # times the file's size
 NUMBER = 8  # bytes of a value in memory, at most
 
-FAR_LARGER = 16  # times the declared area; a published info.json may be a little wrong
+FAR_LARGER = 16  # times the declared area or frames; published metadata may be a little wrong
+SPARE_ROWS = 100_000  # of a data file beyond that
 
 
 def is_inside(name: str) -> bool:
@@ -78,6 +79,25 @@ def check_expansion(file: pq.ParquetFile, path: Path, columns: Sequence[str] | N
         raise DatasetError(
             f"{path} has {path.stat().st_size:,} bytes and says that it holds {header.num_rows:,} rows of "
             f"{taken:,} bytes: it is damaged or made to fill the memory. Get it from somebody you trust"
+        )
+
+
+def check_rows(file: pq.ParquetFile, path: Path, frames: int) -> None:
+    """Check by its header that a data file does not hold far more rows than there are frames.
+
+    Args:
+        file: open.
+        path: of it.
+        frames: that the dataset's metadata lists.
+
+    Raises:
+        DatasetError: it does.
+    """
+    rows = file.metadata.num_rows
+    if rows > FAR_LARGER * frames + SPARE_ROWS:
+        raise DatasetError(
+            f"{path} says that it holds {rows:,} rows, and the dataset's metadata lists {frames:,} frames: "
+            "one of them is damaged or made to fill the memory. Get the dataset again"
         )
 
 

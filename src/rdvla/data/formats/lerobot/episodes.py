@@ -89,7 +89,7 @@ class EpisodeRecord:
 
 
 def rows_by_episode(
-    files: DatasetFiles, name: str, *, fps: float, number: int | None = None
+    files: DatasetFiles, name: str, *, fps: float, number: int | None = None, frames: int | None = None
 ) -> Iterator[EpisodeRows]:
     """Yield the episodes of a data file.
 
@@ -98,15 +98,17 @@ def rows_by_episode(
         name: of the data file.
         fps: frames per second.
         number: of the episode that is alone in the file; None: `episode_index` tells.
+        frames: that the metadata lists for the file, or for all files; None: it does not say.
 
     Raises:
-        DatasetError: the file is missing or damaged, or the frames of an episode are not all there.
+        DatasetError: the file is missing or damaged, holds far more rows than frames, or the frames of an
+            episode are not all there.
     """
     path = files.root / name
     needed = ["task_index"] if number is not None else ["task_index", "episode_index"]
     available = files.column_names(name)
     optional = [column for column in OPTIONAL if column in available]
-    table = files.table(name, [*needed, *optional])
+    table = files.table(name, [*needed, *optional], frames=frames)
     facts = {column: _numbers(table, column, path) for column in needed}
     for column in optional:
         with suppress(DatasetError):  # others may tell as much

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rdvla.data.formats.base import fingerprint_files
-from rdvla.data.formats.lerobot.declared import check_expansion, is_inside
+from rdvla.data.formats.lerobot.declared import check_expansion, check_rows, is_inside
 from rdvla.data.remote.mirror import RemoteDataset
 from rdvla.errors import DatasetError, nearest
 
@@ -142,11 +142,19 @@ class DatasetFiles:
         except (OSError, ValueError, RecursionError) as error:
             raise DatasetError(f"{path} has a line that is no valid JSON object: {error}") from error
 
-    def table(self, relative: str, columns: Sequence[str] | None = None) -> pa.Table:
+    def table(
+        self, relative: str, columns: Sequence[str] | None = None, *, frames: int | None = None
+    ) -> pa.Table:
         """Read a parquet file, or some of its columns.
 
+        Args:
+            relative: the file.
+            columns: None: all.
+            frames: that the metadata lists, which bound the rows of a data file; None: it does not say.
+
         Raises:
-            DatasetError: the file is missing or damaged, or lacks a column (the nearest name is suggested).
+            DatasetError: the file is missing or damaged, lacks a column (the nearest name is suggested), or
+                is far larger than it can be.
         """
         path = self.path(relative)
         try:
@@ -156,6 +164,8 @@ class DatasetFiles:
                 if column not in names:
                     raise DatasetError(f"{path} has no column {column!r}.{nearest(column, names)}")
             check_expansion(file, path, columns)
+            if frames is not None:
+                check_rows(file, path, frames)
             return file.read(columns=list(columns) if columns is not None else None)
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path} cannot be read as parquet: {error}") from error

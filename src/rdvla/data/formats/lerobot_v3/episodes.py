@@ -35,7 +35,7 @@ def read_episodes(info: LeRobotInfo) -> tuple[list[EpisodeRecord], list[str]]:
         DatasetError: the rows of an episode are missing, or info.json counts episodes that are not there.
     """
     lines = _lines(info)
-    data = _DataFiles.scan(info)
+    data = _DataFiles.scan(info, frames=_listed_frames(lines))
     matched, notes = _match(info, lines, data)
     matched, more = _counted(info, matched)
     keys = [camera.key for camera in info.cameras.values() if camera.key not in info.stored]
@@ -56,13 +56,13 @@ class _DataFiles:
     errors: dict[str, DatasetError]  # by file that cannot be read
 
     @classmethod
-    def scan(cls, info: LeRobotInfo) -> _DataFiles:
+    def scan(cls, info: LeRobotInfo, *, frames: int | None) -> _DataFiles:
         found: dict[int, list[EpisodeRows]] = {}
         errors: dict[str, DatasetError] = {}
         for name in info.files.listing("data"):
             if name.endswith(".parquet"):
                 try:
-                    for rows in rows_by_episode(info.files, name, fps=info.fps):
+                    for rows in rows_by_episode(info.files, name, fps=info.fps, frames=frames):
                         found.setdefault(rows.number, []).append(rows)
                 except DatasetError as error:
                     errors[name] = error
@@ -81,6 +81,13 @@ def _lines(info: LeRobotInfo) -> list[Line]:
             if whole_number(line["episode_index"]) is not None:
                 lines.setdefault(int(line["episode_index"]), line)
     return [lines[number] for number in sorted(lines)]
+
+
+def _listed_frames(lines: Sequence[Line]) -> int | None:
+    """Return the frames of all episodes; None if an episode does not say."""
+    lengths = [whole_number(line.get("length")) for line in lines]
+    known = [length for length in lengths if length is not None]
+    return sum(known) if len(known) == len(lengths) else None
 
 
 def _match(
